@@ -1,0 +1,66 @@
+# make demo    train and compare NLL and GROOT on the built-in corpus
+# make test    lint, types and all tests          (TORCH=1 adds the parity tests that need torch)
+# make lint    ruff and mypy alone
+# make clean   remove .venv, runs/demo and caches
+
+# The first Python that is new enough and can make environments.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	2>/dev/null && echo $$p && break; done)
+JOBS ?= 2
+# With JOBS test processes side by side, each keeps to about one core.
+TEST_ENV = JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
+	XLA_FLAGS="$$XLA_FLAGS --xla_cpu_multi_thread_eigen=false"
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+METADATA := setup.cfg pyproject.toml constraints.txt
+
+ifneq ($(filter true 1,$(CI) $(TORCH)),)
+TEST_STAMPS := $(VENV)/.stamp-test $(VENV)/.stamp-parity
+else
+TEST_STAMPS := $(VENV)/.stamp-test
+endif
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.stamp-run
+	@echo "Training NLL, NLL continued and GROOT on the built-in corpus, in runs/demo."
+	@echo "If it is interrupted, make demo continues where it was."
+	@$(RUN) -m groot_jax.train --config=configs/retail.py --workdir=runs/demo
+	@echo "Report: $(CURDIR)/runs/demo/report/index.html"
+
+test: lint
+	@echo "Running all tests in $(JOBS) processes."
+	@$(TEST_ENV) $(RUN) -m pytest -q -n $(JOBS) --dist loadfile --durations=10
+
+lint: $(TEST_STAMPS)
+	@echo "Checking style and types."
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+clean:
+	@echo "Removing $(VENV), runs/demo and caches."
+	@rm -rf $(VENV) runs/demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.stamp-run: $(METADATA)
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: install one, or run make" \
+		"PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "Creating $(VENV) with $(PYTHON)." && \
+		$(PYTHON) -m venv $(VENV); }
+	@echo "Installing groot_jax and what it needs into $(VENV) (about a minute)."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-run
+	@echo "Installing the test tools into $(VENV)."
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.stamp-parity: $(VENV)/.stamp-test
+	@echo "Installing torch, the reference of the parity tests, into $(VENV)."
+	@$(PIP) --editable '.[parity]'
+	@touch $@

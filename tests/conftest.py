@@ -1,0 +1,27 @@
+"""What all tests share: a CPU unless told otherwise, and the folder of published data sets."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+# Here, before any test imports JAX.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# transformers decides once per process whether torch is there, and groot_jax hides torch from it. The parity
+# tests want its torch models, whichever test came first.
+if find_spec("torch") is not None:
+    import transformers.utils.import_utils  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with snips, atis, mit_restaurant and wnut17: $GROOT_DATA_DIR or ../shared/data."""
+    named = os.environ.get("GROOT_DATA_DIR")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no published data sets at {folder}: set GROOT_DATA_DIR to their folder")
+    return folder
