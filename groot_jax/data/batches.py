@@ -1,0 +1,236 @@
+"""Sentences as arrays: encoded once, grouped by length, served in a seeded order.
+
+Order is a pure function of (seed, step): a run that continues asks for batch `step` and gets the
+very batch that it would have got. Lengths are rounded up to a few buckets, so that the number of
+compiled programs is known. May not know a model or a reward.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from groot_jax.data.formats import Format
+from groot_jax.data.labeling import Sentence
+from groot_jax.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A sentence as ids; `target` (EOS last) is empty where the gold labeling is not known."""
+
+    index: int
+    sentence: Sentence
+    source: tuple[int, ...]
+    fused_source: tuple[int, ...]
+    template: tuple[int, ...]
+    fused_target: tuple[int, ...]
+    target: tuple[int, ...]
+    cap: int  # tokens of the longest output, EOS included
+
+
+class Batch(NamedTuple):
+    """Arrays of one batch, padded to its bucket; padding rows have index -1 and cap 0."""
+
+    index_B: np.ndarray
+    source_BxS: np.ndarray
+    fused_source_BxS: np.ndarray
+    template_BxL: np.ndarray
+    fused_target_BxT: np.ndarray
+    target_BxT: np.ndarray
+    cap_B: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The (source, target) sizes that batches are padded to, ascending in both; few, so that few
+    programs are compiled. `source` and `target` are the sizes allowed."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+    rungs: tuple[tuple[int, int], ...] = ()
+
+    def of(self, example: Example) -> tuple[int, int]:
+        """The first rung that holds an example; beyond the last rung, a size of its own."""
+        need = (len(example.source), max(example.cap, len(example.target)))
+        for rung in self.rungs:
+            if need[0] <= rung[0] and need[1] <= rung[1]:
+                return rung
+        top = self.rungs[-1] if self.rungs else (0, 0)
+        return (
+            _round_up("source", max(need[0], top[0]), self.source),
+            _round_up("target", max(need[1], top[1]), self.target),
+        )
+
+
+def _round_up(which: str, length: int, sizes: Sequence[int]) -> int:
+    at = bisect.bisect_left(sizes, length)
+    if at == len(sizes):
+        raise UserError(
+            f"a sentence needs {length} {which} tokens, over the largest bucket {sizes[-1]}; "
+            f"add a larger one to config.loader.{which}_buckets"
+        )
+    return sizes[at]
+
+
+def fit_ladder(examples: Sequence[Example], source: Sequence[int], target: Sequence[int]) -> Ladder:
+    """One rung for each target size in use, with the source size that 95 % of its examples need;
+    the others climb. The last rung holds everything."""
+    by_target: dict[int, list[int]] = {}
+    for e in examples:
+        size = _round_up("target", max(e.cap, len(e.target)), target)
+        by_target.setdefault(size, []).append(len(e.source))
+    rungs: list[tuple[int, int]] = []
+    widest = max((len(e.source) for e in examples), default=1)
+    for size in sorted(by_target):
+        lengths = sorted(by_target[size])
+        S = _round_up("source", lengths[int(0.95 * (len(lengths) - 1))], source)
+        rungs.append((max(S, rungs[-1][0] if rungs else 0), size))
+    if rungs:
+        rungs[-1] = (max(rungs[-1][0], _round_up("source", widest, source)), rungs[-1][1])
+    return Ladder(tuple(source), tuple(target), tuple(rungs))
+
+
+def encode(sentences: Sequence[Sentence], format_: Format, gold: bool = True) -> list[Example]:
+    """Encodes sentences for a format; `gold=False` leaves the targets empty.
+
+    Raises UserError for a sentence that the format cannot hold.
+    """
+    examples = []
+    for index, sentence in enumerate(sentences):
+        words = sentence.words
+        source = format_.source(words)
+        # Types that training did not have cannot be written, so such a sentence has no target.
+        known = gold and all(span.type in format_.types for span in sentence.labeling)
+        examples.append(
+            Example(
+                index=index,
+                sentence=sentence,
+                source=source.ids,
+                fused_source=source.fused,
+                template=format_.template(words),
+                fused_target=format_.fused_target(len(words)) or (),
+                target=format_.target(sentence.labeling, words) if known else (),
+                cap=format_.max_target_length(words),
+            )
+        )
+    return examples
+
+
+def collate(examples: Sequence[Example], batch_size: int, size: tuple[int, int]) -> Batch:
+    """Pads examples to `batch_size` rows and to the bucket `size` = (S, T).
+
+    A template is no longer than the longest output, so its width L is T; it is padded by repeating
+    EOS, its last item.
+    """
+    S, T = size
+    eos = examples[0].template[-1]
+    batch = Batch(
+        index_B=np.full(batch_size, -1, np.int32),
+        source_BxS=np.zeros((batch_size, S), np.int32),
+        fused_source_BxS=np.zeros((batch_size, S), np.int32),
+        template_BxL=np.full((batch_size, T), eos, np.int32),
+        fused_target_BxT=np.zeros((batch_size, T), np.int32),
+        target_BxT=np.zeros((batch_size, T), np.int32),
+        cap_B=np.zeros(batch_size, np.int32),
+    )
+    for row, e in enumerate(examples):
+        batch.index_B[row] = e.index
+        batch.source_BxS[row, : len(e.source)] = e.source
+        batch.fused_source_BxS[row, : len(e.fused_source)] = e.fused_source
+        batch.template_BxL[row, : len(e.template)] = e.template
+        batch.fused_target_BxT[row, : len(e.fused_target)] = e.fused_target
+        batch.target_BxT[row, : len(e.target)] = e.target
+        batch.cap_B[row] = e.cap
+    return batch
+
+
+def _plan(
+    sizes: Sequence[tuple[int, int]], batch_size: int, order: Sequence[int]
+) -> list[tuple[tuple[int, int], list[int]]]:
+    """Cuts examples, taken in `order`, into batches of one size.
+
+    What does not fill a batch climbs to the next larger size, so that the last batch alone may be
+    partial. The number of batches depends on the sizes alone, not on the order.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i in order:
+        groups.setdefault(sizes[i], []).append(i)
+    batches = []
+    left: list[int] = []
+    size = (0, 0)
+    for next_size in sorted(groups):
+        size = (max(size[0], next_size[0]), max(size[1], next_size[1]))
+        members = left + groups[next_size]
+        full = len(members) - len(members) % batch_size
+        batches += [(size, members[at : at + batch_size]) for at in range(0, full, batch_size)]
+        left = members[full:]
+    if left:
+        batches.append((size, left))
+    return batches
+
+
+class TrainingBatches:
+    """Random access to the batches of many epochs: `self[step]` for any step, in a seeded order.
+
+    Each epoch shows every example once, shuffled anew; batches of unlike lengths come in random
+    turn. A Grain data source (it has `__len__` and `__getitem__`).
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        batch_size: int,
+        ladder: Ladder,
+        seed: int,
+        num_steps: int = 1 << 30,
+    ) -> None:
+        self._examples = examples
+        self._batch_size = batch_size
+        self._sizes = [ladder.of(e) for e in examples]
+        self._seed = seed
+        self._num_steps = num_steps
+        self._epoch: tuple[int, list] = (-1, [])
+        self.per_epoch = len(_plan(self._sizes, batch_size, range(len(examples))))
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, at = divmod(int(step), self.per_epoch)
+        known, plan = self._epoch
+        if known != epoch:
+            rng = np.random.default_rng([self._seed, epoch])
+            order = rng.permutation(len(self._examples)).tolist()
+            plan = _plan(self._sizes, self._batch_size, order)
+            plan = [plan[i] for i in rng.permutation(len(plan))]
+            self._epoch = (epoch, plan)
+        size, members = plan[at]
+        return collate([self._examples[i] for i in members], self._batch_size, size)
+
+    def from_step(self, step: int, threads: int = 2) -> Iterator[Batch]:
+        """Batches `step`, `step` + 1, ... up to the last, made ahead in background threads."""
+        dataset = grain.MapDataset.source(self)[step:]
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)
+        return iter(dataset.to_iter_dataset(options))
+
+
+def evaluation_batches(
+    examples: Sequence[Example], batch_size: int, ladder: Ladder
+) -> Iterator[Batch]:
+    """Every example once, by bucket, padded with empty rows where a bucket is not full."""
+    sizes = [ladder.of(e) for e in examples]
+    for size, members in _plan(sizes, batch_size, range(len(examples))):
+        yield collate([examples[i] for i in members], batch_size, size)
+
+
+def padding_share(batches: Sequence[Batch]) -> float:
+    """Share of source and target positions that hold padding."""
+    used = sum(int((b.source_BxS != 0).sum() + b.cap_B.sum()) for b in batches)
+    total = sum(b.source_BxS.size + b.target_BxT.size for b in batches)
+    return 1.0 - used / total

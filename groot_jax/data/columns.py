@@ -1,0 +1,107 @@
+"""Column files: one word and its tag a line, a blank line between sentences.
+
+Knows nothing of tag schemes. Lines that do not fit are reported with file:line, never guessed at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from groot_jax.data.reading import Problems, read_lines, words_of
+from groot_jax.data.schemes import Tagged, looks_like_tag
+from groot_jax.errors import UserError
+
+_DOCUMENT = "-DOCSTART-"
+
+
+class Layout(NamedTuple):
+    """How a column file is written; `auto` where the file itself shall tell."""
+
+    order: str = "auto"  # tag_first | word_first
+    separator: str = "auto"  # tab | space: runs of spaces or tabs
+    comment: str = ""  # prefix of lines to ignore; "" = none
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    if separator == "tab":
+        return [field.strip(" ") for field in line.rstrip(" \t").split("\t")]
+    return words_of(line)
+
+
+def _is_comment(line: str, comment: str) -> bool:
+    return bool(comment) and line.startswith(comment)
+
+
+def detect_layout(path: Path, lines: list[str | None], layout: Layout) -> tuple[Layout, int]:
+    """Fills in what is `auto`, and returns it with the usual number of columns.
+
+    Raises UserError when the tag's column cannot be told.
+    """
+    content = [
+        line
+        for line in lines
+        if line and line.strip(" \t") and not _is_comment(line, layout.comment)
+    ]
+    separator, order = layout.separator, layout.order
+    if separator == "auto":
+        # A word may hold spaces where tabs separate, so tabs decide wherever they are the rule.
+        tabbed = sum("\t" in line.strip(" \t") for line in content)
+        separator = "tab" if tabbed * 2 > len(content) else "space"
+    rows = [_fields(line, separator) for line in content if _DOCUMENT not in line]
+    width = Counter(len(row) for row in rows).most_common(1)[0][0] if rows else 2
+    rows = [row for row in rows if len(row) == width]
+    if order == "auto":
+        first = sum(looks_like_tag(row[0]) for row in rows)
+        last = sum(looks_like_tag(row[-1]) for row in rows)
+        if width < 2 or max(first, last) * 2 < len(rows) or max(first, last) < 2 * min(first, last):
+            raise UserError(
+                f"{path}: cannot tell which column holds the tags ({first} of {len(rows)} lines "
+                f"have one in the first column, {last} in the last): set config.data.column_order "
+                "to tag_first or word_first, and config.data.separator to tab or space"
+            )
+        order = "tag_first" if first > last else "word_first"
+    return Layout(order, separator, layout.comment), max(width, 2)
+
+
+def read_columns(path: Path, layout: Layout, problems: Problems) -> list[Tagged]:
+    """Reads a column file.
+
+    With more than two columns, word_first takes the first as the word and the last as the tag
+    (CoNLL); tag_first takes the first two. Blank lines may hold spaces and tabs; -DOCSTART- lines
+    end a sentence. A line with another number of columns than most drops its sentence.
+    """
+    lines = read_lines(path)
+    layout, width = detect_layout(path, lines, layout)
+    tag_column, word_column = (0, 1) if layout.order == "tag_first" else (-1, 0)
+    sentences: list[Tagged] = []
+    words: list[str] = []
+    tags: list[str] = []
+    numbers: list[int] = []
+    complaint = ""
+    for number, line in enumerate([*lines, ""], start=1):
+        if line is not None:
+            if _is_comment(line, layout.comment):
+                continue
+            fields = _fields(line, layout.separator) if line.strip(" \t") else []
+            if not fields or _DOCUMENT in fields:
+                if complaint:
+                    problems.add(complaint)
+                elif words:
+                    sentences.append(Tagged(tuple(words), tuple(tags), str(path), tuple(numbers)))
+                words, tags, numbers, complaint = [], [], [], ""
+                continue
+        if line is None:
+            complaint = complaint or f"{path}:{number}: not UTF-8 text; convert the file to UTF-8"
+        elif len(fields) != width or not fields[word_column]:
+            complaint = complaint or (
+                f"{path}:{number}: {line!r} is not {width} columns separated by "
+                f"{layout.separator} as elsewhere in the file; mend it, or set "
+                "config.data.separator, or config.data.comment if it is a comment"
+            )
+        else:
+            words.append(fields[word_column])
+            tags.append(fields[tag_column])
+            numbers.append(number)
+    return sentences

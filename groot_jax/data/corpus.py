@@ -1,0 +1,210 @@
+"""One Corpus from any source: column files, seq.in/seq.out, JSON lines, TFDS, or `retail`.
+
+Reads, checks and splits; every sentence that comes out has a valid labeling and fits the length
+limit. Knows nothing of tokens, batches or models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groot_jax.data.columns import Layout, read_columns
+from groot_jax.data.jsonl import read_jsonl
+from groot_jax.data.labeling import Sentence
+from groot_jax.data.pairs import read_pairs
+from groot_jax.data.reading import Problems, read_lines, require_path, resolve_path
+from groot_jax.data.retail import make_retail
+from groot_jax.data.schemes import TagError, Tagged, detect_scheme, labeling_of_tags
+from groot_jax.errors import UserError
+
+_SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Sentences of three splits; any but `train` may be empty.
+
+    `types`: sorted, of the training data before dev was carved out of it or it was cut short.
+    `skipped`: split -> sentences dropped under data.policy=skip. `notes`: facts for the user, one
+    line each.
+    """
+
+    name: str
+    train: tuple[Sentence, ...]
+    dev: tuple[Sentence, ...]
+    test: tuple[Sentence, ...]
+    types: tuple[str, ...]
+    skipped: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def load_corpus(data: Any, max_words: int = 100) -> Corpus:
+    """Loads what `config.data` names.
+
+    Raises UserError (file:line or key, what is wrong, what to do) for bad input; sentences that are
+    bad by themselves are dropped and counted instead when config.data.policy is `skip`.
+    """
+    problems = {split: Problems(data.policy) for split in _SPLITS}
+    name, raw = _read(data, problems)
+    scheme = data.scheme
+    if scheme == "auto":
+        scheme = detect_scheme(item for item in raw["train"] if isinstance(item, Tagged))
+    splits = {
+        split: _sentences(items, scheme, max_words, problems[split]) for split, items in raw.items()
+    }
+    for split, sentences in splits.items():
+        if not sentences:
+            raise UserError(_empty(data, split, problems[split]))
+    types = tuple(sorted({span.type for item in splits["train"] for span in item.labeling}))
+    if not types:
+        raise UserError(
+            f"config.data.train: {data.train or name} has no labeled span; nothing to learn"
+        )
+    notes = []
+    for split in ("test", "dev"):
+        if split not in splits:
+            note = _carve(data, split, splits)
+            notes.append(note)
+        elif data.unknown_types == "error":
+            splits[split] = _known(splits[split], types, problems[split])
+            if not splits[split]:
+                raise UserError(_empty(data, split, problems[split]))
+    if 0 < data.train_limit < len(splits["train"]):
+        total = len(splits["train"])
+        splits["train"] = splits["train"][: data.train_limit]
+        notes.append(
+            f"train: the first {data.train_limit} of {total} sentences (config.data.train_limit)"
+        )
+    for split, problem in problems.items():
+        if problem.count:
+            notes.append(f"{split}: {problem.count} sentences skipped, the first: {problem.first}")
+    return Corpus(
+        name=name,
+        train=tuple(splits["train"]),
+        dev=tuple(splits["dev"]),
+        test=tuple(splits["test"]),
+        types=types,
+        skipped={split: problem.count for split, problem in problems.items()},
+        notes=tuple(notes),
+    )
+
+
+def _read(
+    data: Any, problems: dict[str, Problems]
+) -> tuple[str, dict[str, Sequence[Tagged | Sentence]]]:
+    """The corpus's name and the given splits, as the chosen reader delivers them."""
+    if data.reader == "retail":
+        return "retail", dict(make_retail(data.retail_seed))
+    if data.reader == "tfds":
+        from groot_jax.data.tfds_columns import read_tfds
+
+        return read_tfds(data, problems)
+    if not data.train:
+        raise UserError(
+            "config.data.train is empty: name the training data, or set config.data.reader"
+        )
+    train = resolve_path(data, data.train)
+    folder = train if train.is_dir() else train.parent
+    name = (folder.parent if (folder / "seq.in").exists() else folder).name or "corpus"
+    raw = {
+        split: read_path(
+            data, f"config.data.{split}", resolve_path(data, data[split]), problems[split]
+        )
+        for split in _SPLITS
+        if data[split]
+    }
+    return name, raw
+
+
+def read_path(data: Any, key: str, path: Path, problems: Problems) -> Sequence[Tagged | Sentence]:
+    """Reads one split from `path` with data.reader, found out for `auto` by name and first line."""
+    require_path(path, key, "file or folder")
+    reader = _detect_reader(path) if data.reader == "auto" else data.reader
+    if reader == "seq":
+        return read_pairs(path.parent if path.name == "seq.in" else path, key, problems)
+    if path.is_dir():
+        raise UserError(
+            f"{key}: {path} is a folder without seq.in and seq.out; name a file in it, such as "
+            f"{', '.join(sorted(entry.name for entry in path.iterdir())[:5]) or '(it is empty)'}"
+        )
+    if reader == "jsonl":
+        return read_jsonl(path, problems)
+    return read_columns(path, Layout(data.column_order, data.separator, data.comment), problems)
+
+
+def _detect_reader(path: Path) -> str:
+    if (path / "seq.in").exists() or path.name == "seq.in":
+        return "seq"
+    if path.is_dir():
+        return "columns"
+    first = next((line for line in read_lines(path) if line and line.strip()), "")
+    json_like = path.suffix in (".jsonl", ".json") or first.lstrip().startswith(('{"', "{ "))
+    return "jsonl" if json_like else "columns"
+
+
+def _sentences(
+    items: Sequence[Tagged | Sentence], scheme: str, max_words: int, problems: Problems
+) -> list[Sentence]:
+    """Reads the tags of a split and drops what is too long."""
+    sentences = []
+    for item in items:
+        if isinstance(item, Tagged):
+            try:
+                labeling = labeling_of_tags(item.tags, scheme)
+            except TagError as error:
+                problems.add(f"{item.place(error.position)}: {error}")
+                continue
+            item = Sentence(item.words, labeling, item.place())
+        if len(item.words) > max_words:
+            problems.add(
+                f"{item.source}: a sentence of {len(item.words)} words is over the limit of "
+                f"{max_words} (config.text.max_words); split it"
+            )
+            continue
+        sentences.append(item)
+    return sentences
+
+
+def _known(sentences: list[Sentence], types: Sequence[str], problems: Problems) -> list[Sentence]:
+    """Drops the sentences with a type that train lacks."""
+    known = set(types)
+    kept = []
+    for sentence in sentences:
+        unknown = sorted({span.type for span in sentence.labeling} - known)
+        if unknown:
+            problems.add(
+                f"{sentence.source}: the type {unknown[0]!r} is not in the training data; mend it, "
+                "or set config.data.unknown_types=keep to keep it as gold that cannot be predicted"
+            )
+        else:
+            kept.append(sentence)
+    return kept
+
+
+def _carve(data: Any, split: str, splits: dict[str, list[Sentence]]) -> str:
+    """Moves a seeded share of train into `split`, both in their old order; returns a note."""
+    train = splits["train"]
+    count = round(data[f"{split}_fraction"] * len(train))
+    # One draw a sentence: `random()` gives the same numbers on every platform and Python.
+    rng = random.Random(2 * data.split_seed + (split == "test"))
+    draws = [rng.random() for _ in train]
+    chosen = set(sorted(range(len(train)), key=draws.__getitem__)[:count])
+    splits[split] = [item for i, item in enumerate(train) if i in chosen]
+    splits["train"] = [item for i, item in enumerate(train) if i not in chosen]
+    if not count:
+        return f"{split}: none given, and config.data.{split}_fraction takes none of train"
+    return f"{split}: {count} sentences carved from train with seed {data.split_seed}"
+
+
+def _empty(data: Any, split: str, problems: Problems) -> str:
+    place = data[split] or f"the {split} split"
+    if problems.count:
+        return (
+            f"config.data.{split}: no sentence of {place} is left: {problems.count} were dropped; "
+            f"the first: {problems.first}"
+        )
+    return f"config.data.{split}: {place} holds no sentence; give a file that has some"

@@ -1,0 +1,66 @@
+"""JSON lines: {"words": [...], "spans": [[start, end, "type"], ...]}, or "tags" for "spans".
+
+Other keys of an object are left alone; a line that lacks these is reported with file:line.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+from groot_jax.data.labeling import Sentence, make_labeling
+from groot_jax.data.reading import Problems, read_lines
+from groot_jax.data.schemes import Tagged, check_type
+
+_FORM = '{"words": [...], "spans": [[start, end, "type"], ...]} or {"words": [...], "tags": [...]}'
+
+
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_span(value: Any) -> bool:
+    return isinstance(value, list) and [type(item) for item in value] == [int, int, str]
+
+
+def _sentence(item: Any, path: Path, number: int) -> Tagged | Sentence:
+    """One object of the file. Raises ValueError that says what is wrong with it."""
+    if not isinstance(item, dict):
+        raise ValueError(f"not an object of the form {_FORM}")
+    labels = [key for key in ("spans", "tags") if key in item]
+    if "words" not in item or len(labels) != 1:
+        raise ValueError(f"its keys are {', '.join(item) or 'none'}; wanted is {_FORM}")
+    if not _is_strings(item["words"]) or not item["words"] or not all(item["words"]):
+        raise ValueError("`words` must be a list of one or more strings, none of them empty")
+    words = tuple(item["words"])
+    if labels == ["tags"]:
+        if not _is_strings(item["tags"]) or len(item["tags"]) != len(words):
+            raise ValueError(f"`tags` must be a list of {len(words)} strings, one for each word")
+        return Tagged(words, tuple(item["tags"]), str(path), tuple(repeat(number, len(words))))
+    if not isinstance(item["spans"], list) or not all(map(_is_span, item["spans"])):
+        raise ValueError('`spans` must be a list of [start, end, "type"] with whole numbers')
+    labeling = make_labeling(item["spans"], len(words))
+    for span in labeling:
+        if complaint := check_type(span.type):
+            raise ValueError(complaint)
+    return Sentence(words, labeling, f"{path}:{number}")
+
+
+def read_jsonl(path: Path, problems: Problems) -> list[Tagged | Sentence]:
+    """Reads a file of JSON lines; blank lines are ignored."""
+    sentences: list[Tagged | Sentence] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if line is None:
+            problems.add(f"{path}:{number}: not UTF-8 text; convert the file to UTF-8")
+        elif line.strip():
+            try:
+                sentences.append(_sentence(json.loads(line), path, number))
+            except json.JSONDecodeError as error:
+                problems.add(
+                    f"{path}:{number}: not JSON ({error}); write one object a line: {_FORM}"
+                )
+            except (ValueError, RecursionError) as error:
+                problems.add(f"{path}:{number}: {error}; mend the line")
+    return sentences

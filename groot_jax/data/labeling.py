@@ -1,0 +1,78 @@
+"""Spans, labelings and sentences: the words in which host code talks about labels.
+
+A labeling is a sorted tuple of non-overlapping typed spans over word positions, end exclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """Words `start` to `end` (exclusive) carry the label `type`."""
+
+    start: int
+    end: int
+    type: str
+
+
+Labeling = tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Words with their gold labeling; `source` says where it came from, as `file:line`."""
+
+    words: tuple[str, ...]
+    labeling: Labeling
+    source: str = ""
+
+
+def make_labeling(spans: Iterable[Sequence], num_words: int) -> Labeling:
+    """Sorts spans into a labeling.
+
+    Raises ValueError when a span is empty, leaves the sentence or overlaps another.
+    """
+    labeling = tuple(sorted(Span(int(s[0]), int(s[1]), str(s[2])) for s in spans))
+    end = 0
+    for span in labeling:
+        if span.start >= span.end:
+            raise ValueError(f"span {tuple(span)} is empty")
+        if span.start < 0 or span.end > num_words:
+            raise ValueError(f"span {tuple(span)} leaves the sentence of {num_words} words")
+        if span.start < end:
+            raise ValueError(f"span {tuple(span)} overlaps the one before it")
+        end = span.end
+    return labeling
+
+
+def word_tags(labeling: Labeling, num_words: int) -> list[str]:
+    """The simplified-inside tags of a labeling: a span's type on its first word, `I` on its
+    others, `O` elsewhere (Raman et al., arXiv 2203.08378)."""
+    tags = ["O"] * num_words
+    for start, end, type_ in labeling:
+        tags[start] = type_
+        for i in range(start + 1, end):
+            tags[i] = "I"
+    return tags
+
+
+def labeling_of_word_tags(tags: Sequence[str]) -> tuple[Labeling, bool]:
+    """Inverse of `word_tags`, leniently: an `I` with no span before it is O.
+
+    Returns the labeling and whether there was no such orphan `I`.
+    """
+    spans: list[Span] = []
+    start, type_, clean = 0, "", True
+    for i, tag in enumerate(tags):
+        if tag == "I":
+            clean = clean and bool(type_)
+            continue
+        if type_:
+            spans.append(Span(start, i, type_))
+        start, type_ = i, ("" if tag == "O" else tag)
+    if type_:
+        spans.append(Span(start, len(tags), type_))
+    return tuple(spans), clean

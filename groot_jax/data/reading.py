@@ -1,0 +1,72 @@
+"""What all readers share: lines of a file, bad sentences by policy, paths that do not exist.
+
+A file is UTF-8; a line ends at a line feed and at no other character that Unicode calls a break.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+from groot_jax.errors import UserError
+
+
+class Problems:
+    """Bad sentences of one split: `error` ends at the first, `skip` counts them and goes on."""
+
+    def __init__(self, policy: str):
+        self.policy = policy
+        self.count = 0
+        self.first = ""
+
+    def add(self, message: str) -> None:
+        """Reports one sentence, which the caller then drops. Raises UserError unless `skip`."""
+        if self.policy == "error":
+            raise UserError(f"{message} (config.data.policy=skip drops such sentences)")
+        self.count += 1
+        self.first = self.first or message
+
+
+def words_of(line: str) -> list[str]:
+    """Splits at runs of spaces and tabs only: other Unicode spaces belong to their word."""
+    return [word for word in line.replace("\t", " ").split(" ") if word]
+
+
+def read_lines(path: Path) -> list[str | None]:
+    """The lines of a file, without a byte-order mark; None for a line that is not UTF-8."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check it") from None
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    lines: list[str | None] = []
+    for line in data.split(b"\n"):
+        try:
+            lines.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError:
+            lines.append(None)
+    if lines and lines[-1] == "":
+        lines.pop()
+    return lines
+
+
+def resolve_path(data: Any, path: str) -> Path:
+    """A path of the config: absolute, or below data.dir, or below $GROOT_DATA_DIR, or the cwd."""
+    base = data.dir or os.environ.get("GROOT_DATA_DIR", "")
+    return Path(base).expanduser() / Path(path).expanduser()
+
+
+def require_path(path: Path, key: str, what: str = "file") -> Path:
+    """Returns `path` if it exists; otherwise a UserError names the nearest names that do."""
+    if path.exists():
+        return path
+    folder = path.parent
+    wanted = path.name
+    while not folder.is_dir() and folder != folder.parent:
+        wanted, folder = folder.name, folder.parent
+    names = sorted(entry.name for entry in folder.iterdir())
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or names[:5]
+    held = f"{folder} has {', '.join(near)}" if near else f"{folder} is empty"
+    raise UserError(f"{key}: there is no {what} {path}; {held}: check config.data.dir and {key}")

@@ -1,0 +1,251 @@
+"""The corpus `retail`: shop queries and their spans, generated from a seed in a second.
+
+Words belong to several types, names are invented with a long tail and some are kept for dev and
+test, words get mistyped. The same seed gives the same sentences on every platform.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from random import Random
+from typing import TypeVar
+
+from groot_jax.data import retail_words as table
+from groot_jax.data.labeling import Sentence, Span
+from groot_jax.data.retail_departments import DEPARTMENTS, Department
+
+# Of random.Random only `random()` and `randrange` are used: what others draw may change.
+
+SIZES = {"train": 12_000, "dev": 1_500, "test": 1_500}
+_MIN_WORDS, _MAX_WORDS = 3, 14
+_BRANDS = 160  # Brands of a department, known ones included.
+_RESERVED = 0.12  # Share of the invented brands, and of the rarer products, that train lacks.
+_TYPO = 0.16  # Share of the queries with a mistyped word.
+
+_Item = TypeVar("_Item")
+Piece = tuple[str, str]  # Type ("" = unlabeled) and words.
+
+_SHARED = {
+    "color": table.COLORS,
+    "pattern": table.PATTERNS,
+    "price": table.PRICES,
+    "quantity": table.QUANTITIES,
+}
+_PARTS = frozenset(table.PARTS)
+# Unlabeled words that may lead in a slot that follows the product: P, then the choices.
+_LINKS: dict[str, tuple[float, tuple[str, ...]]] = {
+    "brand": (0.75, ("by", "from", "by", "brand")),
+    "color": (0.8, ("in", "in", "in the color", "color")),
+    "material": (0.75, ("in", "made of", "made from", "of")),
+    "pattern": (0.4, ("in", "with", "with a")),
+    "size": (0.4, ("in",)),
+    "audience": (0.85, ("for",)),
+    "part": (0.85, ("with", "with", "with", "that has")),
+    "feature": (0.3, ("that is", "which is")),
+    "occasion": (0.85, ("for", "for", "for the")),
+    "flavor": (0.4, ("with", "in")),
+    "style": (0.3, ("in", "style")),
+}
+# How likely a slot stands before the product in a query that is no mere list of words.
+_BEFORE = {
+    "brand": 0.86,
+    "color": 0.78,
+    "size": 0.35,
+    "material": 0.85,
+    "audience": 0.4,
+    "price": 0.25,
+    "style": 0.9,
+    "pattern": 0.85,
+    "occasion": 0.4,
+    "part": 0.1,
+    "feature": 0.6,
+    "flavor": 0.8,
+    "quantity": 0.45,
+}
+_AMOUNTS = ("10", "20", "25", "30", "40", "50", "60", "75", "100", "150", "200")
+_COUNTS = ("2", "3", "4", "5", "6", "8", "10", "12", "24")
+
+
+class _Ranked:
+    """Items drawn by rank: the r-th has weight 1 / (r + 6), a Zipf tail."""
+
+    def __init__(self, items: Sequence[str]):
+        self.items = items
+        self.sums = list(accumulate(1.0 / (rank + 6) for rank in range(1, len(items) + 1)))
+
+    def draw(self, rng: Random) -> str:
+        return self.items[bisect(self.sums, rng.random() * self.sums[-1])]
+
+
+def _pick(rng: Random, items: Sequence[str]) -> str:
+    return items[rng.randrange(len(items))]
+
+
+def _shuffle(rng: Random, items: Sequence[_Item]) -> list[_Item]:
+    draws = [rng.random() for _ in items]
+    return [items[i] for i in sorted(range(len(items)), key=draws.__getitem__)]
+
+
+def _invent_brand(rng: Random) -> str:
+    """One name: syllables, words of the language, or a person, perhaps with a line of products."""
+    kind = rng.random()
+    if kind < 0.4:
+        name = _pick(rng, table.ONSETS) + _pick(rng, table.VOWELS)
+        if rng.random() < 0.6:
+            name += _pick(rng, table.ONSETS) + _pick(rng, table.VOWELS)
+        name += _pick(rng, table.CODAS)
+    elif kind < 0.72:
+        name = f"{_pick(rng, table.FIRST_WORDS)} {_pick(rng, table.SECOND_WORDS)}"
+    elif kind < 0.82:
+        name = f"{_pick(rng, table.FIRST_NAMES)} {_pick(rng, table.LAST_NAMES)}"
+    elif kind < 0.9:
+        name = f"{_pick(rng, table.FIRST_WORDS)} and {_pick(rng, table.SECOND_WORDS)}"
+    else:
+        name = _pick(rng, table.SINGLE_WORDS)
+    return f"{name} {_pick(rng, table.LINES)}" if rng.random() < 0.14 else name
+
+
+class _Shop:
+    """One department, ready to draw from: names invented, tables ranked, some names reserved."""
+
+    def __init__(self, department: Department, rng: Random):
+        self.chances = department.chances
+        invented: list[str] = []
+        while len(invented) < _BRANDS - len(department.brands):
+            brand = _invent_brand(rng)
+            if brand not in invented and brand not in department.brands:
+                invented.append(brand)
+        # Known names stand among the first half of the ranks, invented ones everywhere.
+        brands = list(invented)
+        for brand in department.brands:
+            brands.insert(rng.randrange(_BRANDS // 2), brand)
+        products = department.tables["product"]
+        rarer = (*invented, *products[len(products) // 2 :])
+        self.reserved = {name for name in rarer if rng.random() < _RESERVED}
+        tables = {**_SHARED, **department.tables, "brand": tuple(brands)}
+        self.tables = {type_: _Ranked(items) for type_, items in tables.items()}
+
+    def draw(self, rng: Random, type_: str, train: bool) -> str:
+        words = self.tables[type_].draw(rng)
+        while train and words in self.reserved:
+            words = self.tables[type_].draw(rng)
+        if "{" in words:
+            low = _pick(rng, _AMOUNTS)
+            words = words.format(n=low, m=2 * int(low), q=_pick(rng, _COUNTS))
+        return words
+
+
+def _product(rng: Random, shop: _Shop, fine: bool, train: bool) -> list[Piece]:
+    """The product, as one piece or, read finely, with its modifier as a piece of its own."""
+    modifier, colon, rest = shop.draw(rng, "product", train).partition(":")
+    if not colon:
+        return [("product", modifier)]
+    type_, head = rest.split(" ", 1)
+    # Habit, not law: now and then a fine reader takes the compound whole, and the reverse.
+    if fine != (rng.random() < 0.1):
+        return [(type_, modifier), ("product", head)]
+    return [("product", f"{modifier} {head}")]
+
+
+def _pieces(rng: Random, shop: _Shop, train: bool) -> list[Piece]:
+    """One query as typed pieces in order."""
+    salad = rng.random() < 0.22
+    natural = not salad and rng.random() < 0.4
+    # What a searcher means by `leather jacket` cannot be read off the query, only guessed from how
+    # it is put: lists of words come from people who filter by attribute.
+    fine = rng.random() < (0.65 if salad else 0.22 if natural else 0.4)
+    product = _product(rng, shop, fine, train)
+    taken = {type_ for type_, _ in product}
+    slots = [
+        (type_, shop.draw(rng, type_, train))
+        for type_, chance in shop.chances.items()
+        if rng.random() < chance and type_ not in taken
+    ]
+    slots = _shuffle(rng, slots)[: 2 + rng.randrange(4)]
+    if rng.random() < 0.1 and any(type_ == "brand" for type_, _ in slots):
+        product = []
+    if salad:
+        groups = _shuffle(rng, [*([slot] for slot in slots), product])
+        return [piece for group in groups for piece in group]
+    before: list[Piece] = []
+    after: list[Piece] = []
+    for type_, words in slots:
+        place = "part" if type_ == "feature" and words in _PARTS else type_
+        if rng.random() < _BEFORE[place]:
+            leads = type_ == "brand" and rng.random() < 0.8
+            before.insert(0 if leads else len(before), (type_, words))
+            continue
+        chance, links = _LINKS.get(place, (0.0, ()))
+        if rng.random() < chance:
+            after.append(("", _pick(rng, links)))
+        after.append((type_, words))
+    opener: list[Piece] = []
+    if rng.random() < (0.7 if natural else 0.12):
+        opener = [("", _pick(rng, table.OPENERS))]
+    closer = [("", _pick(rng, table.CLOSERS))] if rng.random() < 0.07 else []
+    return opener + before + product + after + closer
+
+
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_NEIGHBOURS = {a: b for row in _ROWS for a, b in zip(row, row[1:] + row[-2], strict=True)}
+# Each spoils a word at a letter that is not its last.
+_TYPOS: tuple[Callable[[str, int], str], ...] = (
+    lambda word, i: word[:i] + word[i + 1] + word[i] + word[i + 2 :],
+    lambda word, i: word[:i] + word[i + 1 :],
+    lambda word, i: word[: i + 1] + word[i:],
+    lambda word, i: word[:i] + _NEIGHBOURS.get(word[i], word[i]) + word[i + 1 :],
+)
+
+
+def _mistype(rng: Random, words: list[str], spans: list[Span]) -> tuple[list[str], list[Span]]:
+    """Spoils one word, or writes the first two words of a span as one."""
+    wide = [span.start for span in spans if span.end - span.start > 1]
+    if wide and rng.random() < 0.3:
+        at = wide[rng.randrange(len(wide))]
+        words = [*words[:at], words[at] + words[at + 1], *words[at + 2 :]]
+        return words, [Span(s - (s > at), e - (e > at), type_) for s, e, type_ in spans]
+    long = [i for i, word in enumerate(words) if len(word) > 3 and word.isalpha()]
+    if long:
+        at = long[rng.randrange(len(long))]
+        spoil = _TYPOS[rng.randrange(len(_TYPOS))]
+        words = [*words[:at], spoil(words[at], rng.randrange(len(words[at]) - 1)), *words[at + 1 :]]
+    return words, spans
+
+
+def _query(rng: Random, shop: _Shop, train: bool) -> tuple[list[str], list[Span]]:
+    words: list[str] = []
+    spans: list[Span] = []
+    for type_, text in _pieces(rng, shop, train):
+        start = len(words)
+        words += text.split(" ")
+        if type_ == "product" and words[-1][-1] not in "sy" and rng.random() < 0.12:
+            words[-1] += "s"
+        if type_:
+            spans.append(Span(start, len(words), type_))
+    return _mistype(rng, words, spans) if rng.random() < _TYPO else (words, spans)
+
+
+def make_retail(seed: int) -> dict[str, list[Sentence]]:
+    """Generates train, dev and test; no two sentences of them have the same words.
+
+    Sentences have 3 to 14 words and at least one span.
+    """
+    rng = Random(seed)
+    shops = [_Shop(department, rng) for department in DEPARTMENTS]
+    seen: set[tuple[str, ...]] = set()
+    splits: dict[str, list[Sentence]] = {}
+    # Test comes first, so that a change to the other splits cannot change it.
+    for split in ("test", "dev", "train"):
+        sentences = splits[split] = []
+        while len(sentences) < SIZES[split]:
+            shop = shops[rng.randrange(len(shops))]
+            words, spans = _query(rng, shop, split == "train")
+            key = tuple(words)
+            if not _MIN_WORDS <= len(key) <= _MAX_WORDS or key in seen or not spans:
+                continue
+            seen.add(key)
+            source = f"retail/{split}:{len(sentences) + 1}"
+            sentences.append(Sentence(key, tuple(spans), source))
+    return splits

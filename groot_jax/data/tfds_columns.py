@@ -1,0 +1,175 @@
+"""TFDS sets of words and tags, read through `tfds.data_source`, so TensorFlow is never imported.
+
+`GrootColumns` is a builder that prepares local column files; other sets are taken by name when
+they have a feature of words and one of tags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from groot_jax.data.columns import Layout, read_columns
+from groot_jax.data.labeling import Sentence
+from groot_jax.data.reading import Problems, require_path, resolve_path
+from groot_jax.data.schemes import Tagged
+from groot_jax.errors import UserError
+
+OURS = "groot_columns"
+# What other sets call their splits.
+_SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
+
+
+class GrootColumns(tfds.core.GeneratorBasedBuilder):
+    """Column files as a TFDS set with features `tokens`, `tags` and `source` (file:line).
+
+    Its configuration is named by a digest of the files and of how they are read, so that changed
+    files are prepared anew. What config.data.policy=skip dropped stands in the set's metadata.
+    """
+
+    name = OURS
+    VERSION = tfds.core.Version("1.0.0")
+    # TFDS looks this up through a package that it does not declare; given here, it need not.
+    code_path = Path(__file__)
+
+    def __init__(self, *, paths: Mapping[str, Path], layout: Layout, policy: str, **kwargs: Any):
+        self._paths, self._layout, self._policy = dict(paths), layout, policy
+        digest = hashlib.sha256(repr((layout, policy)).encode())
+        for split, path in self._paths.items():
+            digest.update(f"{split} {path}".encode())
+            digest.update(path.read_bytes())
+        config = tfds.core.BuilderConfig(name=digest.hexdigest()[:16])
+        super().__init__(config=config, **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        texts = tfds.features.Sequence(tfds.features.Text())
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Sentences of column files: words and their tags.",
+            features=tfds.features.FeaturesDict(
+                {"tokens": texts, "tags": texts, "source": tfds.features.Text()}
+            ),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        return {split: self._generate_examples(split) for split in self._paths}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        problems = Problems(self._policy)
+        sentences = read_columns(self._paths[split], self._layout, problems)
+        if not sentences:
+            raise UserError(
+                f"config.data.{split}: {self._paths[split]} holds no sentence; give another"
+            )
+        self.info.metadata[split] = {"skipped": problems.count, "first": problems.first}
+        for i, item in enumerate(sentences):
+            yield i, {"tokens": item.words, "tags": item.tags, "source": item.place()}
+
+
+def read_tfds(
+    data: Any, problems: Mapping[str, Problems]
+) -> tuple[str, dict[str, Sequence[Tagged | Sentence]]]:
+    """The set config.data.tfds_name and its splits.
+
+    For `groot_columns`, data.train, dev and test are column files; for other sets they are split
+    names (`train[:90%]` too), by default those that the set has. Raises UserError for a set, split
+    or feature that is not there.
+    """
+    tfds.disable_progress_bar()
+    if data.tfds_name == OURS:
+        layout = Layout(data.column_order, data.separator, data.comment)
+        paths = {
+            split: require_path(resolve_path(data, data[split]), f"config.data.{split}")
+            for split in _SPLIT_NAMES
+            if data[split]
+        }
+        sources = _open(data, {"paths": paths, "layout": layout, "policy": data.policy})
+    else:
+        sources = _open(data, {})
+        for split, names in _SPLIT_NAMES.items():
+            wanted = data[split] or next((name for name in names if name in sources), "")
+            if wanted:
+                found = sources[wanted] if wanted in sources else _open(data, {}, wanted)
+                sources |= {split: found}
+        sources = {split: sources[split] for split in _SPLIT_NAMES if split in sources}
+    if "train" not in sources:
+        raise UserError(
+            f"config.data.train is empty and {data.tfds_name} has no split train; name one"
+        )
+    splits: dict[str, Sequence[Tagged | Sentence]] = {}
+    for split, source in sources.items():
+        splits[split] = _read_source(data, split, source, problems[split])
+        dropped = (source.dataset_info.metadata or {}).get(split)
+        if data.tfds_name == OURS and dropped:
+            problems[split].count += dropped["skipped"]
+            problems[split].first = problems[split].first or dropped["first"]
+    return str(data.tfds_name).split("/")[0].split(":")[0], splits
+
+
+def _open(data: Any, builder_kwargs: dict[str, Any], split: str | None = None) -> Any:
+    """One split as a TFDS data source, or all of them by name."""
+    try:
+        return tfds.data_source(
+            data.tfds_name,
+            split=split,
+            data_dir=data.tfds_dir or None,
+            builder_kwargs={**builder_kwargs, "file_format": "array_record"},
+        )
+    except tfds.core.DatasetNotFoundError:
+        where = data.tfds_dir or "TFDS's own folder"
+        raise UserError(
+            f"config.data.tfds_name: TFDS knows no set {data.tfds_name!r}, and {where} has none; "
+            "check the name and config.data.tfds_dir"
+        ) from None
+    except (ValueError, NotImplementedError, OSError) as error:
+        split_of = f" split {split!r} of" if split else ""
+        raise UserError(
+            f"config.data.tfds_name:{split_of} {data.tfds_name!r} cannot be read as array_record "
+            f"({' '.join(str(error).split())[:300]}); prepare it with file_format=array_record"
+        ) from error
+
+
+def _texts(feature: Any, values: Any) -> list[str]:
+    """Words or tags of one example: class numbers by name, text from the bytes it comes back as."""
+    inner = getattr(feature, "feature", None)
+    if isinstance(inner, tfds.features.ClassLabel):
+        return [inner.int2str(int(value)) for value in values]
+    return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _read_source(data: Any, split: str, source: Any, problems: Problems) -> list[Tagged]:
+    name, features = data.tfds_name, source.dataset_info.features
+    ours = name == OURS
+    words_key, tags_key = ("tokens", "tags") if ours else (data.words_feature, data.tags_feature)
+    for key, config_key in (
+        (words_key, "config.data.words_feature"),
+        (tags_key, "config.data.tags_feature"),
+    ):
+        inner = getattr(dict(features.items()).get(key), "feature", None)
+        if not isinstance(inner, (tfds.features.ClassLabel, tfds.features.Text)):
+            raise UserError(
+                f"{config_key}: {name} has no sequence of texts or classes {key!r}; its features "
+                f"are {', '.join(features)}"
+            )
+    sentences = []
+    for i in range(len(source)):
+        example = source[i]
+        words = _texts(features[words_key], example[words_key])
+        tags = _texts(features[tags_key], example[tags_key])
+        file, line = f"{name}/{split}", i
+        if ours:
+            file, _, number = example["source"].decode("utf-8").rpartition(":")
+            line = int(number)
+        if len(words) != len(tags) or not words:
+            problems.add(f"{file}:{line}: {len(words)} words and {len(tags)} tags; mend the set")
+            continue
+        lines = tuple(repeat(line, len(words)))
+        sentences.append(Tagged(tuple(words), tuple(tags), file, lines))
+    return sentences

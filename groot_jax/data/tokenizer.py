@@ -1,0 +1,368 @@
+"""Words and tag labels to vocabulary ids and back: trained tokenizers and Hugging Face's.
+
+Words are encoded one by one and never read as special tokens; sentinels and EOS are put in by
+`formats`, as ids. May not know how an output is laid out. numpy and SentencePiece only, no JAX.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import sentencepiece
+
+from groot_jax.data.labeling import Sentence
+from groot_jax.errors import UserError
+
+SETTINGS_FILE = "groot_tokenizer.json"
+MODEL_FILE = "spiece.model"
+LITERALS = ("[", "]", ";")  # What formats write around tags, besides sentinels.
+_CACHED_WORDS = 1 << 16
+
+
+class Tokenizer(Protocol):
+    """What the formats need. Ids below `vocab_size`: the base vocabulary with its sentinels, then
+    the labels that were added as whole pieces."""
+
+    vocab_size: int
+    pad_id: int
+    eos_id: int
+    unk_id: int
+    num_sentinels: int
+
+    def word(self, word: str) -> tuple[int, ...]:
+        """Pieces of one word, whatever it looks like: no special ids, at least one id. Cached."""
+        ...
+
+    def text(self, text: str) -> tuple[int, ...]:
+        """Pieces of plain text, as `word` without the lower-casing; may be empty."""
+        ...
+
+    def sentinel(self, i: int) -> int: ...
+
+    def tag(self, tag: str) -> tuple[int, ...]:
+        """Pieces of a label or literal: its whole piece if it has one, else those of its text."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Readable text, sentinels as `<extra_id_i>`, pad and EOS left out."""
+        ...
+
+    def with_whole_pieces(self, labels: Iterable[str]) -> Tokenizer:
+        """This tokenizer with each label as one piece of its own, ids appended where new."""
+        ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class _Pieces(Protocol):
+    """A base vocabulary. `encode` may return special ids for words that look like them."""
+
+    size: int
+    pad_id: int
+    eos_id: int
+    unk_id: int
+    sentinels: tuple[int, ...]
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class WordTokenizer:
+    """The one implementation of `Tokenizer`: a base vocabulary, and whole pieces appended to it."""
+
+    def __init__(self, pieces: _Pieces, whole: Sequence[str] = (), lowercase: bool = False) -> None:
+        self.pad_id, self.eos_id, self.unk_id = pieces.pad_id, pieces.eos_id, pieces.unk_id
+        self.num_sentinels = len(pieces.sentinels)
+        self.vocab_size = pieces.size + len(whole)
+        self.lowercase = lowercase
+        self._pieces = pieces
+        self._whole = {label: pieces.size + i for i, label in enumerate(whole)}
+        self._labels = {id_: label for label, id_ in self._whole.items()}
+        self._sentinel_index = {id_: i for i, id_ in enumerate(pieces.sentinels)}
+        self._special = {self.pad_id, self.eos_id, *pieces.sentinels}
+        self._cached_word = lru_cache(_CACHED_WORDS)(self._word)
+
+    def word(self, word: str) -> tuple[int, ...]:
+        return self._cached_word(word)
+
+    def _word(self, word: str) -> tuple[int, ...]:
+        return self.text(word.lower() if self.lowercase else word) or (self.unk_id,)
+
+    def text(self, text: str) -> tuple[int, ...]:
+        text = _encodable(text)
+        ids = self._pieces.encode(text)
+        if not self._special.isdisjoint(ids):
+            # A vocabulary that holds `<extra_id_3>` as a piece: spell such words letter by letter.
+            ids = [id_ for letter in text for id_ in self._pieces.encode(letter)]
+            ids = [id_ for id_ in ids if id_ not in self._special]
+        return tuple(ids)
+
+    def sentinel(self, i: int) -> int:
+        return self._pieces.sentinels[i]
+
+    def tag(self, tag: str) -> tuple[int, ...]:
+        return (self._whole[tag],) if tag in self._whole else self.text(tag)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        parts: list[str] = []
+        run: list[int] = []
+        for id_ in [*map(int, ids), self.pad_id]:
+            if 0 <= id_ < self._pieces.size and id_ not in self._special:
+                run.append(id_)
+                continue
+            if run:
+                parts.append(self._pieces.decode(run).strip())
+                run = []
+            if id_ in self._sentinel_index:
+                parts.append(f"<extra_id_{self._sentinel_index[id_]}>")
+            elif id_ in self._labels:
+                parts.append(self._labels[id_])
+        return " ".join(part for part in parts if part)
+
+    def with_whole_pieces(self, labels: Iterable[str]) -> WordTokenizer:
+        whole = list(dict.fromkeys([*self._whole, *labels]))
+        if len(whole) == len(self._whole):
+            return self
+        return WordTokenizer(self._pieces, whole, self.lowercase)
+
+    def save(self, folder: Path) -> None:
+        """Writes what `load_tokenizer` reads: the base vocabulary's files and a JSON file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._pieces.save(folder)
+        settings = {
+            "whole_pieces": list(self._whole),
+            "lowercase": self.lowercase,
+            "sentinels": list(self._pieces.sentinels),
+            "size": self._pieces.size,
+        }
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False, indent=1))
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, which JSON can hold and UTF-8 cannot, become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class _SentencePieceVocabulary:
+    """A SentencePiece model. Its sentinels are pieces of its own (mT5) or lie on top of it in
+    descending order (T5: `<extra_id_0>` is the last)."""
+
+    def __init__(self, model: bytes, num_sentinels: int) -> None:
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._num_pieces = len(self._processor)
+        self.pad_id, self.eos_id = self._processor.pad_id(), self._processor.eos_id()
+        self.unk_id = self._processor.unk_id()
+        if self.pad_id != 0 or self.eos_id < 0:
+            raise ValueError("pad is not id 0, or there is no EOS")
+        self.sentinels = self._own_sentinels()
+        self.size = self._num_pieces
+        if not self.sentinels:
+            self.size += num_sentinels
+            self.sentinels = tuple(self.size - 1 - i for i in range(num_sentinels))
+
+    def _own_sentinels(self) -> tuple[int, ...]:
+        ids: list[int] = []
+        while True:
+            names = (f"<extra_id_{len(ids)}>", f"\u2581<extra_id_{len(ids)}>")
+            found = [self._processor.piece_to_id(name) for name in names]
+            known = [id_ for id_ in found if id_ != self.unk_id]
+            if not known:
+                return tuple(ids)
+            ids.append(known[0])
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._processor.decode([id_ for id_ in ids if id_ < self._num_pieces])
+
+    def save(self, folder: Path) -> None:
+        (folder / MODEL_FILE).write_bytes(self._model)
+
+
+class _HuggingFaceVocabulary:
+    """Any other T5-like tokenizer of transformers, ByT5's above all."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        if self._backend is not None:
+            self._backend.encode_special_tokens = True
+        self.pad_id, self.eos_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+        self.unk_id = tokenizer.unk_token_id
+        if self.pad_id != 0 or self.eos_id is None or self.unk_id is None:
+            raise ValueError("pad is not id 0, or there is no EOS or unknown token")
+        self.size = len(tokenizer)
+        # Bytes carry no mark of a word's start; SentencePiece's pieces do.
+        self._prefix = " " if type(tokenizer).__name__.startswith("ByT5") else ""
+        ids: list[int] = []
+        while True:
+            id_ = tokenizer.convert_tokens_to_ids(f"<extra_id_{len(ids)}>")
+            if id_ is None or id_ == self.unk_id:
+                break
+            ids.append(id_)
+        self.sentinels = tuple(ids)
+
+    def encode(self, text: str) -> list[int]:
+        if self._backend is not None:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        return self._tokenizer.encode(
+            self._prefix + text, add_special_tokens=False, split_special_tokens=True
+        )
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+    def save(self, folder: Path) -> None:
+        self._tokenizer.save_pretrained(str(folder))
+
+
+def plain_words(types: Iterable[str]) -> dict[str, str]:
+    """The label that each type is written as: its name in plain words, `fromloc.city_name` as
+    "fromloc city name"; its raw name where that says nothing, or where two types would read alike.
+
+    Raises UserError when labels still collide, or collide with `O` and `I`.
+    """
+    raw = sorted(set(types))
+    labels = {type_: " ".join(re.findall(r"[^\W_]+", type_)) for type_ in raw}
+    taken = ["O", "I", *labels.values()]
+    for type_ in raw:
+        if not labels[type_] or taken.count(labels[type_]) > 1:
+            labels[type_] = type_
+    owner = {"O": "the tag O", "I": "the tag I"}
+    for type_, label in labels.items():
+        if label in owner:
+            raise UserError(f"type {type_!r} reads like {owner[label]}: rename one of them")
+        if not label or label != " ".join(label.split()) or re.search(r"[\[\];]|<extra_id_", label):
+            raise UserError(
+                f"type {type_!r} cannot be written as a label: give it a name with letters or "
+                "digits that no other type shares"
+            )
+        owner[label] = f"type {type_!r}"
+    return labels
+
+
+def train_tokenizer(
+    sentences: Iterable[Sentence],
+    types: Iterable[str],
+    vocab_size: int = 2000,
+    *,
+    num_sentinels: int = 100,
+    lowercase: bool = False,
+) -> WordTokenizer:
+    """Trains a SentencePiece unigram model on the words of `sentences`.
+
+    Ids: pad 0, EOS 1, unknown 2, word pieces (at most `vocab_size` with those three, more only
+    when there are more letters than that), sentinels in T5's order, then `O`, `I`, the types in
+    plain words and the formats' literals as whole pieces. Deterministic.
+    """
+    labels = ["O", "I", *plain_words(types).values(), *LITERALS]
+    words = [word.lower() if lowercase else word for s in sentences for word in s.words]
+    words = [_encodable(word) for word in words if word.strip() and "\0" not in word]
+    letters = set(unicodedata.normalize("NFKC", "".join(words)))
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(words),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=max(vocab_size, len(letters) + 8),
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            byte_fallback=False,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"no tokenizer could be trained on the {len(words)} words of the training split "
+            f"({' '.join(str(error).split())}): check the file, or give text.tokenizer a name"
+        ) from None
+    pieces = _SentencePieceVocabulary(model.getvalue(), num_sentinels)
+    return WordTokenizer(pieces, labels, lowercase)
+
+
+def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> WordTokenizer:
+    """Loads a tokenizer: a folder that `save` wrote, a `spiece.model` file, or a Hugging Face
+    folder or Hub name.
+
+    `lowercase` None: as saved, else False. Raises UserError when there is nothing to load.
+    """
+    path = Path(name)
+    settings: Mapping[str, Any] = {}
+    try:
+        if (path / SETTINGS_FILE).is_file():
+            settings = json.loads((path / SETTINGS_FILE).read_text())
+        if path.is_file():
+            pieces: _Pieces = _SentencePieceVocabulary(path.read_bytes(), 100)
+        elif (path / MODEL_FILE).is_file():
+            count = len(settings["sentinels"]) if settings else _extra_ids(path)
+            pieces = _SentencePieceVocabulary((path / MODEL_FILE).read_bytes(), count)
+        elif path.is_dir() and not any(path.glob("*token*.json")):
+            # transformers would guess a tokenizer from the folder's name.
+            raise FileNotFoundError("the folder holds no tokenizer's files")
+        else:
+            pieces = _from_transformers(str(name))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"text.tokenizer: no T5 tokenizer at {str(name)!r} ({reason}): give `train`, a "
+            "spiece.model file, or a Hugging Face folder or Hub name"
+        ) from None
+    if settings and [list(pieces.sentinels), pieces.size] != [
+        settings["sentinels"],
+        settings["size"],
+    ]:
+        raise UserError(f"{path}: the tokenizer's files do not belong together; save it again")
+    if lowercase is None:
+        lowercase = bool(settings.get("lowercase", False))
+    return WordTokenizer(pieces, settings.get("whole_pieces", ()), lowercase)
+
+
+def _extra_ids(folder: Path) -> int:
+    path = folder / "tokenizer_config.json"
+    found = json.loads(path.read_text()).get("extra_ids") if path.is_file() else None
+    return int(found or 100)
+
+
+def _from_transformers(name: str) -> _Pieces:
+    # Imported here: it takes seconds, and most runs read a SentencePiece model directly.
+    # transformers would bring in torch and TensorFlow where they are installed.
+    switches = {"USE_TORCH": "0", "USE_TF": "0"}
+    before = {key: os.environ.get(key) for key in switches}
+    os.environ.update(switches)
+    try:
+        from transformers import AutoTokenizer
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # It raises every kind, AttributeError included.
+        raise ValueError(error) from error
+    model = getattr(tokenizer, "vocab_file", None)
+    is_t5 = type(tokenizer).__name__.removesuffix("Fast") in ("T5Tokenizer", "MT5Tokenizer")
+    if is_t5 and model and Path(model).is_file():
+        return _SentencePieceVocabulary(Path(model).read_bytes(), _extra_ids(Path(model).parent))
+    return _HuggingFaceVocabulary(tokenizer)

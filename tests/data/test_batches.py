@@ -1,0 +1,113 @@
+"""Batches: each example once an epoch, in an order that depends on seed and step alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groot_jax.data.batches import (
+    Example,
+    Ladder,
+    TrainingBatches,
+    collate,
+    evaluation_batches,
+    fit_ladder,
+    padding_share,
+)
+from groot_jax.data.labeling import Sentence
+from groot_jax.errors import UserError
+
+SOURCE, TARGET = (8, 16, 32), (4, 8, 16)
+
+
+def example(index: int, source: int, target: int) -> Example:
+    return Example(
+        index=index,
+        sentence=Sentence(("w",) * (target - 1), ()),
+        source=tuple(range(2, source + 2)),
+        fused_source=(0,) * source,
+        template=(-1,) * (target - 1) + (1,),
+        fused_target=(5,) * target,
+        target=(7,) * (target - 1) + (1,),
+        cap=target,
+    )
+
+
+sizes = st.lists(st.tuples(st.integers(1, 32), st.integers(1, 16)), min_size=1, max_size=40)
+
+
+def make(lengths) -> tuple[list[Example], Ladder]:
+    examples = [example(i, s, t) for i, (s, t) in enumerate(lengths)]
+    return examples, fit_ladder(examples, SOURCE, TARGET)
+
+
+@settings(deadline=None)
+@given(sizes, st.integers(1, 7), st.integers(0, 3))
+def test_an_epoch_shows_every_example_once(lengths, batch_size, seed):
+    examples, ladder = make(lengths)
+    batches = TrainingBatches(examples, batch_size, ladder, seed)
+    for epoch in range(2):
+        start = epoch * batches.per_epoch
+        shown = [batches[step].index_B for step in range(start, start + batches.per_epoch)]
+        counts = Counter(np.concatenate(shown).tolist())
+        counts.pop(-1, None)
+        assert counts == dict.fromkeys(range(len(examples)), 1)
+
+
+@settings(deadline=None)
+@given(sizes, st.integers(1, 7))
+def test_batches_have_the_ladders_sizes_and_one_at_most_is_partial(lengths, batch_size):
+    examples, ladder = make(lengths)
+    batches = list(evaluation_batches(examples, batch_size, ladder))
+    assert {(b.source_BxS.shape[1], b.target_BxT.shape[1]) for b in batches} <= set(ladder.rungs)
+    assert sum(bool((b.index_B < 0).any()) for b in batches) <= 1
+    assert len(ladder.rungs) <= len(TARGET)
+
+
+@settings(deadline=None)
+@given(sizes, st.integers(1, 7))
+def test_a_row_holds_its_example_and_then_padding(lengths, batch_size):
+    examples, ladder = make(lengths)
+    for batch in evaluation_batches(examples, batch_size, ladder):
+        for row, index in enumerate(batch.index_B.tolist()):
+            if index < 0:
+                assert batch.cap_B[row] == 0 and not batch.source_BxS[row].any()
+                continue
+            e = examples[index]
+            assert tuple(batch.source_BxS[row, : len(e.source)]) == e.source
+            assert not batch.source_BxS[row, len(e.source) :].any()
+            assert tuple(batch.target_BxT[row, : len(e.target)]) == e.target
+            assert (batch.template_BxL[row, len(e.template) :] == 1).all()
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    examples, ladder = make([(s % 30 + 1, s % 15 + 1) for s in range(50)])
+    a, b = (TrainingBatches(examples, 4, ladder, 3) for _ in range(2))
+    for step in (0, 40, 7, 13, 40):
+        np.testing.assert_array_equal(a[step].index_B, b[step].index_B)
+    other = TrainingBatches(examples, 4, ladder, 4)
+    assert any((a[i].index_B != other[i].index_B).any() for i in range(10))
+    epochs = [[tuple(a[i + e * a.per_epoch].index_B) for i in range(a.per_epoch)] for e in (0, 1)]
+    assert epochs[0] != epochs[1]
+
+
+def test_reading_from_a_step_gives_what_random_access_gives():
+    examples, ladder = make([(s % 30 + 1, s % 15 + 1) for s in range(50)])
+    batches = TrainingBatches(examples, 4, ladder, 3)
+    stream = batches.from_step(9)
+    for step in range(9, 9 + 2 * batches.per_epoch):
+        np.testing.assert_array_equal(next(stream).index_B, batches[step].index_B)
+
+
+def test_a_sentence_over_the_largest_bucket_names_the_key():
+    with pytest.raises(UserError, match="loader.source_buckets"):
+        Ladder(SOURCE, TARGET).of(example(0, 33, 3))
+
+
+def test_padding_is_the_share_of_positions_that_hold_no_token():
+    batch = collate([example(0, 4, 4), example(1, 8, 2)], 2, (8, 4))
+    assert padding_share([batch]) == 1 - (4 + 8 + 4 + 2) / (16 + 8)

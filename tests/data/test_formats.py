@@ -1,0 +1,408 @@
+"""Round trips and the lenient parse, on text and on ids, for every format."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from groot_jax.data.formats import FORMATS, TAG, Format, make_format
+from groot_jax.data.labeling import Sentence, Span, labeling_of_word_tags, make_labeling
+from groot_jax.data.tokenizer import WordTokenizer, load_tokenizer, train_tokenizer
+from groot_jax.errors import UserError
+
+TYPES = ("artist", "object", "object_type", "object_part.type")
+LABELS = ("artist", "object", "object type", "object part type")
+WORDS = ("Add", "Kent", "James", "to", "the", "Disney", "soundtrack")
+GOLD = make_labeling([(1, 3, "artist"), (5, 6, "object_type"), (6, 7, "object")], 7)
+NASTY = (
+    "<extra_id_3>", "<extra_id_0> O <extra_id_1>", "</s>", "<pad>", "[O]", "[", "] [", "O", "I",
+    "object type", "artist]", "; O", "O;", "<b>x</b>", "&amp;", "🙂", "\t", " ", "  ", "", "\n",
+    "\u200b", "\ufffd", "país", "a b", "\\", "{}", "⁇", "\u2581",
+)  # fmt: skip
+
+
+@lru_cache
+def trained() -> WordTokenizer:
+    return train_tokenizer([Sentence((*WORDS, *NASTY), ())], TYPES, 100)
+
+
+class Bytes:
+    """A base vocabulary of bytes, under which every tag has several pieces."""
+
+    pad_id, eos_id, unk_id = 0, 1, 2
+    sentinels = tuple(range(260, 300))
+    size = 300
+
+    def encode(self, text: str) -> list[int]:
+        return [byte + 3 for byte in text.encode()]
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(id_ - 3 for id_ in ids if 3 <= id_ < 259).decode(errors="replace")
+
+    def save(self, folder) -> None: ...
+
+
+@lru_cache
+def formats(kind: str) -> dict[str, Format]:
+    tokenizer = trained() if kind == "trained" else WordTokenizer(Bytes())
+    return {name: make_format(name, tokenizer, TYPES) for name in FORMATS}
+
+
+@lru_cache
+def t5_format(data_dir, name: str) -> Format:
+    return make_format(name, load_tokenizer(data_dir / "t5_vocab" / "spiece.model"), TYPES)
+
+
+every_format = pytest.mark.parametrize("name", list(FORMATS))
+every_kind = pytest.mark.parametrize("kind", ["trained", "bytes"])
+word = st.sampled_from(NASTY) | st.sampled_from(WORDS) | st.text(max_size=6)
+
+
+@st.composite
+def labeled(draw, min_words=1):
+    words = tuple(draw(st.lists(word, min_size=min_words, max_size=9)))
+    tags = [draw(st.sampled_from(("O", "I", "I", *TYPES))) for _ in words]
+    return words, labeling_of_word_tags(tags)[0]
+
+
+def squeeze(text: str) -> str:
+    return " ".join(text.split())
+
+
+@every_format
+@every_kind
+@given(example=labeled())
+def test_every_labeling_survives_the_text(kind, name, example):
+    words, labeling = example
+    format_ = formats(kind)[name]
+    assert format_.parse(format_.serialise(labeling, words), words) == (labeling, True)
+
+
+@every_format
+@every_kind
+@given(example=labeled())
+def test_every_labeling_survives_the_ids(kind, name, example):
+    words, labeling = example
+    format_ = formats(kind)[name]
+    target = format_.target(labeling, words)
+    assert target[-1] == format_.tokenizer.eos_id
+    for ids in (target, target[:-1], np.array([*target, 0, 0], np.int32), [*target, 5, 7]):
+        assert format_.read(ids, words) == (labeling, True)
+
+
+@every_format
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(example=labeled())
+def test_every_labeling_survives_t5s_vocabulary(data_dir, name, example):
+    words, labeling = example
+    format_ = t5_format(data_dir, name)
+    assert format_.read(format_.target(labeling, words), words) == (labeling, True)
+    assert len(format_.target(labeling, words)) <= format_.max_target_length(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "sentinel_tag",
+            "<extra_id_0> O <extra_id_1> artist <extra_id_2> I <extra_id_3> O <extra_id_4> O "
+            "<extra_id_5> object type <extra_id_6> object",
+        ),
+        ("tag_only", "O; artist; I; O; O; object type; object"),
+        (
+            "input_tag",
+            "Add [O] Kent [artist] James [I] to [O] the [O] Disney [object type] "
+            "soundtrack [object]",
+        ),
+    ],
+)
+def test_the_text_reads_as_documented(name, text):
+    assert formats("trained")[name].serialise(GOLD, WORDS) == text
+
+
+def test_fused_sentinels_are_written_as_sentinel_tag():
+    fused, plain = (formats("trained")[name] for name in ("fused_sentinel", "sentinel_tag"))
+    assert fused.serialise(GOLD, WORDS) == plain.serialise(GOLD, WORDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "tags"),
+    [
+        ("<extra_id_0> artist <extra_id_1> I", "artist I O"),
+        ("<extra_id_2> object <extra_id_0> artist", "artist O object"),
+        ("<extra_id_0> artist <extra_id_1> O <extra_id_2> O <extra_id_0> object", "artist O O"),
+        ("<extra_id_0> nonsense <extra_id_1> O <extra_id_2> O <extra_id_0> object", "O O O"),
+        ("<extra_id_0> I <extra_id_1> object type <extra_id_2> I", "O object_type I"),
+        ("<extra_id_0> artist <extra_id_1> thing <extra_id_2> I", "artist O O"),
+        ("<extra_id_0> <extra_id_1> object <extra_id_2> O", "O object O"),
+        ("noise <extra_id_0> artist <extra_id_1> I <extra_id_2> O", "artist I O"),
+        ("<extra_id_0> O <extra_id_1> O <extra_id_2> artist <extra_id_3> I", "O O artist"),
+        ("<extra_id_0> Artist <extra_id_1> object_type <extra_id_2> artist O", "O O O"),
+        ("<extra_id_00> artist <extra_id_1> O <extra_id_2> O", "O O O"),
+        ("", "O O O"),
+        ("O artist I", "O O O"),
+    ],
+)
+def test_the_lenient_parse_repairs_and_tells(text, tags):
+    expected, _ = labeling_of_word_tags(tags.split())
+    assert formats("trained")["sentinel_tag"].parse(text, ["a", "b", "c"]) == (expected, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "tags", "well_formed"),
+    [
+        ("a [artist] b [I]", "artist I", True),
+        ("a [artist] c [I]", "artist O", False),
+        ("c [artist] b [object]", "O object", False),
+        ("a [artist] x b [I]", "artist I", False),
+        ("a [artist] b [I] c [O]", "artist I", False),
+        ("a [artist] b [I", "artist I", False),
+        ("b [object] a [artist]", "artist O", False),
+    ],
+)
+def test_the_lenient_parse_of_input_tag_finds_the_words_that_are_there(text, tags, well_formed):
+    expected, _ = labeling_of_word_tags(tags.split())
+    format_ = formats("trained")["input_tag"]
+    assert format_.parse(text, ["a", "b"]) == (expected, well_formed)
+
+
+fragment = st.sampled_from(
+    [
+        *(f"<extra_id_{i}>" for i in (0, 1, 2, 3, 12)),
+        "O",
+        "I",
+        *LABELS,
+        "object",
+        "x",
+        "<extra_id_01>",
+    ]
+)
+
+
+@every_format
+@given(st.data())
+def test_an_output_is_well_formed_exactly_if_it_is_the_serialisation(name, data):
+    format_ = formats("trained")[name]
+    words, labeling = data.draw(labeled())
+    if data.draw(st.booleans()):
+        text = " ".join(data.draw(st.lists(fragment, max_size=8)))
+    else:
+        pieces = format_.serialise(labeling, words).split(" ")
+        at = data.draw(st.integers(0, len(pieces)))
+        drop = data.draw(st.integers(0, 2))
+        pieces[at : at + drop] = data.draw(st.lists(fragment, max_size=2))
+        text = " ".join(pieces)
+    read, well_formed = format_.parse(text, words)
+    make_labeling(read, len(words))
+    same = squeeze(text) == squeeze(format_.serialise(read, words))
+    assert same or not well_formed
+    # The copied words of input_tag count to the letter, spaces included.
+    assert well_formed or not same or name == "input_tag"
+
+
+def mutated(data, format_, target, extra):
+    """A target with a few ids dropped, doubled, swapped in from elsewhere."""
+    ids = list(target[:-1])
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(ids)))
+        drop = data.draw(st.integers(0, 2))
+        ids[at : at + drop] = data.draw(st.lists(st.sampled_from(extra), max_size=2))
+    return ids
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_reading_ids_of_sentinel_tag_equals_parsing_their_text(data):
+    format_ = formats(data.draw(st.sampled_from(["trained", "bytes"])))["sentinel_tag"]
+    words, labeling = data.draw(labeled())
+    assert format_.columns_C is not None
+    columns = [c for c in format_.columns_C.tolist() if c != format_.tokenizer.eos_id]
+    extra = columns[:-8] if len(columns) > 150 else columns
+    ids = mutated(data, format_, format_.target(labeling, words), extra)
+    assert format_.read(ids, words) == format_.parse(format_.tokenizer.decode(ids), words)
+
+
+@settings(
+    max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(data=st.data())
+def test_reading_ids_of_t5_equals_parsing_their_text(data_dir, data):
+    format_ = t5_format(data_dir, "sentinel_tag")
+    words, labeling = data.draw(labeled())
+    extra = [
+        *format_.tags["object_type"],
+        *format_.tags["I"],
+        32099,
+        32098,
+        32097,
+        3,
+        2,
+        117,
+        32110,
+    ]
+    ids = mutated(data, format_, format_.target(labeling, words), extra)
+    assert format_.read(ids, words) == format_.parse(format_.tokenizer.decode(ids), words)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_reading_fused_ids_equals_parsing_the_text_that_they_stand_for(data):
+    format_ = formats(data.draw(st.sampled_from(["trained", "bytes"])))["fused_sentinel"]
+    words, labeling = data.draw(labeled())
+    extra = [5, 9, *(pieces[0] for pieces in format_.tags.values())]
+    ids = mutated(data, format_, format_.target(labeling, words), extra)
+    decode = format_.tokenizer.decode
+    text = " ".join(
+        f"<extra_id_{i}> {decode([id_]) if id_ > 9 else '?'}" for i, id_ in enumerate(ids)
+    )
+    assert format_.read(ids, words) == format_.parse(text, words)
+
+
+@given(st.data())
+def test_reading_any_ids_gives_a_labeling(data):
+    kind, name = (
+        data.draw(st.sampled_from(["trained", "bytes"])),
+        data.draw(st.sampled_from([*FORMATS])),
+    )
+    format_ = formats(kind)[name]
+    size = format_.tokenizer.vocab_size
+    ids = data.draw(st.lists(st.integers(0, size + 30), max_size=12))
+    words, _ = data.draw(labeled())
+    read, _ = format_.read(ids, words)
+    assert make_labeling(read, len(words)) == read
+
+
+def test_the_label_counts_in_whatever_pieces_it_comes():
+    format_ = make_format("sentinel_tag", WordTokenizer(Bytes(), ["artist"]), TYPES)
+    spelled = [format_.tokenizer.sentinel(0), *format_.tokenizer.text("artist")]
+    assert format_.read(spelled, ["x"]) == ((Span(0, 1, "artist"),), True)
+
+
+def test_sources_hold_words_and_sentinels():
+    tokenizer = trained()
+    pieces = [tokenizer.word(word) for word in WORDS]
+    flat = [id_ for p in pieces for id_ in p]
+    plain = formats("trained")["sentinel_tag"].source(WORDS)
+    expected = [id_ for i, p in enumerate(pieces) for id_ in (tokenizer.sentinel(i), *p)]
+    assert plain.ids == (*expected, tokenizer.eos_id)
+    assert plain.fused == (0,) * len(plain.ids)
+    fused = formats("trained")["fused_sentinel"].source(WORDS)
+    assert fused.ids == (*flat, tokenizer.eos_id)
+    first = [(tokenizer.sentinel(i), *[0] * (len(p) - 1)) for i, p in enumerate(pieces)]
+    assert fused.fused == (*(id_ for f in first for id_ in f), 0)
+    for name in ("tag_only", "input_tag"):
+        source = formats("trained")[name].source(WORDS)
+        assert source == ((*flat, tokenizer.eos_id), (0,) * (len(flat) + 1))
+
+
+def test_fused_targets_go_with_the_steps():
+    format_ = formats("trained")["fused_sentinel"]
+    sentinels = [format_.tokenizer.sentinel(i) for i in range(7)]
+    assert format_.fused_target(7) == (*sentinels, 0)
+    assert len(format_.target(GOLD, WORDS)) == 8
+    for name in ("sentinel_tag", "tag_only", "input_tag"):
+        assert formats("trained")[name].fused_target(7) is None
+
+
+@every_format
+@every_kind
+@given(example=labeled())
+def test_templates_and_columns_cover_every_target(kind, name, example):
+    words, labeling = example
+    format_ = formats(kind)[name]
+    template, target = format_.template(words), format_.target(labeling, words)
+    assert template.count(TAG) == len(words)
+    assert template[-1] == target[-1] == format_.tokenizer.eos_id
+    assert [t for t in template if t != TAG] == [
+        t for t in target if t not in {p for pieces in format_.tags.values() for p in pieces}
+    ] or name == "input_tag"
+    if format_.columns_C is None:
+        assert name == "input_tag"
+    else:
+        assert format_.columns_C.dtype == np.int32
+        assert list(format_.columns_C) == sorted(set(format_.columns_C.tolist()))
+        assert set(target) <= set(format_.columns_C.tolist())
+
+
+@every_format
+@every_kind
+def test_the_longest_labeling_has_the_length_that_is_promised(kind, name):
+    format_ = formats(kind)[name]
+    lengths = [
+        len(format_.target(make_labeling([(i, i + 1, type_) for i in range(7)], 7), WORDS))
+        for type_ in TYPES
+    ]
+    assert format_.max_target_length(WORDS) == max(lengths)
+
+
+def test_fused_tags_are_appended_to_a_vocabulary_that_lacks_them():
+    before = WordTokenizer(Bytes())
+    format_ = make_format("fused_sentinel", before, TYPES)
+    tags = sorted(pieces for pieces in format_.tags.values())
+    assert tags == [(300 + i,) for i in range(len(TYPES) + 2)]
+    assert format_.tokenizer.vocab_size == before.vocab_size + len(TYPES) + 2
+    again = make_format("fused_sentinel", before, reversed(TYPES))
+    assert again.tags == format_.tags
+
+
+@every_format
+def test_sentences_that_do_not_fit_are_refused(name):
+    format_ = formats("trained")[name]
+    for words in ([], ["w"] * 101):
+        fits = bool(words) and name in ("tag_only", "input_tag")
+        for call in (
+            format_.source,
+            format_.template,
+            lambda words: format_.serialise((), words),
+            lambda words: format_.target((), words),
+            lambda words: format_.read([1], words),
+            lambda words: format_.parse("", words),
+        ):
+            if fits:
+                call(words)
+                continue
+            with pytest.raises(UserError):
+                call(words)
+    format_.target((), ["w"] * 100)
+
+
+def test_a_type_that_the_format_does_not_know_is_refused():
+    with pytest.raises(UserError, match="'brand'"):
+        formats("trained")["sentinel_tag"].target((Span(0, 1, "brand"),), ["x"])
+
+
+def test_an_unknown_format_is_refused_with_the_names_there_are():
+    with pytest.raises(UserError, match="fused_sentinel"):
+        make_format("sentinel", trained(), TYPES)
+
+
+def test_labels_that_t5_cannot_write_or_tell_apart_are_refused(data_dir):
+    t5 = load_tokenizer(data_dir / "t5_vocab" / "spiece.model")
+    with pytest.raises(UserError, match="país"):
+        make_format("sentinel_tag", t5, ["país"])
+    with pytest.raises(UserError, match="same pieces"):
+        make_format("sentinel_tag", t5, ["fix", "\ufb01x"])
+    for types in (["país"], ["fix", "\ufb01x"]):
+        make_format("fused_sentinel", t5, types)
+
+
+def test_a_label_with_a_piece_of_the_frame_is_refused():
+    class Overlapping(Bytes):
+        def encode(self, text: str) -> list[int]:
+            return [62 if id_ == ord("x") + 3 else id_ for id_ in super().encode(text)]
+
+    with pytest.raises(UserError, match="'box'"):
+        make_format("tag_only", WordTokenizer(Overlapping()), ["box"])
+
+
+@pytest.mark.parametrize("corpus", ["snips", "atis"])
+def test_t5_can_write_the_types_of_real_corpora(data_dir, corpus):
+    lines = (data_dir / corpus / "train" / "seq.out").read_text(encoding="utf-8").split()
+    types = {tag[2:] for tag in lines if tag != "O"}
+    for name in FORMATS:
+        format_ = make_format(name, load_tokenizer(data_dir / "t5_vocab" / "spiece.model"), types)
+        assert len(set(format_.tags.values())) == len(types) + 2

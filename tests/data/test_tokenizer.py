@@ -1,0 +1,347 @@
+"""Facts about both kinds of tokenizer; transformers is the reference for T5's own vocabulary."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from functools import lru_cache
+
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groot_jax.data.labeling import Sentence
+from groot_jax.data.tokenizer import (
+    LITERALS,
+    WordTokenizer,
+    load_tokenizer,
+    plain_words,
+    train_tokenizer,
+)
+from groot_jax.errors import UserError
+
+TYPES = ("artist", "object_type", "fromloc.city_name")
+SENTENCES = [
+    Sentence(("add", "kent", "james", "to", "the", "disney", "soundtrack"), ()),
+    Sentence(("play", "the", "Ωmega", "song", "by", "kent", "on", "tv"), ()),
+]
+LIKE_SPECIALS = (
+    "</s>",
+    "<pad>",
+    "<unk>",
+    "<s>",
+    "<extra_id_0>",
+    "<extra_id_3>",
+    "\u2581<extra_id_1>",
+)
+ODD_WORDS = (
+    *LIKE_SPECIALS,
+    "",
+    " ",
+    "\t",
+    "\n \t",
+    "🙂",
+    "\ufffd" * 6,
+    "\u200b",
+    "\0",
+    "\ud800",
+    "[O]",
+)
+
+
+@lru_cache(1)
+def trained() -> WordTokenizer:
+    return train_tokenizer(SENTENCES, TYPES, 60)
+
+
+@lru_cache(1)
+def byt5(folder) -> WordTokenizer:
+    from transformers import ByT5Tokenizer
+
+    ByT5Tokenizer().save_pretrained(str(folder / "byt5"))
+    return load_tokenizer(folder / "byt5")
+
+
+def mt5_like_model() -> bytes:
+    """A SentencePiece model that holds its sentinels as pieces, as mT5's does."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["add kent james to the disney soundtrack <extra_id_3>"]),
+        model_writer=model,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        user_defined_symbols=[f"<extra_id_{i}>" for i in reversed(range(10))],
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def fast_tokenizer(folder):
+    """A tokenizer of transformers with no SentencePiece file, saved in a folder."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("<pad>", -99.0), ("</s>", -99.0), ("<unk>", -99.0)]
+    pieces += [(letter, -3.0) for letter in "\u2581abcdefghijklmnopqrstuvwxyzOI<>_/0123"]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=2))
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=[f"<extra_id_{i}>" for i in range(10)],
+    )
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(params=["trained", "byt5", "fast", "mt5_like", "t5"])
+def tokenizer(request, tmp_path) -> WordTokenizer:
+    if request.param == "trained":
+        return trained()
+    if request.param == "byt5":
+        return byt5(tmp_path)
+    if request.param == "fast":
+        return load_tokenizer(fast_tokenizer(tmp_path))
+    if request.param == "mt5_like":
+        (tmp_path / "own.model").write_bytes(mt5_like_model())
+        return load_tokenizer(tmp_path / "own.model")
+    return load_tokenizer(request.getfixturevalue("data_dir") / "t5_vocab" / "spiece.model")
+
+
+def special_ids(tokenizer) -> set[int]:
+    sentinels = {tokenizer.sentinel(i) for i in range(tokenizer.num_sentinels)}
+    return {tokenizer.pad_id, tokenizer.eos_id} | sentinels
+
+
+def test_odd_words_have_ids_and_are_never_read_as_special_ones(tokenizer):
+    special = special_ids(tokenizer)
+    for word in ODD_WORDS:
+        ids = tokenizer.word(word)
+        assert ids, repr(word)
+        assert special.isdisjoint(ids), (word, ids)
+        assert all(0 <= id_ < tokenizer.vocab_size for id_ in ids)
+
+
+def test_sentinels_are_distinct_and_decode_to_their_names(tokenizer):
+    assert len(special_ids(tokenizer)) == tokenizer.num_sentinels + 2 >= 12
+    ids = [tokenizer.sentinel(3), *tokenizer.text("kent"), tokenizer.sentinel(0), tokenizer.eos_id]
+    assert tokenizer.decode(ids) == "<extra_id_3> kent <extra_id_0>"
+
+
+def test_a_saved_tokenizer_loads_as_it_was_with_its_whole_pieces(tokenizer, tmp_path):
+    extended = tokenizer.with_whole_pieces(["O", "object type"])
+    extended.save(tmp_path / "saved")
+    loaded = load_tokenizer(tmp_path / "saved")
+    assert loaded.vocab_size == extended.vocab_size
+    assert [loaded.sentinel(i) for i in range(loaded.num_sentinels)] == [
+        extended.sentinel(i) for i in range(extended.num_sentinels)
+    ]
+    for word in (*ODD_WORDS, "add", "Kent", "the"):
+        assert loaded.word(word) == extended.word(word)
+    for label in ("O", "object type", "kent"):
+        assert loaded.tag(label) == extended.tag(label)
+
+
+def test_whole_pieces_are_appended_and_leave_the_rest_alone(tokenizer):
+    new = ("one label", "another one")
+    extended = tokenizer.with_whole_pieces(new)
+    assert extended.vocab_size == tokenizer.vocab_size + 2
+    assert [extended.tag(label) for label in new] == [
+        (tokenizer.vocab_size,),
+        (tokenizer.vocab_size + 1,),
+    ]
+    assert extended.with_whole_pieces(new).vocab_size == extended.vocab_size
+    assert extended.word("add") == tokenizer.word("add")
+    assert extended.decode(extended.tag("one label")) == "one label"
+
+
+def test_a_trained_tokenizer_has_t5s_layout_and_whole_tags():
+    tokenizer = trained()
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2)
+    assert tokenizer.num_sentinels == 100
+    sentinels = [tokenizer.sentinel(i) for i in range(100)]
+    assert sentinels == list(range(sentinels[0], sentinels[0] - 100, -1))
+    pieces = {id_ for s in SENTENCES for word in s.words for id_ in tokenizer.word(word)}
+    assert max(pieces) < sentinels[-1]
+    labels = ("O", "I", "artist", "object type", "fromloc city name", *LITERALS)
+    tags = [tokenizer.tag(label) for label in labels]
+    assert sorted(tags) == [(id_,) for id_ in range(sentinels[0] + 1, tokenizer.vocab_size)]
+    # A word that reads like a tag is a word.
+    assert tokenizer.tag("artist") != tokenizer.word("artist")
+
+
+def test_a_letter_seen_once_is_kept():
+    assert trained().unk_id not in trained().word("Ω")
+    assert trained().unk_id in trained().word("ж")
+
+
+def test_training_twice_gives_the_same_tokenizer_and_says_nothing(tmp_path, capfd):
+    for name in ("a", "b"):
+        train_tokenizer(SENTENCES, TYPES, 60).save(tmp_path / name)
+    for file in ("spiece.model", "groot_tokenizer.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_word_pieces_stay_below_the_vocabulary_size_asked_for():
+    letters = [chr(97 + i) + chr(97 + j) + "e" for i in range(20) for j in range(20)]
+    sentences = [Sentence(tuple(letters), ())] * 3
+    sizes = [train_tokenizer(sentences, (), size).sentinel(99) for size in (40, 100)]
+    assert sizes[0] <= 40 < sizes[1] <= 100
+
+
+few_letters = st.text("abcxyz01é日本文\t 🙂", max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(few_letters | st.text(max_size=8), max_size=6), st.sampled_from([1, 3, 8, 50, 2000])
+)
+def test_tiny_corpora_train_or_are_refused_with_a_sentence(words, vocab_size):
+    try:
+        tokenizer = train_tokenizer([Sentence(tuple(words), ())], ("x",), vocab_size)
+    except UserError:
+        # Letters and digits are never all thrown away.
+        assert not any(word.isascii() and word.isalnum() for word in words)
+        return
+    special = special_ids(tokenizer)
+    for word in words:
+        ids = tokenizer.word(word)
+        assert ids
+        assert special.isdisjoint(ids)
+        assert max(ids) < tokenizer.vocab_size
+
+
+def test_lower_casing_is_for_words_alone_and_is_saved(tmp_path):
+    plain = train_tokenizer(SENTENCES, TYPES, 60)
+    lower = train_tokenizer(SENTENCES, TYPES, 60, lowercase=True)
+    assert lower.word("KENT") == lower.word("kent")
+    assert plain.word("KENT") != plain.word("kent")
+    lower.save(tmp_path)
+    assert load_tokenizer(tmp_path).word("KENT") == lower.word("kent")
+    assert lower.tag("O") != lower.tag("I")
+
+
+def test_t5s_vocabulary_is_that_of_transformers(data_dir, tmp_path):
+    from transformers import T5Tokenizer
+
+    model = data_dir / "t5_vocab" / "spiece.model"
+    reference = T5Tokenizer(str(model), legacy=False)
+    reference.save_pretrained(str(tmp_path))
+    for tokenizer in (load_tokenizer(model), load_tokenizer(str(tmp_path))):
+        assert tokenizer.vocab_size == len(reference) == 32100
+        assert tokenizer.num_sentinels == 100
+        for i in (0, 1, 99):
+            assert tokenizer.sentinel(i) == 32099 - i
+            assert tokenizer.sentinel(i) == reference.convert_tokens_to_ids(f"<extra_id_{i}>")
+        for word in ("Add", "soundtrack", "don't", "3.5", "país", "日本", "AT&T"):
+            ids = tokenizer.word(word)
+            assert list(ids) == reference.encode(word, add_special_tokens=False)
+            if word not in ("país", "日本"):
+                assert tokenizer.decode(ids) == word
+
+
+def test_a_folder_says_how_many_sentinels_lie_on_its_model(tmp_path):
+    trained().save(tmp_path)
+    (tmp_path / "groot_tokenizer.json").unlink()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 7}))
+    assert load_tokenizer(tmp_path).num_sentinels == 7
+
+
+def test_sentinels_that_are_pieces_of_the_model_are_used(tmp_path):
+    (tmp_path / "spiece.model").write_bytes(mt5_like_model())
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.num_sentinels == 10
+    processor = sentencepiece.SentencePieceProcessor(model_proto=mt5_like_model())
+    assert tokenizer.sentinel(3) == processor.piece_to_id("<extra_id_3>")
+    assert tokenizer.vocab_size == len(processor)
+    # The bare model does read the word as the sentinel; ours must not.
+    assert tokenizer.sentinel(3) in processor.encode("<extra_id_3>")
+
+
+def test_byt5_spells_words_as_bytes(tmp_path):
+    tokenizer = byt5(tmp_path)
+    assert tokenizer.word("né") == tuple(byte + 3 for byte in " né".encode())
+    assert tokenizer.word("</s>") == tuple(byte + 3 for byte in b" </s>")
+    assert tokenizer.sentinel(0) == 259
+
+
+def test_a_word_like_a_special_token_is_spelled_by_a_fast_tokenizer(tmp_path):
+    tokenizer = load_tokenizer(fast_tokenizer(tmp_path))
+    assert tokenizer.decode(tokenizer.word("</s>")) == "</s>"
+
+
+@pytest.mark.parametrize(
+    "name", ["{tmp}/none", "{tmp}/garbage.model", "{tmp}/empty", "no such:name"]
+)
+def test_what_is_no_tokenizer_is_refused_by_name(name, tmp_path):
+    (tmp_path / "garbage.model").write_bytes(b"garbage")
+    (tmp_path / "empty").mkdir()
+    name = name.format(tmp=tmp_path)
+    with pytest.raises(UserError, match="no T5 tokenizer at") as error:
+        load_tokenizer(name)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_of_two_tokenizers_in_one_folder_are_refused(tmp_path):
+    trained().save(tmp_path)
+    (tmp_path / "spiece.model").write_bytes(mt5_like_model())
+    with pytest.raises(UserError, match="do not belong together"):
+        load_tokenizer(tmp_path)
+
+
+def test_types_read_as_plain_words():
+    assert plain_words(["object_type", "fromloc.city_name", "creative-work", "B2"]) == {
+        "object_type": "object type",
+        "fromloc.city_name": "fromloc city name",
+        "creative-work": "creative work",
+        "B2": "B2",
+    }
+
+
+def test_types_that_would_read_alike_keep_their_raw_names():
+    assert plain_words(["a_b", "a.b", "c_d", "+", "I."]) == {
+        "a_b": "a_b",
+        "a.b": "a.b",
+        "c_d": "c d",
+        "+": "+",
+        "I.": "I.",
+    }
+
+
+@pytest.mark.parametrize("types", [["O"], ["x", "I"], ["[]"], ["a_b", "a;b"], [""], [" - "]])
+def test_types_that_cannot_be_written_are_refused_by_name(types):
+    with pytest.raises(UserError) as error:
+        plain_words(types)
+    assert any(repr(type_) in str(error.value) for type_ in types)
+
+
+@given(st.lists(st.text(max_size=6)))
+def test_labels_are_one_to_one_or_refused(types):
+    try:
+        labels = plain_words(types)
+    except UserError:
+        return
+    assert set(labels) == set(types)
+    assert len({"O", "I", *labels.values()}) == len(labels) + 2
+
+
+def test_the_text_room_imports_neither_jax_nor_a_framework():
+    code = (
+        "import sys, groot_jax.data.formats, groot_jax.generate.grammar; "
+        "print([m for m in ('jax', 'torch', 'tensorflow', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
