@@ -1,0 +1,162 @@
+"""Shapes and numerics of a T5 model: presets, and configurations read from Hugging Face's JSON.
+
+Plain data; it imports nothing of JAX, holds no weights and reads no files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from groot_jax.errors import UserError
+
+ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
+DTYPES = ("float32", "bfloat16")
+REMAT = ("none", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """One T5 model; the fields up to `eos_token_id` are named as in Hugging Face's `config.json`.
+
+    Raises UserError where a field's value is not supported.
+    """
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_decoder_layers: int
+    num_heads: int
+    feed_forward_proj: str = "gated-gelu"
+    tie_word_embeddings: bool = False
+    dropout_rate: float = 0.1
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    initializer_factor: float = 1.0
+    decoder_start_token_id: int = 0
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+    dtype: str = "float32"  # Of matrix products; parameters, softmax and layer norm are float32.
+    remat: str = "none"  # `full` recomputes each block's activations in the backward pass.
+
+    def __post_init__(self) -> None:
+        activation = self.feed_forward_proj.removeprefix("gated-")
+        _check("feed_forward_proj", activation, ACTIVATIONS, written=self.feed_forward_proj)
+        _check("dtype", self.dtype, DTYPES)
+        _check("remat", self.remat, REMAT)
+
+    @property
+    def gated(self) -> bool:
+        return self.feed_forward_proj.startswith("gated-")
+
+    @property
+    def activation(self) -> str:
+        """The activation's name; the released gated models use tanh-approximated GELU."""
+        if self.feed_forward_proj == "gated-gelu":
+            return "gelu_new"
+        return self.feed_forward_proj.removeprefix("gated-")
+
+    @property
+    def inner_dim(self) -> int:
+        return self.num_heads * self.d_kv
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], **changes: Any) -> T5Config:
+        """Reads a Hugging Face `config.json` of T5, T5 v1.1, Flan-T5, ByT5 or mT5.
+
+        Absent keys get the defaults of transformers' class; `changes` (dtype, remat, dropout_rate,
+        ...) win over the file. Raises UserError for another kind of model or a missing shape.
+        """
+        kind = config.get("model_type", "t5")
+        if kind not in _HF_DEFAULTS:
+            raise UserError(
+                f"config.json: model_type is '{kind}', but only 't5' and 'mt5' checkpoints can be "
+                "loaded; choose another checkpoint"
+            )
+        values = dict(_HF_DEFAULTS[kind])
+        names = {field.name for field in dataclasses.fields(cls)} - {"dtype", "remat"}
+        values |= {k: v for k, v in config.items() if k in names and v is not None}
+        values |= changes
+        values.setdefault("num_decoder_layers", values.get("num_layers"))
+        missing = [
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.default is dataclasses.MISSING and values.get(field.name) is None
+        ]
+        if missing:
+            raise UserError(
+                f"config.json: the key '{missing[0]}' is missing; is it a T5 model's config?"
+            )
+        return cls(**values)
+
+    def to_hf(self) -> dict[str, Any]:
+        """The `config.json` from which transformers builds the same model."""
+        values = dataclasses.asdict(self)
+        del values["dtype"], values["remat"]
+        return values | {
+            "model_type": "t5",
+            "architectures": ["T5ForConditionalGeneration"],
+            "is_encoder_decoder": True,
+            "use_cache": True,
+            "torch_dtype": "float32",
+        }
+
+
+_HF_DEFAULTS: dict[str, dict[str, Any]] = {
+    "t5": {"feed_forward_proj": "relu", "tie_word_embeddings": True},
+    "mt5": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+}
+
+# name -> (d_model, d_ff, layers of each stack, heads, d_kv). From `small` on they are the released
+# checkpoints: https://github.com/google-research/text-to-text-transfer-transformer (xl = 3B, xxl =
+# 11B) and its released_checkpoints.md for v1.1.
+_TINY = {"nano": (128, 512, 2, 4, 32), "mini": (256, 1024, 4, 4, 64)}
+_SHAPES: dict[str, dict[str, tuple[int, int, int, int, int]]] = {
+    "v1_0": _TINY
+    | {
+        "small": (512, 2048, 6, 8, 64),
+        "base": (768, 3072, 12, 12, 64),
+        "large": (1024, 4096, 24, 16, 64),
+        "xl": (1024, 16384, 24, 32, 128),
+        "xxl": (1024, 65536, 24, 128, 128),
+    },
+    "v1_1": _TINY
+    | {
+        "small": (512, 1024, 8, 6, 64),
+        "base": (768, 2048, 12, 12, 64),
+        "large": (1024, 2816, 24, 16, 64),
+        "xl": (2048, 5120, 24, 32, 64),
+        "xxl": (4096, 10240, 24, 64, 64),
+    },
+}
+
+
+def preset(name: str, variant: str, vocab_size: int, **changes: Any) -> T5Config:
+    """The preset `name` (nano, mini, small, base, large, xl, xxl) of `variant` (v1_0, v1_1).
+
+    v1_0 has ReLU and a tied head, v1_1 gated GELU and a head of its own; `changes` replace fields.
+    """
+    _check("model.variant", variant, tuple(_SHAPES))
+    _check("model.preset", name, tuple(_SHAPES[variant]))
+    d_model, d_ff, layers, heads, d_kv = _SHAPES[variant][name]
+    config = T5Config(
+        vocab_size=vocab_size,
+        d_model=d_model,
+        d_kv=d_kv,
+        d_ff=d_ff,
+        num_layers=layers,
+        num_decoder_layers=layers,
+        num_heads=heads,
+        feed_forward_proj="relu" if variant == "v1_0" else "gated-gelu",
+        tie_word_embeddings=variant == "v1_0",
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def _check(key: str, value: str, known: tuple[str, ...], written: str | None = None) -> None:
+    if value not in known:
+        raise UserError(f"{key}: '{written or value}' is not known; use one of {', '.join(known)}")

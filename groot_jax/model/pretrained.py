@@ -1,0 +1,235 @@
+"""Hugging Face checkpoints to parameters and back, with neither PyTorch nor pickle.
+
+Reads config.json with safetensors or Flax msgpack weights (sharded ones too) from a folder or the
+Hub; writes safetensors that transformers loads. Tokenizers are not its business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from groot_jax.errors import UserError
+from groot_jax.model.config import T5Config
+from groot_jax.model.t5 import param_shapes
+
+# In the order in which they are looked for.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "flax_model.msgpack",
+    "flax_model.msgpack.index.json",
+)
+HUB_PATTERNS = ("*.json", "*.safetensors", "flax_model*.msgpack", "spiece.model", "*.txt")
+
+# One embedding under up to three names; the last name is of old checkpoints and unused.
+_SHARED = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+_REPEATED = {
+    *_SHARED,
+    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+}
+
+Weights = dict[tuple[str, ...], np.ndarray]  # path in the parameters' tree -> array
+
+
+def load_config(source: str | os.PathLike[str], **changes: Any) -> T5Config:
+    """The configuration of a checkpoint folder or a Hub id; `changes` (dtype, ...) replace fields.
+
+    Raises UserError where it cannot be had, or is not that of a T5 model.
+    """
+    path = fetch(source) / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; a checkpoint folder holds config.json") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must hold one JSON object")
+    return T5Config.from_hf(raw, **changes)
+
+
+def load_pretrained(
+    source: str | os.PathLike[str], dtype: str = "float32", remat: str = "none"
+) -> tuple[T5Config, Any]:
+    """The configuration and parameters of a checkpoint folder or a Hub id.
+
+    `dtype` and `remat` go into the configuration. Parameters are host arrays (numpy, float32), so
+    that a large model can be placed shard by shard with `jax.device_put`. Raises UserError where
+    files are missing or unreadable, where the Hub cannot be reached, and where a tensor is missing,
+    unknown or of another shape than the configuration says.
+    """
+    folder = fetch(source)
+    config = load_config(folder, dtype=dtype, remat=remat)
+    weights = _read_weights(config, folder)
+    if config.tie_word_embeddings:  # Some files repeat the embedding as the head.
+        weights.pop(("lm_head", "kernel"), None)
+        weights.pop(("lm_head.weight",), None)
+    return config, unflatten_dict(_checked(config, weights, folder))
+
+
+def fetch(source: str | os.PathLike[str]) -> Path:
+    """`source` where it is a folder, else the local snapshot of that Hub id, fetched if need be."""
+    if Path(source).is_dir():
+        return Path(source)
+    # Imported here: a run from scratch needs no Hub client.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    name = os.fspath(source)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
+    except HFValidationError:
+        raise UserError(
+            f"{name}: is neither an existing folder nor a Hub id (owner/name)"
+        ) from None
+    except Exception as error:  # The client raises a dozen unrelated kinds, of several libraries.
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{name}: is no existing folder, and could not be fetched from the Hugging Face Hub "
+            f"({reason}); check the name and the network, or download it and give the folder"
+        ) from None
+
+
+def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: Any) -> None:
+    """Writes config.json and model.safetensors under torch's names; transformers loads both.
+
+    Each file is complete or absent. Raises UserError where the disk refuses.
+    """
+    folder = Path(folder)
+    tensors = {
+        torch_name(key): np.ascontiguousarray(value.T if key[-1] == "kernel" else value)
+        for key, value in _checked(config, flatten_dict(params), folder).items()
+    }
+    text = json.dumps(config.to_hf(), indent=2, sort_keys=True) + "\n"
+    part = folder / "model.safetensors.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata={"format": "pt"})
+        part.replace(folder / "model.safetensors")
+        part = folder / "config.json.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / "config.json")
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{folder}: the model could not be written ({error})") from None
+
+
+def resize_embeddings(params: Any, new_vocab: int, seed: int = 0) -> Any:
+    """`params` with `new_vocab` rows in the embedding, and columns in the head where it has one.
+
+    Old rows stay; new ones are drawn from a normal distribution with the mean and the deviation of
+    the old ones, per dimension. The caller sets `vocab_size` in the configuration. Raises UserError
+    where the vocabulary would shrink.
+    """
+    flat = dict(flatten_dict(params))
+    rng = np.random.default_rng(seed)
+    for key, vocab_axis in ((("shared", "embedding"), 0), (("lm_head", "kernel"), 1)):
+        if key not in flat:
+            continue
+        old = np.moveaxis(np.asarray(flat[key], np.float32), vocab_axis, 0)
+        if new_vocab < len(old):
+            raise UserError(
+                f"vocabulary: the checkpoint has {len(old)} embeddings and the tokenizer only "
+                f"{new_vocab} pieces; use the checkpoint's own tokenizer"
+            )
+        shape = (new_vocab - len(old), old.shape[1])
+        new = old.mean(0) + old.std(0) * rng.standard_normal(shape, np.float32)
+        flat[key] = np.ascontiguousarray(np.moveaxis(np.concatenate([old, new]), 0, vocab_axis))
+    return unflatten_dict(flat)
+
+
+def torch_name(key: tuple[str, ...]) -> str:
+    """The name of a parameter in transformers' torch model; its kernels are transposed there."""
+    return ".".join((*key[:-1], "weight"))
+
+
+def _read_weights(config: T5Config, folder: Path) -> Weights:
+    found = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if found is None:
+        message = f"{folder}: holds no {' or '.join(WEIGHT_FILES[::2])}"
+        if any(folder.glob("*.bin")):
+            message += (
+                "; its .bin weights are pickles, which are never loaded: convert them where torch "
+                "is installed with `model.save_pretrained(folder, safe_serialization=True)`"
+            )
+        raise UserError(message)
+    files = _shards(folder / found) if found.endswith(".index.json") else [folder / found]
+    if "safetensors" in found:
+        return _from_torch(config, dict(pair for file in files for pair in _safetensors(file)))
+    weights: Weights = {}
+    for file in files:
+        weights |= _msgpack(file)
+    return weights
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: is no index of weight files ({error!r})") from None
+    for name in names:
+        # A name with a path in it could point outside the folder.
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise UserError(f"{index}: names the file '{name}', which is not in the folder")
+    return [index.parent / name for name in names]
+
+
+def _safetensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                yield name, tensors.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: cannot be read as safetensors ({error})") from None
+
+
+def _msgpack(file: Path) -> Weights:
+    try:
+        tree = flax.serialization.msgpack_restore(file.read_bytes())
+        flat = flatten_dict(tree)
+    except Exception as error:  # msgpack's own errors share no base class.
+        raise UserError(f"{file}: cannot be read as Flax msgpack ({error})") from None
+    # Sharded files hold flat trees whose keys are paths joined by "/".
+    return {tuple("/".join(key).split("/")): value for key, value in flat.items()}
+
+
+def _from_torch(config: T5Config, tensors: Mapping[str, np.ndarray]) -> Weights:
+    """Tensors under torch's names -> parameters' paths; unknown names stay, to be reported."""
+    names = (*_SHARED, "lm_head.weight") if config.tie_word_embeddings else _SHARED
+    shared = next((tensors[name] for name in names if name in tensors), None)
+    keys = {torch_name(key): key for key in flatten_dict(param_shapes(config))}
+    weights: Weights = {} if shared is None else {("shared", "embedding"): shared}
+    for name in tensors.keys() - _REPEATED:
+        key = keys.get(name, (name,))
+        weights[key] = tensors[name].T if key[-1] == "kernel" else tensors[name]
+    return weights
+
+
+def _checked(config: T5Config, weights: Weights, folder: Path) -> Weights:
+    """`weights` as float32, if they are the configuration's; else names the first that differs."""
+    expected = flatten_dict(param_shapes(config))
+    for key, shape in expected.items():
+        wanted = f"the configuration asks for shape {shape.shape}"
+        name = "/".join(key)
+        if key not in weights:
+            raise UserError(f"{folder}: the tensor '{name}' is missing; {wanted}")
+        found = weights[key].shape
+        if found != shape.shape:
+            raise UserError(f"{folder}: the tensor '{name}' has shape {found}, but {wanted}")
+    unknown = sorted("/".join(key) for key in weights.keys() - expected.keys())
+    if unknown:
+        raise UserError(
+            f"{folder}: the tensor '{unknown[0]}' is none of this T5 model's; does config.json "
+            "belong to these weights?"
+        )
+    return {key: np.asarray(weights[key], np.float32) for key in expected}

@@ -1,0 +1,218 @@
+"""T5 in Flax Linen: the encoder, and a decoder over token trees and over beam-search steps.
+
+Its parameter tree is that of transformers' FlaxT5ForConditionalGeneration, key by key. Caches are
+arguments and results, never hidden collections; no strings, no files, no search in here.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import normal
+
+from groot_jax.model.config import T5Config
+from groot_jax.model.layers import Array, Layers, Stack, additive, partitioned
+
+
+class _Head(nn.Module):
+    config: T5Config
+
+    def setup(self) -> None:
+        c = self.config
+        # T5X's scale; with transformers' 1.0 random logits have a deviation of sqrt(D).
+        init = partitioned(normal(c.initializer_factor * c.d_model**-0.5), ("embed", "vocab"))
+        self.kernel = self.param("kernel", init, (c.d_model, c.vocab_size))
+
+
+class T5(nn.Module):
+    """T5 v1.0, v1.1 / Flan and mT5, as `config` says; see the methods.
+
+    Use through `T5(config).apply({"params": params}, ..., method="encode")`. Methods that take
+    `deterministic=False` need `rngs={"dropout": key}`.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        c = self.config
+        init = partitioned(normal(c.initializer_factor), ("vocab", "embed"))
+        self.shared = nn.Embed(c.vocab_size, c.d_model, embedding_init=init)
+        self.encoder = Stack(c, decoder=False)
+        self.decoder = Stack(c, decoder=True)
+        if not c.tie_word_embeddings:
+            self.lm_head = _Head(c)
+
+    def __call__(
+        self,
+        source_BxS: Array,
+        inputs_BxT: Array,
+        fused_source_BxS: Array | None = None,
+        fused_inputs_BxT: Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Array:
+        """Teacher-forced logits_BxTxV, float32, of plain sequences."""
+        encoded_BxSxD = self.encode(source_BxS, fused_source_BxS, deterministic=deterministic)
+        length = inputs_BxT.shape[1]
+        hidden_BxTxD = self.decode(
+            inputs_BxT,
+            jnp.arange(length)[None],
+            jnp.tril(jnp.ones((1, length, length), bool)),
+            self.cross_kv(encoded_BxSxD),
+            source_BxS != self.config.pad_token_id,
+            fused_inputs_BxT,
+            deterministic=deterministic,
+        )
+        return self.logits(hidden_BxTxD)
+
+    def encode(
+        self, source_BxS: Array, fused_BxS: Array | None = None, *, deterministic: bool = True
+    ) -> Array:
+        """Encoder output encoded_BxSxD; columns that hold the pad id are seen by no query.
+
+        Where `fused_BxS` is not 0, the embedding of that id is added to the token's.
+        """
+        position_S = jnp.arange(source_BxS.shape[1])
+        bias = self.encoder.relative_bias(position_S[None, None, :] - position_S[None, :, None])
+        mask = (source_BxS != self.config.pad_token_id)[:, None, None, :]
+        embedded = self._embed(source_BxS, fused_BxS)
+        return self.encoder(embedded, bias + additive(mask), None, deterministic)
+
+    def cross_kv(self, encoded_BxSxD: Array) -> Layers:
+        """Each decoder layer's cross-attention (key_BxHxSxDh, value_BxHxSxDh): once a sentence."""
+        return tuple(block.cross_kv(encoded_BxSxD) for block in self.decoder.block.blocks)
+
+    def decode(
+        self,
+        tokens_BxN: Array,
+        positions_BxN: Array,
+        mask_BxNxN: Array,
+        cross: Layers,
+        source_mask_BxS: Array,
+        fused_BxN: Array | None = None,
+        *,
+        num_positions: int | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """hidden_BxNxD of the N nodes of a token tree; node i sees node j where mask[b, i, j].
+
+        Args:
+          tokens_BxN: decoder input ids, the start id at a sentence's root.
+          positions_BxN: depth of each node; relative bias goes by their difference. Leading
+            dimension B, or 1 where all sentences share it.
+          mask_BxNxN: bool, itself included; leading dimension B or 1.
+          cross: result of `cross_kv`, shared by all nodes of a sentence.
+          source_mask_BxS: bool, source columns that are not padding.
+          fused_BxN: ids whose embedding is added to the token's; 0 adds nothing.
+          num_positions: all positions are below it; N without it.
+
+        A plain causal sequence is N = T, positions arange(T)[None], mask tril(ones)[None].
+        """
+        bias = self._tree_bias(positions_BxN, num_positions or tokens_BxN.shape[1])
+        bias = bias + additive(mask_BxNxN[:, None])
+        cross_bias = additive(source_mask_BxS[:, None, None, :])
+        embedded = self._embed(tokens_BxN, fused_BxN)
+        return self.decoder(embedded, bias, (cross, cross_bias), deterministic)
+
+    def init_cache(self, batch: int, width: int, steps: int) -> Layers:
+        """Zeros for `extend`: per decoder layer key and value, [B, H, steps * width, Dh]."""
+        c = self.config
+        shape = (batch, c.num_heads, steps * width, c.d_kv)
+        zeros = jnp.zeros(shape, c.dtype)
+        return tuple((zeros, zeros) for _ in range(c.num_decoder_layers))
+
+    def bias_by_distance(self, steps: int) -> Array:
+        """bias_HxT, float32: the decoder's relative bias at distance 0 .. T-1, for `extend`."""
+        return self.decoder.relative_bias(-jnp.arange(steps)[None, :])[:, 0, :]
+
+    def extend(
+        self,
+        tokens_BxK: Array,
+        step: Array | int,
+        mask_BxKxL: Array,
+        cache: Layers,
+        cross: Layers,
+        source_mask_BxS: Array,
+        fused_BxK: Array | None = None,
+        bias_HxT: Array | None = None,
+    ) -> tuple[Array, Layers]:
+        """One search step: K new nodes of depth `step` -> (hidden_BxKxD, the cache with them).
+
+        They are written into slots step*K .. step*K + K-1 of the cache (one slice a layer) and see
+        slot l, of depth l // K, where mask[b, k, l]; the mask includes a node's own slot. Nothing
+        is reordered: the mask says which slots are a beam's ancestors. `bias_HxT` from
+        `bias_by_distance(T)` saves the look-up of the bias inside the loop.
+        """
+        width, slots = mask_BxKxL.shape[1:]
+        if bias_HxT is None:
+            bias_HxT = self.bias_by_distance(slots // width)
+        distance_L = jnp.maximum(step - jnp.arange(slots) // width, 0)
+        bias = bias_HxT[None, :, None, distance_L] + additive(mask_BxKxL[:, None])
+        cross_bias = additive(source_mask_BxS[:, None, None, :])
+        x_BxKxD = self._embed(tokens_BxK, fused_BxK)
+        extended = []
+        for block, layer_cache, kv in zip(self.decoder.block.blocks, cache, cross, strict=True):
+            x_BxKxD, layer_cache = block.extend(
+                x_BxKxD, bias, layer_cache, step * width, kv, cross_bias
+            )
+            extended.append(layer_cache)
+        return self.decoder.final_layer_norm(x_BxKxD), tuple(extended)
+
+    def output_kernel(self, columns_C: Array | None = None) -> Array:
+        """kernel_DxC: hidden @ kernel are the logits of those vocabulary columns (None: all)."""
+        if self.config.tie_word_embeddings:
+            table = self.shared.embedding
+            rows = table if columns_C is None else table[columns_C]
+            return rows.T * self.config.d_model**-0.5
+        kernel_DxV = self.lm_head.kernel
+        return kernel_DxV if columns_C is None else kernel_DxV[:, columns_C]
+
+    def logits(self, hidden: Array, columns_C: Array | None = None) -> Array:
+        """Logits [..., C], float32, of the vocabulary columns `columns_C` (None: all)."""
+        kernel_DxC = self.output_kernel(columns_C).astype(self.config.dtype)
+        return jnp.matmul(hidden, kernel_DxC, preferred_element_type=jnp.float32)
+
+    def _tree_bias(self, positions_BxN: Array, num_positions: int) -> Array:
+        """Relative bias of each pair of nodes, [B, H, N, N], by the difference in position.
+
+        Read off a small [H, T, T] table by two products with one-hot positions: gathering B*N*N
+        rows of the embedding would make its gradient a scatter of as many.
+        """
+        position_T = jnp.arange(num_positions)
+        relative_1xTxT = position_T[None, None, :] - position_T[None, :, None]
+        bias_HxTxT = self.decoder.relative_bias(relative_1xTxT)[0]
+        at_BxNxT = jax.nn.one_hot(positions_BxN, num_positions, dtype=jnp.float32)
+        return jnp.einsum("bnt,htu,bmu->bhnm", at_BxNxT, bias_HxTxT, at_BxNxT)
+
+    def _embed(self, ids: Array, fused: Array | None) -> Array:
+        table_VxD = self.shared.embedding
+        embedded = table_VxD[ids]
+        if fused is not None:
+            embedded += jnp.where(fused[..., None] != 0, table_VxD[fused], 0.0)
+        return embedded.astype(self.config.dtype)
+
+
+def init_params(config: T5Config, seed: int) -> Any:
+    """Random parameters (nested dict of float32 arrays) with T5's initialisers."""
+    return jax.jit(lambda key: nn.unbox(_init(config, key)))(jax.random.key(seed))
+
+
+def logical_axes(config: T5Config) -> Any:
+    """A PartitionSpec of logical axis names for each parameter, in the parameters' tree."""
+    boxed = jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
+    return nn.get_partition_spec(boxed)
+
+
+def param_shapes(config: T5Config) -> Any:
+    """A ShapeDtypeStruct for each parameter, in the parameters' tree."""
+    init = functools.partial(_init, config)
+    return nn.unbox(jax.eval_shape(init, jax.random.key(0)))
+
+
+def _init(config: T5Config, key: Array) -> Any:
+    ids_1x1 = jnp.zeros((1, 1), jnp.int32)
+    return T5(config).init(key, ids_1x1, ids_1x1)["params"]

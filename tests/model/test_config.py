@@ -1,0 +1,91 @@
+"""Presets are the released shapes; Hugging Face configurations mean what transformers means."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import pytest
+
+from groot_jax.errors import UserError
+from groot_jax.model.config import T5Config, preset
+from groot_jax.model.t5 import param_shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "millions"),
+    # Parameters of the released checkpoints, as transformers counts them.
+    [
+        ("small", "v1_0", 60.5),
+        ("base", "v1_0", 222.9),
+        ("large", "v1_0", 737.7),
+        ("xl", "v1_0", 2851.6),
+        ("xxl", "v1_0", 11307.3),
+        ("small", "v1_1", 77.0),
+        ("base", "v1_1", 247.6),
+        ("large", "v1_1", 783.2),
+        ("xl", "v1_1", 2849.8),
+        ("xxl", "v1_1", 11135.3),
+    ],
+)
+def test_presets_have_the_released_parameter_counts(name, variant, millions):
+    shapes = param_shapes(preset(name, variant, 32128))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert count / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_preset_takes_changes():
+    config = preset("nano", "v1_1", 500, dropout_rate=0.0, dtype="bfloat16")
+    assert (config.d_model, config.dropout_rate, config.dtype) == (128, 0.0, "bfloat16")
+    assert config.gated
+    assert config.activation == "gelu_new"
+    assert not preset("mini", "v1_0", 500).gated
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: preset("tiny", "v1_1", 9), ["model.preset", "tiny", "nano"]),
+        (lambda: preset("nano", "v2", 9), ["model.variant", "v2", "v1_0"]),
+        (lambda: preset("nano", "v1_1", 9, dtype="float16"), ["dtype", "float16", "bfloat16"]),
+        (lambda: preset("nano", "v1_1", 9, remat="some"), ["remat", "some", "full"]),
+        (
+            lambda: preset("nano", "v1_1", 9, feed_forward_proj="gated-tanh"),
+            ["feed_forward_proj", "gated-tanh", "relu"],
+        ),
+        (lambda: T5Config.from_hf({"model_type": "bert"}), ["model_type", "bert", "t5"]),
+        (lambda: T5Config.from_hf({"d_model": 8}), ["config.json", "vocab_size"]),
+    ],
+)
+def test_unknown_values_are_named(call, words):
+    with pytest.raises(UserError) as caught:
+        call()
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_absent_keys_get_the_defaults_of_transformers_class(tiny):
+    transformers = pytest.importorskip("transformers")
+    shapes = {
+        "vocab_size": 40,
+        "d_model": 16,
+        "d_kv": 6,
+        "d_ff": 20,
+        "num_layers": 2,
+        "num_heads": 3,
+    }
+    for kind, cls in (("t5", transformers.T5Config), ("mt5", transformers.MT5Config)):
+        ours = T5Config.from_hf({"model_type": kind, **shapes})
+        theirs = cls(**shapes)
+        for field in dataclasses.fields(ours):
+            if field.name not in ("dtype", "remat", "decoder_start_token_id"):
+                assert getattr(ours, field.name) == getattr(theirs, field.name), (kind, field.name)
+
+
+def test_config_survives_the_way_through_hugging_face_json(tiny):
+    transformers = pytest.importorskip("transformers")
+    for variant in ("v1_0", "v1_1"):
+        config = tiny(variant)
+        theirs = transformers.T5Config.from_dict(config.to_hf())
+        assert T5Config.from_hf(theirs.to_dict()) == config
+        changed = T5Config.from_hf(theirs.to_dict(), dtype="bfloat16", dropout_rate=0.3)
+        assert changed == dataclasses.replace(config, dtype="bfloat16", dropout_rate=0.3)

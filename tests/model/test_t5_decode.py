@@ -1,0 +1,298 @@
+"""Token trees, search steps, fused embeddings, padding, dropout, bfloat16 and rematerialisation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from groot_jax.model.layers import relative_position_bucket
+from groot_jax.model.t5 import T5
+
+VARIANTS = ["v1_0", "v1_1"]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def model(request, tiny, random_params):
+    """(config, call): call(method, *arrays) runs a method, compiled once, on random parameters."""
+    config = tiny(request.param)
+    params = random_params(config)
+
+    @functools.cache
+    def compiled(method):
+        return jax.jit(lambda p, args: T5(config).apply({"params": p}, *args, method=method))
+
+    return config, lambda method, *args: compiled(method)(params, args)
+
+
+def test_tree_of_nodes_equals_separate_sequences(model, batch):
+    _, call = model
+    source_BxS = batch[0][:2]
+    # Sentence 0: 0 5 6 7 / 0 5 6 8 / 0 9. Sentence 1: 0 5 / 0 6 7 8, and a node of padding.
+    tokens_BxN = np.array([[0, 5, 6, 7, 8, 9], [0, 5, 6, 7, 8, 0]])
+    parent = [[-1, 0, 1, 2, 2, 0], [-1, 0, 0, 2, 3, -1]]
+    mask_BxNxN = np.zeros((2, 6, 6), bool)
+    for b in range(2):
+        for i in range(6):
+            j = i
+            while j >= 0:
+                mask_BxNxN[b, i, j] = True
+                j = parent[b][j]
+    depth_BxN = mask_BxNxN.sum(-1) - 1
+    cross = call("cross_kv", call("encode", source_BxS))
+    hidden_BxNxD = call("decode", tokens_BxN, depth_BxN, mask_BxNxN, cross, source_BxS != 0)
+    tree_BxNxV = call("logits", hidden_BxNxD)
+    for b in range(2):
+        for leaf in {0: (3, 4, 5), 1: (1, 4)}[b]:
+            path = np.flatnonzero(mask_BxNxN[b, leaf])
+            plain_1xTxV = call("__call__", source_BxS[b : b + 1], tokens_BxN[b : b + 1, path])
+            np.testing.assert_allclose(tree_BxNxV[b, path], plain_1xTxV[0], atol=2e-5)
+
+
+def test_positions_and_mask_of_leading_dimension_one_are_shared(model, batch):
+    _, call = model
+    source_BxS, inputs_BxT, _ = batch
+    cross = call("cross_kv", call("encode", source_BxS))
+    length = inputs_BxT.shape[1]
+    mask_1xTxT = np.tril(np.ones((1, length, length), bool))
+    position_1xT = np.arange(length)[None]
+    shared = call("decode", inputs_BxT, position_1xT, mask_1xTxT, cross, source_BxS != 0)
+    repeated = call(
+        "decode",
+        inputs_BxT,
+        np.repeat(position_1xT, 3, 0),
+        np.repeat(mask_1xTxT, 3, 0),
+        cross,
+        source_BxS != 0,
+    )
+    np.testing.assert_allclose(shared, repeated, atol=1e-5)
+
+
+def test_extend_step_by_step_equals_decode(model, batch):
+    """Three beams that fork: each step picks parents, and the mask follows the ancestors."""
+    config, call = model
+    source_BxS = batch[0]
+    B, K, T = 3, 3, 10
+    rng = np.random.default_rng(2)
+    cross = call("cross_kv", call("encode", source_BxS))
+    source_mask_BxS = source_BxS != 0
+    causal_1xTxT = np.tril(np.ones((1, T, T), bool))
+    cache = T5(config).init_cache(B, K, T)
+    assert cache[0][0].shape == (B, config.num_heads, T * K, config.d_kv)
+    tokens_BxKxT = np.zeros((B, K, T), np.int32)
+    fused_BxKxT = np.zeros((B, K, T), np.int32)
+    slot_BxKxT = np.full((B, K, T), -1)  # Cache slot of a beam's token of each step.
+    for step in range(T):
+        parent_BxK = rng.integers(0, K, (B, K))
+        if step:
+            for state in (tokens_BxKxT, fused_BxKxT, slot_BxKxT):
+                state[:] = np.take_along_axis(state, parent_BxK[..., None], 1)
+            tokens_BxKxT[:, :, step] = rng.integers(2, 40, (B, K))
+        fused_BxKxT[:, :, step] = rng.integers(0, 3, (B, K))
+        slot_BxKxT[:, :, step] = step * K + np.arange(K)
+        new = tokens_BxKxT[:, :, step], fused_BxKxT[:, :, step]
+        mask_BxKxL = (slot_BxKxT[..., None] == np.arange(T * K)).any(2)
+        args = (new[0], step, mask_BxKxL, cache, cross, source_mask_BxS, new[1])
+        hidden_BxKxD, cache = call("extend", *args)
+        for k in range(K):
+            nodes = tokens_BxKxT[:, k], np.arange(T)[None], causal_1xTxT
+            plain_BxTxD = call("decode", *nodes, cross, source_mask_BxS, fused_BxKxT[:, k])
+            np.testing.assert_allclose(hidden_BxKxD[:, k], plain_BxTxD[:, step], atol=5e-5)
+
+
+def test_extend_takes_its_bias_from_outside_the_loop(model, batch):
+    config, call = model
+    source_BxS = batch[0]
+    rng = np.random.default_rng(3)
+    cross = call("cross_kv", call("encode", source_BxS))
+    zeros = T5(config).init_cache(3, 2, 6)
+    cache = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), zeros)
+    mask_BxKxL = np.ones((3, 2, 12), bool)
+    args = (np.full((3, 2), 7), 4, mask_BxKxL, cache, cross, source_BxS != 0, None)
+    bias_HxT = call(lambda module: module.bias_by_distance(6))
+    assert bias_HxT.shape == (config.num_heads, 6)
+    inside, _ = call("extend", *args, None)
+    outside, _ = call("extend", *args, bias_HxT)
+    np.testing.assert_allclose(inside, outside, atol=1e-6)
+    other, _ = call("extend", *args, bias_HxT[:, ::-1])
+    assert np.abs(other - inside).max() > 1e-3
+
+
+def test_cache_holds_only_what_extend_was_given(model, batch):
+    config, call = model
+    source_BxS = batch[0]
+    cross = call("cross_kv", call("encode", source_BxS))
+    cache = T5(config).init_cache(3, 2, 4)
+    mask_BxKxL = np.eye(8, dtype=bool)[None, 4:6].repeat(3, 0)
+    tokens = np.full((3, 2), 7)
+    _, cache = call("extend", tokens, 2, mask_BxKxL, cache, cross, source_BxS != 0)
+    for layer in cache:
+        for x_BxHxLxDh in layer:
+            written = np.abs(np.asarray(x_BxHxLxDh)).sum((0, 1, 3)) > 0
+            assert written.tolist() == [False] * 4 + [True] * 2 + [False] * 2
+
+
+def test_padding_columns_and_neighbours_change_nothing(model, batch):
+    _, call = model
+    source_BxS, inputs_BxT, _ = batch
+    whole = call("__call__", source_BxS, inputs_BxT)
+    alone = call("__call__", source_BxS[2:, :4], inputs_BxT[2:])
+    np.testing.assert_allclose(whole[2:], alone, atol=2e-5)
+
+
+def test_fused_embedding_is_added_to_the_tokens_exactly(model, batch, tiny, random_params):
+    config, call = model
+    source_BxS, inputs_BxT, _ = batch
+    params = random_params(config)
+    table = params["shared"]["embedding"]
+    fused_BxS = np.zeros_like(source_BxS)
+    fused_BxS[:, 1] = 33
+    fused_BxT = np.zeros_like(inputs_BxT)
+    fused_BxT[:, 2] = 35
+    result = call("__call__", source_BxS, inputs_BxT, fused_BxS, fused_BxT)
+
+    # The same sums as rows of their own, in a table with two more rows a sentence.
+    rows = [table[source_BxS[b, 1]] + table[33] for b in range(3)]
+    rows += [table[inputs_BxT[b, 2]] + table[35] for b in range(3)]
+    grown = {**params, "shared": {"embedding": np.concatenate([table, np.stack(rows)])}}
+    if "lm_head" in params:
+        kernel = np.pad(params["lm_head"]["kernel"], ((0, 0), (0, 6)))
+        grown["lm_head"] = {"kernel": kernel}
+    source_BxS, inputs_BxT = source_BxS.copy(), inputs_BxT.copy()
+    source_BxS[:, 1] = [40, 41, 42]
+    inputs_BxT[:, 2] = [43, 44, 45]
+    wide = dataclasses.replace(config, vocab_size=46)
+    wanted = T5(wide).apply({"params": grown}, source_BxS, inputs_BxT)
+    np.testing.assert_allclose(result, wanted[..., :40], atol=2e-4)
+    assert np.abs(result - call("__call__", *batch[:2])).max() > 1e-2
+
+
+def test_zero_in_fused_adds_nothing(model, batch):
+    _, call = model
+    source_BxS, inputs_BxT, _ = batch
+    zeros = (np.zeros_like(source_BxS), np.zeros_like(inputs_BxT))
+    plain = call("__call__", source_BxS, inputs_BxT)
+    np.testing.assert_array_equal(call("__call__", source_BxS, inputs_BxT, *zeros), plain)
+
+
+def test_logits_of_columns_are_columns_of_the_logits(model, batch):
+    _, call = model
+    hidden = np.random.default_rng(0).standard_normal((2, 3, 16)).astype(np.float32)
+    columns_C = np.array([1, 7, 39])
+    every = call("logits", hidden)
+    assert every.dtype == jnp.float32
+    np.testing.assert_allclose(call("logits", hidden, columns_C), every[..., columns_C], atol=1e-6)
+    kernel_DxC = call("output_kernel", columns_C)
+    np.testing.assert_allclose(hidden @ kernel_DxC, every[..., columns_C], atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bfloat16_stays_near_and_keeps_logits_float32(tiny, random_params, batch, variant):
+    config = tiny(variant)
+    params = random_params(config)
+    half = T5(dataclasses.replace(config, dtype="bfloat16"))
+    source_BxS, inputs_BxT, _ = batch
+    exact = T5(config).apply({"params": params}, source_BxS, inputs_BxT)
+    near = half.apply({"params": params}, source_BxS, inputs_BxT)
+    assert near.dtype == jnp.float32
+    assert half.init_cache(1, 2, 3)[0][0].dtype == jnp.bfloat16
+    encoded = half.apply({"params": params}, source_BxS, method="encode")
+    assert encoded.dtype == jnp.bfloat16
+    error = np.abs(near - exact)
+    assert 0 < error.max() < 0.2 * np.abs(exact).max()
+    assert error.mean() < 0.03 * np.abs(exact).mean() + 0.01
+
+
+@pytest.mark.slow
+def test_rematerialised_gradients_are_equal(tiny, random_params, batch):
+    config = tiny("v1_0", dropout_rate=0.3, num_layers=1, num_decoder_layers=1)
+    params = random_params(config)
+    source_BxS, inputs_BxT, _ = batch
+
+    def gradient(config):
+        def loss(params):
+            rngs = {"dropout": jax.random.key(0)}
+            logits = T5(config).apply(
+                {"params": params}, source_BxS, inputs_BxT, deterministic=False, rngs=rngs
+            )
+            return jnp.mean(logits**2)
+
+        return jax.jit(jax.grad(loss)), str(jax.make_jaxpr(jax.grad(loss))(params))
+
+    plain, plain_jaxpr = gradient(config)
+    full, full_jaxpr = gradient(dataclasses.replace(config, remat="full"))
+    assert "checkpoint" in full_jaxpr or "remat" in full_jaxpr
+    assert "checkpoint" not in plain_jaxpr
+    assert "remat" not in plain_jaxpr
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4),
+        plain(params),
+        full(params),
+    )
+
+
+def test_dropout_reaches_the_weights_of_every_attention(tiny, random_params, batch):
+    """Of cross-attention too, as in torch's T5 and unlike transformers' Flax T5."""
+    config = tiny("v1_1", dropout_rate=0.5)
+    variables = {"params": random_params(config)}
+    source_BxS, inputs_BxT, _ = batch
+    seen = []
+
+    def watch(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if context.method_name == "attend":
+            *inputs, deterministic = args
+            dropped = np.abs(out - call(*inputs, True)).max() > 1e-3
+            seen.append((context.module.name, deterministic, bool(dropped)))
+        return out
+
+    rngs = {"dropout": jax.random.key(0)}
+    with nn.intercept_methods(watch):
+        T5(config).apply(variables, source_BxS, inputs_BxT, deterministic=False, rngs=rngs)
+    encoder, decoder = ["SelfAttention"] * 2, ["SelfAttention", "EncDecAttention"] * 3
+    assert seen == [(name, False, True) for name in encoder + decoder]
+
+
+def test_dropout_keeps_the_mean_and_needs_a_key(tiny, random_params, batch):
+    config = tiny("v1_1", dropout_rate=0.5)
+    variables = {"params": random_params(config)}
+    source_BxS = batch[0]
+    encode = jax.jit(
+        lambda key: T5(config).apply(
+            variables, source_BxS, deterministic=False, method="encode", rngs={"dropout": key}
+        )
+    )
+    first, second = encode(jax.random.key(0)), encode(jax.random.key(1))
+    assert np.abs(first - second).max() > 0.1
+    assert 0.4 < np.mean(first == 0) < 0.6  # The last dropout zeroes half of what comes out.
+    with pytest.raises(Exception, match="dropout"):
+        T5(config).apply(variables, source_BxS, deterministic=False, method="encode")
+
+
+def test_a_query_without_any_key_is_finite(model, batch):
+    _, call = model
+    source_BxS = batch[0]
+    cross = call("cross_kv", call("encode", source_BxS))
+    nothing = np.zeros((3, 4, 4), bool)
+    hidden = call(
+        "decode",
+        np.zeros((3, 4), int),
+        np.zeros((1, 4), int),
+        nothing,
+        cross,
+        nothing[:, 0, :1].repeat(21, 1),
+    )
+    assert np.isfinite(hidden).all()
+
+
+def test_buckets_are_exact_near_and_logarithmic_far():
+    relative = jnp.asarray([0, -1, -15, -16, -32, -127, -128, -5000, 3])
+    bucket = relative_position_bucket(relative, False, 32, 128)
+    assert bucket.tolist() == [0, 1, 15, 16, 21, 31, 31, 31, 0]
+    both = relative_position_bucket(jnp.asarray([-7, 7, -8, 8, 500, -500]), True, 32, 128)
+    assert both.tolist() == [7, 23, 8, 24, 31, 15]
