@@ -1,0 +1,114 @@
+"""Sentences in, ranked candidates out: the beam search with what it needs around it.
+
+Holds the compiled search of one model and format. May not know gold labels or rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from groot_jax.data.batches import Batch, Example
+from groot_jax.data.formats import Format
+from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, grammar_tables
+from groot_jax.generate.grammar import Grammar
+from groot_jax.model.partitioning import batch_ways
+from groot_jax.model.t5 import T5
+from groot_jax.reward.pool import Candidate
+
+
+class Generator:
+    """The jitted search: `generator(params, batch)` returns `Beams` on the device, at once."""
+
+    def __init__(
+        self,
+        model: T5,
+        format_: Format,
+        grammar: Grammar,
+        *,
+        k: int,
+        use_grammar: bool = True,
+        length_penalty: float = 0.0,
+        batch_sharding: NamedSharding | None = None,
+    ) -> None:
+        self.k = k
+        self._format = format_
+        self._batch_sharding = batch_sharding
+        tables = grammar_tables(grammar, model.config.vocab_size)
+
+        def search(params: Any, inputs: SearchInput, key: jax.Array | None) -> Beams:
+            return beam_search(
+                model,
+                params,
+                tables,
+                inputs,
+                k=k,
+                use_grammar=use_grammar,
+                length_penalty=length_penalty,
+                dropout_key=key,
+            )
+
+        self._search = jax.jit(search)
+
+    def __call__(self, params: Any, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
+        inputs = SearchInput(
+            batch.source_BxS,
+            batch.fused_source_BxS,
+            batch.template_BxL,
+            batch.fused_target_BxT,
+            batch.cap_B,
+        )
+        return self._search(params, jax.device_put(inputs, self._batch_sharding), dropout_key)
+
+    def rows(self, batch_size: int) -> int:
+        """`batch_size` rounded up to what the mesh divides; the rows added are padding."""
+        ways = batch_ways(self._batch_sharding) if self._batch_sharding else 1
+        return -(-batch_size // ways) * ways
+
+    def num_programs(self) -> int:
+        """Programs compiled so far: one for each size of batch."""
+        return self._search._cache_size()  # type: ignore[attr-defined]
+
+    def read(
+        self, beams: Beams, batch: Batch, examples: Sequence[Example]
+    ) -> list[tuple[int, list[Candidate]]]:
+        """Waits for the device; (example index, candidates best first) of each real row.
+
+        `slot` of a candidate is its row in `tokens_BxKxT`; unfinished slots are left out.
+        """
+        tokens_BxKxT, scores_BxK, valid_BxK = (np.asarray(x) for x in beams)
+        result = []
+        for b, index in enumerate(batch.index_B.tolist()):
+            if index < 0:
+                continue
+            words = examples[index].sentence.words
+            candidates = []
+            for k in np.flatnonzero(valid_BxK[b]).tolist():
+                labeling, well_formed = self._format.read(tokens_BxKxT[b, k].tolist(), words)
+                candidates.append(Candidate(labeling, float(scores_BxK[b, k]), well_formed, k))
+            result.append((index, candidates))
+        return result
+
+    def label(
+        self, params: Any, examples: Sequence[Example], batches: Iterable[Batch]
+    ) -> list[list[Candidate]]:
+        """Candidates of every example, in the examples' order.
+
+        The next batch is on the device while the last one is read.
+        """
+        found: list[list[Candidate]] = [[] for _ in examples]
+        waiting: tuple[Beams, Batch] | None = None
+        for batch in batches:
+            beams = self(params, batch)
+            if waiting is not None:
+                for index, candidates in self.read(*waiting, examples):
+                    found[index] = candidates
+            waiting = (beams, batch)
+        if waiting is not None:
+            for index, candidates in self.read(*waiting, examples):
+                found[index] = candidates
+        return found

@@ -1,0 +1,201 @@
+"""The beam search against exhaustive search, greedy search and teacher forcing."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from groot_jax.contrast.update import NllBatch, OutputColumns, nll_scores
+from groot_jax.data.batches import Batch, collate, encode
+from groot_jax.data.formats import make_format
+from groot_jax.data.labeling import Sentence, Span, labeling_of_word_tags
+from groot_jax.data.tokenizer import train_tokenizer
+from groot_jax.generate.generator import Generator
+from groot_jax.generate.grammar import make_grammar
+from groot_jax.model.config import preset
+from groot_jax.model.t5 import T5, init_params
+
+TYPES = ("brand", "color")
+SENTENCES = [
+    Sentence(("black", "levi", "jeans"), (Span(0, 1, "color"), Span(1, 3, "brand"))),
+    Sentence(("red", "shoes"), (Span(0, 1, "color"),)),
+    Sentence(("puma",), (Span(0, 1, "brand"),)),
+    Sentence(("new", "balance", "black"), (Span(0, 2, "brand"), Span(2, 3, "color"))),
+]
+
+
+class Setting:
+    """A tiny random model with a format; logits sharpened so that scores differ."""
+
+    def __init__(
+        self, format_name: str = "fused_sentinel", normalise: str = "legal", seed: int = 0
+    ):
+        tokenizer = train_tokenizer(SENTENCES, TYPES, 40)
+        self.format = make_format(format_name, tokenizer, TYPES)
+        config = preset(
+            "nano", "v1_1", 256, d_model=32, d_ff=64, d_kv=8, num_layers=1, num_decoder_layers=1
+        )
+        self.grammar = make_grammar(self.format, normalise, config.vocab_size)
+        self.model = T5(config)
+        params = init_params(config, seed)
+        params["lm_head"]["kernel"] = params["lm_head"]["kernel"] * 4
+        self.params = params
+
+    def batch(self, sentences: list[Sentence], rows: int | None = None, size=(24, 32)) -> Batch:
+        self.examples = encode(sentences, self.format)
+        return collate(self.examples, rows or len(sentences), size)
+
+    def search(self, batch: Batch, k: int, **options):
+        generator = Generator(self.model, self.format, self.grammar, k=k, **options)
+        return generator(self.params, batch)
+
+    def score(self, batch: Batch, outputs: list[tuple[int, ...]], row: int = 0) -> np.ndarray:
+        """Teacher-forced s of outputs of the sentence in `row`."""
+        n, T = len(outputs), batch.target_BxT.shape[1]
+        target = np.zeros((n, T), np.int32)
+        for i, ids in enumerate(outputs):
+            target[i, : len(ids)] = ids
+        columns = np.full(self.model.config.vocab_size, -1, np.int32)
+        columns[self.grammar.columns_C] = np.arange(len(self.grammar.columns_C))
+        data = NllBatch(
+            np.repeat(batch.source_BxS[row : row + 1], n, 0),
+            np.repeat(batch.fused_source_BxS[row : row + 1], n, 0),
+            np.repeat(batch.fused_target_BxT[row : row + 1], n, 0),
+            target,
+        )
+        logp, _, mask = nll_scores(
+            self.model,
+            self.params,
+            data,
+            OutputColumns(jnp.asarray(self.grammar.columns_C), jnp.asarray(columns)),
+        )
+        return np.asarray((logp * mask).sum(1))
+
+
+def outputs_of(beams, row: int) -> list[tuple[int, ...]]:
+    tokens, valid = np.asarray(beams.tokens_BxKxT[row]), np.asarray(beams.valid_BxK[row])
+    return [
+        tuple(t for t in ids.tolist() if t) for ids, ok in zip(tokens, valid, strict=True) if ok
+    ]
+
+
+def all_labelings(num_words: int) -> set:
+    tags = itertools.product(("O", "I", *TYPES), repeat=num_words)
+    return {labeling for labeling, clean in map(labeling_of_word_tags, tags) if clean}
+
+
+@pytest.mark.parametrize("normalise", ["legal", "full"])
+@pytest.mark.parametrize("format_name", ["fused_sentinel", "sentinel_tag", "tag_only", "input_tag"])
+def test_a_wide_beam_equals_exhaustive_search(format_name, normalise):
+    setting = Setting(format_name, normalise)
+    batch = setting.batch(SENTENCES[1:2])
+    words = SENTENCES[1].words
+    every = [setting.format.target(labeling, words) for labeling in all_labelings(2)]
+    scores = setting.score(batch, every)
+    order = np.argsort(-scores)
+    k = len(every) + 3
+    beams = setting.search(batch, k)
+    assert outputs_of(beams, 0) == [every[i] for i in order]
+    np.testing.assert_allclose(
+        np.asarray(beams.scores_BxK[0, : len(every)]), scores[order], rtol=1e-4, atol=1e-4
+    )
+    assert not np.asarray(beams.valid_BxK[0, len(every) :]).any()
+    assert np.isneginf(np.asarray(beams.scores_BxK[0, len(every) :])).all()
+
+
+@pytest.mark.parametrize("grammar", [True, False])
+@pytest.mark.parametrize("format_name", ["fused_sentinel", "sentinel_tag", "input_tag"])
+def test_returned_scores_are_teacher_forced_scores_best_first(format_name, grammar):
+    setting = Setting(format_name)
+    batch = setting.batch(SENTENCES)
+    beams = setting.search(batch, 4, use_grammar=grammar)
+    for row in range(len(SENTENCES)):
+        outputs = outputs_of(beams, row)
+        if not grammar and not outputs:
+            continue  # Random models need not ever end without the grammar.
+        assert outputs and len(set(outputs)) == len(outputs)
+        got = np.asarray(beams.scores_BxK[row, : len(outputs)])
+        np.testing.assert_allclose(got, setting.score(batch, outputs, row), rtol=1e-4, atol=1e-4)
+        assert (np.diff(got) <= 1e-6).all()
+
+
+@pytest.mark.parametrize("format_name", ["fused_sentinel", "sentinel_tag", "tag_only", "input_tag"])
+def test_with_the_grammar_every_output_is_well_formed(format_name):
+    setting = Setting(format_name)
+    batch = setting.batch(SENTENCES)
+    beams = setting.search(batch, 6)
+    for row, sentence in enumerate(SENTENCES):
+        for ids in outputs_of(beams, row):
+            labeling, well_formed = setting.format.read(ids, sentence.words)
+            assert well_formed
+            assert setting.format.target(labeling, sentence.words) == ids
+
+
+def test_one_beam_is_greedy_search():
+    setting = Setting()
+    batch = setting.batch(SENTENCES)
+    beams = setting.search(batch, 1, use_grammar=False)
+    apply = jax.jit(setting.model.apply)
+    for row in range(len(SENTENCES)):
+        ids: list[int] = []
+        cap = int(batch.cap_B[row])
+        while len(ids) < cap and (not ids or ids[-1] != 1):
+            inputs = np.zeros((1, 32), np.int32)
+            inputs[0, 1 : 1 + len(ids)] = ids
+            logits = apply(
+                {"params": setting.params},
+                batch.source_BxS[row : row + 1],
+                inputs,
+                batch.fused_source_BxS[row : row + 1],
+                batch.fused_target_BxT[row : row + 1],
+            )
+            legal = np.asarray(logits[0, len(ids)])[setting.grammar.columns_C]
+            ids.append(int(setting.grammar.columns_C[legal.argmax()]))
+        finished = [tuple(ids)] if ids[-1] == 1 else []
+        assert outputs_of(beams, row) == finished
+
+
+def test_padding_and_neighbours_change_nothing():
+    setting = Setting("sentinel_tag")
+    together = setting.search(setting.batch(SENTENCES, rows=6, size=(32, 40)), 4)
+    assert not np.asarray(together.valid_BxK[len(SENTENCES) :]).any()
+    for row, sentence in enumerate(SENTENCES):
+        alone = setting.search(setting.batch([sentence], size=(24, 32)), 4)
+        assert outputs_of(alone, 0) == outputs_of(together, row)
+        np.testing.assert_allclose(
+            np.asarray(alone.scores_BxK[0]), np.asarray(together.scores_BxK[row]), atol=1e-4
+        )
+
+
+def test_slots_without_an_output_are_invalid_and_empty():
+    setting = Setting()
+    beams = setting.search(setting.batch(SENTENCES[2:3]), 8)  # One word: O, brand or color.
+    assert np.asarray(beams.valid_BxK[0]).tolist() == [True] * 3 + [False] * 5
+    assert (np.asarray(beams.tokens_BxKxT[0, 3:]) == 0).all()
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_the_search_without_grammar_keeps_the_best_finished_outputs(penalty):
+    setting = Setting(seed=3)
+    batch = setting.batch(SENTENCES)
+    beams = setting.search(batch, 5, use_grammar=False, length_penalty=penalty)
+    for row in range(len(SENTENCES)):
+        outputs = outputs_of(beams, row)
+        lengths = np.array([len(ids) for ids in outputs])
+        raw = np.asarray(beams.scores_BxK[row, : len(outputs)])
+        assert (lengths <= batch.cap_B[row]).all()
+        assert (np.diff(raw / lengths**penalty) <= 1e-6).all()
+
+
+def test_one_program_per_batch_size_and_no_more():
+    setting = Setting()
+    generator = Generator(setting.model, setting.format, setting.grammar, k=3)
+    for sentences in (SENTENCES[:2], SENTENCES[2:], SENTENCES[1:3]):
+        generator(setting.params, setting.batch(sentences, rows=2))
+    assert generator.num_programs() == 1
+    generator(setting.params, setting.batch(SENTENCES[:2], rows=2, size=(32, 40)))
+    assert generator.num_programs() == 2
