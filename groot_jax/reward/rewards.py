@@ -1,0 +1,249 @@
+"""Rewards: how good a candidate labeling is against gold, in [0, 1], built in or a user's function.
+
+A reward sees labelings and words only. This room knows no model, no ids and no pool, and imports
+nothing of JAX.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from groot_jax.data.labeling import Labeling, word_tags
+from groot_jax.errors import UserError
+from groot_jax.reward.user_function import Board, guard, guard_batch, import_function
+
+Words = Sequence[str]
+Reward = Callable[[Labeling, Labeling, Words], float]
+BatchReward = Callable[[Sequence[Labeling], Sequence[Labeling], Sequence[Words]], list[float]]
+
+_F_BETA = re.compile(r"f(\d+\.?\d*|\.\d+)")
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """Which reward, and how it is called; the fields of `config.reward` under the same names."""
+
+    name: str = "f1"
+    type_weights: str = ""
+    wrong_cost: float = 2.0
+    malformed_penalty: float = 0.1
+    batch: bool = False
+    deadline: float = 10.0
+    workers: int = -1
+
+    @classmethod
+    def from_config(cls, reward: Any) -> RewardSpec:
+        """Takes `config.reward`; a value out of range raises a UserError that names its key."""
+        spec = cls(
+            name=reward.name,
+            type_weights=reward.type_weights,
+            wrong_cost=reward.wrong_cost,
+            malformed_penalty=reward.malformed_penalty,
+            batch=reward.batch,
+            deadline=reward.deadline,
+            workers=reward.workers,
+        )
+        ranges = {
+            "wrong_cost": (spec.wrong_cost >= 0, "at least 0"),
+            "malformed_penalty": (0 <= spec.malformed_penalty <= 1, "between 0 and 1"),
+            "deadline": (0 < spec.deadline <= 1e6, "above 0 and at most a million seconds"),
+            "workers": (spec.workers >= -1, "-1 (choose), 0 (in the job) or a number of processes"),
+        }
+        for key, (in_range, wanted) in ranges.items():
+            if not in_range:
+                raise UserError(
+                    f"config.reward.{key} is {getattr(spec, key)}, but it must be {wanted}"
+                )
+        return spec
+
+
+def make_reward(spec: RewardSpec, board: Board | None = None) -> Reward:
+    """The reward that `spec.name` asks for, as (candidate, gold, words) -> float in [0, 1].
+
+    Names: f1, f0.5, f<beta>, exact, precision, recall, utility, token_accuracy, a weighted sum such
+    as "0.7*f0.5 + 0.3*exact", or `package.module:function`. A name that cannot be had raises a
+    UserError here; a user's function that raises, hangs past `spec.deadline` (seen here in the main
+    thread only) or returns no number of [0, 1] raises one when called. `board`: see
+    `user_function.Board`.
+    """
+    terms = _parse(spec.name)
+    if is_batched(spec):
+        score = make_batch_reward(spec, board)
+        return lambda candidate, gold, words: score([candidate], [gold], [words])[0]
+    rewards = [_single(name, spec, board) for _, name in terms]
+    if len(rewards) == 1:
+        return rewards[0]
+    weighted = [(weight, reward) for (weight, _), reward in zip(terms, rewards, strict=True)]
+
+    def weighted_sum(candidate: Labeling, gold: Labeling, words: Words) -> float:
+        total = 0.0
+        for weight, reward in weighted:
+            total += weight * reward(candidate, gold, words)
+        return min(total, 1.0)
+
+    return weighted_sum
+
+
+def make_batch_reward(spec: RewardSpec, board: Board | None = None) -> BatchReward:
+    """As `make_reward`, over lists: one reward for each (candidate, gold, words)."""
+    if not is_batched(spec):
+        reward = make_reward(spec, board)
+        return lambda candidates, golds, words: list(map(reward, candidates, golds, words))
+    if len(_parse(spec.name)) > 1:
+        raise UserError(
+            f"config.reward.name {spec.name!r} sums a Python function in batch form, which only "
+            "works alone: name the function alone and sum inside it, or set config.reward.batch "
+            "to False"
+        )
+    return guard_batch(spec.name, import_function(spec.name), spec.deadline, board)
+
+
+def calls_python(spec: RewardSpec) -> bool:
+    """Whether a user's Python function takes part in the reward."""
+    return any(":" in name for _, name in _parse(spec.name))
+
+
+def is_batched(spec: RewardSpec) -> bool:
+    """Whether the reward is a user's function that takes and returns lists."""
+    return spec.batch and calls_python(spec)
+
+
+def _parse(text: str) -> list[tuple[float, str]]:
+    terms = []
+    for part in text.split("+"):
+        weight_text, star, name = part.rpartition("*")
+        try:
+            weight = float(weight_text) if star else 1.0
+        except ValueError:
+            weight = math.nan
+        if not weight >= 0 or not name.strip():
+            raise UserError(
+                f"config.reward.name {text!r} has the term {part.strip()!r}, which is not of the "
+                "form weight*name with a weight of at least 0"
+            )
+        terms.append((weight, name.strip()))
+    total = sum(weight for weight, _ in terms)
+    if abs(total - 1.0) > 1e-6:
+        raise UserError(
+            f"config.reward.name {text!r} has weights that sum to {total:g}, but a reward lies in "
+            "[0, 1]: make them sum to 1"
+        )
+    return terms
+
+
+def _single(name: str, spec: RewardSpec, board: Board | None) -> Reward:
+    if ":" in name:
+        return guard(name, import_function(name), spec.deadline, board)
+    if match := _F_BETA.fullmatch(name):
+        return f_beta(float(match[1]), parse_type_weights(spec.type_weights))
+    builtin: dict[str, Reward] = {
+        "exact": exact,
+        "precision": precision,
+        "recall": recall,
+        "utility": utility(spec.wrong_cost),
+        "token_accuracy": token_accuracy,
+    }
+    if name in builtin:
+        return builtin[name]
+    known = ["f1", "f0.5", "f2", *builtin]
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    raise UserError(
+        f"config.reward.name: there is no reward {name!r}"
+        + (f" (did you mean {near[0]!r}?)" if near else "")
+        + f"; known are f<beta> (f1, f0.5, f2, ...), {', '.join(builtin)}, a weighted sum of "
+        "these, and a Python function as package.module:function"
+    )
+
+
+# Built-in rewards. TP, FP, FN count spans of the candidate against gold on (start, end, type).
+
+
+def exact(candidate: Labeling, gold: Labeling, words: Words) -> float:
+    """1 if the candidate is gold, else 0."""
+    return 1.0 if candidate == gold else 0.0
+
+
+def precision(candidate: Labeling, gold: Labeling, words: Words) -> float:
+    """TP / (TP + FP). A candidate without spans: 1 if gold has none either, else 0."""
+    if not candidate:
+        return 0.0 if gold else 1.0
+    return len(set(candidate).intersection(gold)) / len(candidate)
+
+
+def recall(candidate: Labeling, gold: Labeling, words: Words) -> float:
+    """TP / (TP + FN). Gold without spans: 1 if the candidate has none either, else 0, so that
+    inventing spans never pays (the limit of F-beta for a large beta)."""
+    return precision(gold, candidate, words)
+
+
+def f_beta(beta: float, weights: dict[str, float] | None = None) -> Reward:
+    """(1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP), each span counted with its type's weight.
+
+    Where nothing counts on either side (both empty, or all weights 0) it is 1.
+    """
+    b2 = beta * beta
+
+    def plain(candidate: Labeling, gold: Labeling, words: Words) -> float:
+        if candidate == gold:
+            return 1.0
+        true = len(set(candidate).intersection(gold))
+        # With TP > 0 the formula's denominator is b^2 |gold| + |candidate| > 0.
+        return (1.0 + b2) * true / (b2 * len(gold) + len(candidate)) if true else 0.0
+
+    def weighted(candidate: Labeling, gold: Labeling, words: Words) -> float:
+        assert weights is not None
+        shared = set(candidate).intersection(gold)
+        true = sum([weights.get(span.type, 1.0) for span in shared])
+        wrong = sum([weights.get(span.type, 1.0) for span in candidate if span not in shared])
+        missed = sum([weights.get(span.type, 1.0) for span in gold if span not in shared])
+        if not true:
+            return 0.0 if wrong or missed else 1.0
+        return (1.0 + b2) * true / ((1.0 + b2) * true + b2 * missed + wrong)
+
+    return weighted if weights else plain
+
+
+def utility(wrong_cost: float) -> Reward:
+    """clip((TP - c FP) / |gold|, 0, 1): a wrong span costs c times a missed one.
+
+    Gold without spans: 1 if the candidate has none either, else 0.
+    """
+
+    def reward(candidate: Labeling, gold: Labeling, words: Words) -> float:
+        if not gold:
+            return 0.0 if candidate else 1.0
+        true = len(set(candidate).intersection(gold))
+        return max(0.0, (true - wrong_cost * (len(candidate) - true)) / len(gold))
+
+    return reward
+
+
+def token_accuracy(candidate: Labeling, gold: Labeling, words: Words) -> float:
+    """Share of words whose simplified-inside tags agree; 1 for a sentence without words."""
+    if not words or candidate == gold:
+        return 1.0
+    tags = zip(word_tags(candidate, len(words)), word_tags(gold, len(words)), strict=True)
+    return sum([a == b for a, b in tags]) / len(words)
+
+
+def parse_type_weights(text: str) -> dict[str, float]:
+    """Reads "brand=2, color=0.5"."""
+    weights = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        type_, equals, value = part.rpartition("=")
+        try:
+            weight = float(value)
+        except ValueError:
+            weight = math.nan
+        if not (equals and type_.strip() and 0 <= weight < math.inf):
+            raise UserError(
+                f"config.reward.type_weights has the part {part!r}, which is not of the form "
+                "type=weight with a weight of at least 0"
+            )
+        weights[type_.strip()] = weight
+    return weights

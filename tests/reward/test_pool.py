@@ -1,0 +1,158 @@
+"""Invariants of pools over random beams, and what their settings leave out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from groot_jax.data.labeling import Span, labeling_of_word_tags, make_labeling
+from groot_jax.errors import UserError
+from groot_jax.reward.pool import Candidate, PoolSettings, build_pool
+from groot_jax.reward.rewards import RewardSpec, make_reward
+
+WORDS = ("a", "b", "c", "d", "e", "f")
+TAGS = st.sampled_from(["O", "O", "I", "A", "B"])
+labelings = st.lists(TAGS, min_size=6, max_size=6).map(lambda tags: labeling_of_word_tags(tags)[0])
+SCORES = st.sampled_from([-0.5, -1.0, -2.5, -7.0, math.nan])
+F1 = make_reward(RewardSpec("f1"))
+
+
+@st.composite
+def beams(draw: st.DrawFn) -> list[Candidate]:
+    items = draw(st.lists(st.tuples(labelings, SCORES, st.booleans()), max_size=12))
+    return [Candidate(*item, slot) for slot, item in enumerate(items)]
+
+
+settings = st.builds(
+    PoolSettings, st.integers(1, 16), st.booleans(), st.integers(0, 8), st.booleans()
+)
+
+
+def pool_of(gold, beam, chosen=PoolSettings(), penalty=0.1, seed=0):  # noqa: B008
+    return build_pool(WORDS, gold, beam, F1, chosen, penalty, seed)
+
+
+@given(labelings, beams(), settings, st.integers(0, 3))
+def test_a_pool_is_distinct_ranked_within_its_size_and_as_its_settings_say(
+    gold, beam, chosen, seed
+):
+    pool = pool_of(gold, beam, chosen, seed=seed)
+    assert len(pool) <= chosen.size
+    assert len({entry.labeling for entry in pool}) == len(pool)
+    keys = [(e.reward, -math.inf if math.isnan(e.score) else e.score) for e in pool]
+    assert keys == sorted(keys, reverse=True)
+    origins = [entry.origin for entry in pool]
+    assert origins.count("gold") == int(chosen.gold)
+    assert origins.count("beam") <= chosen.beams
+    assert chosen.corrections or "correction" not in origins
+    for entry in pool:
+        assert make_labeling(entry.labeling, len(WORDS)) == entry.labeling
+        assert (entry.origin == "gold") == (chosen.gold and entry.labeling == gold)
+        plain = F1(entry.labeling, gold, WORDS)
+        assert entry.reward == (plain if entry.well_formed else max(0.0, plain - 0.1))
+
+
+@given(labelings, beams(), settings)
+def test_parents_point_at_the_beam_entry_that_a_correction_mends(gold, beam, chosen):
+    pool = pool_of(gold, beam, chosen)
+    for entry in pool:
+        if entry.origin != "correction":
+            assert entry.parent == -1
+            continue
+        parent = pool[entry.parent]
+        assert parent.origin == "beam"
+        assert set(entry.labeling) <= set(parent.labeling) | set(gold)
+        assert set(parent.labeling) & set(gold) <= set(entry.labeling)
+        assert entry.labeling not in (gold, parent.labeling)
+        assert entry.slot == -1
+        assert math.isnan(entry.score)
+
+
+@given(labelings, beams(), settings)
+def test_an_entry_of_the_beam_carries_its_own_slot_score_and_form(gold, beam, chosen):
+    for entry in pool_of(gold, beam, chosen):
+        if entry.slot >= 0:
+            own = beam[entry.slot]
+            assert (own.labeling, own.well_formed) == (entry.labeling, entry.well_formed)
+            assert repr(own.score) == repr(entry.score)
+        assert (entry.slot >= 0) or entry.origin != "beam"
+
+
+@given(labelings, beams())
+def test_the_beam_entries_are_the_best_distinct_ones_by_s(gold, beam):
+    chosen = PoolSettings(beams=3)
+    taken = [entry for entry in pool_of(gold, beam, chosen) if entry.origin == "beam"]
+    kept: dict = {}
+    for c in beam:
+        key = (c.well_formed, -math.inf if math.isnan(c.score) else c.score)
+        if c.labeling != gold and (c.labeling not in kept or key > kept[c.labeling]):
+            kept[c.labeling] = key
+    wanted = sorted((score for _, score in kept.values()), reverse=True)[:3]
+    got = sorted((-math.inf if math.isnan(e.score) else e.score for e in taken), reverse=True)
+    assert got == wanted
+
+
+@given(labelings, beams(), settings, st.integers(0, 3))
+def test_the_same_seed_gives_the_same_pool(gold, beam, chosen, seed):
+    assert repr(pool_of(gold, beam, chosen, seed=seed)) == repr(
+        pool_of(gold, beam, chosen, seed=seed)
+    )
+
+
+GOLD = (Span(0, 1, "A"), Span(2, 3, "B"), Span(4, 5, "A"))
+ONE = (Span(0, 1, "B"), Span(2, 3, "A"), Span(4, 5, "A"))
+TWO = (Span(0, 2, "A"), Span(3, 4, "B"))
+
+
+def test_the_well_formed_copy_of_a_labeling_wins_over_a_likelier_malformed_one():
+    beam = [Candidate(ONE, -1.0, False, 0), Candidate(ONE, -3.0, True, 1), Candidate(ONE, -4.0)]
+    (entry,) = [e for e in pool_of(GOLD, beam) if e.origin == "beam"]
+    assert (entry.slot, entry.score, entry.well_formed) == (1, -3.0, True)
+    assert entry.reward == F1(ONE, GOLD, WORDS)
+
+
+def test_a_malformed_candidate_pays_the_penalty_down_to_zero():
+    beam = [Candidate(ONE, -1.0, False, 0), Candidate((), -2.0, False, 1)]
+    rewards = {e.slot: e.reward for e in pool_of(GOLD, beam, penalty=0.25) if e.slot >= 0}
+    assert rewards == {0: pytest.approx(1 / 3 - 0.25), 1: 0.0}
+
+
+def test_gold_found_by_the_beam_keeps_its_slot_and_a_malformed_copy_of_gold_does_not_count():
+    found = pool_of(GOLD, [Candidate(ONE, -1.0, True, 0), Candidate(GOLD, -2.0, True, 1)])
+    assert (found[0].origin, found[0].slot, found[0].score) == ("gold", 1, -2.0)
+    lenient = pool_of(GOLD, [Candidate(GOLD, -2.0, False, 0)])
+    assert (lenient[0].slot, lenient[0].reward, len(lenient)) == (-1, 1.0, 1)
+
+
+def test_without_gold_the_beam_s_own_gold_is_a_candidate_and_no_correction_is_gold():
+    chosen = PoolSettings(gold=False)
+    beam = [Candidate(ONE, -1.0, True, 0), Candidate(GOLD, -2.0, True, 1)]
+    assert ("beam", GOLD) in [(e.origin, e.labeling) for e in pool_of(GOLD, beam, chosen)]
+    assert GOLD not in [e.labeling for e in pool_of(GOLD, beam[:1], chosen)]
+
+
+def test_corrections_fill_the_pool_from_the_likeliest_candidate_on():
+    beam = [Candidate(TWO, -2.0, True, 0), Candidate(ONE, -1.0, True, 1)]
+    small = pool_of(GOLD, beam, PoolSettings(size=5))
+    parents = [small[e.parent].slot for e in small if e.origin == "correction"]
+    assert parents == [1, 1]
+    wide = pool_of(GOLD, beam, PoolSettings(size=16))
+    assert {wide[e.parent].slot for e in wide if e.origin == "correction"} == {0, 1}
+    assert len(wide) == 16
+
+
+def test_an_empty_beam_leaves_gold_alone_or_nothing():
+    assert [e.origin for e in pool_of(GOLD, [])] == ["gold"]
+    assert pool_of(GOLD, [], PoolSettings(gold=False)) == ()
+
+
+def test_settings_come_from_the_config_and_are_checked_by_key():
+    config = ConfigDict({"size": 4, "gold": True, "beams": 2, "corrections": False})
+    assert PoolSettings.from_config(config) == PoolSettings(4, True, 2, False)
+    config.size = 0
+    with pytest.raises(UserError, match=r"config\.pool\.size"):
+        PoolSettings.from_config(config)
