@@ -1,0 +1,77 @@
+"""Ranked pools of labelings as the arrays of a contrastive update.
+
+Host code: the last place that sees labelings on their way down to the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from groot_jax.contrast.tree import ancestors, build_tree
+from groot_jax.contrast.update import PoolBatch
+from groot_jax.data.batches import Batch, Example
+from groot_jax.data.formats import Format
+from groot_jax.reward.pool import PoolEntry
+
+
+def pool_batch(
+    batch: Batch,
+    examples: Sequence[Example],
+    pools: Mapping[int, Sequence[PoolEntry]],
+    tokens_BxKxT: np.ndarray | None,
+    format_: Format,
+    *,
+    size: int,
+    start_token: int,
+    buckets: Sequence[int],
+) -> PoolBatch:
+    """Arrays of one update.
+
+    Args:
+      pools: pool of each example index; an example without one counts in the NLL term only.
+      tokens_BxKxT: the beams' ids, for entries whose ids are no serialisation of a labeling.
+      size: M, slots of a pool. One more holds gold where the pool does not, for the NLL term.
+    """
+    B, M = len(batch.index_B), size + 1
+    sequences: list[list[tuple[int, ...]]] = []
+    rewards_BxM = np.zeros((B, M), np.float32)
+    in_contrast_BxM: np.ndarray = np.zeros((B, M), bool)
+    gold_BxM = np.zeros((B, M), bool)
+    for b, index in enumerate(batch.index_B.tolist()):
+        row: list[tuple[int, ...]] = []
+        sequences.append(row)
+        if index < 0:
+            continue
+        example = examples[index]
+        gold, words = example.sentence.labeling, example.sentence.words
+        for m, entry in enumerate(pools.get(index, ())):
+            if entry.well_formed or tokens_BxKxT is None:
+                same = entry.labeling == gold and example.target
+                ids = example.target if same else format_.target(entry.labeling, words)
+                gold_BxM[b, m] = bool(same)
+            else:
+                ids = tuple(t for t in tokens_BxKxT[b, entry.slot].tolist() if t)
+            row.append(ids)
+            rewards_BxM[b, m] = entry.reward
+            in_contrast_BxM[b, m] = True
+        if example.target and not gold_BxM[b].any():
+            gold_BxM[b, len(row)] = True
+            row.append(example.target)
+    tree = build_tree(sequences, M, buckets, start_token)
+    return PoolBatch(
+        source_BxS=batch.source_BxS,
+        fused_source_BxS=batch.fused_source_BxS,
+        fused_target_BxT=batch.fused_target_BxT,
+        token_BxN=tree.token_BxN,
+        depth_BxN=tree.depth_BxN,
+        attend_BxNxN=ancestors(tree.parent_BxN, int(tree.depth_BxN.max(initial=0))),
+        edge_node_BxN=tree.edge_node_BxN,
+        edge_label_BxN=tree.edge_label_BxN,
+        path_BxMxN=tree.path_BxMxN,
+        length_BxM=tree.length_BxM,
+        rewards_BxM=rewards_BxM,
+        in_contrast_BxM=in_contrast_BxM,
+        gold_BxM=gold_BxM,
+    )

@@ -1,0 +1,263 @@
+"""The update on token trees against the plain layout, one candidate at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groot_jax.contrast.losses import LossSettings
+from groot_jax.contrast.pools import pool_batch
+from groot_jax.contrast.tree import ancestors, build_tree
+from groot_jax.contrast.update import (
+    NllBatch,
+    OutputColumns,
+    PoolBatch,
+    TrainState,
+    groot_step,
+    nll_scores,
+    nll_step,
+    pool_scores,
+)
+from groot_jax.data.batches import collate, encode
+from groot_jax.data.formats import make_format
+from groot_jax.data.labeling import Labeling, Sentence, Span
+from groot_jax.data.tokenizer import train_tokenizer
+from groot_jax.errors import UserError
+from groot_jax.generate.grammar import make_grammar
+from groot_jax.model.config import preset
+from groot_jax.model.t5 import T5, init_params
+from groot_jax.reward.pool import PoolEntry
+
+TYPES = ("brand", "color")
+SENTENCES = [
+    Sentence(("black", "levi", "jeans"), (Span(0, 1, "color"), Span(1, 3, "brand"))),
+    Sentence(("red", "shoes"), (Span(0, 1, "color"),)),
+]
+LABELINGS: list[list[Labeling]] = [
+    [
+        (Span(0, 1, "color"), Span(1, 3, "brand")),
+        (Span(0, 1, "color"), Span(1, 2, "brand")),
+        (Span(0, 2, "brand"),),
+        (),
+    ],
+    [(Span(0, 1, "color"),), (Span(0, 2, "color"),), (Span(1, 2, "brand"),)],
+]
+REWARDS = [[1.0, 0.5, 0.2, 0.0], [1.0, 0.3, 0.0]]
+BUCKETS = (8, 16, 32, 64)
+
+
+class Setting:
+    def __init__(self, format_name: str = "fused_sentinel", dropout: float = 0.0):
+        tokenizer = train_tokenizer(SENTENCES, TYPES, 40)
+        self.format = make_format(format_name, tokenizer, TYPES)
+        self.config = preset(
+            "nano", "v1_1", 256, d_model=32, d_ff=64, d_kv=8, num_layers=1, num_decoder_layers=2
+        )
+        self.config = dataclasses.replace(self.config, dropout_rate=dropout)
+        self.model = T5(self.config)
+        self.params = init_params(self.config, 0)
+        grammar = make_grammar(self.format, "legal", self.config.vocab_size)
+        column_of_V = np.full(self.config.vocab_size, -1, np.int32)
+        column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
+        self.columns = OutputColumns(jnp.asarray(grammar.columns_C), jnp.asarray(column_of_V))
+        self.examples = encode(SENTENCES, self.format)
+        self.batch = collate(self.examples, 4, (32, 16))  # Two rows of padding.
+
+    def pools(self, gold: bool = True) -> dict[int, list[PoolEntry]]:
+        return {
+            i: [
+                PoolEntry(labeling, reward, float("nan"), "beam", -1, -1)
+                for labeling, reward in zip(LABELINGS[i], REWARDS[i], strict=True)
+                if gold or labeling != SENTENCES[i].labeling
+            ]
+            for i in range(2)
+        }
+
+    def pool_batch(self, size: int = 5, gold: bool = True) -> PoolBatch:
+        return pool_batch(
+            self.batch,
+            self.examples,
+            self.pools(gold),
+            None,
+            self.format,
+            size=size,
+            start_token=0,
+            buckets=BUCKETS,
+        )
+
+    def plain_scores(self, params, labelings, row: int) -> jax.Array:
+        """s of each labeling of a sentence, each as a sequence of its own."""
+        target = np.zeros((len(labelings), 16), np.int32)
+        for i, labeling in enumerate(labelings):
+            ids = self.format.target(labeling, SENTENCES[row].words)
+            target[i, : len(ids)] = ids
+        data = NllBatch(
+            np.repeat(self.batch.source_BxS[row : row + 1], len(labelings), 0),
+            np.repeat(self.batch.fused_source_BxS[row : row + 1], len(labelings), 0),
+            np.repeat(self.batch.fused_target_BxT[row : row + 1], len(labelings), 0),
+            target,
+        )
+        logp, _, mask = nll_scores(self.model, params, data, self.columns)
+        return (logp * mask).sum(1)
+
+    def step(self, **changes):
+        options = {
+            "model": self.model,
+            "optimizer": optax.sgd(1.0),
+            "settings": LossSettings((("margin", 1.0), ("risk", 2.0))),
+            "nll_weight": 0.5,
+            "average": "sentence",
+        } | changes
+        return jax.jit(partial(groot_step, **options))
+
+    def state(self, optimizer=None) -> TrainState:
+        optimizer = optimizer or optax.sgd(1.0)
+        return TrainState(jnp.int32(0), self.params, optimizer.init(self.params))
+
+
+def close(a, b, tolerance: float = 1e-4) -> None:
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(2, 4), max_size=5), min_size=1, max_size=6))
+def test_a_tree_spells_every_candidate_and_holds_each_prefix_once(bodies):
+    pool = [(*body, 1) for body in bodies]
+    tree = build_tree([pool], len(pool), (64,), 0)
+    prefixes = {ids[:t] for ids in pool for t in range(len(ids))}
+    assert len(prefixes) == 1 + int((tree.parent_BxN[0] != np.arange(64)).sum())
+    mask = ancestors(tree.parent_BxN, int(tree.depth_BxN.max()))[0]
+    for m, ids in enumerate(pool):
+        edges = np.flatnonzero(tree.path_BxMxN[0, m])
+        assert tree.length_BxM[0, m] == len(edges) == len(ids)
+        nodes = tree.edge_node_BxN[0, edges]
+        order = np.argsort(tree.depth_BxN[0, nodes])
+        assert tuple(tree.edge_label_BxN[0, edges[order]].tolist()) == ids
+        assert tree.token_BxN[0, nodes[order]].tolist() == [0, *ids[:-1]]
+        last = nodes[order][-1]
+        assert set(np.flatnonzero(mask[last])) == set(nodes.tolist())
+
+
+def test_a_tree_over_the_largest_bucket_names_the_key():
+    with pytest.raises(UserError, match="loader.node_buckets"):
+        build_tree([[(2, 3, 4, 5, 1)]], 1, (4,), 0)
+
+
+@pytest.mark.parametrize("format_name", ["fused_sentinel", "sentinel_tag"])
+def test_scores_on_the_tree_equal_those_of_separate_sequences(format_name):
+    setting = Setting(format_name)
+    scores = pool_scores(setting.model, setting.params, setting.pool_batch(), setting.columns)
+    for row, labelings in enumerate(LABELINGS):
+        close(scores[row, : len(labelings)], setting.plain_scores(setting.params, labelings, row))
+    assert (np.asarray(scores[2:]) == 0).all()
+
+
+def test_gradients_on_the_tree_equal_those_of_separate_sequences():
+    setting = Setting()
+    weights = [jnp.array([1.0, -2.0, 0.5, 3.0]), jnp.array([0.3, 1.0, -1.0])]
+
+    def on_tree(params):
+        scores = pool_scores(setting.model, params, setting.pool_batch(), setting.columns)
+        return sum((scores[b, : len(w)] * w).sum() for b, w in enumerate(weights))
+
+    def plain(params):
+        return sum(
+            (setting.plain_scores(params, labelings, b) * w).sum()
+            for b, (labelings, w) in enumerate(zip(LABELINGS, weights, strict=True))
+        )
+
+    close(jax.jit(jax.grad(on_tree))(setting.params), jax.jit(jax.grad(plain))(setting.params))
+
+
+@pytest.mark.parametrize("average", ["sentence", "token"])
+def test_accumulation_gives_the_update_of_the_whole_batch(average):
+    setting = Setting()
+    key = jax.random.key(0)
+    whole, metrics = setting.step(average=average)(
+        setting.state(), setting.pool_batch(), key, setting.columns
+    )
+    parts, metrics_parts = setting.step(average=average, accumulate=2)(
+        setting.state(), setting.pool_batch(), key, setting.columns
+    )
+    close(whole.params, parts.params, 1e-5)
+    close(metrics, metrics_parts, 1e-5)
+
+
+def test_gold_outside_the_pool_counts_in_the_nll_term_alone():
+    setting = Setting()
+    batch = setting.pool_batch(gold=False)
+    for row in range(2):
+        (slot,) = np.flatnonzero(batch.gold_BxM[row])
+        assert not batch.in_contrast_BxM[row, slot]
+    _, metrics = setting.step()(setting.state(), batch, jax.random.key(0), setting.columns)
+    gold = [
+        float(setting.plain_scores(setting.params, [s.labeling], i)[0])
+        for i, s in enumerate(SENTENCES)
+    ]
+    close(metrics["gold_score"], (sum(gold), 2.0))
+
+
+def test_rows_of_padding_change_no_update():
+    setting = Setting()
+    key = jax.random.key(0)
+    padded, _ = setting.step()(setting.state(), setting.pool_batch(), key, setting.columns)
+    tight = jax.tree.map(lambda x: x[:2], setting.pool_batch())
+    alone, _ = setting.step()(setting.state(), tight, key, setting.columns)
+    close(padded.params, alone.params, 1e-5)
+
+
+def test_a_step_lowers_the_loss_it_takes():
+    setting = Setting()
+    optimizer = optax.sgd(0.01)
+    step = setting.step(optimizer=optimizer)
+    state, losses = setting.state(optimizer), []
+    for _ in range(4):
+        state, metrics = step(state, setting.pool_batch(), jax.random.key(0), setting.columns)
+        losses.append(float(metrics["loss"][0]))
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0] - 0.01
+    assert int(state.step) == 4
+
+
+@pytest.mark.parametrize("average", ["sentence", "token"])
+def test_the_nll_step_takes_the_gradient_of_the_mean_it_names(average):
+    setting = Setting()
+    b = setting.batch
+    data = NllBatch(b.source_BxS, b.fused_source_BxS, b.fused_target_BxT, b.target_BxT)
+    optimizer = optax.sgd(1.0)
+    step = partial(
+        nll_step, model=setting.model, optimizer=optimizer, average=average, label_smoothing=0.0
+    )
+    state, metrics = jax.jit(step)(setting.state(), data, jax.random.key(0), setting.columns)
+    lengths = [len(e.target) for e in setting.examples]
+    count = len(lengths) if average == "sentence" else sum(lengths)
+
+    def mean(params):
+        golds = [setting.plain_scores(params, [s.labeling], i)[0] for i, s in enumerate(SENTENCES)]
+        return -sum(golds) / count
+
+    value, grads = jax.jit(jax.value_and_grad(mean))(setting.params)
+    total, denominator = metrics["loss"]
+    close(total / denominator, value)
+    close(state.params, jax.tree.map(lambda p, g: p - g, setting.params, grads))
+
+
+def test_dropout_draws_depend_on_the_step_alone():
+    setting = Setting(dropout=0.3)
+    step = setting.step()
+    first, _ = step(setting.state(), setting.pool_batch(), jax.random.key(0), setting.columns)
+    again, _ = step(setting.state(), setting.pool_batch(), jax.random.key(0), setting.columns)
+    close(first.params, again.params, 0)
+    later = dataclasses.replace(setting.state(), step=jnp.int32(7))
+    other, _ = step(later, setting.pool_batch(), jax.random.key(0), setting.columns)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), first.params, other.params)
+    assert not all(jax.tree.leaves(same))
