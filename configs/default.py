@@ -1,0 +1,177 @@
+"""Every knob of groot_jax with its default; an experiment's file changes a few of them.
+
+Override on the command line: `--config.groot.tau=0.2`. Names and types are checked: an unknown key
+or a value of another type ends the job with a sentence that names the nearest known keys.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict()
+    # auto | columns | seq | jsonl | tfds | retail. `auto` looks at the files.
+    config.data.reader = "auto"
+    # Relative paths below start here; empty: the environment variable GROOT_DATA_DIR, else the cwd.
+    config.data.dir = ""
+    # Paths of the splits (for `seq`: the folders that hold seq.in and seq.out).
+    config.data.train = ""
+    config.data.dev = ""  # Empty: carve `dev_fraction` out of train with `split_seed`.
+    config.data.test = ""  # Empty: carve `test_fraction` out of train, if that is above 0.
+    config.data.dev_fraction = 0.1
+    config.data.test_fraction = 0.0
+    config.data.split_seed = 0
+    config.data.column_order = "auto"  # auto | tag_first | word_first
+    config.data.separator = "auto"  # auto | tab | space
+    config.data.scheme = "auto"  # auto | bio | iob1 | bioes
+    config.data.comment = ""  # Lines of a column file that start with this are skipped; "" = none.
+    # What a bad line gets: `error` ends the job, `skip` drops its sentence and counts it.
+    config.data.policy = "error"
+    # A type in dev or test that train lacks: `error`, or `keep` it as gold beyond reach.
+    config.data.unknown_types = "error"
+    config.data.tfds_name = ""  # For reader tfds: a data set's name, or `groot_columns`, ours.
+    config.data.tfds_dir = ""  # Where TFDS keeps prepared data; empty: TFDS's own default.
+    config.data.words_feature = "tokens"
+    config.data.tags_feature = "tags"
+    config.data.train_limit = 0  # Keep only so many training sentences; 0 = all.
+    config.data.retail_seed = 0  # The seed of the generated corpus, for reader `retail`.
+
+    config.text = ConfigDict()
+    # auto | sentinel_tag | fused_sentinel | tag_only | input_tag. `auto`: sentinel_tag, which is
+    # text, where `model.init` names a pretrained model, else fused_sentinel.
+    config.text.format = "auto"
+    # `train`: a SentencePiece model trained on the training words, sentinels and tags as whole
+    # pieces. Otherwise a Hugging Face T5 tokenizer: Hub name, folder, or a spiece.model file.
+    # `auto`: that of `model.init`, or `train` where there is none.
+    config.text.tokenizer = "auto"
+    config.text.vocab_size = 2000  # Word pieces of a trained tokenizer, at most.
+    config.text.lowercase = False  # Lower-case words before they are encoded.
+    # Longer sentences get `data.policy`. A pretrained T5 has 100 sentinels, so no more than that.
+    config.text.max_words = 100
+    config.text.long_sentences = "refuse"  # refuse | window: predict only, split into windows.
+
+    config.model = ConfigDict()
+    config.model.preset = "nano"  # nano mini small base large xl xxl
+    config.model.variant = "v1_1"  # v1_0 | v1_1 (gated GELU, untied head), for presets.
+    config.model.init = ""  # Hugging Face folder or Hub id to start from; empty: from scratch.
+    config.model.dtype = "float32"  # float32 | bfloat16: the type of matrix products.
+    config.model.dropout = 0.1
+    config.model.remat = "none"  # none | full: recompute activations in the backward pass.
+    # Output columns that the softmax runs over: `legal` (those that the format can emit) or `full`.
+    config.model.normalise = "legal"
+
+    config.generate = ConfigDict()
+    config.generate.k = 10  # Beams, and candidates returned.
+    config.generate.grammar = True  # Only well-formed outputs.
+    config.generate.length_penalty = 0.0  # s(y) / T^penalty ranks the beam; 0: by s(y) itself.
+
+    config.reward = ConfigDict()
+    # f1, f0.5, f2, ... | exact | precision | recall | utility | token_accuracy, a weighted sum
+    # such as "0.7*f0.5 + 0.3*exact", or a Python function `package.module:function`.
+    config.reward.name = "f1"
+    config.reward.type_weights = ""  # Weights of types in F-beta: "brand=2, color=0.5"; others 1.
+    config.reward.wrong_cost = 2.0  # c of `utility`: a wrong span costs c times a missed one.
+    config.reward.malformed_penalty = 0.1
+    # The Python function takes and returns lists, one item a candidate.
+    config.reward.batch = False
+    config.reward.workers = -1  # Scoring processes; -1: cores - 1, at most 8; 0: inside the job.
+    config.reward.deadline = 10.0  # Seconds that one call may take.
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"  # adamw | adafactor
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip = 1.0  # Global norm; 0 = none. Stage 1 has its own.
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.98
+
+    # Stage 0: maximum likelihood of gold.
+    config.nll = ConfigDict()
+    config.nll.enabled = True
+    # A work directory whose best stage-0 checkpoint is taken instead of training one.
+    config.nll.checkpoint = ""
+    config.nll.batch_size = 32
+    config.nll.epochs = 16.0
+    config.nll.learning_rate = 2e-3
+    config.nll.warmup = 0.05  # Share of the steps.
+    config.nll.schedule = "cosine"  # constant | linear | cosine, to `final_scale` at the last step.
+    config.nll.final_scale = 0.1
+    config.nll.average = "token"  # token | sentence: what the mean of -s(gold) runs over.
+    config.nll.label_smoothing = 0.0
+    config.nll.eval_every = 1.0  # Epochs between looks at dev.
+    config.nll.patience = 4  # Stop after so many looks without a better dev reward; 0 = never.
+
+    # Stage 1: generate, correct, contrast. `variants` below are other systems under equal updates.
+    config.groot = ConfigDict()
+    config.groot.batch_size = 16
+    config.groot.epochs = 2.0
+    config.groot.learning_rate = 2e-4
+    config.groot.warmup = 0.05
+    config.groot.schedule = "linear"
+    config.groot.final_scale = 0.1
+    config.groot.clip = 10.0
+    config.groot.dropout = 0.1  # In the update; generation has its own, below.
+    config.groot.tau = 0.3  # Temperature: the target is s_i - s_j = (R_i - R_j) / tau.
+    config.groot.nll_weight = 2.0  # lambda
+    config.groot.nll_average = "sentence"
+    config.groot.loss = ConfigDict()  # One weight each; their sum is the contrast.
+    config.groot.loss.margin = 1.0
+    config.groot.loss.listwise = 0.0
+    config.groot.loss.logistic = 0.0
+    config.groot.loss.squared = 0.0
+    config.groot.loss.rank = 0.0
+    config.groot.loss.risk = 5.0
+    config.groot.loss.reinforce = 0.0
+    config.groot.rank_margin = 0.05  # lambda of BRIO's rank loss.
+    config.groot.reinforce_normalise = False  # Divide advantages by the pool's deviation (GRPO).
+    config.groot.pool = ConfigDict()
+    config.groot.pool.size = 16  # M, at most
+    config.groot.pool.gold = True
+    config.groot.pool.beams = 8  # At most so many distinct non-gold beam candidates.
+    config.groot.pool.corrections = True
+    config.groot.lag = 1  # Updates that the generating policy may lag behind; 0: on-policy.
+    # Encoder dropout while generating: beams of training sentences as noisy as those of dev.
+    config.groot.generate_dropout = 0.0
+    config.groot.accumulate = 1  # Update a batch in so many parts when memory is short.
+    config.groot.eval_every = 0.5  # Epochs between looks at dev.
+
+    # Systems trained after stage 0, in this order, each from its best checkpoint.
+    config.systems = ("nll_continued", "groot")
+    # A system's name -> what it changes in `config.groot`.
+    config.variants = ConfigDict()
+    config.variants.groot = ConfigDict()
+    config.variants.nll_continued = ConfigDict({"loss": {"margin": 0.0, "risk": 0.0}})
+    config.variants.risk = ConfigDict({"loss": {"margin": 0.0}})
+    config.variants.no_corrections = ConfigDict({"pool": {"corrections": False}})
+
+    config.evaluate = ConfigDict()
+    config.evaluate.batch_size = 64
+    config.evaluate.dev_limit = 500  # Dev sentences of a look during training; 0 = all.
+    # Rewards reported on every split, beside the training reward; comma separated.
+    config.evaluate.rewards = "f1, f0.5, f2, exact, precision, recall"
+    # Decision rules reported of every system: map, mbr, threshold (doubtful spans dropped).
+    config.evaluate.decide = ("map", "mbr", "threshold")
+    config.evaluate.bootstrap = 1000  # Resamples of the paired bootstrap.
+    config.evaluate.samples = 60  # Sentences kept for the report's browser.
+
+    # A checkpoint is written at every look at dev: the best and the latest are kept.
+    config.checkpoint = ConfigDict()
+    config.checkpoint.keep = 1  # Latest checkpoints kept, beside the best.
+    # Best: the highest dev reward of rank 1; among those within `tie` of it, the highest mean over
+    # the top k.
+    config.checkpoint.tie = 0.005
+
+    config.loader = ConfigDict()
+    config.loader.source_buckets = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+    config.loader.target_buckets = (8, 12, 16, 24, 32, 48, 64, 104, 208)
+    config.loader.node_buckets = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
+    config.loader.threads = 2
+
+    config.mesh = ConfigDict()  # Sizes of the mesh axes; -1: the devices that are left.
+    config.mesh.data = -1
+    config.mesh.fsdp = 1
+    config.mesh.tensor = 1
+
+    config.compilation_cache = "~/.cache/groot_jax/xla"  # Compiled programs between runs; "" = off.
+    return config

@@ -1,0 +1,22 @@
+"""MIT Restaurant, from scratch: --config.data.dir=FOLDER, or GROOT_DATA_DIR, is the folder above
+`mit_restaurant`. The set has no dev split: a tenth of train becomes one, with a fixed seed."""
+
+from ml_collections import ConfigDict
+
+from configs.default import get_config as default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.data.reader = "columns"
+    config.data.column_order = "tag_first"
+    config.data.separator = "tab"
+    config.data.train = "mit_restaurant/restauranttrain.bio"
+    config.data.test = "mit_restaurant/restauranttest.bio"
+    config.data.dev_fraction = 0.1
+    config.nll.epochs = 16.0
+    config.nll.eval_every = 2.0
+    config.groot.epochs = 2.0
+    config.groot.eval_every = 1.0
+    config.evaluate.dev_limit = 0
+    return config

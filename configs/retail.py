@@ -1,0 +1,15 @@
+"""The built-in corpus of generated e-commerce queries: what `make demo` trains."""
+
+from ml_collections import ConfigDict
+
+from configs.default import get_config as default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.data.reader = "retail"
+    config.nll.epochs = 10.0
+    config.nll.eval_every = 2.0
+    config.groot.epochs = 1.5
+    config.evaluate.dev_limit = 0
+    return config

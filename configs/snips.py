@@ -1,0 +1,18 @@
+"""SNIPS, from scratch: --config.data.dir=FOLDER, or GROOT_DATA_DIR, is the folder above `snips`."""
+
+from ml_collections import ConfigDict
+
+from configs.default import get_config as default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.data.reader = "seq"
+    config.data.train = "snips/train"
+    config.data.dev = "snips/valid"
+    config.data.test = "snips/test"
+    config.nll.epochs = 12.0
+    config.nll.eval_every = 2.0
+    config.evaluate.dev_limit = 0
+    config.groot.epochs = 1.0
+    return config

@@ -1,0 +1,19 @@
+"""WNUT 2017, from scratch: --config.data.dir=FOLDER, or GROOT_DATA_DIR, is the folder above
+`wnut17`."""
+
+from ml_collections import ConfigDict
+
+from configs.default import get_config as default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.data.reader = "columns"
+    config.data.column_order = "word_first"
+    config.data.separator = "tab"
+    config.data.train = "wnut17/wnut17train.conll"
+    config.data.dev = "wnut17/emerging.dev.conll"
+    config.data.test = "wnut17/emerging.test.annotated"
+    # Four test sentences have up to 105 words; a tokenizer of our own can have the sentinels.
+    config.text.max_words = 128
+    return config

@@ -1,0 +1,330 @@
+"""Which keys and values a config may have, alone and together.
+
+One UserError sentence per mistake, with the key in it. Reads configs, changes nothing. No JAX here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from groot_jax.errors import UserError
+
+_SCHEDULES = ("constant", "linear", "cosine")
+_AVERAGES = ("token", "sentence")
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "data.reader": ("auto", "columns", "seq", "jsonl", "tfds", "retail"),
+    "data.column_order": ("auto", "tag_first", "word_first"),
+    "data.separator": ("auto", "tab", "space"),
+    "data.scheme": ("auto", "bio", "iob1", "bioes"),
+    "data.policy": ("error", "skip"),
+    "data.unknown_types": ("error", "keep"),
+    "text.format": ("auto", "sentinel_tag", "fused_sentinel", "tag_only", "input_tag"),
+    "text.long_sentences": ("refuse", "window"),
+    "model.preset": ("nano", "mini", "small", "base", "large", "xl", "xxl"),
+    "model.variant": ("v1_0", "v1_1"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "full"),
+    "model.normalise": ("legal", "full"),
+    "optimizer.name": ("adamw", "adafactor"),
+    "nll.schedule": _SCHEDULES,
+    "nll.average": _AVERAGES,
+    "groot.schedule": _SCHEDULES,
+    "groot.nll_average": _AVERAGES,
+    "evaluate.decide": ("map", "mbr", "threshold"),
+}
+
+_Rule = tuple[str, Callable[[Any], bool]]
+_AT_LEAST_0: _Rule = ("0 or more", lambda v: v >= 0)
+_AT_LEAST_1: _Rule = ("1 or more", lambda v: v >= 1)
+_AT_LEAST_2: _Rule = ("2 or more", lambda v: v >= 2)
+_ABOVE_0: _Rule = ("above 0", lambda v: v > 0)
+_SHARE: _Rule = ("at least 0 and at most 1", lambda v: 0 <= v <= 1)
+_PART: _Rule = ("at least 0 and below 1", lambda v: 0 <= v < 1)
+_AXIS: _Rule = ("-1 (the devices that are left) or 1 and more", lambda v: v == -1 or v >= 1)
+
+_RANGES: dict[str, _Rule] = {
+    "seed": _AT_LEAST_0,
+    "data.dev_fraction": _PART,
+    "data.test_fraction": _PART,
+    "data.split_seed": _AT_LEAST_0,
+    "data.train_limit": _AT_LEAST_0,
+    "data.retail_seed": _AT_LEAST_0,
+    "text.vocab_size": _AT_LEAST_1,
+    "text.max_words": _AT_LEAST_1,
+    "model.dropout": _PART,
+    "generate.k": _AT_LEAST_1,
+    "generate.length_penalty": _AT_LEAST_0,
+    "reward.wrong_cost": _AT_LEAST_0,
+    "reward.malformed_penalty": _AT_LEAST_0,
+    "reward.workers": ("-1 (choose) or 0 and more", lambda v: v >= -1),
+    "reward.deadline": _ABOVE_0,
+    "groot.pool.size": _AT_LEAST_2,
+    "groot.pool.beams": _AT_LEAST_0,
+    "optimizer.weight_decay": _AT_LEAST_0,
+    "optimizer.clip": _AT_LEAST_0,
+    "optimizer.b1": _PART,
+    "optimizer.b2": _PART,
+    "nll.batch_size": _AT_LEAST_1,
+    "nll.epochs": _ABOVE_0,
+    "nll.learning_rate": _ABOVE_0,
+    "nll.warmup": _SHARE,
+    "nll.final_scale": _SHARE,
+    "nll.label_smoothing": _PART,
+    "nll.eval_every": _ABOVE_0,
+    "nll.patience": _AT_LEAST_0,
+    "groot.batch_size": _AT_LEAST_1,
+    "groot.epochs": _ABOVE_0,
+    "groot.learning_rate": _ABOVE_0,
+    "groot.warmup": _SHARE,
+    "groot.final_scale": _SHARE,
+    "groot.clip": _AT_LEAST_0,
+    "groot.dropout": _PART,
+    "groot.tau": _ABOVE_0,
+    "groot.nll_weight": _AT_LEAST_0,
+    "groot.rank_margin": _AT_LEAST_0,
+    "groot.lag": _AT_LEAST_0,
+    "groot.generate_dropout": _PART,
+    "groot.accumulate": _AT_LEAST_1,
+    "groot.eval_every": _ABOVE_0,
+    "evaluate.batch_size": _AT_LEAST_1,
+    "evaluate.dev_limit": _AT_LEAST_0,
+    "evaluate.bootstrap": _AT_LEAST_0,
+    "evaluate.samples": _AT_LEAST_0,
+    "checkpoint.keep": _AT_LEAST_1,
+    "checkpoint.tie": _AT_LEAST_0,
+    "loader.threads": _AT_LEAST_0,
+    "mesh.data": _AXIS,
+    "mesh.fsdp": _AXIS,
+    "mesh.tensor": _AXIS,
+}
+
+
+# ---- Keys -------------------------------------------------------------------------------------
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested sections as `a.b.c` -> value; an empty section is a leaf `{}`."""
+    flat: dict[str, Any] = {}
+    for name in config:
+        value = config[name]
+        if not isinstance(value, ConfigDict):
+            flat[prefix + name] = value
+        elif len(value):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = {}
+    return flat
+
+
+def lookup(config: ConfigDict, key: str) -> Any:
+    """The value of `a.b.c`; raises KeyError where there is none."""
+    node: Any = config
+    for section in key.split("."):
+        if not isinstance(node, ConfigDict) or section not in node:
+            raise KeyError(key)
+        node = node[section]
+    return node
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (near: a, b)` for the known names most like `name`, or nothing."""
+    names = sorted(known)
+    leaf = name.rpartition(".")[2]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
+    near += [n for n in names if n.rpartition(".")[2] == leaf and n not in near]
+    near = near or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f" (near: {', '.join(near[:4])})" if near else ""
+
+
+def check_keys(config: ConfigDict, default: ConfigDict, where: str) -> None:
+    """A config file may set only the keys of configs/default.py, each to a value of its type.
+
+    `where` names the file in the sentence. Variants are left to `validate`.
+    """
+    known = {k: v for k, v in flatten(default).items() if not k.startswith("variants")}
+    given = {k: v for k, v in flatten(config).items() if not k.startswith("variants")}
+    for key, value in given.items():
+        if key not in known:
+            raise UserError(f"{where}: there is no key config.{key}{nearest(key, known)}")
+        if not _same_type(value, known[key]):
+            raise UserError(
+                f"{where}: config.{key} is {value!r}, which is not of the type of "
+                f"{known[key]!r}, its default"
+            )
+    for key in [*known, "variants"]:
+        if key not in given and not (key == "variants" and "variants" in config):
+            raise UserError(f"{where}: config.{key} is missing, which configs/default.py has")
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    if isinstance(value, tuple) and isinstance(default, tuple) and default:
+        return all(type(item) is type(default[0]) for item in value)
+    return type(value) is type(default)
+
+
+def variant(config: ConfigDict, name: str) -> FrozenConfigDict:
+    """`config.groot` as the system `name` changes it, frozen.
+
+    Raises UserError for an unknown system, and for a key or type that config.groot does not have.
+    """
+    if name not in config.variants:
+        hint = nearest(name, config.variants) or f"; there are {', '.join(config.variants)}"
+        raise UserError(f"there is no system {name!r} in config.variants{hint}")
+    if not isinstance(config.variants[name], ConfigDict):
+        raise UserError(
+            f"config.variants.{name} is {config.variants[name]!r}, but has to be a section: what "
+            "the system changes in config.groot"
+        )
+    settings = config.groot.copy_and_resolve_references().unlock()
+    known = flatten(settings)
+    for key, value in flatten(config.variants[name]).items():
+        if value == {}:
+            continue
+        if key not in known:
+            raise UserError(
+                f"config.variants.{name}.{key}: config.groot has no key {key}{nearest(key, known)}"
+            )
+        as_int_for_float = type(value) is int and type(known[key]) is float
+        if not (as_int_for_float or _same_type(value, known[key])):
+            raise UserError(
+                f"config.variants.{name}.{key} is {value!r}, which is not of the type of "
+                f"{known[key]!r}, what config.groot has"
+            )
+        *sections, last = key.split(".")
+        node = settings
+        for section in sections:
+            node = node[section]
+        node[last] = value
+    return FrozenConfigDict(settings)
+
+
+# ---- Values -----------------------------------------------------------------------------------
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a whole config; raises UserError for the first thing that is wrong."""
+    flat = flatten(config)
+    for key, value in flat.items():
+        if not isinstance(value, tuple):
+            _check_value(key, value)
+    _check_buckets(config)
+    for rule in config.evaluate.decide:
+        _check_value("evaluate.decide", rule)
+    _check_data(config)
+    _check_text_and_model(config)
+    _check_update("config.groot", config.groot)
+    _check_systems(config)
+    axes = {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
+    if list(axes.values()).count(-1) > 1:
+        raise UserError(
+            f"config.mesh: only one axis may be -1 (the devices that are left), not {axes}"
+        )
+
+
+def _check_value(key: str, value: Any, shown: str = "") -> None:
+    shown = shown or f"config.{key}"
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{shown} is {value}, but has to be a finite number")
+    if key in _CHOICES and value not in _CHOICES[key]:
+        hint = nearest(value, _CHOICES[key])
+        raise UserError(f"{shown} is {value!r}; it can be {', '.join(_CHOICES[key])}{hint}")
+    if key in _RANGES and not _RANGES[key][1](value):
+        raise UserError(f"{shown} is {value}, but has to be {_RANGES[key][0]}")
+    if key.startswith("groot.loss.") and value < 0:
+        raise UserError(f"{shown} is {value}, but the weight of a loss has to be 0 or more")
+
+
+def _check_buckets(config: ConfigDict) -> None:
+    for name in ("source_buckets", "target_buckets", "node_buckets"):
+        sizes = config.loader[name]
+        if not sizes or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)):
+            raise UserError(
+                f"config.loader.{name} is {sizes}, but has to be sizes from 1 on, each larger "
+                "than the one before it"
+            )
+
+
+def _check_data(config: ConfigDict) -> None:
+    data = config.data
+    if data.reader == "tfds" and not data.tfds_name:
+        raise UserError("config.data.reader is tfds, so config.data.tfds_name has to name a set")
+    if data.reader not in ("tfds", "retail") and not data.train:
+        raise UserError(
+            "config.data.train is empty: name the training file, or take config.data.reader=retail"
+        )
+    if data.dev_fraction + data.test_fraction >= 1:
+        raise UserError(
+            f"config.data.dev_fraction ({data.dev_fraction}) and test_fraction "
+            f"({data.test_fraction}) leave nothing to train on"
+        )
+    if data.reader not in ("tfds", "retail") and not data.dev and data.dev_fraction == 0:
+        raise UserError(
+            "config.data.dev is empty and config.data.dev_fraction is 0: training needs dev "
+            "sentences to choose its checkpoint, so set one of them"
+        )
+
+
+def _check_text_and_model(config: ConfigDict) -> None:
+    text, model = config.text, config.model
+    if text.format == "input_tag" and model.normalise == "legal":
+        raise UserError(
+            "config.text.format=input_tag writes the words out, so its outputs have no closed set "
+            "of legal columns: take config.model.normalise=full"
+        )
+    if not text.tokenizer:
+        raise UserError(
+            "config.text.tokenizer is empty: take config.text.tokenizer=auto (that of model.init "
+            "or one trained on the training words), train, a Hub name, a folder or a spiece.model"
+        )
+    if text.tokenizer == "train" and model.init:
+        raise UserError(
+            f"config.text.tokenizer=train makes a new vocabulary, which the embeddings of "
+            f"config.model.init={model.init} do not fit: take config.text.tokenizer=auto"
+        )
+
+
+def _check_systems(config: ConfigDict) -> None:
+    if len(set(config.systems)) < len(config.systems):
+        raise UserError(f"config.systems names a system twice: {', '.join(config.systems)}")
+    if "nll" in config.variants:
+        raise UserError("config.variants.nll: the name nll is taken by stage 0; choose another")
+    if not config.systems and not config.nll.enabled:
+        raise UserError(
+            "there is nothing to train: config.nll.enabled is false and config.systems is empty"
+        )
+    for name in config.systems:
+        variant(config, name)
+    for name in config.variants:
+        where = f"config.variants.{name}"
+        settings = variant(config, name)
+        for key in flatten(config.variants[name]):
+            if key in flatten(settings):
+                _check_value(f"groot.{key}", lookup(settings, key), f"{where}.{key}")
+        _check_update(where, settings)
+
+
+def _check_update(where: str, settings: ConfigDict) -> None:
+    """What one system's settings of config.groot say together."""
+    contrast = any(settings.loss[name] > 0 for name in settings.loss)
+    if not contrast and settings.nll_weight == 0:
+        raise UserError(
+            f"{where}: every loss and nll_weight are 0, so there is nothing to train; give one a "
+            "weight"
+        )
+    if contrast and settings.pool.gold + settings.pool.beams < 2:
+        raise UserError(
+            f"{where}: a pool without at least two of gold and beam candidates has "
+            "nothing to contrast; raise pool.beams"
+        )
+    if settings.batch_size % settings.accumulate:
+        raise UserError(
+            f"{where}: accumulate is {settings.accumulate}, which does not divide batch_size "
+            f"{settings.batch_size}"
+        )

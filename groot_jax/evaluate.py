@@ -1,0 +1,251 @@
+"""Evaluation job: scores checkpoints of a work directory, once or each as it lands.
+
+    python -m groot_jax.evaluate --workdir=W [--split=test]
+        [--checkpoint=STEP|best|latest] [--watch]
+
+Writes W/eval/*.json, W/results.json and W/report/index.html, and prints the table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from groot_jax import config as configs
+from groot_jax.data.corpus import Corpus, load_corpus
+from groot_jax.data.labeling import Sentence
+from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.reward.oracle import Oracle
+from groot_jax.training.checkpoints import Checkpoints, saved_steps
+from groot_jax.training.evaluation import Evaluator, open_oracle, write_records
+from groot_jax.training.report import write_report
+from groot_jax.training.results import results_table, write_results
+from groot_jax.training.setup import device_setup, place, training_ended
+from groot_jax.training.task import Task, load_task
+
+_POLL_SECONDS = 1.0
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = configs.job_parser("groot_jax.evaluate", "Score checkpoints of a work directory.")
+    parser.add_argument("--split", choices=("test", "dev"), help="test; with --watch: dev")
+    parser.add_argument(
+        "--checkpoint", default="best", metavar="STEP|best|latest", help="which one (best)"
+    )
+    parser.add_argument("--system", help="one system, such as groot; without: all there are")
+    parser.add_argument(
+        "--watch", action="store_true", help="score each new checkpoint as it lands"
+    )
+    args = configs.parse_job(parser, argv)
+    config, workdir = args.config, args.workdir
+    console = Console()
+    device_setup(config)
+    task = load_task(workdir, config)
+    corpus = load_corpus(config.data, config.text.max_words)
+    if corpus.types != task.types:
+        raise UserError(
+            f"config.data: the types of the data are not those that {workdir} was trained on; "
+            "give evaluation the same training data"
+        )
+    systems = [args.system] if args.system else None
+    split = args.split or ("dev" if args.watch else "test")
+    if not split_of(corpus, split):
+        raise UserError(
+            f"config.data.{split}: there is no {split} split; name one or another --split"
+        )
+    with open_oracle(config) as oracle:
+        if args.watch:
+            watch(task, corpus, oracle, workdir, split, systems, console)
+        else:
+            evaluate_systems(
+                task,
+                corpus,
+                oracle,
+                workdir,
+                (split,),
+                systems=systems,
+                checkpoint=args.checkpoint,
+                console=console,
+            )
+    show_results(workdir, config, console)
+
+
+def split_of(corpus: Corpus, split: str) -> tuple[Sentence, ...]:
+    return corpus.test if split == "test" else corpus.dev
+
+
+def systems_of(workdir: Path, config: ConfigDict) -> list[str]:
+    """The systems that have a checkpoint, stage 0 first."""
+    folder = workdir / "checkpoints"
+    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = dict.fromkeys(("nll", *config.systems, *others))
+    return [name for name in names if saved_steps(home_of(workdir, config, name), name)]
+
+
+def home_of(workdir: Path, config: ConfigDict, system: str) -> Path:
+    """The work directory that holds a system's checkpoints: stage 0 may be another's."""
+    if system == "nll" and config.nll.checkpoint:
+        return Path(config.nll.checkpoint).expanduser()
+    return workdir
+
+
+def evaluate_systems(
+    task: Task,
+    corpus: Corpus,
+    oracle: Oracle,
+    workdir: Path,
+    splits: Sequence[str],
+    *,
+    console: Console,
+    systems: Sequence[str] | None = None,
+    checkpoint: str = "best",
+) -> None:
+    """Scores one checkpoint of each system on each split.
+
+    Raises UserError for a system or checkpoint that is not there.
+    """
+    found = systems_of(workdir, task.config)
+    if not found:
+        raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint; run groot_jax.train first")
+    for system in systems or found:
+        if system not in found:
+            raise UserError(
+                f"--system={system}: {workdir / 'checkpoints'} holds {', '.join(found)} only"
+            )
+    if not systems and checkpoint.isdecimal():
+        # A step is asked of those systems that have it.
+        homes = {system: home_of(workdir, task.config, system) for system in found}
+        held = [s for s in found if int(checkpoint) in saved_steps(homes[s], s)]
+        systems = held or found
+    scorer = _Scorer(task, corpus, oracle, workdir)
+    for system in systems or found:
+        home = home_of(workdir, task.config, system)
+        with Checkpoints(
+            home, system, tie=task.config.checkpoint.tie, read_only=True
+        ) as checkpoints:
+            step = choose_step(checkpoints, checkpoint)
+            kind = checkpoint if checkpoint in ("best", "latest") else "step"
+            for split in splits:
+                seconds = scorer.score(checkpoints, system, step, kind, split)
+                console.print(
+                    f"{system}: step {step} scored on {split} in {seconds:.1f} s", highlight=False
+                )
+
+
+def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
+    """The step that `best`, `latest` or a number names. UserError where it is not there."""
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{checkpoints.folder} holds no checkpoint; run groot_jax.train first")
+    if wanted == "latest":
+        return steps[-1]
+    if wanted == "best":
+        best = checkpoints.best()
+        assert best is not None
+        return best
+    if not wanted.isdecimal() or int(wanted) not in steps:
+        raise UserError(
+            f"--checkpoint={wanted}: {checkpoints.folder} holds steps "
+            f"{', '.join(map(str, steps))}; give one of them, best or latest"
+        )
+    return int(wanted)
+
+
+class _Scorer:
+    """Restores, decodes and scores; keeps the compiled search and the encoded splits."""
+
+    def __init__(self, task: Task, corpus: Corpus, oracle: Oracle, workdir: Path) -> None:
+        self._task, self._oracle, self._workdir = task, oracle, workdir
+        self._placement = place(task.config, task.model_config)
+        generator = task.generator(batch_sharding=self._placement.batch)
+        self._evaluators = {
+            split: Evaluator(task, generator, oracle, split_of(corpus, split))
+            for split in ("dev", "test")
+        }
+
+    def score(
+        self, checkpoints: Checkpoints, system: str, step: int, kind: str, split: str
+    ) -> float:
+        """Writes the records of one checkpoint on one split; the seconds that it took."""
+        begun = time.monotonic()
+        params = checkpoints.restore_params(step, self._placement.shapes(self._task.model_config))
+        evaluator, dev = self._evaluators[split], self._evaluators["dev"]
+        beams = evaluator.beams(params)
+        seconds = time.monotonic() - begun
+        needs_dev = "threshold" in self._task.config.evaluate.decide and dev.sentences
+        dev_beams = None
+        if needs_dev:
+            dev_beams = beams if evaluator is dev else dev.beams(params)
+        write_records(
+            self._task,
+            self._oracle,
+            self._workdir,
+            system=system,
+            split=split,
+            step=step,
+            checkpoint=kind,
+            sentences=evaluator.sentences,
+            beams=beams,
+            dev=(dev.sentences, dev_beams) if dev_beams is not None else None,
+            seconds=seconds,
+        )
+        return time.monotonic() - begun
+
+
+def watch(
+    task: Task,
+    corpus: Corpus,
+    oracle: Oracle,
+    workdir: Path,
+    split: str,
+    systems: Sequence[str] | None,
+    console: Console,
+) -> None:
+    """Scores each checkpoint as it lands, until training has ended and all are scored."""
+    known = ("nll", *task.config.systems)
+    for system in systems or ():
+        if system not in known:
+            raise UserError(f"--system={system}: {workdir} trains {', '.join(known)} only")
+    scorer = _Scorer(task, corpus, oracle, workdir)
+    seen: set[tuple[str, int]] = set()
+    while True:
+        # Asked first: what lands after the answer is seen below, or in one more round.
+        ended, found = training_ended(workdir), len(seen)
+        for system in systems or systems_of(workdir, task.config):
+            home = home_of(workdir, task.config, system)
+            for step in saved_steps(home, system):
+                if (system, step) in seen:
+                    continue
+                seen.add((system, step))
+                try:
+                    with Checkpoints(home, system, read_only=True) as checkpoints:
+                        seconds = scorer.score(checkpoints, system, step, "step", split)
+                except (UserError, OSError):
+                    time.sleep(_POLL_SECONDS)
+                    if step in saved_steps(home, system):
+                        raise
+                    line = f"{system}: step {step} was replaced before it was read"
+                else:
+                    line = f"{system}: step {step} scored on {split} in {seconds:.1f} s"
+                console.print(line, highlight=False)
+        if ended and len(seen) == found:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def show_results(workdir: Path, config: ConfigDict, console: Console) -> None:
+    """Writes results.json and the report from all records; prints the table."""
+    results = write_results(workdir, resamples=config.evaluate.bootstrap)
+    path = write_report(workdir, resamples=config.evaluate.bootstrap)
+    for split in ("dev", "test"):
+        if any(split in system for system in results["systems"].values()):
+            console.print(results_table(results, split))
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

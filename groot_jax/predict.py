@@ -1,0 +1,389 @@
+"""Prediction job and Python API: label new text with a checkpoint, ranked top k with scores.
+
+    echo "black levi jeans for men" | python -m groot_jax.predict --workdir=runs/retail -k 5 -
+    Labeler.load("runs/retail").label(["black", "levi", "jeans"], k=5)
+
+Plain text in, one sentence a line, or JSON lines with "words" (or "text"); JSON lines out.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.text import Text
+
+from groot_jax import config as configs
+from groot_jax.data.batches import encode, evaluation_batches
+from groot_jax.data.labeling import Labeling, Sentence, Span
+from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.evaluate import choose_step, home_of, systems_of
+from groot_jax.generate.generator import Generator
+from groot_jax.reward.pool import Candidate
+from groot_jax.training.checkpoints import Checkpoints
+from groot_jax.training.decisions import decide, labeling_probabilities, span_confidences
+from groot_jax.training.evaluation import open_oracle
+from groot_jax.training.metrics import Beam, Scorer, distinct
+from groot_jax.training.setup import Placement, device_setup, place
+from groot_jax.training.task import Task, load_task
+
+_COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta")
+
+
+@dataclass(frozen=True)
+class RankedLabeling:
+    """One labeling of a sentence: s(y), and its share of the beam's probability."""
+
+    labeling: Labeling
+    score: float
+    probability: float
+    well_formed: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The labelings of a sentence, best first, and how sure the beam is of each of their spans.
+
+    `confidence` of a span: the sum of the probabilities of the beam's labelings that hold it.
+    """
+
+    words: tuple[str, ...]
+    labelings: tuple[RankedLabeling, ...]
+    confidence: dict[Span, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "words": list(self.words),
+            "labelings": [
+                {
+                    "spans": [
+                        {
+                            "start": span.start,
+                            "end": span.end,
+                            "type": span.type,
+                            "text": " ".join(self.words[span.start : span.end]),
+                            "confidence": round(self.confidence[span], 6),
+                        }
+                        for span in ranked.labeling
+                    ],
+                    "score": round(ranked.score, 6),
+                    "probability": round(ranked.probability, 6),
+                    "well_formed": ranked.well_formed,
+                }
+                for ranked in self.labelings
+            ],
+        }
+
+
+class Labeler:
+    """A trained labeler. `load` reads one, `label` uses it; not tied to any training data."""
+
+    def __init__(
+        self, task: Task, placement: Placement, params: Any, score: Scorer | None = None
+    ) -> None:
+        self._task = task
+        self._placement = placement
+        self._params = params
+        self._score = score
+        self._generators: dict[int, Generator] = {}
+
+    @classmethod
+    def load(
+        cls,
+        workdir: str | Path,
+        *,
+        system: str | None = None,
+        checkpoint: str = "best",
+        config: ConfigDict | None = None,
+        score: Scorer | None = None,
+    ) -> Labeler:
+        """Loads a checkpoint of a work directory.
+
+        Args:
+          system: `groot`, `nll`, ...; without: the last of `config.systems` that was trained.
+          checkpoint: best (on dev), latest, or a step.
+          config: where given, replaces W/config.json.
+          score: rewards of (candidate, gold, words) triples, for `decide="mbr"`.
+
+        Raises UserError where there is nothing to load.
+        """
+        workdir = Path(workdir)
+        config = config or configs.load_dumped(workdir / configs.CONFIG_FILE)
+        task = load_task(workdir, config)
+        found = systems_of(workdir, config)
+        if not found or (system and system not in found):
+            raise UserError(
+                f"{workdir / 'checkpoints'} holds {', '.join(found) or 'no checkpoint'}"
+                f"{f', not {system}' if system and found else ''}; run groot_jax.train first"
+            )
+        trained = [name for name in ("nll", *config.systems) if name in found]
+        system = system or (trained or found)[-1]
+        with Checkpoints(
+            home_of(workdir, config, system), system, tie=config.checkpoint.tie, read_only=True
+        ) as checkpoints:
+            step = choose_step(checkpoints, checkpoint)
+            placement = place(config, task.model_config)
+            params = checkpoints.restore_params(step, placement.shapes(task.model_config))
+        return cls(task, placement, params, score)
+
+    def label(self, words: Sequence[str], k: int = 5, decide: str = "map") -> Prediction:
+        """Labels one sentence, given as its words."""
+        return self.label_all([words], k, decide)[0]
+
+    def label_all(
+        self,
+        sentences: Sequence[Sequence[str]],
+        k: int = 5,
+        decide: str = "map",
+        batch_size: int | None = None,
+    ) -> list[Prediction]:
+        """Labels many sentences; `k` labelings each, fewer where fewer exist.
+
+        The beam is at least as wide as in training, so that probabilities mean the same for any k.
+        Raises UserError for a sentence that is too long, unless `text.long_sentences` is `window`.
+        """
+        if decide not in ("map", "mbr"):
+            raise UserError(f"decide={decide!r} is not known; use map or mbr")
+        if decide == "mbr" and self._score is None:
+            raise UserError("decide='mbr' needs a reward; load the labeler with score=...")
+        for words in sentences:
+            self.check(words)
+        items = [Sentence(tuple(words), ()) for words in sentences]
+        beams = self._beams(items, max(k, self._task.config.generate.k), batch_size)
+        return [
+            _prediction(item.words, beam, k, decide, self._score)
+            for item, beam in zip(items, beams, strict=True)
+        ]
+
+    @property
+    def max_words(self) -> int:
+        return min(self._task.config.text.max_words, self._task.format.max_words)
+
+    def check(self, words: Sequence[str], where: str = "") -> None:
+        """Raises UserError for a sentence that cannot be labeled; `where` begins its message."""
+        place = f"{where}: " if where else ""
+        if isinstance(words, str) or not all(words):
+            raise UserError(f"{place}words have to be a list of strings, none empty: {words!r}")
+        if len(words) > self.max_words and self._task.config.text.long_sentences == "refuse":
+            raise UserError(
+                f"{place}a sentence of {len(words)} words ('{' '.join(words[:6])} ...') is over "
+                f"the limit of {self.max_words}; shorten it, or set "
+                "--config.text.long_sentences=window"
+            )
+        try:
+            for example in encode(self._windows(words), self._task.format, gold=False):
+                self._task.ladder.of(example)
+        except UserError as error:
+            raise UserError(f"{place}{error}") from None
+
+    def _windows(self, words: Sequence[str]) -> list[Sentence]:
+        limit = self.max_words
+        return [Sentence(tuple(words[at : at + limit]), ()) for at in range(0, len(words), limit)]
+
+    def _beams(
+        self, items: Sequence[Sentence], width: int, batch_size: int | None
+    ) -> Iterator[Beam]:
+        pieces: list[Sentence] = []
+        counts = []
+        for item in items:
+            windows = self._windows(item.words)
+            pieces += windows
+            counts.append(len(windows))
+        found = iter(self._search(pieces, width, batch_size))
+        for count in counts:
+            beam: Beam = [Candidate((), 0.0, True, -1)]
+            offset = 0
+            for index in range(count):
+                piece = next(found)
+                beam = piece if index == 0 else _joined(beam, piece, offset, width)
+                offset += self.max_words
+            yield beam
+
+    def _search(
+        self, pieces: Sequence[Sentence], width: int, batch_size: int | None
+    ) -> list[list[Candidate]]:
+        examples = encode(pieces, self._task.format, gold=False)
+        if not examples:
+            return []
+        generator = self._generators.get(width)
+        if generator is None:
+            generator = self._generators[width] = self._task.generator(
+                k=width, batch_sharding=self._placement.batch
+            )
+        size = batch_size or min(len(examples), self._task.config.evaluate.batch_size)
+        batches = evaluation_batches(examples, generator.rows(size), self._task.ladder)
+        return generator.label(self._params, examples, batches)
+
+
+def _joined(left: Beam, right: Beam, offset: int, width: int) -> Beam:
+    """The best pairs of two windows: scores add up, spans of the right one move by `offset`."""
+    pairs = heapq.nlargest(width, ((a.score + b.score, a, b) for a in left for b in right), _first)
+    return [
+        Candidate(
+            a.labeling + tuple(Span(s + offset, e + offset, t) for s, e, t in b.labeling),
+            score,
+            a.well_formed and b.well_formed,
+            -1,
+        )
+        for score, a, b in pairs
+    ]
+
+
+def _first(item: tuple) -> float:
+    return item[0]
+
+
+def _prediction(
+    words: tuple[str, ...], beam: Beam, k: int, rule: str, score: Scorer | None
+) -> Prediction:
+    if not words:
+        return Prediction(words, (), {})
+    chances = labeling_probabilities(beam)
+    confidence = span_confidences(beam)
+    if score is not None:
+        beam = decide(rule, [Sentence(words, ())], [beam], score)[0]
+    ranked = tuple(
+        RankedLabeling(c.labeling, c.score, chances[c.labeling], c.well_formed)
+        for c in distinct(beam)[:k]
+    )
+    return Prediction(words, ranked, confidence)
+
+
+# ---- The job ----------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = configs.job_parser("groot_jax.predict", "Label text: ranked labelings as JSON lines.")
+    parser.add_argument("file", nargs="?", default="-", help="text or JSON lines; - reads stdin")
+    parser.add_argument("-k", type=int, default=5, help="labelings of each sentence (5)")
+    parser.add_argument(
+        "--decide", choices=("map", "mbr"), default="map", help="the rule of rank 1"
+    )
+    parser.add_argument("--reward", help="the reward of --decide=mbr; without: the training reward")
+    parser.add_argument("--checkpoint", default="best", metavar="STEP|best|latest")
+    parser.add_argument("--system", help="groot, nll, ...; without: the last one trained")
+    parser.add_argument("--pretty", action="store_true", help="spans in color instead of JSON")
+    args = configs.parse_job(parser, argv)
+    if args.k < 1:
+        raise UserError(f"-k={args.k}: ask for 1 labeling or more")
+    config = args.config
+    if args.reward:
+        config.reward.name = args.reward
+    device_setup(config)
+    with ExitStack() as stack:
+        score: Scorer | None = None
+        if args.decide == "mbr":
+            score = stack.enter_context(open_oracle(config)).score
+        labeler = Labeler.load(
+            args.workdir,
+            system=args.system,
+            checkpoint=args.checkpoint,
+            config=config,
+            score=score,
+        )
+        stream = stack.enter_context(_open(args.file))
+        # Someone who types wants the answer to each line; a file is worked through in batches.
+        chunk = 1 if stream.isatty() else config.evaluate.batch_size
+        show = _pretty_printer() if args.pretty else _print_json
+        for words in _chunks(_read(stream, args.file, labeler.check), chunk):
+            for prediction in labeler.label_all(words, args.k, args.decide, batch_size=chunk):
+                show(prediction)
+
+
+def _open(name: str) -> IO[bytes]:
+    if name == "-":
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    try:
+        return open(name, "rb")
+    except OSError as error:
+        raise UserError(
+            f"{name}: cannot be read ({error.strerror}); name a file, or - for stdin"
+        ) from None
+
+
+def _read(
+    stream: IO[bytes], name: str, check: Callable[[list[str], str], None]
+) -> Iterator[list[str]]:
+    """The words of each line; a line that starts with { is JSON."""
+    for number, raw in enumerate(stream, 1):
+        where = f"{'stdin' if name == '-' else name}:{number}"
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: is not UTF-8 ({error.reason}); convert it") from None
+        words = _words_of_json(line, where) if line.lstrip().startswith("{") else line.split()
+        check(words, where)
+        yield words
+
+
+def _words_of_json(line: str, where: str) -> list[str]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: is not JSON ({error}); mend the line") from None
+    words = value.get("words")
+    if words is None and isinstance(value.get("text"), str):
+        words = value["text"].split()
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UserError(
+            f'{where}: has no "words" (a list of strings) and no "text" (a string); give it one'
+        )
+    return words
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items; what comes before a bad line is handed out before its error."""
+    chunk: list[Any] = []
+    try:
+        for item in items:
+            chunk.append(item)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except UserError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
+
+
+def _print_json(prediction: Prediction) -> None:
+    print(json.dumps(prediction.to_json(), ensure_ascii=False), flush=True)
+
+
+def _pretty_printer() -> Callable[[Prediction], None]:
+    console = Console(highlight=False)
+    colors: dict[str, str] = {}
+
+    def show(prediction: Prediction) -> None:
+        if not prediction.labelings:
+            console.print("(empty line)")
+        for rank, ranked in enumerate(prediction.labelings, 1):
+            line = Text(f"{rank:>2}  {ranked.probability:6.1%}  {ranked.score:8.3f}  ", "dim")
+            at = 0
+            for start, end, type_ in ranked.labeling:
+                color = colors.setdefault(type_, _COLORS[len(colors) % len(_COLORS)])
+                line.append("".join(word + " " for word in prediction.words[at:start]))
+                line.append(" ".join(prediction.words[start:end]), f"bold {color}")
+                line.append(f"/{type_} ", color)
+                at = end
+            line.append(" ".join(prediction.words[at:]))
+            console.print(line)
+        console.print()
+
+    return show
+
+
+__all__ = ["Labeler", "Prediction", "RankedLabeling", "main"]
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,533 @@
+"""Training job: stage 0 (likelihood of gold), then GROOT and the systems it is compared with.
+
+    python -m groot_jax.train --config=configs/retail.py --workdir=runs/retail [--config.a.b=c]
+
+Run the same command again and it continues where it was stopped. Reads from top to bottom: set-up,
+stage 0, stage 1, close.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from groot_jax import config as configs
+from groot_jax.contrast.losses import LossSettings
+from groot_jax.contrast.pools import pool_batch
+from groot_jax.contrast.update import (
+    Metrics,
+    NllBatch,
+    OutputColumns,
+    TrainState,
+    groot_step,
+    nll_step,
+)
+from groot_jax.data.batches import Batch, Example, TrainingBatches, encode
+from groot_jax.data.corpus import Corpus, load_corpus
+from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.generator import Generator
+from groot_jax.model.t5 import T5
+from groot_jax.reward.oracle import Oracle
+from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
+from groot_jax.reward.rewards import RewardSpec, parse_type_weights
+from groot_jax.training.checkpoints import Checkpoints, Look, Meta, best_look, saved_steps
+from groot_jax.training.evaluation import Evaluator, open_oracle
+from groot_jax.training.monitor import Monitor
+from groot_jax.training.optimizer import make_optimizer
+from groot_jax.training.setup import Placement, device_setup, place, write_status
+from groot_jax.training.task import Task, initial_params, load_task, make_task, save_task
+
+
+@dataclass(frozen=True)
+class Run:
+    """What both stages share."""
+
+    config: ConfigDict
+    workdir: Path
+    corpus: Corpus
+    task: Task
+    placement: Placement
+    examples: list[Example]  # of the training split
+    columns: OutputColumns
+    generator: Generator
+    oracle: Oracle
+    evaluator: Evaluator  # of dev
+    console: Console
+
+
+# ---- Set-up -----------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = configs.job_parser("groot_jax.train", "Train a labeler: NLL, then GROOT.", True)
+    args = configs.parse_job(parser, argv)
+    config, workdir = args.config, args.workdir
+    console = Console()
+    device_setup(config)
+    corpus = load_corpus(config.data, config.text.max_words)
+    for note in corpus.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    with open_oracle(config) as oracle:
+        task = open_task(config, workdir, corpus)
+        write_status(workdir, "training")
+        try:
+            run = make_run(config, workdir, corpus, task, oracle, console)
+            if config.nll.enabled:
+                train_nll(run)
+            for system in config.systems:
+                train_system(run, system)
+            close(run)
+        except BaseException:
+            with suppress(UserError):  # On a full disk, what is raised says more.
+                write_status(workdir, "stopped")
+            raise
+        write_status(workdir, "finished")
+
+
+def open_task(config: ConfigDict, workdir: Path, corpus: Corpus) -> Task:
+    """The task of the work directory, which from then on belongs to this config.
+
+    A new directory is claimed only once the config has proved possible: whoever mends a mistake in
+    it can name the same directory again.
+    """
+    if (workdir / "task" / "task.json").exists():
+        configs.claim_workdir(workdir, config)
+        return load_task(workdir, config)
+    for split, sentences in (("train", corpus.train), ("dev", corpus.dev)):
+        if not sentences:
+            raise UserError(
+                f"config.data.{split}: no {split} sentences are left, and training needs some; "
+                f"name a file, or change config.data.dev_fraction ({config.data.dev_fraction})"
+            )
+    for type_ in parse_type_weights(config.reward.type_weights):
+        if type_ not in corpus.types:
+            raise UserError(
+                f"config.reward.type_weights names the type '{type_}', which the training data "
+                f"lacks; it has {', '.join(corpus.types)}"
+            )
+    task = make_task(config, corpus)
+    for example in encode((*corpus.dev, *corpus.test), task.format, gold=False):
+        task.ladder.of(example)  # Raises where no bucket is large enough.
+    place(config, task.model_config)
+    check_stage_0(config, task, corpus)
+    configs.claim_workdir(workdir, config)
+    save_task(task, workdir)
+    return load_task(workdir, config)
+
+
+def make_run(
+    config: ConfigDict, workdir: Path, corpus: Corpus, task: Task, oracle: Oracle, console: Console
+) -> Run:
+    placement = place(config, task.model_config)
+    generator = task.generator(batch_sharding=placement.batch)
+    column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
+    column_of_V[task.grammar.columns_C] = np.arange(len(task.grammar.columns_C))
+    return Run(
+        config=config,
+        workdir=workdir,
+        corpus=corpus,
+        task=task,
+        placement=placement,
+        examples=encode(corpus.train, task.format),
+        columns=OutputColumns(jnp.asarray(task.grammar.columns_C), jnp.asarray(column_of_V)),
+        generator=generator,
+        oracle=oracle,
+        evaluator=Evaluator(task, generator, oracle, corpus.dev, config.evaluate.dev_limit),
+        console=console,
+    )
+
+
+def checkpoints_of(run: Run, system: str) -> Checkpoints:
+    settings = run.config.checkpoint
+    return Checkpoints(run.workdir, system, keep=settings.keep, tie=settings.tie)
+
+
+def key_of(run: Run, system: str) -> jax.Array:
+    """Each system has random draws of its own; those of a step depend on the step alone."""
+    # `rbg` compiles in a third of the time that threefry takes, with dropout in every layer.
+    key = jax.random.key(run.config.seed, impl="rbg")
+    return jax.random.fold_in(key, zlib.crc32(system.encode()))
+
+
+# ---- Stage 0: likelihood of gold --------------------------------------------------------------
+
+
+def train_nll(run: Run) -> None:
+    """Maximum likelihood of gold, until dev no longer gets better or the epochs are over."""
+    stage = run.config.nll
+    if stage.checkpoint:
+        return  # Another work directory has done it; `stage_0_params` looks there.
+    batches = TrainingBatches(run.examples, stage.batch_size, run.task.ladder, run.config.seed)
+    total = max(1, round(stage.epochs * batches.per_epoch))
+    optimizer = make_optimizer(run.config.optimizer, stage, run.config.optimizer.clip, total)
+    shardings = run.placement.state(run.task.model_config, optimizer)
+    step_fn = jax.jit(
+        partial(
+            nll_step,
+            model=run.task.model,
+            optimizer=optimizer,
+            average=stage.average,
+            label_smoothing=stage.label_smoothing,
+        ),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    key = key_of(run, "nll")
+
+    def updates(state: TrainState, start: int, look_every: int) -> Iterator[Update]:
+        del look_every
+        for batch in batches.from_step(start, run.config.loader.threads):
+            data = NllBatch(
+                batch.source_BxS, batch.fused_source_BxS, batch.fused_target_BxT, batch.target_BxT
+            )
+            data = jax.device_put(data, run.placement.batch)
+            state, metrics = step_fn(state, data, key, run.columns)
+            yield Update(state, int((batch.index_B >= 0).sum()), metrics, {})
+
+    train(
+        run,
+        "nll",
+        total=total,
+        look_every=max(1, round(stage.eval_every * batches.per_epoch)),
+        patience=stage.patience,
+        fresh=lambda: new_state(initial_params(run.task), optimizer, shardings),
+        updates=updates,
+    )
+
+
+def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
+    """Raises UserError where `nll.checkpoint` names no stage 0 that stage 1 can start from."""
+    if not config.nll.checkpoint:
+        return
+    if not config.systems:
+        raise UserError(
+            "there is nothing to train: config.nll.checkpoint has stage 0 done elsewhere and "
+            "config.systems is empty"
+        )
+    workdir = Path(config.nll.checkpoint).expanduser()
+    try:
+        other = load_task(workdir, configs.load_dumped(workdir / configs.CONFIG_FILE))
+    except UserError as error:
+        raise UserError(f"config.nll.checkpoint: {error}") from error
+    examples = (s.words for s in corpus.train[:100])
+    same = (
+        other.model_config == task.model_config
+        and other.types == task.types
+        and other.format.name == task.format.name
+        and all(other.format.source(words) == task.format.source(words) for words in examples)
+    )
+    if not same:
+        raise UserError(
+            f"config.nll.checkpoint: {workdir} holds a model of another shape, or for other types "
+            "or another vocabulary; give this run the same data, text and model settings"
+        )
+    if not saved_steps(workdir, "nll"):
+        raise UserError(
+            f"config.nll.checkpoint: {workdir} holds no checkpoint of stage 0; run "
+            "groot_jax.train there first"
+        )
+
+
+def stage_0_params(run: Run) -> Any:
+    """The parameters that stage 1 starts from: the best of stage 0, here or where config says."""
+    elsewhere = run.config.nll.checkpoint
+    if not elsewhere and not run.config.nll.enabled:
+        return initial_params(run.task)
+    workdir = Path(elsewhere).expanduser() if elsewhere else run.workdir
+    target = run.placement.shapes(run.task.model_config)
+    with Checkpoints(workdir, "nll", tie=run.config.checkpoint.tie, read_only=True) as checkpoints:
+        step = checkpoints.best()
+        if step is None:
+            raise UserError(
+                f"{checkpoints.folder} holds no checkpoint of stage 0; run groot_jax.train "
+                "there first"
+            )
+        return checkpoints.restore_params(step, target)
+
+
+# ---- Stage 1: generate, correct, contrast -----------------------------------------------------
+
+
+def train_system(run: Run, system: str) -> None:
+    """GROOT, or a variant of it, for `groot.epochs` epochs from the best of stage 0."""
+    stage = configs.variant(run.config, system)
+    task = run.task
+    batches = TrainingBatches(run.examples, stage.batch_size, task.ladder, run.config.seed + 1)
+    total = max(1, round(stage.epochs * batches.per_epoch))
+    optimizer = make_optimizer(run.config.optimizer, stage, stage.clip, total)
+    weights = tuple((name, float(weight)) for name, weight in stage.loss.items())
+    contrasts = any(weight for _, weight in weights)
+    size = stage.pool.size if contrasts else 0
+    shardings = run.placement.state(task.model_config, optimizer)
+    step_fn = jax.jit(
+        partial(
+            groot_step,
+            model=T5(dataclasses.replace(task.model_config, dropout_rate=stage.dropout)),
+            optimizer=optimizer,
+            settings=LossSettings(weights, stage.tau, stage.rank_margin, stage.reinforce_normalise),
+            nll_weight=stage.nll_weight,
+            average=stage.nll_average,
+            accumulate=stage.accumulate,
+        ),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    noisy = stage.generate_dropout > 0
+    generator = run.generator
+    if noisy:
+        config = dataclasses.replace(task.model_config, dropout_rate=stage.generate_dropout)
+        generator = task.generator(model=T5(config), batch_sharding=run.placement.batch)
+    key = key_of(run, system)
+    oracle = Oracle(
+        RewardSpec.from_config(run.config.reward),
+        PoolSettings.from_config(stage.pool),
+        run.config.seed,
+    )
+
+    noise = key_of(run, f"{system}, generation")  # Draws unlike those of the update.
+
+    def generate(params: Any, batch: Batch, step: int) -> Beams | None:
+        if not contrasts:
+            return None
+        return generator(params, batch, jax.random.fold_in(noise, step) if noisy else None)
+
+    def score(beams: Beams | None, batch: Batch) -> Scored:
+        """Waits for the beams, hands their sentences to the oracle and returns at once."""
+        if beams is None:
+            return Scored(batch, None, None, dict)
+        found = [
+            (index, candidates)
+            for index, candidates in generator.read(beams, batch, run.examples)
+            if run.examples[index].target
+        ]
+        tasks = [
+            ScoringTask(
+                words=run.examples[index].sentence.words,
+                gold=run.examples[index].sentence.labeling,
+                candidates=candidates,
+                key=index,
+            )
+            for index, candidates in found
+        ]
+        handle = oracle.submit(tasks)
+        indices = [index for index, _ in found]
+        return Scored(
+            batch,
+            beams,
+            np.asarray(beams.tokens_BxKxT),
+            lambda: dict(zip(indices, handle.result(), strict=True)),
+        )
+
+    def updates(state: TrainState, start: int, look_every: int) -> Iterator[Update]:
+        """Update n runs on the device while batch n + lag, generated just before it, is scored.
+
+        Beams are never made across a look: after one, and so after a resume, generation starts
+        anew from the parameters at hand. A run that was killed makes the same beams again.
+        """
+        source = batches.from_step(start, run.config.loader.threads)
+        ahead = start
+        ready: deque[Scored] = deque()
+        for step in range(start, total):
+            segment_end = min(total, (step // look_every + 1) * look_every)
+            made = []
+            while ahead < min(step + stage.lag + 1, segment_end):
+                batch = next(source)
+                made.append((generate(state.params, batch, ahead), batch))
+                ahead += 1
+            if not ready:
+                ready.append(score(*made.pop(0)))
+            scored = ready.popleft()
+            pools = scored.pools()
+            data = pool_batch(
+                scored.batch,
+                run.examples,
+                pools,
+                scored.tokens_BxKxT,
+                task.format,
+                size=size,
+                start_token=task.model_config.decoder_start_token_id,
+                buckets=run.config.loader.node_buckets,
+            )
+            data = jax.device_put(data, run.placement.batch)
+            state, metrics = step_fn(state, data, key, run.columns)
+            ready.extend(score(*item) for item in made)
+            sentences = int((scored.batch.index_B >= 0).sum())
+            yield Update(state, sentences, metrics, pool_figures(pools))
+
+    with oracle:
+        train(
+            run,
+            system,
+            total=total,
+            look_every=max(1, round(stage.eval_every * batches.per_epoch)),
+            patience=0,
+            fresh=lambda: new_state(stage_0_params(run), optimizer, shardings),
+            updates=updates,
+        )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A batch on its way from the beam search to the update."""
+
+    batch: Batch
+    beams: Beams | None
+    tokens_BxKxT: np.ndarray | None
+    pools: Callable[[], dict[int, Pool]]  # waits for the oracle
+
+
+def pool_figures(pools: dict[int, Pool]) -> dict[str, tuple[float, float]]:
+    """Rewards of the training beams as (sum, denominator): rank 1, and all in the pool."""
+    if not pools:
+        return {}
+    first, beam, size = [], [], 0
+    for pool in pools.values():
+        size += len(pool)
+        ranked = [entry for entry in pool if entry.slot >= 0]
+        beam += [entry.reward for entry in ranked]
+        first += [entry.reward for entry in ranked if entry.slot == 0]
+    return {
+        "reward@1": (sum(first), len(first)),
+        "mean_reward": (sum(beam), len(beam)),
+        "pool_size": (size, len(pools)),
+    }
+
+
+# ---- The loop of both stages ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a stage hands to the loop after each update; `metrics` may still be on the device."""
+
+    state: TrainState
+    sentences: int
+    metrics: Metrics
+    figures: dict[str, tuple[float, float]]  # known on the host already
+
+
+def train(
+    run: Run,
+    system: str,
+    *,
+    total: int,
+    look_every: int,
+    patience: int,
+    fresh: Callable[[], TrainState],
+    updates: Callable[[TrainState, int, int], Iterator[Update]],
+) -> None:
+    """Runs a stage's updates from its latest checkpoint; looks at dev and saves now and then."""
+    tie = run.config.checkpoint.tie
+    with checkpoints_of(run, system) as checkpoints:
+        latest = checkpoints.latest()
+        meta = checkpoints.meta(latest) if latest is not None else Meta()
+        if meta.finished:
+            run.console.print(f"{system}: finished before, at step {latest}", highlight=False)
+            return
+        state = fresh()
+        if latest is not None:
+            state = checkpoints.restore(latest, state)
+            run.console.print(f"{system}: continues from step {latest}", highlight=False)
+        start = latest or 0
+        sums = _Sums()
+        previous: Update | None = None
+        with Monitor(run.workdir, system, start=start, total=total, console=run.console) as monitor:
+            begun = time.monotonic()
+            for step, update in enumerate(updates(state, start, look_every), start + 1):
+                # The device works on this update; what is read now is the one before.
+                if previous is not None:
+                    sums.add(previous)
+                    monitor.advance(step - 1, previous.sentences, sums.shown())
+                previous = update
+                if step % look_every and step != total:
+                    continue
+                sums.add(update)
+                monitor.advance(step, update.sentences, sums.shown())
+                previous = None
+                monitor.log(step, "train", sums.means())
+                sums = _Sums()
+                looked = time.monotonic()
+                dev = run.evaluator.look(update.state.params)
+                now = time.monotonic()
+                monitor.exclude(now - looked)
+                meta.seconds += now - begun
+                begun = now
+                monitor.log(step, "dev", dev | {"seconds": meta.seconds})
+                meta.looks.append(Look(step, dev))
+                best = best_look(meta.looks, tie)
+                assert best is not None
+                since = sum(1 for look in meta.looks if look.step > best.step)
+                meta.finished = step == total or bool(patience and since >= patience)
+                monitor.say(_look_line(system, step, total, dev, best.step == step))
+                checkpoints.save(step, update.state, meta)
+                if meta.finished:
+                    break
+
+
+class _Sums:
+    """Sums of (sum, denominator) over the updates since the last look."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, list[float]] = {}
+        self._last: dict[str, float] = {}
+
+    def add(self, update: Update) -> None:
+        for key, (total, count) in (jax.device_get(update.metrics) | update.figures).items():
+            sums = self._totals.setdefault(key, [0.0, 0.0])
+            sums[0] += float(total)
+            sums[1] += float(count)
+            self._last[key] = float(total) / max(float(count), 1e-9)
+
+    def means(self) -> dict[str, float]:
+        return {key: total / max(count, 1e-9) for key, (total, count) in self._totals.items()}
+
+    def shown(self) -> dict[str, float]:
+        """For the progress bar: this update's loss, and rewards as a mean since the last look."""
+        means = self.means()
+        names = {"reward@1": "reward@1", "mean_reward": "mean"}
+        shown = {"loss": self._last.get("loss", float("nan"))}
+        return shown | {label: means[key] for key, label in names.items() if key in means}
+
+
+def _look_line(system: str, step: int, total: int, dev: dict[str, float], best: bool) -> str:
+    figures = " ".join(f"{key} {value:.4f}" for key, value in dev.items())
+    return f"{system} {step}/{total} dev: {figures}{'  (best)' if best else ''}"
+
+
+def new_state(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:
+    """Step 0, placed just as the updates will leave it, so that they are compiled once."""
+    params = jax.device_put(params, shardings.params)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state)
+
+
+# ---- Close ------------------------------------------------------------------------------------
+
+
+def close(run: Run) -> None:
+    """Scores the best checkpoint of every system on test (dev where there is no test split), and
+    writes the report."""
+    from groot_jax.evaluate import evaluate_systems, show_results
+
+    splits = ("test",) if run.corpus.test else ("dev",)
+    evaluate_systems(run.task, run.corpus, run.oracle, run.workdir, splits, console=run.console)
+    show_results(run.workdir, run.config, run.console)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,218 @@
+"""Checkpoints of one system of a work directory: the best on dev and the latest, through Orbax.
+
+W/checkpoints/<system>/<step>/ holds `state` (parameters, optimizer, step) and `meta` (JSON: looks
+at dev so far, whether the system is finished). A save lands whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from groot_jax.errors import UserError
+
+
+@dataclass
+class Look:
+    """Dev metrics at a step."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass
+class Meta:
+    """What a system needs to continue besides its arrays."""
+
+    looks: list[Look] = field(default_factory=list)
+    finished: bool = False
+    seconds: float = 0.0  # spent in training so far
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "looks": [{"step": look.step, **look.metrics} for look in self.looks],
+            "finished": self.finished,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Meta:
+        looks = [
+            Look(int(look["step"]), {k: v for k, v in look.items() if k != "step"})
+            for look in value["looks"]
+        ]
+        return cls(looks, bool(value["finished"]), float(value["seconds"]))
+
+
+def best_look(looks: Sequence[Look], tie: float) -> Look | None:
+    """The look with the highest mean over the top k among those whose rank-1 reward is within `tie`
+    of the highest; the earliest of equals."""
+    if not looks:
+        return None
+    top = max(look.metrics["reward@1"] for look in looks)
+    near = [look for look in looks if look.metrics["reward@1"] >= top - tie]
+    return max(near, key=lambda look: (look.metrics["mean_reward"], -look.step))
+
+
+class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
+    """Goes by the looks at hand: Orbax itself forgets the metrics of what an earlier run saved."""
+
+    def __init__(self, latest: int, tie: float) -> None:
+        self._latest, self._tie = latest, tie
+        self.looks: Sequence[Look] = ()
+
+    def should_preserve(self, checkpoints: Sequence[Any], context: Any) -> list[bool]:
+        del context
+        steps = {c.step for c in checkpoints}
+        best = best_look([look for look in self.looks if look.step in steps], self._tie)
+        latest = {c.step for c in list(checkpoints)[-self._latest :]}
+        return [c.step in latest or (best is not None and c.step == best.step) for c in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one system; a context manager that waits for what is being written."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        system: str,
+        *,
+        keep: int = 1,
+        tie: float = 0.0,
+        read_only: bool = False,
+    ) -> None:
+        self.folder = (workdir / "checkpoints" / system).absolute()
+        self._system = system
+        self._tie = tie
+        self._policy = _KeepBestAndLatest(keep, tie)
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_names=("state", "meta"),
+            options=ocp.CheckpointManagerOptions(
+                create=not read_only,
+                preservation_policy=self._policy,
+                enable_async_checkpointing=True,
+                # A reader beside a training job must not clean up what that is writing. (Orbax's
+                # own `read_only` does no more, and warns of itself each time.)
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def wait(self) -> None:
+        """Until all saves have landed. Raises UserError when one could not be written."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise _save_error(error, self.folder) from error
+
+    def save(self, step: int, state: Any, meta: Meta) -> None:
+        """Starts writing a checkpoint in the background; the one before has landed by then."""
+        self.wait()
+        self._check_room(state)
+        self._policy.looks = meta.looks
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta.to_json())
+                ),
+            )
+        except Exception as error:
+            raise _save_error(error, self.folder) from error
+
+    def _check_room(self, state: Any) -> None:
+        """Raises UserError before a disk is filled to the brim for nothing."""
+        needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05) + 2**20
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            mebibytes = f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} are free"
+            raise UserError(_full_disk(self.folder, mebibytes))
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The step of the best checkpoint on dev; None where there is none."""
+        latest = self.latest()
+        if latest is None:
+            return None
+        steps = set(self.steps())
+        looks = [look for look in self.meta(latest).looks if look.step in steps]
+        best = best_look(looks, self._tie)
+        return best.step if best else latest
+
+    def meta(self, step: int) -> Meta:
+        restored = self._restore(step, meta=ocp.args.JsonRestore())
+        return Meta.from_json(restored.meta)
+
+    def restore(self, step: int, target: Any) -> Any:
+        """The state of a step, placed as `target` (arrays or shapes with shardings) says."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        return self._restore(step, state=ocp.args.StandardRestore(abstract)).state
+
+    def restore_params(self, step: int, target: Any) -> Any:
+        """The parameters alone, without the optimizer's state."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        item = {"params": abstract}
+        args = ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            partial_restore=True,
+        )
+        return self._restore(step, state=args).state["params"]
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:
+            cause = (str(error).splitlines() or [""])[0][:200]
+            raise UserError(
+                f"{self.folder / str(step)} cannot be read ({type(error).__name__}: {cause}); if "
+                "it is damaged, remove that folder and run the same command again"
+            ) from error
+
+
+def saved_steps(workdir: Path, system: str) -> list[int]:
+    """Steps of the checkpoints that have landed, in order; none where there is no such system."""
+    folder = workdir / "checkpoints" / system
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _full_disk(folder: Path, why: str) -> str:
+    return (
+        f"{folder}: the disk is full ({why}), so the checkpoint was not written; earlier "
+        "checkpoints are whole: make room and run the same command again"
+    )
+
+
+def _save_error(error: BaseException, folder: Path) -> BaseException:
+    """A full disk or a folder that cannot be written, in one sentence; other errors as they are."""
+    text = str(error)
+    number = getattr(error, "errno", None)
+    full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
+    if full or "quota" in text.lower():
+        return UserError(_full_disk(folder, "no space left on device"))
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "Permission denied" in text:
+        return UserError(f"{folder}: cannot be written ({text.splitlines()[0]}); check its owner")
+    return error

@@ -1,0 +1,131 @@
+"""What a run shows and leaves behind while it trains: progress bar, metrics.jsonl, TensorBoard.
+
+Takes plain numbers; may not touch the device.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from groot_jax.training.records import write_text, writing
+
+# tensorboardX imports torch wherever it is installed, for its own convenience and at the price of
+# seconds and memory; with torch hidden it does without.
+_torch = sys.modules.get("torch")
+sys.modules["torch"] = None  # type: ignore[assignment]
+try:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
+finally:
+    del sys.modules["torch"]
+    if _torch is not None:
+        sys.modules["torch"] = _torch
+
+METRICS_FILE = "metrics.jsonl"
+# On a terminal the bar is redrawn; elsewhere (a log file) a line is printed so many seconds apart.
+_LINE_SECONDS = 15.0
+
+
+class Monitor:
+    """Progress and metrics of one system of a work directory; a context manager.
+
+    Started at step `start`, it drops what an earlier, killed run logged beyond that step, so that a
+    step is on file once.
+    """
+
+    def __init__(
+        self, workdir: Path, system: str, *, start: int, total: int, console: Console
+    ) -> None:
+        self._system = system
+        self._console = console
+        self._total = total
+        self._path = workdir / METRICS_FILE
+        folder = workdir / "tensorboard" / system
+        _drop_after(self._path, system, start)
+        with writing(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
+            folder.mkdir(parents=True, exist_ok=True)
+            # Not tensorboardX's own writer: its thread dies on a full disk, and then it blocks.
+            self._board = EventsWriter(str(folder / "events"))
+        # TensorBoard, too, drops what an earlier run logged from here on.
+        log = SessionLog(status=SessionLog.START)
+        self._board.write_event(Event(wall_time=time.time(), step=start + 1, session_log=log))
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(system, total=total, completed=start, status="")
+        self._begun = self._last_line = time.monotonic()
+        self._sentences = 0
+        self._pause = 0.0
+
+    def __enter__(self) -> Monitor:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        with writing(self._path):
+            self._file.close()
+            self._board.close()
+
+    def say(self, text: str) -> None:
+        """One line above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def advance(self, step: int, sentences: int, values: Mapping[str, float]) -> None:
+        """After an update: moves the bar, and prints a line now and then where there is no bar."""
+        self._sentences += sentences
+        now = time.monotonic()
+        speed = self._sentences / max(now - self._begun - self._pause, 1e-9)
+        shown = " ".join(f"{key} {value:.3f}" for key, value in values.items())
+        status = f"{shown} {speed:.0f} sent/s"
+        self._bar.update(self._task, completed=step, status=status)
+        if not self._console.is_terminal and now - self._last_line >= _LINE_SECONDS:
+            self._last_line = now
+            self.say(f"{self._system} {step}/{self._total} {status}")
+
+    def exclude(self, seconds: float) -> None:
+        """Time that is not training (looks at dev) does not count in sentences per second."""
+        self._pause += seconds
+
+    def log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        """Writes one line of metrics.jsonl and its TensorBoard scalars."""
+        line = {"system": self._system, "step": step, "split": split} | dict(values)
+        now = time.time()
+        with writing(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            for key, value in values.items():
+                if isinstance(value, int | float):
+                    summary = scalar(f"{split}/{key}", value)
+                    self._board.write_event(Event(wall_time=now, step=step, summary=summary))
+            self._board.flush()
+
+
+def _drop_after(path: Path, system: str, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # The last line of a run that was killed while it wrote.
+        if entry.get("system") != system or entry.get("step", 0) <= step:
+            kept.append(line)
+    write_text(path, "".join(line + "\n" for line in kept))

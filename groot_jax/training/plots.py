@@ -1,0 +1,178 @@
+"""Line charts: geometry for the report's inline SVG, and a picture file for a README.
+
+Computes and lays out, in pure Python; matplotlib is loaded for the picture file only. It may not
+read a work directory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Eight hues that stay apart under the common color-vision deficiencies, on white and (second) on
+# near-black. The order matters: neighbours differ most.
+PALETTE = (
+    ("#2a78d6", "#3987e5"),
+    ("#eb6834", "#d95926"),
+    ("#1baf7a", "#199e70"),
+    ("#eda100", "#c98500"),
+    ("#4a3aa7", "#9085e9"),
+    ("#e87ba4", "#d55181"),
+    ("#008300", "#3fa34d"),
+    ("#e34948", "#e66767"),
+)
+# A decision rule keeps its system's hue and takes a dash of its own.
+DASHES = {"map": "", "mbr": "7 3", "threshold": "2 3"}
+WIDTH, HEIGHT = 640, 320
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: `color` counts through the palette, `dash` is an SVG dash pattern, `faint` draws it
+    thin and without points."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    color: int = 0
+    dash: str = ""
+    faint: bool = False
+
+
+def system_styles(names: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Color and dash of each system: `groot+mbr` is `groot` dashed."""
+    bases = list(dict.fromkeys(name.split("+")[0] for name in names))
+    return {
+        name: (bases.index(base) % len(PALETTE), DASHES.get(rule, "2 3"))
+        for name in names
+        for base, _, rule in [name.partition("+")]
+        for rule in [rule or "map"]
+    }
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers, about `count`, from at most `low` to at least `high`."""
+    if high <= low:
+        pad = abs(low) * 0.1 or 1.0
+        low, high = low - pad, high + pad
+    rough = (high - low) / count
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def thin(points: Sequence[tuple[float, float]], limit: int = 150) -> list[tuple[float, float]]:
+    """At most `limit` points: means of neighbours."""
+    size = math.ceil(len(points) / limit) or 1
+    chunks = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
+
+
+def chart(
+    series: Sequence[Series], x_label: str, y_label: str, *, whole_x: bool = False
+) -> dict[str, Any]:
+    """Lays out a line chart for the template: ticks, paths and marks in SVG units.
+
+    `whole_x` puts a tick on every whole number, for ranks.
+    """
+    xs = [x for line in series for x, _ in line.points]
+    ys = [y for line in series for _, y in line.points]
+    y_values = ticks(min(ys), max(ys))
+    x_values = (
+        [float(x) for x in range(math.floor(min(xs)), math.ceil(max(xs)) + 1)]
+        if whole_x
+        else ticks(min(xs), max(xs), 6)
+    )
+    x_low, x_high = (min(xs), max(xs)) if min(xs) < max(xs) else (min(xs) - 1, max(xs) + 1)
+    y_low, y_high = y_values[0], y_values[-1]
+
+    def px(x: float) -> float:
+        return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
+
+    def py(y: float) -> float:
+        return round(TOP + (y_high - y) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+        "top": TOP,
+        "bottom": HEIGHT - BOTTOM,
+        "x_label": x_label,
+        "y_label": y_label,
+        "x_ticks": [(px(x), f"{x:g}") for x in x_values if x_low <= x <= x_high],
+        "y_ticks": [(py(y), f"{y:g}") for y in y_values],
+        "lines": [
+            {
+                "name": line.name,
+                "color": line.color,
+                "dash": line.dash,
+                "path": " ".join(f"{px(x)},{py(y)}" for x, y in line.points),
+                "marks": [
+                    (px(x), py(y), f"{line.name} · {x_label} {x:g}: {y:.4g}")
+                    for x, y in ([] if line.faint else line.points)
+                ],
+                "faint": line.faint,
+            }
+            for line in series
+        ],
+    }
+
+
+def reward_by_rank(results: Mapping[str, Any], split: str) -> list[Series]:
+    """The reward at each rank of every system of a split, as lines."""
+    styles = system_styles(list(results["systems"]))
+    return [
+        Series(
+            name,
+            tuple(
+                (rank, value)
+                for rank, value in enumerate(splits[split]["reward_by_rank"], start=1)
+                if value is not None
+            ),
+            *styles[name],
+        )
+        for name, splits in results["systems"].items()
+        if split in splits and splits[split]["reward_by_rank"]
+    ]
+
+
+def reward_by_rank_figure(
+    results: Mapping[str, Any], path: str | Path, split: str = "test", title: str = ""
+) -> None:
+    """Draws the reward at each rank, every system of results.json in one picture (.svg or .png)."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    # A fixed salt and no date: the same results give the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "groot_jax", "font.size": 10}):
+        figure = Figure(figsize=(7.2, 4.0), dpi=160, layout="constrained")
+        axes = figure.add_subplot()
+        for line in reward_by_rank(results, split):
+            ranks, values = zip(*line.points, strict=True)
+            dash = (0, tuple(float(d) / 2 for d in line.dash.split())) if line.dash else "-"
+            axes.plot(
+                ranks,
+                values,
+                label=line.name,
+                color=PALETTE[line.color][0],
+                linestyle=dash,
+                marker="o",
+                markersize=4,
+                linewidth=2,
+            )
+        axes.set_xlabel("rank in the beam")
+        axes.set_ylabel("mean reward")
+        axes.set_title(title, loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", color="#e4e4e0", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        metadata = {"Date": None} if str(path).endswith(".svg") else {}
+        figure.savefig(path, metadata=metadata)

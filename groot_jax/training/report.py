@@ -1,0 +1,209 @@
+"""The report of a work directory: one self-contained HTML file, no network, no other file.
+
+Everything comes from W/eval/*.json, W/metrics.jsonl and W/config.json; nothing is scored here. Text
+reaches the page through the template's escaping only, whatever a sentence holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from groot_jax.errors import UserError
+from groot_jax.training.plots import (
+    PALETTE,
+    Series,
+    chart,
+    reward_by_rank,
+    reward_by_rank_figure,
+    system_styles,
+    thin,
+)
+from groot_jax.training.records import Record, read_metrics, read_records, system_name, write_text
+from groot_jax.training.results import COLUMNS, best_values, compose_results, figure
+
+__all__ = ["reward_by_rank_figure", "write_report"]
+
+# Keys of metrics.jsonl that say where a line stands, not what was measured.
+PLACE = ("step", "epoch", "seconds")
+FIRST_CURVES = ("loss", "reward@1", "mean_reward")
+MATRIX = (("reward@1", "rank 1"), ("mean_reward@10", "mean@10"), ("max_reward@10", "max@10"))
+
+
+def write_report(
+    workdir: str | Path, baseline: str = "nll_continued", resamples: int = 1000
+) -> Path:
+    """Writes W/report/index.html from what is in the work directory and returns its path.
+
+    Raises UserError where nothing was evaluated yet.
+    """
+    workdir = Path(workdir)
+    records = read_records(workdir)
+    if not records:
+        raise UserError(
+            f"{workdir / 'eval'} holds no evaluation to report: run "
+            f"`python -m groot_jax.evaluate --workdir={workdir}` first"
+        )
+    results = compose_results(records, baseline, resamples)
+    names = list(results["systems"])
+    splits = sorted({record["split"] for record in records}, key=lambda split: split != "test")
+    lines = read_metrics(workdir)
+    systems = list(dict.fromkeys([*names, *(str(line.get("system", "")) for line in lines)]))
+    styles = system_styles(systems)
+    config = workdir / "config.json"
+    environment = Environment(
+        loader=PackageLoader("groot_jax.training"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = figure
+    html = environment.get_template("report.html.j2").render(
+        title=workdir.resolve().name,
+        palette=PALETTE,
+        styles=styles,
+        names=names,
+        splits=splits,
+        rewards=sorted({str(record.get("reward")) for record in records}),
+        counts={record["split"]: record["metrics"].get("num_sentences") for record in records},
+        columns=COLUMNS,
+        results=results,
+        best={split: best_values(results, split) for split in splits},
+        rank_charts={
+            split: chart(series, "rank", "mean reward", whole_x=True)
+            for split in splits
+            if (series := reward_by_rank(results, split))
+        },
+        curves=learning_curves(lines, styles),
+        matrix_columns=MATRIX,
+        matrices={split: reward_matrices(results, split) for split in splits},
+        browser=browser_data(records, names, splits),
+        config=config.read_text(encoding="utf-8") if config.exists() else "",
+    )
+    path = workdir / "report" / "index.html"
+    write_text(path, html)
+    return path
+
+
+def learning_curves(
+    lines: Sequence[Mapping[str, Any]], styles: Mapping[str, tuple[int, str]]
+) -> list[dict[str, Any]]:
+    """One chart for each number of metrics.jsonl, stage 0 (`nll`) apart from the rest.
+
+    Their losses and numbers of steps do not compare. Dev is solid, train dashed; the last line of
+    a step counts, since a resumed run writes some again. `main` marks the charts to show first.
+    """
+    values: dict[tuple[str, str], dict[tuple[str, str], dict[float, float]]] = {}
+    for line in lines:
+        system, split = str(line.get("system", "")), str(line.get("split", ""))
+        for key, value in line.items():
+            if key in PLACE or isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if value != value or "step" not in line:
+                continue
+            stage = "stage 0" if system == "nll" else "after stage 0"
+            by_line = values.setdefault((stage, key), {})
+            by_line.setdefault((system, split), {})[float(line["step"])] = float(value)
+
+    def place(item: tuple[str, str]) -> tuple:
+        stage, key = item
+        order = FIRST_CURVES.index(key) if key in FIRST_CURVES else len(FIRST_CURVES)
+        return (stage != "stage 0", order, key)
+
+    curves = []
+    for stage, key in sorted(values, key=place):
+        series = [
+            Series(
+                f"{system} ({split})",
+                tuple(thin(sorted(points.items()))),
+                styles[system][0],
+                "" if split == "dev" else "4 3",
+                faint=split != "dev",
+            )
+            for (system, split), points in values[stage, key].items()
+        ]
+        curves.append(
+            {
+                "title": f"{key}, {stage}",
+                "main": key in FIRST_CURVES,
+                "chart": chart(series, "step", key),
+            }
+        )
+    return curves
+
+
+def reward_matrices(results: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
+    """Systems (with the reward they were trained for) against every reported reward.
+
+    One matrix for each column of MATRIX; a cell is its value and its place, 0 to 1, in its column.
+    """
+    rows = {name: s[split] for name, s in results["systems"].items() if split in s}
+    rewards = list(dict.fromkeys(r for metrics in rows.values() for r in metrics["rewards"]))
+    matrices = []
+    for key, title in MATRIX:
+        table = {
+            name: [metrics["rewards"].get(reward, {}).get(key) for reward in rewards]
+            for name, metrics in rows.items()
+        }
+        columns = [
+            [v for v in column if v is not None] for column in zip(*table.values(), strict=True)
+        ]
+        spans = [(min(c), max(c)) if c else (0.0, 0.0) for c in columns]
+        matrices.append(
+            {
+                "title": title,
+                "rewards": rewards,
+                "rows": [
+                    (
+                        name,
+                        rows[name].get("reward") or "",
+                        [
+                            (v, (v - low) / (high - low) if v is not None and high > low else 0.0)
+                            for v, (low, high) in zip(values, spans, strict=True)
+                        ],
+                    )
+                    for name, values in table.items()
+                ],
+            }
+        )
+    return matrices
+
+
+def browser_data(
+    records: Sequence[Record], names: Sequence[str], splits: Sequence[str]
+) -> dict[str, Any]:
+    """The samples of all systems joined by sentence, for the page's script.
+
+    Types are ordered by how often they occur, so that frequent ones get the plainest marks.
+    """
+    types: Counter[str] = Counter()
+    sentences: dict[str, dict[int, dict[str, Any]]] = {split: {} for split in splits}
+    for record in records:
+        name = system_name(record["system"], record["decide"])
+        for position, sample in enumerate(record.get("samples", ())):
+            index = sample.get("index", position)
+            new = {"index": index, "words": sample["words"], "gold": sample["gold"], "by": {}}
+            sentence = sentences[record["split"]].setdefault(index, new)
+            # Another system's file may be of another corpus or another split seed.
+            if sentence["words"] != sample["words"]:
+                continue
+            sentence["by"][name] = {
+                "candidates": sample["candidates"],
+                "corrections": sample.get("corrections", []),
+            }
+            types.update(span[2] for span in sample["gold"])
+            for candidate in sample["candidates"]:
+                types.update({span[2]: 0 for span in candidate["spans"]})
+    return {
+        "types": [type_ for type_, _ in types.most_common()],
+        "systems": list(names),
+        "splits": {
+            split: [by_index[index] for index in sorted(by_index)]
+            for split, by_index in sentences.items()
+        },
+    }

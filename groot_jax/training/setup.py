@@ -1,0 +1,116 @@
+"""What a job does before it touches data: compilation cache, mesh, and the status file.
+
+Knows where arrays live, not what they mean.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from groot_jax.contrast.update import TrainState
+from groot_jax.errors import UserError
+from groot_jax.model.config import T5Config
+from groot_jax.model.partitioning import batch_sharding, batch_ways, make_mesh, param_shardings
+from groot_jax.model.t5 import param_shapes
+from groot_jax.training.records import write_text
+
+STATUS_FILE = "status.json"
+
+
+def device_setup(config: ConfigDict) -> None:
+    """Keeps compiled programs on disk between runs, where `config.compilation_cache` says."""
+    # Orbax logs, with tracebacks, what it raises as well, and warns of its own defaults.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if config.compilation_cache:
+        folder = os.path.expanduser(config.compilation_cache)
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where parameters and batches live on the mesh."""
+
+    params: Any  # a NamedSharding for each parameter
+    batch: NamedSharding  # first axis over `data` and `fsdp`
+
+    def shapes(self, config: T5Config) -> Any:
+        """Shapes of the parameters with their shardings: what a checkpoint is restored onto."""
+        return jax.tree.map(
+            lambda shape, sharding: jax.ShapeDtypeStruct(
+                shape.shape, shape.dtype, sharding=sharding
+            ),
+            param_shapes(config),
+            self.params,
+        )
+
+    def state(self, config: T5Config, optimizer: optax.GradientTransformation) -> TrainState:
+        """Shardings of a training state: moments lie as their parameters do."""
+        everywhere: Any = NamedSharding(self.batch.mesh, PartitionSpec())
+
+        def moment(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> NamedSharding:
+            # Adafactor's are rows and columns of theirs.
+            return sharding if len(shape.shape) == len(sharding.spec) else everywhere
+
+        opt_state = optax.tree_utils.tree_map_params(
+            optimizer,
+            moment,
+            jax.eval_shape(optimizer.init, param_shapes(config)),
+            self.params,
+            transform_non_params=lambda _: everywhere,
+        )
+        return TrainState(everywhere, self.params, opt_state)
+
+
+def place(config: ConfigDict, model_config: T5Config) -> Placement:
+    """Lays the mesh of the config over the devices.
+
+    Raises UserError where the mesh does not fit them or does not divide a batch size.
+    """
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    batch = batch_sharding(mesh)
+    ways = batch_ways(batch)
+    for stage in ("nll", "groot"):
+        size = config[stage].batch_size
+        if size % ways:
+            raise UserError(
+                f"config.{stage}.batch_size is {size}, which {ways} data-parallel devices do not "
+                f"divide; take a multiple of {ways}"
+            )
+    return Placement(param_shardings(mesh, model_config), batch)
+
+
+def write_status(workdir: Path, state: str) -> None:
+    """W/status.json: `training`, `finished` or `stopped`, and by which process."""
+    status = {"state": state, "pid": os.getpid(), "host": socket.gethostname()}
+    write_text(workdir / STATUS_FILE, json.dumps(status) + "\n")
+
+
+def training_ended(workdir: Path) -> bool:
+    """Whether the training of a work directory is over, killed included. False before it began."""
+    try:
+        status = json.loads((workdir / STATUS_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    if status["state"] != "training":
+        return True
+    if status["host"] != socket.gethostname():
+        return False  # Nothing is known about processes elsewhere.
+    try:
+        os.kill(status["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,152 @@
+"""What a work directory fixes once: types, tokenizer, text format, grammar, sizes and the model.
+
+Written to W/task/ when a run starts and read back by every job, so that evaluation and prediction
+need no corpus. Holds no parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from groot_jax.data.batches import Ladder, encode, fit_ladder
+from groot_jax.data.corpus import Corpus
+from groot_jax.data.formats import Format, make_format
+from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from groot_jax.errors import UserError
+from groot_jax.generate.generator import Generator
+from groot_jax.generate.grammar import Grammar, make_grammar
+from groot_jax.model.config import T5Config, preset
+from groot_jax.model.pretrained import load_config, load_pretrained, resize_embeddings
+from groot_jax.model.t5 import T5, init_params
+from groot_jax.training.records import writing
+
+# Embedding rows are rounded up to a multiple of this, which tensor sharding and TPU tiles like.
+_ROWS = 128
+
+
+@dataclass(frozen=True)
+class Task:
+    """Fixed for a work directory; see the module."""
+
+    config: ConfigDict
+    types: tuple[str, ...]
+    tokenizer: Tokenizer
+    format: Format
+    grammar: Grammar
+    ladder: Ladder
+    model_config: T5Config
+
+    @property
+    def model(self) -> T5:
+        return T5(self.model_config)
+
+    def generator(self, *, k: int | None = None, **changes: Any) -> Generator:
+        """The search as `config.generate` describes it; `changes` go to `Generator`."""
+        settings = self.config.generate
+        model = changes.pop("model", self.model)
+        options = {
+            "use_grammar": settings.grammar,
+            "length_penalty": settings.length_penalty,
+        } | changes
+        return Generator(model, self.format, self.grammar, k=k or settings.k, **options)
+
+
+def make_task(config: ConfigDict, corpus: Corpus) -> Task:
+    """Trains or loads the tokenizer and settles every size, from the training split."""
+    text, model = config.text, config.model
+    source = text.tokenizer
+    if source == "auto":
+        source = model.init or "train"
+    if source == "train":
+        tokenizer = train_tokenizer(
+            corpus.train,
+            corpus.types,
+            text.vocab_size,
+            num_sentinels=max(100, text.max_words),
+            lowercase=text.lowercase,
+        )
+    else:
+        tokenizer = load_tokenizer(source, lowercase=text.lowercase)
+    name = text.format
+    if name == "auto":
+        name = "sentinel_tag" if model.init else "fused_sentinel"
+    format_ = make_format(name, tokenizer, corpus.types)
+    changes = {"dtype": model.dtype, "dropout_rate": model.dropout, "remat": model.remat}
+    # The format may have added whole pieces for tags to the tokenizer that it was given.
+    rows = -(-format_.tokenizer.vocab_size // _ROWS) * _ROWS
+    if model.init:
+        model_config = load_config(model.init, **changes)
+        rows = max(rows, model_config.vocab_size)
+        model_config = dataclasses.replace(model_config, vocab_size=rows)
+    else:
+        model_config = preset(model.preset, model.variant, rows, **changes)
+    examples = encode(corpus.train, format_)
+    ladder = fit_ladder(examples, config.loader.source_buckets, config.loader.target_buckets)
+    return _task(config, corpus.types, format_, ladder, model_config)
+
+
+def _task(
+    config: ConfigDict,
+    types: Sequence[str],
+    format_: Format,
+    ladder: Ladder,
+    model_config: T5Config,
+) -> Task:
+    grammar = make_grammar(format_, config.model.normalise, model_config.vocab_size)
+    return Task(config, tuple(types), format_.tokenizer, format_, grammar, ladder, model_config)
+
+
+def initial_params(task: Task) -> Any:
+    """Random parameters, or those of `model.init` with rows added for new pieces."""
+    init = task.config.model.init
+    if not init:
+        return init_params(task.model_config, task.config.seed)
+    _, params = load_pretrained(init)
+    return resize_embeddings(params, task.model_config.vocab_size)
+
+
+def save_task(task: Task, workdir: Path) -> None:
+    """Writes W/task/, whole or not at all."""
+    folder, draft = workdir / "task", workdir / "task.tmp"
+    facts = {
+        "types": list(task.types),
+        "format": task.format.name,
+        "ladder": [list(rung) for rung in task.ladder.rungs],
+        "model": dataclasses.asdict(task.model_config),
+    }
+    shutil.rmtree(draft, ignore_errors=True)
+    with writing(folder):
+        draft.mkdir(parents=True)
+        task.tokenizer.save(draft / "tokenizer")
+        (draft / "task.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(draft, folder)
+
+
+def load_task(workdir: Path, config: ConfigDict) -> Task:
+    """Reads W/task/. Raises UserError where nothing was trained there."""
+    path = workdir / "task" / "task.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing, so nothing was trained in {workdir}; run groot_jax.train first"
+        ) from None
+    tokenizer = load_tokenizer(path.parent / "tokenizer")
+    types = tuple(facts["types"])
+    format_ = make_format(facts["format"], tokenizer, types)
+    ladder = Ladder(
+        config.loader.source_buckets,
+        config.loader.target_buckets,
+        tuple((int(s), int(t)) for s, t in facts["ladder"]),
+    )
+    return _task(config, types, format_, ladder, T5Config(**facts["model"]))

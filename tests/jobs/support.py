@@ -1,0 +1,183 @@
+"""What the tests of the jobs share: a tiny corpus, settings under which a whole run takes seconds,
+and the jobs as functions, in this process or in one of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from groot_jax import evaluate, predict, train
+from groot_jax.errors import exit_on_user_error
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "columns.py"
+MAINS: dict[str, Callable[[list[str]], None]] = {
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "predict": predict.main,
+}
+# Sentences fit one size of batch and one of trees, so that a run compiles few programs; training
+# and evaluation have batches of the same size, so that they share the search.
+SETTINGS = (
+    "systems=nll_continued,groot",
+    "text.vocab_size=200",
+    "text.max_words=100",
+    "generate.k=4",
+    "loader.source_buckets=32",
+    "loader.target_buckets=12",
+    "loader.node_buckets=96",
+    "loader.threads=1",
+    "nll.batch_size=16",
+    "nll.epochs=3",
+    "nll.eval_every=1",
+    "nll.patience=0",
+    "nll.learning_rate=2e-3",
+    "groot.batch_size=16",
+    "groot.epochs=2",
+    "groot.eval_every=0.5",
+    "groot.tau=0.3",
+    "groot.lag=1",
+    "groot.pool.size=8",
+    "groot.pool.beams=4",
+    "checkpoint.keep=1",
+    "checkpoint.tie=0",
+    "evaluate.batch_size=16",
+    "evaluate.decide=map,mbr,threshold",
+    "evaluate.bootstrap=20",
+    "evaluate.samples=4",
+)
+TIMEOUT = 300.0
+
+
+def sentence(rng: random.Random) -> dict[str, Any]:
+    """A query such as `show me dark blue orange jeans`, where `orange` is a color or a brand."""
+    words: list[str] = []
+    spans = []
+    parts = {
+        "": ("find", "show me", "i want"),
+        "color": ("red", "dark blue", "orange", ""),
+        "brand": ("orange", "levi", "big apple"),
+        "product": ("jeans", "shirt", "running shoes"),
+    }
+    for type_, choices in parts.items():
+        part = rng.choice(choices).split()
+        if type_ and part:
+            spans.append([len(words), len(words) + len(part), type_])
+        words += part
+    return {"words": words, "spans": spans}
+
+
+def write_jsonl(path: Path, items: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    return path
+
+
+def column_lines(item: dict[str, Any]) -> list[str]:
+    tags = ["O"] * len(item["words"])
+    for start, end, type_ in item["spans"]:
+        tags[start:end] = [f"B-{type_}", *[f"I-{type_}"] * (end - start - 1)]
+    return [f"{word}\t{tag}" for word, tag in zip(item["words"], tags, strict=True)]
+
+
+def job_environment() -> dict[str, str]:
+    return dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs on the generated corpus, in this process or in one of their own."""
+
+    corpus: Path
+    cache: Path
+
+    def argv(self, job: str, workdir: Path, *flags: str) -> list[str]:
+        argv = [f"--workdir={workdir}"]
+        if job == "train":
+            files = [f"{split}={self.corpus / split}.jsonl" for split in ("train", "dev", "test")]
+            argv += [f"--config={CONFIG}:{','.join(files)}"]
+            argv += [f"--config.{setting}" for setting in SETTINGS]
+            argv += [f"--config.compilation_cache={self.cache}"]
+        return [*argv, *flags]
+
+    def run(self, job: str, workdir: Path, *flags: str) -> None:
+        """In this process; raises what the job raises."""
+        with own_compilation_cache():
+            MAINS[job](self.argv(job, workdir, *flags))
+
+    def start(self, job: str, workdir: Path, *flags: str, **options: Any) -> subprocess.Popen[str]:
+        """In a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", f"groot_jax.{job}", *self.argv(job, workdir, *flags)],
+            env=job_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    def call(self, job: str, workdir: Path, *flags: str, text: str = "", **options: Any) -> Ended:
+        """Starts it and waits for its end; `text` goes to its standard input."""
+        with self.start(job, workdir, *flags, stdin=subprocess.PIPE, **options) as process:
+            out, err = process.communicate(text, timeout=TIMEOUT)
+        return Ended(process.returncode, out, err)
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    out: str
+    err: str
+
+
+@contextmanager
+def own_compilation_cache() -> Iterator[None]:
+    """The jobs set JAX's cache for their process; tests that come after must not keep it."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Until `condition`; fails when `process` ends before that, or takes forever."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"it ended too early:\n{process.communicate()}")
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def error_of(run: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a job ends with: as `python -m` ends it, without the process."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        exit_on_user_error(run)
+    assert ended.value.code == 1
+    return one_error(capsys.readouterr().err)
+
+
+def one_error(text: str) -> str:
+    """Checks that standard error holds one sentence and nothing else."""
+    lines = text.splitlines()
+    assert len(lines) == 1, text
+    assert lines[0].startswith("error: ")
+    return lines[0]

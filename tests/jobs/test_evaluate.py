@@ -1,0 +1,179 @@
+"""The evaluation job: which checkpoint, which split, and the watch beside a training run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from groot_jax import evaluate
+from groot_jax.training.checkpoints import Checkpoints, saved_steps
+from groot_jax.training.setup import training_ended
+from tests.jobs.support import Jobs, error_of, wait_for
+
+SYSTEMS = ("nll", "nll_continued", "groot")
+
+
+@pytest.fixture
+def workdir(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run without its evaluations."""
+    shutil.copytree(trained, tmp_path / "w", ignore=shutil.ignore_patterns("eval", "results.json"))
+    return tmp_path / "w"
+
+
+def records(workdir: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in (workdir / "eval").glob("*.json")}
+
+
+def best_step(workdir: Path, system: str) -> int:
+    with Checkpoints(workdir, system, read_only=True) as checkpoints:
+        step = checkpoints.best()
+    assert step is not None
+    return step
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_of_every_system_on_test_is_the_default(
+    jobs: Jobs, trained: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs.run("evaluate", workdir)
+    found = records(workdir)
+    steps = {system: best_step(workdir, system) for system in SYSTEMS}
+    rules = ("", "+mbr", "+threshold")
+    assert {*found} == {f"{s}{rule}-test-{steps[s]}" for s in SYSTEMS for rule in rules}
+    assert {record["checkpoint"] for record in found.values()} == {"best"}
+    # The same figures as at the end of training, in another process or not.
+    before = records(trained)
+    assert all(found[name]["metrics"] == before[name]["metrics"] for name in found)
+    said = capsys.readouterr().out
+    (row,) = (line for line in said.splitlines() if re.match(r"groot\s", line))
+    assert len(re.findall(r"\d\.\d{3}", row)) == 8  # Whole figures, at any width.
+
+
+@pytest.mark.slow
+def test_latest_and_a_step_name_a_checkpoint(jobs: Jobs, workdir: Path) -> None:
+    jobs.run("evaluate", workdir, "--checkpoint=latest", "--system=nll_continued", "--split=dev")
+    assert {r["checkpoint"] for r in records(workdir).values()} == {"latest"}
+    assert {*records(workdir)} >= {"nll_continued-dev-8"}
+    (workdir / "report" / "index.html").unlink()
+    jobs.run("evaluate", workdir, "--checkpoint=8", "--system=groot", "--split=dev")
+    record = records(workdir)["groot-dev-8"]
+    assert (record["checkpoint"], record["step"], record["num_sentences"]) == ("step", 8, 24)
+    assert (workdir / "report" / "index.html").exists()
+    # Dev figures of a step are those that training logged there.
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    place = ("groot", 8, "dev")
+    (line,) = (i for i in lines if (i["system"], i["step"], i["split"]) == place)
+    assert record["metrics"]["reward@1"] == pytest.approx(line["reward@1"])
+    assert record["metrics"]["span_f1"] == pytest.approx(line["span_f1"])
+
+
+def refusal(jobs: Jobs, capsys: pytest.CaptureFixture[str], workdir: Path, *flags: str) -> str:
+    return error_of(lambda: jobs.run("evaluate", workdir, *flags), capsys)
+
+
+@pytest.mark.slow
+def test_what_is_not_there_is_named_with_what_is(
+    jobs: Jobs, workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(jobs, capsys, workdir, "--checkpoint=7", "--system=nll")
+    assert "--checkpoint=7" in said and "holds steps" in said and "12" in said
+    assert "--checkpoint=newest" in refusal(jobs, capsys, workdir, "--checkpoint=newest")
+    said = refusal(jobs, capsys, workdir, "--system=risk")
+    assert "--system=risk" in said and "nll, nll_continued, groot" in said
+    assert "--system=risky" in refusal(jobs, capsys, workdir, "--system=risky", "--watch")
+    assert "--split" in refusal(jobs, capsys, workdir, "--split=training")
+    said = refusal(jobs, capsys, tmp_path / "none")
+    assert "is not a work directory" in said and "train there first" in said
+    shutil.rmtree(workdir / "checkpoints")
+    said = refusal(jobs, capsys, workdir)
+    assert "holds no checkpoint" in said and "run groot_jax.train first" in said
+    shutil.rmtree(workdir / "task")
+    assert "run groot_jax.train first" in refusal(jobs, capsys, workdir)
+
+
+@pytest.mark.slow
+def test_a_split_that_the_data_do_not_have_is_refused(
+    jobs: Jobs, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--config.data.test=", "--config.data.test_fraction=0")
+    assert "there is no test split" in refusal(jobs, capsys, workdir, *flags)
+
+
+@pytest.mark.slow
+def test_a_system_without_a_checkpoint_yet_does_not_stop_the_others(
+    jobs: Jobs, workdir: Path
+) -> None:
+    shutil.rmtree(workdir / "checkpoints" / "groot")
+    (workdir / "checkpoints" / "groot" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
+    jobs.run("evaluate", workdir)
+    assert {r["system"] for r in records(workdir).values()} == {"nll", "nll_continued"}
+
+
+# ---- Beside a training run --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_watch_scores_every_checkpoint_of_a_run_and_ends_with_it(
+    jobs: Jobs, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = tmp_path / "w"
+    flags = (f"--config.nll.checkpoint={trained}", "--config.checkpoint.keep=9")
+    with jobs.start("train", workdir, *flags) as training:
+        wait_for((workdir / "task" / "task.json").exists, training)
+        jobs.run("evaluate", workdir, "--watch", "--config.evaluate.decide=map")
+        # The watch may outrun the last words of training, but not its last checkpoint.
+        _, err = training.communicate()
+    assert (training.returncode, err) == (0, "")
+    landed = {f"{s}-dev-{n}" for s in SYSTEMS for n in saved_steps(workdir, s)}
+    assert landed == {f"{s}-dev-{n}" for s in ("nll_continued", "groot") for n in (2, 4, 6, 8)}
+    # Stage 0 is another directory's, but compared with here.
+    assert landed | {"nll-dev-12"} <= {*records(workdir)}
+    said = capsys.readouterr().out
+    assert all(said.count(f"groot: step {n} scored on dev") == 1 for n in (2, 4, 6, 8))
+
+
+@pytest.mark.slow
+def test_a_watch_ends_when_training_was_killed(jobs: Jobs, trained: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "w"
+    flags = (f"--config.nll.checkpoint={trained}", "--config.systems=nll_continued")
+    with jobs.start("train", workdir, *flags) as training:
+        wait_for(lambda: bool(saved_steps(workdir, "nll_continued")), training)
+        assert not training_ended(workdir)
+        training.send_signal(signal.SIGKILL)
+        training.wait()
+    assert json.loads((workdir / "status.json").read_text())["state"] == "training"
+    assert training_ended(workdir)
+    jobs.run("evaluate", workdir, "--watch", "--config.evaluate.decide=map")
+    landed = {f"nll_continued-dev-{step}" for step in saved_steps(workdir, "nll_continued")}
+    assert landed and landed == {name for name in records(workdir) if "continued" in name}
+
+
+@pytest.mark.slow
+def test_a_watch_passes_over_a_checkpoint_that_training_has_just_replaced(
+    jobs: Jobs,
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    restore = Checkpoints.restore_params
+
+    def too_late(self: Checkpoints, step: int, target: Any) -> Any:
+        if (self.folder.name, step) == ("nll", 12):
+            shutil.rmtree(self.folder / "12" / "state" / "d")
+            try:
+                return restore(self, step, target)
+            finally:
+                shutil.rmtree(self.folder / "12")
+        return restore(self, step, target)
+
+    monkeypatch.setattr(Checkpoints, "restore_params", too_late)
+    monkeypatch.setattr(evaluate, "_POLL_SECONDS", 0.01)
+    jobs.run("evaluate", workdir, "--watch", "--config.evaluate.decide=map")
+    assert "nll: step 12 was replaced before it was read" in capsys.readouterr().out
+    assert {*records(workdir)} >= {"groot-dev-8"} and "nll-dev-12" not in records(workdir)

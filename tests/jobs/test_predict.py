@@ -1,0 +1,336 @@
+"""The prediction job and `Labeler`: what goes in, what comes out, and in which order."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import groot_jax
+from groot_jax.data.labeling import Span, make_labeling
+from groot_jax.errors import UserError
+from groot_jax.predict import Labeler, Prediction
+from groot_jax.reward.rewards import RewardSpec, make_reward
+from tests.jobs.support import Jobs, error_of, own_compilation_cache
+
+WORDS = ["show", "me", "dark", "blue", "orange", "running", "shoes"]
+TEXT = " ".join(WORDS)
+
+
+@pytest.fixture(scope="module")
+def labeler(jobs: Jobs, trained: Path) -> Iterator[Labeler]:
+    with own_compilation_cache():
+        yield Labeler.load(trained)
+
+
+class Predict:
+    """`predict` in this process: lines in, lines out."""
+
+    def __init__(
+        self, jobs: Jobs, trained: Path, folder: Path, patch: Any, capsys: pytest.CaptureFixture
+    ) -> None:
+        self.jobs, self.trained, self.folder, self.patch = jobs, trained, folder, patch
+        self.capsys = capsys
+
+    def text(self, text: str | bytes, *flags: str) -> str:
+        """Standard output; `text` is standard input."""
+        path = self.folder / "stdin"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        self.capsys.readouterr()
+        with path.open("rb") as file, self.patch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(file))
+            self.jobs.run("predict", self.trained, *flags)
+        return self.capsys.readouterr().out
+
+    def __call__(self, text: str | bytes, *flags: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text(text, *flags).splitlines()]
+
+    def error(self, text: str | bytes, *flags: str) -> str:
+        return error_of(lambda: self.text(text, *flags), self.capsys)
+
+
+@pytest.fixture
+def predict(
+    jobs: Jobs,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Predict:
+    return Predict(jobs, trained, tmp_path, monkeypatch, capsys)
+
+
+def spans_of(labeling: dict[str, Any]) -> tuple[Span, ...]:
+    return tuple(Span(s["start"], s["end"], s["type"]) for s in labeling["spans"])
+
+
+# ---- What goes in -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_answers_a_sentence_in_ranked_order(jobs: Jobs, trained: Path) -> None:
+    done = jobs.call("predict", trained, "-k", "3", "-", text=f"{TEXT}\n")
+    assert (done.status, done.err) == (0, "")
+    (answer,) = map(json.loads, done.out.splitlines())
+    assert answer["words"] == WORDS
+    scores = [labeling["score"] for labeling in answer["labelings"]]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.slow
+def test_text_json_words_json_text_and_a_file_are_the_same_input(
+    predict: Predict, tmp_path: Path
+) -> None:
+    lines = [TEXT, json.dumps({"words": WORDS, "id": 7}), json.dumps({"text": f"  {TEXT} "})]
+    text = "".join(line + "\n" for line in lines)
+    answers = predict(text)
+    assert len(answers) == 3 and answers[0] == answers[1] == answers[2]
+    assert answers[0]["words"] == WORDS
+    # A byte-order mark and Windows line ends belong to no word.
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert predict("", str(path)) == answers
+
+
+@pytest.mark.slow
+def test_a_blank_line_keeps_its_place(predict: Predict) -> None:
+    answers = predict(f"\n{TEXT}\n\n   \nfind levi jeans")
+    assert [a["words"] for a in answers] == [[], WORDS, [], [], ["find", "levi", "jeans"]]
+    assert [bool(a["labelings"]) for a in answers] == [False, True, False, False, True]
+    assert predict("") == []
+
+
+@pytest.mark.slow
+def test_neighbours_change_no_answer(predict: Predict) -> None:
+    texts = [TEXT, "find levi jeans", "i want orange orange shirt", "éclair 🙂 <extra_id_3> ]", "x"]
+    together = predict("".join(text + "\n" for text in texts * 5))
+    assert together[:5] == together[5:10] == together[20:]
+    for text, answer in zip(texts, together, strict=False):
+        (alone,) = predict(text)
+        assert alone["words"] == answer["words"]
+        assert [spans_of(y) for y in alone["labelings"]] == [
+            spans_of(y) for y in answer["labelings"]
+        ]
+        for one, other in zip(alone["labelings"], answer["labelings"], strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ('{"words": ["a"]', "not JSON"),
+        ('{"tokens": ["a"]}', 'has no "words"'),
+        ('{"words": "levi jeans"}', 'has no "words"'),
+        ('{"words": ["levi", 5]}', 'has no "words"'),
+        ('{"words": ["levi", ""]}', "none empty"),
+        (b"caf\xe9", "not UTF-8"),
+        (" ".join(["levi"] * 101), "over the limit of 100"),
+    ],
+)
+def test_a_bad_line_is_named_after_those_before_it_are_answered(
+    predict: Predict, line: str | bytes, wanted: str
+) -> None:
+    raw = line if isinstance(line, bytes) else line.encode()
+    answered: list[str] = []
+    patch = predict.patch
+    with patch.context() as context:
+        context.setattr("groot_jax.predict._print_json", lambda p: answered.append(p.words[0]))
+        said = predict.error(b"find levi\nred shirt\n" + raw + b"\nfind\n")
+    assert said.startswith("error: stdin:3: ") and wanted in said
+    assert answered == ["find", "red"]
+
+
+@pytest.mark.slow
+def test_bad_flags_and_files_are_refused(predict: Predict, tmp_path: Path) -> None:
+    assert "-k=0" in predict.error("", "-k", "0")
+    assert "-k" in predict.error("", "-k", "many")
+    missing = tmp_path / "missing.txt"
+    said = predict.error("", str(missing))
+    assert str(missing) in said and "cannot be read" in said
+    assert "--system" in predict.error("", "--system=risk") or "not risk" in predict.error(
+        "", "--system=risk"
+    )
+    assert "--checkpoint=3" in predict.error("", "--checkpoint=3")
+    assert "config.reward.name" in predict.error("", "--decide=mbr", "--reward=f-one")
+
+
+# ---- What comes out ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_labelings_are_distinct_valid_and_ranked_by_score(predict: Predict) -> None:
+    (answer,) = predict(TEXT, "-k", "4")
+    labelings = answer["labelings"]
+    assert len(labelings) == 4 == len({spans_of(y) for y in labelings})
+    scores = [y["score"] for y in labelings]
+    assert scores == sorted(scores, reverse=True) and all(score < 0 for score in scores)
+    assert sum(y["probability"] for y in labelings) == pytest.approx(1, abs=1e-5)
+    for a, b in pairwise(labelings):
+        # Both are rounded to six digits.
+        ratio = math.exp(a["score"] - b["score"])
+        assert a["probability"] == pytest.approx(b["probability"] * ratio, rel=1e-3, abs=2e-6)
+    for y in labelings:
+        make_labeling(spans_of(y), len(WORDS))
+        for span in y["spans"]:
+            assert span["text"] == " ".join(WORDS[span["start"] : span["end"]])
+    (short,) = predict(TEXT, "-k", "2")
+    assert short["labelings"] == labelings[:2]
+    assert sum(y["probability"] for y in short["labelings"]) < 1
+
+
+@pytest.mark.slow
+def test_confidence_of_a_span_is_the_probability_of_the_labelings_that_hold_it(
+    predict: Predict,
+) -> None:
+    (answer,) = predict(TEXT, "-k", "4")  # As many as there are beams.
+    for labeling in answer["labelings"]:
+        for span in labeling["spans"]:
+            place = Span(span["start"], span["end"], span["type"])
+            holding = [y["probability"] for y in answer["labelings"] if place in spans_of(y)]
+            assert span["confidence"] == pytest.approx(sum(holding), abs=1e-5)
+    (short,) = predict(TEXT, "-k", "1")
+    assert short["labelings"][0]["spans"] == answer["labelings"][0]["spans"]
+
+
+@pytest.mark.slow
+def test_more_labelings_than_exist_give_all_there_are(predict: Predict) -> None:
+    # One word has four: no span, or one of three types.
+    (answer,) = predict("levi", "-k", "9")
+    assert sorted(spans_of(y) for y in answer["labelings"]) == sorted(
+        [(), *(((Span(0, 1, type_),)) for type_ in ("brand", "color", "product"))]
+    )
+    assert sum(y["probability"] for y in answer["labelings"]) == pytest.approx(1, abs=1e-5)
+    assert all(y["well_formed"] for y in answer["labelings"])
+
+
+@pytest.mark.slow
+def test_mbr_orders_by_expected_reward(predict: Predict) -> None:
+    texts = [TEXT, "orange orange", "i want big apple jeans", "red orange", "shirt shirt red"]
+    text = "".join(line + "\n" for line in texts)
+    plain = predict(text, "-k", "4")
+    for reward in ("recall", "exact"):
+        decided = predict(text, "-k", "4", "--decide=mbr", f"--reward={reward}")
+        score = make_reward(RewardSpec(name=reward))
+        for a, b in zip(plain, decided, strict=True):
+            by_spans = {spans_of(y): y for y in a["labelings"]}
+            # The same labelings with the same figures, in another order.
+            assert {spans_of(y): y for y in b["labelings"]} == by_spans
+            chances = {spans: y["probability"] for spans, y in by_spans.items()}
+            expected = [
+                sum(p * score(spans_of(y), gold, a["words"]) for gold, p in chances.items())
+                for y in b["labelings"]
+            ]
+            assert expected == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+        if reward == "exact":
+            assert [spans_of(y) for a in decided for y in a["labelings"][:1]] == [
+                spans_of(y) for a in plain for y in a["labelings"][:1]
+            ]
+
+
+@pytest.mark.slow
+def test_pretty_prints_words_in_order_with_types(predict: Predict) -> None:
+    lines = predict.text(f"{TEXT}\n\n", "--pretty", "-k", "2").splitlines()
+    (answer,) = predict(TEXT, "-k", "2")
+    assert [line.split()[0] for line in lines[:2]] == ["1", "2"]
+    for line, labeling in zip(lines, answer["labelings"], strict=False):
+        assert f"{labeling['probability']:.1%}" in line
+        for span in labeling["spans"]:
+            assert f"{span['text']}/{span['type']}" in line
+        plain = line
+        for type_ in ("brand", "color", "product"):
+            plain = plain.replace(f"/{type_}", "")
+        assert plain.endswith(TEXT)
+    assert "(empty line)" in lines
+
+
+# ---- Sentences over the limit -----------------------------------------------------------------
+
+LONG = [*WORDS, *["red", "levi", "jeans"] * 40]  # 127 words
+
+
+@pytest.mark.slow
+def test_a_sentence_over_the_limit_is_refused(predict: Predict) -> None:
+    said = predict.error(" ".join(LONG))
+    assert said.startswith("error: stdin:1: a sentence of 127 words ('show me dark blue")
+    assert "over the limit of 100" in said and "--config.text.long_sentences=window" in said
+
+
+@pytest.mark.slow
+def test_a_sentence_over_the_limit_is_labeled_in_windows_when_asked_for(predict: Predict) -> None:
+    flags: tuple[str, ...] = ("--config.text.long_sentences=window", "-k", "4")
+    said = predict.error(f"{TEXT}\n{' '.join(LONG)}", *flags)
+    assert said.startswith("error: stdin:2: ") and "config.loader.source_buckets" in said
+    flags = (
+        *flags,
+        "--config.loader.source_buckets=32,512",
+        "--config.loader.target_buckets=12,128",
+    )
+    (answer, after) = predict(f"{' '.join(LONG)}\n{TEXT}\n", *flags)
+    assert answer["words"] == LONG and after["words"] == WORDS
+    labelings = answer["labelings"]
+    assert len({spans_of(y) for y in labelings}) == len(labelings) == 4
+    scores = [y["score"] for y in labelings]
+    assert scores == sorted(scores, reverse=True)
+    for y in labelings:
+        make_labeling(spans_of(y), len(LONG))
+    # Windows are labeled one by one: the best of the whole is the best of each, moved.
+    left, right = predict(f"{' '.join(LONG[:100])}\n{' '.join(LONG[100:])}\n", *flags)
+    best = spans_of(left["labelings"][0]) + tuple(
+        Span(s + 100, e + 100, t) for s, e, t in spans_of(right["labelings"][0])
+    )
+    assert spans_of(labelings[0]) == best
+    parts = [part["labelings"][0]["score"] for part in (left, right)]
+    assert scores[0] == pytest.approx(sum(parts), abs=1e-3)
+
+
+# ---- The Python API ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_label_says_what_the_job_says(labeler: Labeler, predict: Predict) -> None:
+    assert groot_jax.Labeler is Labeler
+    prediction = labeler.label(WORDS, k=5)
+    assert isinstance(prediction, Prediction) and prediction.words == tuple(WORDS)
+    (answer,) = predict(TEXT, "-k", "5")
+    mine = json.loads(json.dumps(prediction.to_json()))
+    assert [spans_of(y) for y in mine["labelings"]] == [spans_of(y) for y in answer["labelings"]]
+    for one, other in zip(mine["labelings"], answer["labelings"], strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+    best = prediction.labelings[0]
+    assert {*best.labeling} <= {*prediction.confidence}
+    assert labeler.label([], k=5).labelings == ()
+
+
+@pytest.mark.slow
+def test_misuse_of_the_api_is_explained(labeler: Labeler, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="list of strings"):
+        labeler.label("levi jeans")
+    with pytest.raises(UserError, match="over the limit of 100"):
+        labeler.label(["levi"] * 101)
+    with pytest.raises(UserError, match="map or mbr"):
+        labeler.label(WORDS, decide="best")
+    with pytest.raises(UserError, match="score="):
+        labeler.label(WORDS, decide="mbr")
+    with pytest.raises(UserError, match="is not a work directory"):
+        Labeler.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_other_systems_and_checkpoints_can_be_loaded(
+    labeler: Labeler, trained: Path, predict: Predict
+) -> None:
+    (groot,) = predict(TEXT)
+    (nll,) = predict(TEXT, "--system=nll")
+    (latest,) = predict(TEXT, "--system=nll_continued", "--checkpoint=latest")
+    scores = {tuple(y["score"] for y in answer["labelings"]) for answer in (groot, nll, latest)}
+    assert len(scores) == 3
+    (named,) = predict(TEXT, "--system=groot")
+    assert named == groot  # Without a name: the last that was trained.

@@ -1,0 +1,362 @@
+"""The training job from end to end: what it leaves behind, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from groot_jax.config import load_dumped
+from groot_jax.training.checkpoints import saved_steps
+from groot_jax.training.monitor import Monitor
+from tests.jobs.support import TIMEOUT, Ended, Jobs, job_environment
+
+# Checkpoints are read here as a stranger would, without saying where arrays shall lie.
+pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
+
+# Updates of each system, and how many lie between two looks at dev.
+TOTALS = {"nll": 12, "nll_continued": 8, "groot": 8}
+LOOKS = {"nll": 4, "nll_continued": 2, "groot": 2}
+REQUIRED = (
+    "reward@1",
+    "mean_reward@10",
+    "max_reward@10",
+    "span_precision",
+    "span_recall",
+    "span_f1",
+    "exact_match",
+    "malformed@1",
+    "malformed@10",
+)
+
+
+def metrics_of(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(value: Any) -> Any:
+    """Without what a clock says."""
+    if isinstance(value, dict):
+        return {k: timeless(v) for k, v in value.items() if k != "seconds"}
+    return [timeless(v) for v in value] if isinstance(value, list) else value
+
+
+def status_of(workdir: Path) -> str:
+    return json.loads((workdir / "status.json").read_text())["state"]
+
+
+def state_of(workdir: Path, system: str) -> dict[str, np.ndarray]:
+    """Step, parameters and optimizer of the latest checkpoint, read without the project."""
+    folder = workdir / "checkpoints" / system / str(saved_steps(workdir, system)[-1]) / "state"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.restore(folder.absolute())
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_state(a: Path, b: Path, system: str) -> None:
+    left, right = state_of(a, system), state_of(b, system)
+    assert left.keys() == right.keys()
+    assert any("opt_state" in key for key in left) and any("params" in key for key in left)
+    different = [key for key in left if left[key].tobytes() != right[key].tobytes()]
+    assert different == []
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(files)
+    }
+
+
+# ---- What a run leaves behind -----------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_config_json_is_the_resolved_config(trained: Path) -> None:
+    config = load_dumped(trained / "config.json")
+    assert config.data.reader == "auto" and config.nll.epochs == 3.0 and config.groot.tau == 0.3
+
+
+@pytest.mark.slow
+def test_every_look_of_every_system_is_in_metrics_once(trained: Path) -> None:
+    lines = metrics_of(trained)
+    expected = [
+        (system, step, split)
+        for system, total in TOTALS.items()
+        for step in range(LOOKS[system], total + 1, LOOKS[system])
+        for split in ("train", "dev")
+    ]
+    assert [(line["system"], line["step"], line["split"]) for line in lines] == expected
+    for line in lines:
+        figures = {k: v for k, v in line.items() if k not in ("system", "split")}
+        assert all(np.isfinite(value) for value in figures.values())
+        if line["split"] == "dev":
+            assert {"reward@1", "mean_reward", "max_reward", "span_f1", "exact_match"} <= {*line}
+        else:
+            assert {"loss", "gold_score", "grad_norm"} <= {*line}
+    groot = [line for line in lines if (line["system"], line["split"]) == ("groot", "train")]
+    assert all(line["contrast"] > 0 and 0 <= line["reward@1"] <= 1 for line in groot)
+    continued = [line for line in lines if line["system"] == "nll_continued"]
+    assert all(line["contrast"] == 0 for line in continued if line["split"] == "train")
+
+
+@pytest.mark.slow
+def test_tensorboard_events_hold_the_same_figures(trained: Path) -> None:
+    for system in TOTALS:
+        found = scalars(trained / "tensorboard" / system)
+        for line in metrics_of(trained):
+            if line["system"] == system:
+                for key in {*line} - {"system", "step", "split"}:
+                    tag = (f"{line['split']}/{key}".replace("@", "_"), line["step"])
+                    assert found[tag] == pytest.approx(line[key], rel=1e-6)
+
+
+def scalars(folder: Path) -> dict[tuple[str, int], float]:
+    """(tag, step) -> value of all event files of a folder, which are TFRecords of protos."""
+    found = {}
+    for path in folder.iterdir():
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (size,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            at += size + 16  # Length, its checksum, data, its checksum.
+            for value in event.summary.value:
+                found[value.tag, event.step] = value.simple_value
+    return found
+
+
+@pytest.mark.slow
+def test_the_best_and_the_latest_checkpoint_are_kept(trained: Path) -> None:
+    for system, total in TOTALS.items():
+        steps = saved_steps(trained, system)
+        dev = {
+            line["step"]: (line["reward@1"], line["mean_reward"], -line["step"])
+            for line in metrics_of(trained)
+            if (line["system"], line["split"]) == (system, "dev")
+        }
+        assert steps == sorted({max(dev, key=dev.__getitem__), total})
+
+
+@pytest.mark.slow
+def test_results_json_has_the_promised_keys(trained: Path) -> None:
+    systems = json.loads((trained / "results.json").read_text())["systems"]
+    assert {*TOTALS} <= {*systems}
+    assert {f"{system}+{rule}" for system in TOTALS for rule in ("mbr", "threshold")} <= {*systems}
+    for system in systems.values():
+        test = system["test"]
+        assert all(0 <= test[key] <= 1 for key in REQUIRED)
+        ranks = test["reward_by_rank"]
+        assert 1 <= len(ranks) <= 4 and all(0 <= reward <= 1 for reward in ranks)
+        assert test["num_sentences"] == 24
+        assert test["max_reward@10"] >= test["reward@1"] == pytest.approx(ranks[0])
+
+
+@pytest.mark.slow
+def test_evaluation_records_and_a_report_of_one_file_are_written(trained: Path) -> None:
+    records = [json.loads(path.read_text()) for path in (trained / "eval").glob("*.json")]
+    assert len(records) == 9 and {record["checkpoint"] for record in records} == {"best"}
+    html = (trained / "report" / "index.html").read_text()
+    assert [path.name for path in (trained / "report").iterdir()] == ["index.html"]
+    assert all(system in html for system in TOTALS) and "running" in html
+    assert status_of(trained) == "finished"
+
+
+@pytest.mark.slow
+def test_the_model_learns(trained: Path) -> None:
+    dev = [line for line in metrics_of(trained) if line["split"] == "dev"]
+    first = next(line for line in dev if line["system"] == "nll")
+    last = [line for line in dev if line["system"] == "groot"][-1]
+    assert last["reward@1"] > first["reward@1"]
+
+
+# ---- The same command again, and either stage alone -------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_same_command_again_changes_no_checkpoint(
+    jobs: Jobs, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = tmp_path / "w"
+    shutil.copytree(trained, workdir)
+    before = snapshot(workdir / "checkpoints")
+    capsys.readouterr()
+    jobs.run("train", workdir)
+    said = capsys.readouterr().out
+    assert all(f"{system}: finished before, at step {n}" in said for system, n in TOTALS.items())
+    assert snapshot(workdir / "checkpoints") == before
+    assert metrics_of(workdir) == metrics_of(trained)
+    assert status_of(workdir) == "finished"
+    results = [json.loads((w / "results.json").read_text()) for w in (workdir, trained)]
+    assert timeless(results[0]) == timeless(results[1])
+
+
+@pytest.mark.slow
+def test_stage_0_is_skipped_where_a_checkpoint_is_given(
+    jobs: Jobs, trained: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "w"
+    before = snapshot(trained)
+    jobs.run(
+        "train", workdir, f"--config.nll.checkpoint={trained}", "--config.systems=nll_continued"
+    )
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["nll_continued"]
+    assert_same_state(workdir, trained, "nll_continued")
+    assert {*json.loads((workdir / "results.json").read_text())["systems"]} >= {"nll_continued"}
+    assert snapshot(trained) == before
+
+
+@pytest.mark.slow
+def test_stage_0_alone(jobs: Jobs, trained: Path, tmp_path: Path) -> None:
+    jobs.run("train", tmp_path / "w", "--config.systems=()", "--config.evaluate.decide=map")
+    assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["nll"]
+    assert_same_state(tmp_path / "w", trained, "nll")
+    assert status_of(tmp_path / "w") == "finished"
+
+
+@pytest.mark.slow
+def test_stage_1_alone_starts_from_initial_parameters(jobs: Jobs, tmp_path: Path) -> None:
+    flags = ("--config.nll.enabled=false", "--config.systems=nll_continued")
+    jobs.run("train", tmp_path / "w", *flags)
+    assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["nll_continued"]
+    (first, *_) = [line for line in metrics_of(tmp_path / "w") if line["split"] == "train"]
+    # A sentence has some six tags of eight columns: about 12 nats where nothing was learned yet.
+    assert first["gold_score"] < -8
+
+
+@pytest.mark.slow
+def test_without_a_test_split_dev_is_reported(jobs: Jobs, trained: Path, tmp_path: Path) -> None:
+    config = jobs.argv("train", tmp_path)[1].partition(",test=")[0]
+    flags = (config, f"--config.nll.checkpoint={trained}", "--config.data.test_fraction=0")
+    jobs.run("train", tmp_path / "w", *flags, "--config.systems=nll_continued")
+    systems = json.loads((tmp_path / "w" / "results.json").read_text())["systems"]
+    assert {*systems["nll_continued"]} == {"dev"}
+
+
+# ---- Killed and continued ---------------------------------------------------------------------
+
+# Trains, but kills itself as soon as a save of a step has landed, or has only begun.
+KILLED = """
+import os, signal, sys
+from groot_jax import train
+from groot_jax.training.checkpoints import Checkpoints
+
+system, step, moment, *argv = sys.argv[1:]
+save = Checkpoints.save
+
+def save_and_die(self, at, state, meta):
+    save(self, at, state, meta)
+    if (self.folder.name, at) == (system, int(step)):
+        if moment == "landed":
+            self.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Checkpoints.save = save_and_die
+train.main(argv)
+"""
+
+
+@dataclass(frozen=True)
+class Continued:
+    workdir: Path
+    after_stage_0: Ended  # the run that was killed in stage 1
+    after_stage_1: Ended  # the run to the end
+    looks_at_kill: list[int]  # logged looks of groot when it was killed
+
+
+@pytest.fixture(scope="module")
+def continued(jobs: Jobs, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Continued:
+    """Killed in stage 0 after a checkpoint, then in stage 1 while one is written, then ended."""
+    workdir = tmp_path_factory.mktemp("killed") / "w"
+    killed = []
+    for system, step, moment in (("nll", "4", "landed"), ("groot", "4", "begun")):
+        argv = [sys.executable, "-c", KILLED, system, step, moment, *jobs.argv("train", workdir)]
+        done = subprocess.run(
+            argv, env=job_environment(), capture_output=True, text=True, timeout=TIMEOUT
+        )
+        assert done.returncode == -9, done.stderr
+        assert status_of(workdir) == "training"
+        killed.append(Ended(done.returncode, done.stdout, done.stderr))
+    looks = [line["step"] for line in metrics_of(workdir) if line["system"] == "groot"]
+    return Continued(workdir, killed[1], jobs.call("train", workdir), looks)
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_from_its_latest_checkpoint(continued: Continued) -> None:
+    assert "nll: continues from step 4" in continued.after_stage_0.out
+    assert continued.after_stage_1.status == 0, continued.after_stage_1.err
+    assert continued.after_stage_1.err == ""
+    assert "nll: finished before, at step 12" in continued.after_stage_1.out
+    assert "nll_continued: finished before, at step 8" in continued.after_stage_1.out
+    # The save of step 4 had begun only; whether it landed is up to the disk.
+    said = continued.after_stage_1.out
+    assert "groot: continues from step 2" in said or "groot: continues from step 4" in said
+    assert status_of(continued.workdir) == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", TOTALS)
+def test_a_killed_run_ends_with_the_same_bits(
+    continued: Continued, trained: Path, system: str
+) -> None:
+    assert saved_steps(continued.workdir, system) == saved_steps(trained, system)
+    assert_same_state(continued.workdir, trained, system)
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_metrics_and_results(
+    continued: Continued, trained: Path
+) -> None:
+    assert continued.looks_at_kill == [2, 2, 4, 4]
+    lines = metrics_of(continued.workdir)
+    assert {*Counter((i["system"], i["step"], i["split"]) for i in lines).values()} == {1}
+    assert timeless(lines) == timeless(metrics_of(trained))
+    results = [json.loads((w / "results.json").read_text()) for w in (continued.workdir, trained)]
+    assert timeless(results[0]) == timeless(results[1])
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_stop_between_looks_changes_no_bit_at_any_lag(
+    jobs: Jobs, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int
+) -> None:
+    flags = (
+        f"--config.nll.checkpoint={trained}",
+        "--config.systems=groot",
+        f"--config.groot.lag={lag}",
+        "--config.evaluate.decide=map",
+        "--config.groot.eval_every=0.75",  # Looks at 3, 6 and 8.
+    )
+    jobs.run("train", tmp_path / "whole", *flags)
+    advance = Monitor.advance
+
+    def stop_at_5(self: Monitor, step: int, *args: Any) -> None:
+        advance(self, step, *args)
+        if step == 5:
+            raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Monitor, "advance", stop_at_5)
+        jobs.run("train", tmp_path / "stopped", *flags)
+    assert saved_steps(tmp_path / "stopped", "groot") == [3]
+    assert status_of(tmp_path / "stopped") == "stopped"
+    jobs.run("train", tmp_path / "stopped", *flags)
+    assert_same_state(tmp_path / "whole", tmp_path / "stopped", "groot")
+    same = [timeless(metrics_of(tmp_path / name)) for name in ("whole", "stopped")]
+    assert same[0] == same[1]

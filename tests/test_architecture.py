@@ -1,0 +1,117 @@
+"""Who may import whom, and what no job may bring in."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "groot_jax"
+JOBS = tuple(f"groot_jax.{job}" for job in ("train", "evaluate", "predict", "preflight", "export"))
+JAX = ("jax", "jaxlib", "flax", "optax", "orbax", "groot_jax.model", "groot_jax.contrast")
+
+# room -> what its files may never import, wherever in the file the import stands.
+FORBIDDEN = {
+    "data": (*JAX, "groot_jax.generate", "groot_jax.reward"),
+    "model": ("groot_jax.generate", "groot_jax.contrast", "groot_jax.reward"),
+    "generate": ("groot_jax.contrast",),
+    "reward": (*JAX, "groot_jax.generate"),
+    "contrast": ("groot_jax.generate",),
+}
+EVERYWHERE = ("torch", "tensorflow", "pickle", "dill")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import; `from a import b` counts as a and as a.b."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the import in full"
+            yield node.lineno, node.module or ""
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
+
+
+def offences(path: Path, forbidden: tuple[str, ...]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for line, module in imports(path)
+        for name in forbidden
+        if module == name or module.startswith(f"{name}.")
+    ]
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    found = [
+        o for p in sorted((PACKAGE / room).rglob("*.py")) for o in offences(p, FORBIDDEN[room])
+    ]
+    assert found == []
+
+
+def test_nothing_imports_torch_tensorflow_or_pickle() -> None:
+    assert [o for p in sorted(PACKAGE.rglob("*.py")) for o in offences(p, EVERYWHERE)] == []
+
+
+def test_only_the_loader_of_batches_imports_grain() -> None:
+    files = [p for p in (PACKAGE / "data").rglob("*.py") if p.name != "batches.py"]
+    assert [o for p in files for o in offences(p, ("grain",))] == []
+
+
+def python(code: str, *paths: Path) -> subprocess.CompletedProcess[str]:
+    env = dict(os.environ, JAX_PLATFORMS="cpu")
+    env["PYTHONPATH"] = os.pathsep.join(str(path) for path in (*paths, ROOT))
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def modules(folder: Path) -> list[str]:
+    files = sorted(path.relative_to(ROOT).with_suffix("") for path in folder.rglob("*.py"))
+    return [".".join(file.parts).removesuffix(".__init__") for file in files]
+
+
+def test_scoring_processes_start_without_jax() -> None:
+    names = ["groot_jax", *modules(PACKAGE / "reward")]
+    done = python(
+        f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
+        "print([m for m in ('jax', 'flax', 'tensorflow', 'torch') if m in sys.modules])"
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_no_module_brings_in_torch_or_tensorflow_where_they_are_installed(tmp_path: Path) -> None:
+    """Stand-ins stop the process and say who imported them, so the test bites without them too."""
+    for name, version in (("torch", "2.13.0"), ("tensorflow", "2.19.0")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(
+            "import os, traceback; traceback.print_stack(); os._exit(7)\n"
+        )
+        metadata = tmp_path / f"{name}-{version}.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+    code = "import importlib, sys\n" + "".join(
+        f"importlib.import_module({name!r})\n" for name in modules(PACKAGE)
+    )
+    done = python(code + "print('imported all')", tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "imported all" in done.stdout
+    # The stand-ins do stop a process that imports one.
+    assert python("import torch", tmp_path).returncode == 7

@@ -1,0 +1,124 @@
+"""Checkpoints that are kept, read again and refused."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from groot_jax.errors import UserError
+from groot_jax.training import checkpoints as module
+from groot_jax.training.checkpoints import Checkpoints, Look, Meta, best_look, saved_steps
+
+
+def look(step: int, first: float, mean: float = 0.0) -> Look:
+    return Look(step, {"reward@1": first, "mean_reward": mean})
+
+
+def state(value: float) -> dict:
+    return {"step": jnp.int32(1), "params": {"w": jnp.full((3,), value)}}
+
+
+def save(workdir: Path, looks: list[Look], steps: list[int], **options) -> None:
+    """Saves `steps` in one run; the looks of each are those up to it."""
+    with Checkpoints(workdir, "groot", **options) as checkpoints:
+        for step in steps:
+            meta = Meta([look for look in looks if look.step <= step])
+            checkpoints.save(step, state(step), meta)
+
+
+LOOKS = [look(1, 0.5), look(2, 0.9), look(3, 0.6), look(4, 0.7), look(5, 0.8)]
+
+
+def test_the_best_and_the_latest_stay(tmp_path: Path) -> None:
+    save(tmp_path, LOOKS, [1, 2, 3, 4, 5])
+    assert saved_steps(tmp_path, "groot") == [2, 5]
+
+
+def test_the_best_of_an_earlier_run_stays_when_a_later_one_is_worse(tmp_path: Path) -> None:
+    save(tmp_path, LOOKS, [1, 2, 3])
+    save(tmp_path, LOOKS, [4, 5])
+    assert saved_steps(tmp_path, "groot") == [2, 5]
+    with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
+        assert (checkpoints.best(), checkpoints.latest()) == (2, 5)
+        restored = checkpoints.restore_params(2, state(0.0)["params"])
+    assert np.asarray(restored["w"]).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_more_of_the_latest_are_kept_when_asked_for(tmp_path: Path) -> None:
+    save(tmp_path, LOOKS, [1, 2, 3, 4, 5], keep=2)
+    assert saved_steps(tmp_path, "groot") == [2, 4, 5]
+
+
+def test_best_is_the_highest_mean_among_those_within_the_tie() -> None:
+    looks = [look(1, 0.80, 0.5), look(2, 0.81, 0.4), look(3, 0.70, 0.9), look(4, 0.80, 0.5)]
+    assert best_look(looks, 0.0) == looks[1]
+    assert best_look(looks, 0.01 + 1e-9) == looks[0]
+    assert best_look([], 0.0) is None
+
+
+def test_a_reader_leaves_a_save_under_way_and_an_absent_folder_alone(tmp_path: Path) -> None:
+    save(tmp_path, LOOKS, [1])
+    under_way = tmp_path / "checkpoints" / "groot" / "2.orbax-checkpoint-tmp"
+    under_way.mkdir()
+    for system, latest in (("groot", 1), ("absent", None)):
+        with Checkpoints(tmp_path, system, read_only=True) as checkpoints:
+            assert checkpoints.latest() == latest
+    assert under_way.exists() and not (tmp_path / "checkpoints" / "absent").exists()
+    assert saved_steps(tmp_path, "groot") == [1]
+    assert saved_steps(tmp_path, "absent") == []
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    save(tmp_path, LOOKS, [1])
+    folder = tmp_path / "checkpoints" / "groot" / "1"
+    for path in (folder / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:7])
+    with (
+        Checkpoints(tmp_path, "groot", read_only=True) as checkpoints,
+        pytest.raises(UserError, match="cannot be read") as caught,
+    ):
+        checkpoints.restore(1, state(0.0))
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_save_that_cannot_fit_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, LOOKS, [1])
+    usage = module.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="the disk is full"):
+        save(tmp_path, LOOKS, [2])
+    assert saved_steps(tmp_path, "groot") == [1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: Failed to write 5 bytes: No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+    ids=["the system's", "the array library's", "quota"],
+)
+def test_a_disk_that_fills_up_while_saving_ends_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    save(tmp_path, LOOKS, [1])
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with (
+        pytest.raises(UserError, match="the disk is full") as caught,
+        Checkpoints(tmp_path, "groot") as checkpoints,
+    ):
+        monkeypatch.setattr(checkpoints._manager, "save", fail)
+        checkpoints.save(2, state(2.0), Meta(LOOKS[:2]))
+    assert "\n" not in str(caught.value) and "run the same command again" in str(caught.value)
+    assert saved_steps(tmp_path, "groot") == [1]

@@ -1,0 +1,278 @@
+"""A work directory's evaluations become one results file, one table and one harmless HTML page."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from groot_jax.data.labeling import Sentence, make_labeling
+from groot_jax.errors import UserError
+from groot_jax.reward.pool import Candidate
+from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.training.metrics import per_sentence, score_beams, scorer, summarise, totals
+from groot_jax.training.plots import reward_by_rank_figure, system_styles, thin, ticks
+from groot_jax.training.records import (
+    make_record,
+    make_samples,
+    read_metrics,
+    read_records,
+    sample_indices,
+    write_eval,
+    write_text,
+)
+from groot_jax.training.report import write_report
+from groot_jax.training.results import results_table, write_results
+
+ATTACK = "</script><script>alert(1)</script>"
+WORDS = ("black", ATTACK, "<b>jeans</b>", "&amp;", "'\"")
+GOLD = make_labeling([(0, 1, "color"), (1, 3, "<i>product</i>")], 5)
+F1 = {"f1": make_reward(RewardSpec(name="f1")), "exact": make_reward(RewardSpec(name="exact"))}
+
+
+def record(system="groot", decide="map", split="test", step=100, checkpoint="best", good=True):
+    sentences = [Sentence(WORDS, GOLD), Sentence(("levi",), make_labeling([(0, 1, "brand")], 1))]
+    right = Candidate(GOLD, math.log(0.5), True, 0)
+    wrong = Candidate(GOLD[:1], math.log(0.25), True, 1)
+    first = [right, wrong] if good else [wrong, right]
+    beams = [first, [Candidate((), -0.5, False, 0)]]
+    scores = score_beams(sentences, beams, F1)
+    return make_record(
+        system=system,
+        decide=decide,
+        split=split,
+        step=step,
+        checkpoint=checkpoint,
+        reward="f1",
+        metrics=summarise(totals(scores, "f1"), "f1"),
+        per_sentence=per_sentence(scores, "f1"),
+        seconds=1.5,
+        samples=make_samples(sentences, beams, scorer(F1["f1"]), 10, lambda y, gold: [gold[:1]]),
+    )
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    write_eval(tmp_path, record("groot"))
+    write_eval(tmp_path, record("groot", decide="mbr"))
+    write_eval(tmp_path, record("nll_continued", good=False))
+    write_eval(tmp_path, record("groot", split="dev"))
+    lines = [
+        {"system": "nll", "step": 1, "epoch": 0.5, "split": "train", "loss": 3.0, "seconds": 1.0},
+        {"system": "nll", "step": 2, "epoch": 1.0, "split": "train", "loss": 2.0, "seconds": 2.0},
+        {"system": "nll", "step": 2, "epoch": 1.0, "split": "dev", "reward@1": 0.5},
+        {"system": "nll_continued", "step": 4, "epoch": 1.0, "split": "dev", "reward@1": 0.6},
+        {"system": "groot", "step": 4, "epoch": 1.0, "split": "dev", "reward@1": 0.7},
+    ]
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"system": "groot", "st'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    (tmp_path / "config.json").write_text('{"note": "<script>"}')
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes, text, and the content of each script."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.scripts: list[str] = []
+        self.in_script = False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.in_script = tag == "script"
+        if self.in_script:
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self.in_script = False
+
+    def handle_data(self, data):
+        if self.in_script:
+            self.scripts[-1] += data
+        else:
+            self.text.append(data)
+
+
+def page_of(workdir: Path) -> Page:
+    return Page(write_report(workdir).read_text(encoding="utf-8"))
+
+
+def test_results_hold_each_system_and_split_under_the_documented_keys(workdir):
+    results = write_results(workdir)
+    assert results == json.loads((workdir / "results.json").read_text())
+    assert set(results["systems"]) == {"nll_continued", "groot", "groot+mbr"}
+    assert set(results["systems"]["groot"]) == {"test", "dev"}
+    test = results["systems"]["groot"]["test"]
+    assert test["reward_by_rank"] == pytest.approx([0.5, 2 / 3])
+    assert test["exact_match"] == 0.5
+
+
+def test_systems_stand_in_the_order_of_training_with_their_rules_behind_them(workdir):
+    names = [(r["system"], r["decide"]) for r in read_records(workdir) if r["split"] == "test"]
+    assert names == [("nll_continued", "map"), ("groot", "map"), ("groot", "mbr")]
+
+
+def test_the_best_checkpoint_is_reported_and_otherwise_the_newest(tmp_path):
+    for step, kind in [(100, "step"), (300, "latest"), (200, "best"), (150, "best")]:
+        write_eval(tmp_path, record(step=step, checkpoint=kind))
+    assert [(r["step"], r["checkpoint"]) for r in read_records(tmp_path)] == [(200, "best")]
+    for path in (tmp_path / "eval").glob("*-[12]*.json"):
+        path.unlink()
+    assert [r["step"] for r in read_records(tmp_path)] == [300]
+
+
+def test_a_best_checkpoint_stays_so_when_it_is_evaluated_as_the_latest(tmp_path):
+    write_eval(tmp_path, record(checkpoint="best"))
+    path = write_eval(tmp_path, record(checkpoint="latest"))
+    assert path.name == "groot-test-100.json"
+    assert json.loads(path.read_text())["checkpoint"] == "best"
+
+
+def test_differences_are_paired_against_the_baseline(workdir):
+    differences = write_results(workdir, baseline="nll_continued")["differences"]
+    assert differences["baseline"] == "nll_continued"
+    assert differences["test"]["groot"]["reward@1"]["difference"] == pytest.approx(1 / 6, abs=1e-6)
+    assert "nll_continued" not in differences["test"]
+    assert write_results(workdir, baseline="absent")["differences"] == {}
+
+
+def test_a_failed_write_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+    write_text(tmp_path / "results.json", "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match=r"results\.json.*No space left"):
+        write_text(tmp_path / "results.json", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert (tmp_path / "results.json").read_text() == "old"
+
+
+def test_a_broken_evaluation_file_is_named(tmp_path):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "groot-test-7.json").write_text('{"system": "groot"')
+    with pytest.raises(UserError, match=r"groot-test-7\.json"):
+        read_records(tmp_path)
+
+
+def test_the_table_has_a_row_a_system_and_marks_the_best(workdir):
+    table = results_table(write_results(workdir))
+    console = Console(width=100, record=True)
+    console.print(table)
+    text = console.export_text()
+    assert table.row_count == 3
+    assert "groot+mbr" in text
+    assert "0.500" in text
+    (cells,) = [column for column in table.columns if column.header == "rew@1"]
+    assert list(cells.cells) == ["0.333", "[bold]0.500[/bold]", "[bold]0.500[/bold]"]
+
+
+def test_the_report_is_one_file_that_refers_to_nothing_outside(workdir):
+    page = page_of(workdir)
+    assert [path.name for path in (workdir / "report").iterdir()] == ["index.html"]
+    html = (workdir / "report" / "index.html").read_text(encoding="utf-8")
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "url(" not in html
+    assert "@import" not in html
+    for tag, attributes in page.tags:
+        assert "src" not in attributes
+        assert tag not in ("iframe", "img", "object", "embed", "base")
+        href = attributes.get("href", "#")
+        assert href.startswith("#") or href == "data:,"
+
+
+def test_no_text_of_the_corpus_or_the_config_becomes_markup(workdir):
+    page = page_of(workdir)
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert not {"b", "i"} & {tag for tag, _ in page.tags}
+    assert any('{"note": "<script>"}' in text for text in page.text)
+    samples = json.loads(page.scripts[0])
+    assert samples["splits"]["test"][0]["words"] == list(WORDS)
+    assert "<i>product</i>" in samples["types"]
+    assert "innerHTML" not in page.scripts[1]
+
+
+def test_the_report_shows_figures_curves_and_every_systems_candidates(workdir):
+    page = page_of(workdir)
+    text = " ".join(" ".join(page.text).split())
+    for wanted in (
+        "nll_continued",
+        "groot+mbr",
+        "0.333",
+        "loss, stage 0",
+        "reward@1, after stage 0",
+    ):
+        assert wanted in text
+    # Two rank plots and three curves: nothing of the torn last line.
+    assert sum(attributes.get("role") == "img" for _, attributes in page.tags) == 5
+    samples = json.loads(page.scripts[0])
+    sentence = samples["splits"]["test"][0]
+    assert set(sentence["by"]) == {"nll_continued", "groot", "groot+mbr"}
+    ranked = sentence["by"]["groot"]["candidates"]
+    assert [c["reward"] for c in ranked] == pytest.approx([1.0, 0.66667])
+    assert [c["probability"] for c in ranked] == pytest.approx([0.66667, 0.33333])
+    assert sentence["by"]["groot"]["corrections"] == [[[[0, 1, "color"]], 0.66667]]
+
+
+def test_the_best_of_each_column_is_marked_in_the_report(workdir):
+    page = page_of(workdir)
+    best = [attributes for tag, attributes in page.tags if attributes.get("class") == "best"]
+    assert len(best) >= 8
+
+
+def test_a_report_needs_an_evaluation_but_no_learning_curve(tmp_path):
+    with pytest.raises(UserError, match=r"groot_jax\.evaluate"):
+        write_report(tmp_path)
+    write_eval(tmp_path, record())
+    assert "no metrics.jsonl" in " ".join(page_of(tmp_path).text)
+
+
+def test_a_torn_line_of_the_metrics_is_left_out(workdir):
+    assert len(read_metrics(workdir)) == 5
+
+
+def test_every_system_of_a_split_samples_the_same_spread_of_sentences():
+    assert sample_indices(10, 4) == [0, 2, 5, 7]
+    assert sample_indices(3, 60) == [0, 1, 2]
+    assert sample_indices(0, 60) == []
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_the_picture_of_reward_by_rank_is_the_same_bytes_again(workdir, suffix):
+    results = write_results(workdir)
+    paths = [workdir / f"{name}.{suffix}" for name in "ab"]
+    for path in paths:
+        reward_by_rank_figure(results, path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert len(paths[0].read_bytes()) > 1000
+
+
+def test_a_decision_rule_keeps_its_systems_color_and_has_its_own_dash():
+    styles = system_styles(["nll", "nll+mbr", "groot", "groot+threshold"])
+    assert styles["nll"][0] == styles["nll+mbr"][0] != styles["groot"][0]
+    assert len({styles["nll"][1], styles["nll+mbr"][1], styles["groot+threshold"][1]}) == 3
+
+
+def test_ticks_are_round_and_hold_the_range():
+    assert ticks(0.43, 0.71) == [0.4, 0.5, 0.6, 0.7, 0.8]
+    assert ticks(0, 1200)[0] == 0
+    low, *_, high = ticks(3.0, 3.0)
+    assert low < 3.0 < high
+
+
+def test_thinning_keeps_short_lines_and_averages_long_ones():
+    line = [(float(i), float(i % 2)) for i in range(1000)]
+    assert thin(line[:100]) == line[:100]
+    assert len(thin(line)) <= 150
+    assert sum(y for _, y in thin(line)) / len(thin(line)) == pytest.approx(0.5, abs=0.01)
