@@ -1,0 +1,100 @@
+"""How many candidates a second one core parses, corrects, scores and ranks into pools.
+
+    python benchmarks/oracle.py [--json]
+
+Sentences are those of the built-in corpus; candidates are random edits of gold, ten a sentence, as
+ids. Prints the median of alternated rounds for each part of the host's share of a GROOT step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from groot_jax.contrast.tree import build_tree
+from groot_jax.data.formats import make_format
+from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags, word_tags
+from groot_jax.data.retail import make_retail
+from groot_jax.data.tokenizer import train_tokenizer
+from groot_jax.reward.pool import Candidate, PoolSettings, build_pool
+from groot_jax.reward.rewards import RewardSpec, make_reward
+
+SENTENCES, BEAMS, ROUNDS = 256, 10, 7
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    as_json = parser.parse_args().json
+    sentences = make_retail(0)["train"][:SENTENCES]
+    types = sorted({span.type for sentence in sentences for span in sentence.labeling})
+    format_ = make_format("fused_sentinel", train_tokenizer(sentences, types, 2000), types)
+    rng = random.Random(0)
+    beams = [
+        [format_.target(edit(s, types, rng), s.words) for _ in range(BEAMS)] for s in sentences
+    ]
+    reward = make_reward(RewardSpec("f1"))
+    settings = PoolSettings()
+
+    def read() -> list[list[Candidate]]:
+        return [
+            [
+                Candidate(*format_.read(ids, s.words)[:1], -float(k), True, k)
+                for k, ids in enumerate(beam)
+            ]
+            for s, beam in zip(sentences, beams, strict=True)
+        ]
+
+    candidates = read()
+
+    def score() -> list[Any]:
+        return [
+            build_pool(s.words, s.labeling, found, reward, settings, 0.1, i)
+            for i, (s, found) in enumerate(zip(sentences, candidates, strict=True))
+        ]
+
+    pools = score()
+
+    def encode() -> None:
+        targets = [
+            [format_.target(entry.labeling, s.words) for entry in pool]
+            for s, pool in zip(sentences, pools, strict=True)
+        ]
+        for at in range(0, SENTENCES, 16):
+            build_tree(targets[at : at + 16], settings.size, (64, 128, 256, 512), 0)
+
+    parts: dict[str, Callable[[], Any]] = {"read": read, "score": score, "encode": encode}
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(ROUNDS):
+        for name, part in parts.items():
+            begun = time.perf_counter()
+            part()
+            times[name].append(time.perf_counter() - begun)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    count = SENTENCES * BEAMS
+    for name, seconds in medians.items():
+        print(f"{name:<8} {1e6 * seconds / count:7.1f} us each  {count / seconds:9.0f} a second")
+    total = count / sum(medians.values())
+    print(f"together {total:9.0f} candidates a second on one core")
+    if as_json:
+        rates = {name: count / seconds for name, seconds in medians.items()}
+        print(json.dumps({"candidates_per_second": total, "parts": rates}))
+
+
+def edit(sentence: Sentence, types: list[str], rng: random.Random) -> Labeling:
+    """Gold with one to three of its word tags replaced at random."""
+    tags = word_tags(sentence.labeling, len(sentence.words))
+    for _ in range(rng.randrange(1, 4)):
+        tags[rng.randrange(len(tags))] = rng.choice(["O", "I", *types])
+    return labeling_of_word_tags(tags)[0]
+
+
+if __name__ == "__main__":
+    main()
