@@ -41,9 +41,11 @@ class Format(ABC):
     tokenizer: the one given, with whole pieces added where the format needs them; use this one.
     tags: tag -> pieces. columns_C: sorted int32 ids that an output may hold, EOS included; None for
     the whole vocabulary. max_words: of a sentence; longer ones get a UserError, as do empty ones.
+    literals_per_word: of a template, at least.
     """
 
     name: str
+    literals_per_word: int
 
     def __init__(self, tokenizer: Tokenizer, types: Iterable[str], max_words: int) -> None:
         self.types = tuple(sorted(set(types)))
@@ -127,6 +129,10 @@ class Format(ABC):
         """Ids of the longest labeling of these words, EOS included."""
         return len(self.template(words)) + len(words) * (self._longest_tag - 1)
 
+    def words_in(self, length: int) -> int:
+        """The most words whose longest labeling fits into `length` ids, EOS included."""
+        return (length - 1) // (self.literals_per_word + self._longest_tag)
+
     def check(self, words: Sequence[str]) -> None:
         """Raises UserError for a sentence that the format cannot hold."""
         if not words:
@@ -167,6 +173,7 @@ class SentinelTag(Format):
     """`<extra_id_0> O <extra_id_1> artist <extra_id_2> I`; one sentinel before each source word."""
 
     name = "sentinel_tag"
+    literals_per_word = 1
 
     def __init__(self, tokenizer: Tokenizer, types: Iterable[str]) -> None:
         count = tokenizer.num_sentinels
@@ -219,6 +226,7 @@ class FusedSentinel(SentinelTag):
     """
 
     name = "fused_sentinel"
+    literals_per_word = 0
 
     def __init__(self, tokenizer: Tokenizer, types: Iterable[str]) -> None:
         super().__init__(
@@ -261,7 +269,11 @@ class TagOnly(Format):
         self._separator: int | None = None
         if any(len(tokenizer.tag(label)) > 1 for label in labels):
             tokenizer, self._separator = _literal(tokenizer, ";")
+        self.literals_per_word = int(self._separator is not None)
         super().__init__(tokenizer, types, sys.maxsize)
+
+    def words_in(self, length: int) -> int:
+        return super().words_in(length + self.literals_per_word)  # No separator after the last tag.
 
     def literals(self) -> set[int]:
         separator = set() if self._separator is None else {self._separator}
@@ -299,6 +311,7 @@ class InputTag(Format):
     the words, so that it finds its way whatever they contain."""
 
     name = "input_tag"
+    literals_per_word = 3  # A piece of the word and two brackets.
 
     def __init__(self, tokenizer: Tokenizer, types: Iterable[str]) -> None:
         tokenizer, self._open = _literal(tokenizer, "[")

@@ -3,17 +3,19 @@
 Works on ids and scores alone and may not know what a word or a span is; the grammar comes in as
 tables (`generate/grammar.py`), the model as the methods of `model/t5.py`.
 
-How a step goes. The K running beams of a sentence are K new nodes of its token tree: their keys and
-values are written to cache slots t*K .. t*K+K-1 and never move again. `ancestor_BxKxT` says which
-slot of each earlier step lies on a beam's own path, and attention is masked to those slots, so that
-choosing new beams reorders K*T small integers and not the cache. Tokens and parent pointers are
-kept per step; one backtrack at the end spells the sequences out. For K = 2, T = 3 and a sentence of
-two words that end at step 2:
+How a step goes. Each of the K running beams of a sentence feeds a chunk of at most W tokens to the
+decoder: the token chosen last, and those that the grammar forces after it (the next sentinel, the
+other pieces of a tag). Their log-probabilities count, but nothing is there to choose, so a sentence
+takes one step per word. The N = K*W new nodes go to cache slots t*N .. t*N + N-1 and never move
+again. `ancestor_BxKxT` says which beam of each earlier step lies on a beam's own path, and
+attention is masked to those slots, so that choosing new beams reorders K*T small integers and not
+the cache. Chunks and parent pointers are kept per step; one backtrack at the end spells the
+sequences out. For K = 2 and a sentence of two words in sentinel_tag:
 
-    step 0   tokens brand O       parent 0 0      running -0.1 -2.4
-    step 1   tokens I     color   parent 0 0      running -0.3 -1.6      (both from `brand`)
-    step 2   EOS ends both        slot   0 1      scores  -0.3 -1.6
-    result   [brand I EOS], [brand color EOS]
+    step 0   feeds  start <0>                    chooses brand, O
+    step 1   feeds  brand <1> | O <1>            chooses I, color      (both from `brand`)
+    step 2   feeds  I | color                    chooses EOS twice: both end
+    result   [<0> brand <1> I EOS], [<0> brand <1> color EOS]
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from groot_jax.generate.grammar import TAG, Grammar
+from groot_jax.generate.grammar import TAG, Chunks, Grammar, chunks, forced_runs
 from groot_jax.model.t5 import T5
 
 NEG_INF = -jnp.inf
@@ -51,47 +53,123 @@ class Beams(NamedTuple):
 
 
 class GrammarTables(NamedTuple):
-    """`Grammar` on the device; see there for the meaning of each table."""
+    """`Grammar` on the device, its forced runs followed; see there for each table."""
 
     columns_C: jax.Array
     column_of_V: jax.Array
     allowed_GxC: jax.Array
+    run_GxCxP: jax.Array
     next_GxC: jax.Array
     done_GxC: jax.Array
     terminal_G: jax.Array
     end_phase_G: jax.Array
 
 
-def grammar_tables(grammar: Grammar, vocab_size: int) -> GrammarTables:
-    """Copies the tables to the device and adds the way back from ids to columns (-1 = none)."""
-    column_of_V = np.full(vocab_size, -1, np.int32)
-    column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
-    return GrammarTables(
-        jnp.asarray(grammar.columns_C, jnp.int32),
-        jnp.asarray(column_of_V),
-        jnp.asarray(grammar.allowed_GxC),
-        jnp.asarray(grammar.next_GxC, jnp.int32),
-        jnp.asarray(grammar.done_GxC),
-        jnp.asarray(grammar.terminal_G),
-        jnp.asarray(grammar.end_phase_G, jnp.int32),
-    )
+class SearchPlan:
+    """A grammar as the search needs it: tables on the device, and the chunks of a length."""
+
+    def __init__(self, grammar: Grammar, vocab_size: int) -> None:
+        self._grammar = grammar
+        self._runs = forced_runs(grammar)
+        column_of_V = np.full(vocab_size, -1, np.int32)
+        column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
+        self.tables = GrammarTables(
+            jnp.asarray(grammar.columns_C, jnp.int32),
+            jnp.asarray(column_of_V),
+            jnp.asarray(grammar.allowed_GxC),
+            jnp.asarray(self._runs.run_GxCxP),
+            jnp.asarray(self._runs.next_GxC, jnp.int32),
+            jnp.asarray(self._runs.done_GxC),
+            jnp.asarray(grammar.terminal_G),
+            jnp.asarray(grammar.end_phase_G, jnp.int32),
+        )
+
+    def chunks(self, length: int, use_grammar: bool) -> Chunks:
+        """Chunks of outputs of up to `length` ids; one token each where nothing is forced."""
+        if not use_grammar:
+            return Chunks(width=1, steps=length, even=True)
+        return chunks(self._grammar, self._runs, length)
+
+
+class _Beam(NamedTuple):
+    """Where each running beam stands."""
+
+    score_BxK: jax.Array  # s of the prefix up to the first token of `chunk`, -inf = no beam
+    chunk_BxKxW: jax.Array  # tokens to feed next, then 0
+    fill_BxK: jax.Array  # how many they are, at least 1
+    depth_BxK: jax.Array  # tokens fed before them, the start token included
+    pointer_BxK: jax.Array  # place in the template after them
+    phase_BxK: jax.Array  # place inside a tag slot
+
+
+class _Finished(NamedTuple):
+    """Ended candidates, best first by `rank`."""
+
+    rank_BxK: jax.Array  # ranked score, -inf = none
+    score_BxK: jax.Array  # their s(y)
+    row_BxK: jax.Array  # of the log of fed chunks: that of their last one
+    slot_BxK: jax.Array  # beam that fed it
+    ended_BxK: jax.Array  # whether EOS followed
 
 
 class _Loop(NamedTuple):
     step: jax.Array
     cache: tuple
-    running_BxK: jax.Array  # s of the prefixes, -inf = no beam
-    token_BxK: jax.Array  # last token of each beam
-    pointer_BxK: jax.Array  # place in the template
-    phase_BxK: jax.Array  # place inside a tag slot
+    slot_depth_BxL: jax.Array  # tokens before each cache slot's; _NOWHERE: it holds none
+    beam: _Beam
     ancestor_BxKxT: jax.Array
-    tokens_TxBxK: jax.Array
-    parents_TxBxK: jax.Array
-    final_BxK: jax.Array  # ranked score of the finished, -inf = none
-    raw_BxK: jax.Array  # their s(y)
-    end_BxK: jax.Array  # step of their EOS
-    slot_BxK: jax.Array  # beam that it ended
-    done_B: jax.Array
+    finished: _Finished
+    settled_B: jax.Array  # no running beam can still get among the finished
+    # Row t: what was fed in step t. Row 0 is the start chunk.
+    chunk_TxBxKxW: jax.Array
+    fill_TxBxK: jax.Array
+    depth_TxBxK: jax.Array
+    parent_TxBxK: jax.Array  # beam of the row before
+
+
+_NOWHERE = 1 << 20  # Lies after every token, so that no mask lets it be seen.
+
+
+def _take(x_BxK: jax.Array, index_BxJ: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x_BxK, index_BxJ, axis=1)
+
+
+def best_continuations(
+    score_BxK: jax.Array, logit_BxKxC: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """The `count` highest score + logit of each row with their places k * C + c, best first.
+
+    Exact, ties by the lower place, and in two levels where rows are long: the best lie in the
+    `count` blocks with the largest maxima, since any block beyond those is beaten by one element of
+    each. The chosen blocks are kept in order, so that ties stay with the lower place.
+    """
+    B, K, C = logit_BxKxC.shape
+    if count * 8 * _BLOCK > K * C:
+        return _top_k((score_BxK[..., None] + logit_BxKxC).reshape(B, K * C), count)
+    padding = ((0, 0), (0, 0), (0, -C % _BLOCK))
+    blocks_BxKxYxZ = jnp.pad(logit_BxKxC, padding, constant_values=NEG_INF).reshape(
+        B, K, -1, _BLOCK
+    )
+    Y = blocks_BxKxYxZ.shape[2]
+    highest_BxKxY = score_BxK[..., None] + blocks_BxKxYxZ.max(-1)
+    _, block_BxJ = _top_k(highest_BxKxY.reshape(B, K * Y), count)
+    block_BxJ = jnp.sort(block_BxJ, axis=1)
+    few_BxJxZ = jnp.take_along_axis(
+        blocks_BxKxYxZ.reshape(B, K * Y, _BLOCK), block_BxJ[..., None], axis=1
+    )
+    few_BxJxZ += _take(score_BxK, block_BxJ // Y)[..., None]
+    best_BxJ, at_BxJ = _top_k(few_BxJxZ.reshape(B, -1), count)
+    block_BxJ = _take(block_BxJ, at_BxJ // _BLOCK)
+    column_BxJ = block_BxJ % Y * _BLOCK + at_BxJ % _BLOCK
+    return best_BxJ, block_BxJ // Y * C + jnp.minimum(column_BxJ, C - 1)
+
+
+_BLOCK = 128
+
+
+def _top_k(x_BxX: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    # XLA's CPU backend sorts whole rows, 60 times slower, where it sees slices of the k results.
+    return jax.lax.optimization_barrier(jax.lax.top_k(x_BxX, k))
 
 
 def _allowed(
@@ -113,53 +191,97 @@ def _allowed(
 
 def _advance(
     tables: GrammarTables,
-    item_BxK: jax.Array,
-    pointer_BxK: jax.Array,
-    phase_BxK: jax.Array,
+    template_BxL: jax.Array,
+    literals_BxL: jax.Array,
+    beam: _Beam,
     column_BxK: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Pointer and phase after each beam took a column."""
+    score_BxK: jax.Array,
+) -> _Beam:
+    """Each beam after it took a column: its next chunk, and where it stands after that."""
+    width, L = beam.chunk_BxKxW.shape[2], template_BxL.shape[1]
+    phase_BxK = beam.phase_BxK
+    item_BxK = _take(template_BxL, jnp.minimum(beam.pointer_BxK, L - 1))
     at_tag_BxK = item_BxK == TAG
     in_tag_BxK = at_tag_BxK & tables.allowed_GxC[phase_BxK, column_BxK]
     closes_BxK = at_tag_BxK & ~in_tag_BxK
     done_BxK = in_tag_BxK & tables.done_GxC[phase_BxK, column_BxK]
     step_BxK = jnp.where(closes_BxK, 2, (~at_tag_BxK | done_BxK).astype(jnp.int32))
+    pointer_BxK = beam.pointer_BxK + step_BxK
     next_BxK = jnp.where(in_tag_BxK, tables.next_GxC[phase_BxK, column_BxK], phase_BxK)
     next_BxK = jnp.where(closes_BxK, tables.end_phase_G[phase_BxK], next_BxK)
-    return pointer_BxK + step_BxK, next_BxK
+
+    # The chunk: the token, its forced run, then literals up to the next choice.
+    chunk = [tables.columns_C[column_BxK]]
+    run_BxKxP = tables.run_GxCxP[phase_BxK, column_BxK][..., : width - 1]
+    run_BxKxP = jnp.where(in_tag_BxK[..., None], run_BxKxP, -1)
+    fill_BxK = 1 + (run_BxKxP >= 0).sum(-1)
+    place_BxK = jnp.minimum(pointer_BxK, L - 1)
+    room_BxK = jnp.where(in_tag_BxK & ~done_BxK, 0, width - fill_BxK)
+    literal_BxK = jnp.minimum(_take(literals_BxL, place_BxK), room_BxK)
+    for w in range(1, width):
+        behind_BxK = w - fill_BxK
+        literal = _take(template_BxL, jnp.clip(place_BxK + behind_BxK, 0, L - 1))
+        token_BxK = jnp.where((behind_BxK >= 0) & (behind_BxK < literal_BxK), literal, 0)
+        if w <= run_BxKxP.shape[2]:
+            token_BxK = jnp.where(behind_BxK < 0, run_BxKxP[..., w - 1], token_BxK)
+        chunk.append(token_BxK)
+    return _Beam(
+        score_BxK=score_BxK,
+        chunk_BxKxW=jnp.stack(chunk, -1),
+        fill_BxK=fill_BxK + literal_BxK,
+        depth_BxK=beam.depth_BxK + beam.fill_BxK,
+        pointer_BxK=pointer_BxK + literal_BxK,
+        phase_BxK=next_BxK,
+    )
+
+
+def _literals_ahead(template_BxL: jax.Array, eos_id: int) -> jax.Array:
+    """Literals from each place of the template up to the next tag or EOS, [B, L]."""
+    L = template_BxL.shape[1]
+    stop_BxL = (template_BxL == TAG) | (template_BxL == eos_id)
+    at_BxL = jnp.where(stop_BxL, jnp.arange(L), L)
+    return jax.lax.cummin(at_BxL, axis=1, reverse=True) - jnp.arange(L)
 
 
 def beam_search(
     model: T5,
     params: dict,
-    tables: GrammarTables,
+    plan: SearchPlan,
     inputs: SearchInput,
     *,
     k: int,
     use_grammar: bool = True,
     length_penalty: float = 0.0,
+    keep_unfinished: bool = False,
     dropout_key: jax.Array | None = None,
 ) -> Beams:
     """Top-k outputs of each sentence under the model, best first.
 
     Follows the rules of torch's search in transformers: of the 2K best continuations those that end
     among the first K are finished, the K best others run on, and a sentence is done when K have
-    finished and no running beam can still beat the worst of them. `done` is latched per sentence,
-    so neighbours and padding change nothing. Scores are normalised over the columns of `tables`;
-    the grammar forbids continuations but does not renormalise, so that a returned score equals the
-    teacher-forced score of the same ids.
+    finished and no running beam can still beat the worst of them. `settled` is latched per
+    sentence, so neighbours and padding change nothing. A continuation is a choice with all that it
+    forces; beams are compared after equally many choices. Scores are normalised over the columns of
+    the grammar, which forbids continuations but does not renormalise, so that a returned score
+    equals the teacher-forced score of the same ids.
 
     Args:
       model: the Flax module; params: its parameters.
-      inputs: a batch; T is the width of `fused_target_BxT`, the number of steps at most.
+      plan: of the format's grammar.
+      inputs: a batch; T is the width of `fused_target_BxT`, the tokens of an output at most.
       k: beams, and candidates returned.
+      use_grammar: False: any column may follow, one token a step.
       length_penalty: candidates are ranked by s(y) / tokens**length_penalty.
+      keep_unfinished: running beams of a sentence that is out of steps count as candidates, without
+        EOS. The grammar leaves none.
       dropout_key: where given, the encoder runs with its dropout on.
     """
-    config = model.config
+    config, tables = model.config, plan.tables
     B, T = inputs.fused_target_BxT.shape
     C = tables.columns_C.shape[0]
     L = inputs.template_BxL.shape[1]
+    width, steps, even = plan.chunks(T, use_grammar)
+    N = k * width
     variables = {"params": params}
 
     rngs = None if dropout_key is None else {"dropout": dropout_key}
@@ -174,143 +296,261 @@ def beam_search(
     cross = model.apply(variables, encoded_BxSxD, method=model.cross_kv)
     source_mask_BxS = inputs.source_BxS != config.pad_token_id
     # Loop invariants that the compiler would not lift out by itself.
-    kernel_DxC = model.apply(variables, tables.columns_C, method=model.output_kernel)
-    kernel_DxC = kernel_DxC.astype(config.dtype)
-    bias_HxT = model.apply(variables, T, method=model.bias_by_distance)
+    # With all columns the weights are used as they lie, not gathered.
+    columns_C = tables.columns_C if config.vocab_size > C else None
+    weights = model.apply(variables, columns_C, method=model.output_weights)
+    bias_HxT = model.apply(variables, T + 1, method=model.bias_by_distance)
+    literals_BxL = _literals_ahead(inputs.template_BxL, config.eos_token_id)
 
-    first_K = jnp.where(jnp.arange(k) == 0, 0.0, NEG_INF)
-    empty_BxK = jnp.full((B, k), NEG_INF, jnp.float32)
-    zeros_BxK = jnp.zeros((B, k), jnp.int32)
-    start = _Loop(
-        step=jnp.int32(0),
-        cache=model.apply(variables, B, k, T, method=model.init_cache),
-        running_BxK=jnp.broadcast_to(first_K, (B, k)).astype(jnp.float32),
-        token_BxK=jnp.full((B, k), config.decoder_start_token_id, jnp.int32),
-        pointer_BxK=zeros_BxK,
-        phase_BxK=zeros_BxK,
-        ancestor_BxKxT=jnp.full((B, k, T), -1, jnp.int32),
-        tokens_TxBxK=jnp.zeros((T, B, k), jnp.int32),
-        parents_TxBxK=jnp.zeros((T, B, k), jnp.int32),
-        final_BxK=empty_BxK,
-        raw_BxK=empty_BxK,
-        end_BxK=zeros_BxK,
-        slot_BxK=zeros_BxK,
-        done_B=inputs.cap_B <= 0,
+    def zeros(*shape: int) -> jax.Array:
+        return jnp.zeros(shape, jnp.int32)
+
+    lead_BxK = jnp.broadcast_to(jnp.minimum(literals_BxL[:, :1], width - 1), (B, k))
+    chunk_W = jnp.arange(width)
+    lead_BxW = jnp.where(
+        chunk_W <= lead_BxK[:, :1], jnp.roll(inputs.template_BxL, 1, axis=1)[:, :width], 0
     )
-    width = min(2 * k, k * C)
+    lead_BxW = lead_BxW.at[:, 0].set(config.decoder_start_token_id)
+    begin = _Beam(
+        score_BxK=jnp.broadcast_to(jnp.where(jnp.arange(k) == 0, 0.0, NEG_INF), (B, k)),
+        chunk_BxKxW=jnp.broadcast_to(lead_BxW[:, None], (B, k, width)),
+        fill_BxK=1 + lead_BxK,
+        depth_BxK=zeros(B, k),
+        pointer_BxK=lead_BxK,
+        phase_BxK=zeros(B, k),
+    )
+    none_BxK = jnp.full((B, k), NEG_INF, jnp.float32)
+    ends = _segments(steps)
+    loop = _Loop(
+        step=jnp.int32(0),
+        cache=model.apply(variables, B, ends[0] * N, method=model.init_cache),
+        slot_depth_BxL=zeros(B, 0 if even else ends[0] * N) + _NOWHERE,
+        beam=begin,
+        ancestor_BxKxT=jnp.full((B, k, ends[0]), -1, jnp.int32),
+        finished=_Finished(none_BxK, none_BxK, zeros(B, k), zeros(B, k), zeros(B, k) > 0),
+        settled_B=inputs.cap_B <= 0,
+        chunk_TxBxKxW=zeros(steps + 1, B, k, width).at[0].set(begin.chunk_BxKxW),
+        fill_TxBxK=zeros(steps + 1, B, k).at[0].set(begin.fill_BxK),
+        depth_TxBxK=zeros(steps + 1, B, k).at[0].set(begin.depth_BxK),
+        parent_TxBxK=zeros(steps + 1, B, k),
+    )
+    # Of 2K continuations at most K end, one a beam: K others are left.
+    candidates = min(2 * k, k * C)
 
-    def take(x_BxK: jax.Array, index_BxK: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x_BxK, index_BxK, axis=1)
-
-    def body(loop: _Loop) -> _Loop:
-        step = loop.step
+    def feed(loop: _Loop) -> tuple[jax.Array, tuple, jax.Array, jax.Array]:
+        """Hidden states [B, K, W, D] of the beams' chunks; cache, slot depths and ancestors."""
+        beam, step = loop.beam, loop.step
+        place_W = jnp.arange(width)
+        steps = loop.ancestor_BxKxT.shape[2]
+        slot_step_L, slot_place_L = jnp.divmod(jnp.arange(steps * N), N)
+        slot_place_L %= width
         ancestor_BxKxT = loop.ancestor_BxKxT.at[:, :, step].set(jnp.arange(k))
-        # Cache slot d*K + j belongs to a beam's path where its ancestor of step d sat in slot j.
-        mask_BxKxL = (ancestor_BxKxT[..., None] == jnp.arange(k)).reshape(B, k, T * k)
-        fused_B = jax.lax.dynamic_index_in_dim(inputs.fused_target_BxT, step, 1, keepdims=False)
-        hidden_BxKxD, cache = model.apply(
+        # Slot (d, j, w) belongs to a beam's path where its ancestor of step d sat in beam j.
+        own_BxKxTxK = ancestor_BxKxT[..., None] == jnp.arange(k)
+        own_BxKxL = jnp.repeat(own_BxKxTxK.reshape(B, k, steps * k), width, axis=2)
+        depth_BxKxW = beam.depth_BxK[..., None] + place_W
+        slot_depth_BxL = loop.slot_depth_BxL
+        if even:
+            distance = (step - slot_step_L) * width + place_W[:, None] - slot_place_L
+            distance_BxKxWxL = distance[None, None]
+        else:
+            filled_BxKxW = place_W < beam.fill_BxK[..., None]
+            new_BxN = jnp.where(filled_BxKxW, depth_BxKxW, _NOWHERE).reshape(B, N)
+            slot_depth_BxL = jax.lax.dynamic_update_slice_in_dim(
+                slot_depth_BxL, new_BxN, step * N, axis=1
+            )
+            distance_BxKxWxL = depth_BxKxW[..., None] - slot_depth_BxL[:, None, None]
+        mask_BxKxWxL = own_BxKxL[:, :, None] & (distance_BxKxWxL >= 0)
+        if even:
+            distance_BxKxWxL = jnp.broadcast_to(distance_BxKxWxL, (1, k, width, steps * N))
+        fused_BxN = _take(inputs.fused_target_BxT, jnp.minimum(depth_BxKxW.reshape(B, N), T - 1))
+        hidden_BxNxD, cache = model.apply(
             variables,
-            loop.token_BxK,
-            step,
-            mask_BxKxL,
+            beam.chunk_BxKxW.reshape(B, N),
+            step * N,
+            distance_BxKxWxL.reshape(-1, N, steps * N),
+            mask_BxKxWxL.reshape(B, N, steps * N),
             loop.cache,
             cross,
             source_mask_BxS,
-            jnp.broadcast_to(fused_B[:, None], (B, k)),
+            fused_BxN,
             bias_HxT,
             method=model.extend,
         )
-        logits_BxKxC = jnp.matmul(hidden_BxKxD, kernel_DxC, preferred_element_type=jnp.float32)
-        logp_BxKxC = jax.nn.log_softmax(logits_BxKxC)
-        item_BxK = take(inputs.template_BxL, jnp.minimum(loop.pointer_BxK, L - 1))
-        if use_grammar:
-            next_item_BxK = take(inputs.template_BxL, jnp.minimum(loop.pointer_BxK + 1, L - 1))
-            allowed_BxKxC = _allowed(tables, item_BxK, next_item_BxK, loop.phase_BxK)
-            logp_BxKxC = jnp.where(allowed_BxKxC, logp_BxKxC, NEG_INF)
+        return hidden_BxNxD.reshape(B, k, width, -1), cache, slot_depth_BxL, ancestor_BxKxT
 
-        total_BxKxC = loop.running_BxK[..., None] + logp_BxKxC
-        best_BxW, flat_BxW = jax.lax.top_k(total_BxKxC.reshape(B, k * C), width)
-        parent_BxW, column_BxW = flat_BxW // C, flat_BxW % C
-        token_BxW = tables.columns_C[column_BxW]
-        ends_BxW = token_BxW == config.eos_token_id
-        live_B = ~loop.done_B
+    def log_probs(hidden_BxKxWxD: jax.Array, beam: _Beam) -> tuple[jax.Array, jax.Array]:
+        """Two parts whose sum is the log-probability of what each chunk forces and of one more
+        column: [B, K], normalisers and forced logits, and [B, K, C], the logits of that column."""
+        logits_BxKxWxC = model.apply(variables, hidden_BxKxWxD, weights, method=model.project)
+        norm_BxKxW = jax.nn.logsumexp(logits_BxKxWxC, axis=-1)
+        last_BxK = beam.fill_BxK - 1
+        score_BxK = -jnp.where(jnp.arange(width) <= last_BxK[..., None], norm_BxKxW, 0.0).sum(-1)
+        next_BxKxC = logits_BxKxWxC[:, :, 0]
+        for w in range(1, width):
+            column_BxK = jnp.maximum(tables.column_of_V[beam.chunk_BxKxW[..., w]], 0)
+            logit_BxK = jnp.take_along_axis(
+                logits_BxKxWxC[:, :, w - 1], column_BxK[..., None], axis=-1
+            )[..., 0]
+            score_BxK += jnp.where(w <= last_BxK, logit_BxK, 0.0)
+            here = (last_BxK == w)[..., None]
+            next_BxKxC = jnp.where(here, logits_BxKxWxC[:, :, w], next_BxKxC)
+        return score_BxK, next_BxKxC
+
+    def body(loop: _Loop) -> _Loop:
+        beam, step = loop.beam, loop.step
+        hidden_BxKxWxD, cache, slot_depth_BxL, ancestor_BxKxT = feed(loop)
+        forced_BxK, next_BxKxC = log_probs(hidden_BxKxWxD, beam)
+        if use_grammar:
+            place_BxK = jnp.minimum(beam.pointer_BxK, L - 1)
+            item_BxK = _take(inputs.template_BxL, place_BxK)
+            next_item_BxK = _take(inputs.template_BxL, jnp.minimum(place_BxK + 1, L - 1))
+            allowed_BxKxC = _allowed(tables, item_BxK, next_item_BxK, beam.phase_BxK)
+            next_BxKxC = jnp.where(allowed_BxKxC, next_BxKxC, NEG_INF)
+        best_BxJ, flat_BxJ = best_continuations(beam.score_BxK + forced_BxK, next_BxKxC, candidates)
+        parent_BxJ, column_BxJ = flat_BxJ // C, flat_BxJ % C
+        ends_BxJ = tables.columns_C[column_BxJ] == config.eos_token_id
+        live_B = ~loop.settled_B & (step < inputs.cap_B)
 
         # Finished: those among the first K that end, merged with the finished of earlier steps.
-        new_BxK = jnp.where(
-            ends_BxW[:, :k] & live_B[:, None] & jnp.isfinite(best_BxW[:, :k]),
-            best_BxW[:, :k],
-            NEG_INF,
+        new_BxK = jnp.where(ends_BxJ[:, :k] & live_B[:, None], best_BxJ[:, :k], NEG_INF)
+        tokens_BxK = _take(beam.depth_BxK + beam.fill_BxK, parent_BxJ[:, :k])
+        new = _Finished(
+            rank_BxK=new_BxK / tokens_BxK.astype(jnp.float32) ** length_penalty,
+            score_BxK=new_BxK,
+            row_BxK=zeros(B, k) + step,
+            slot_BxK=parent_BxJ[:, :k],
+            ended_BxK=zeros(B, k) == 0,
         )
-        length = (step + 1).astype(jnp.float32)
-        pool_final = jnp.concatenate([loop.final_BxK, new_BxK / length**length_penalty], 1)
-        final_BxK, pick_BxK = jax.lax.top_k(pool_final, k)
-        raw_BxK = take(jnp.concatenate([loop.raw_BxK, new_BxK], 1), pick_BxK)
-        end_BxK = take(jnp.concatenate([loop.end_BxK, zeros_BxK + step], 1), pick_BxK)
-        slot_BxK = take(jnp.concatenate([loop.slot_BxK, parent_BxW[:, :k]], 1), pick_BxK)
+        finished = _merge(loop.finished, new)
 
         # Running on: the K best that do not end. Stable, so ties keep their order.
-        rest_BxW = jnp.where(ends_BxW, NEG_INF, best_BxW)
-        if width < k:
-            rest_BxW = jnp.pad(rest_BxW, ((0, 0), (0, k - width)), constant_values=NEG_INF)
-        running_BxK, keep_BxK = jax.lax.top_k(rest_BxW, k)
-        keep_BxK = jnp.minimum(keep_BxK, width - 1)
-        parent_BxK, column_BxK = take(parent_BxW, keep_BxK), take(column_BxW, keep_BxK)
-        token_BxK = take(token_BxW, keep_BxK)
-        pointer_BxK, phase_BxK = _advance(
+        rest_BxJ = jnp.where(ends_BxJ, NEG_INF, best_BxJ)
+        if candidates < k:
+            rest_BxJ = jnp.pad(rest_BxJ, ((0, 0), (0, k - candidates)), constant_values=NEG_INF)
+        score_BxK, keep_BxK = _top_k(rest_BxJ, k)
+        keep_BxK = jnp.minimum(keep_BxK, candidates - 1)
+        parent_BxK = _take(parent_BxJ, keep_BxK)
+        of_parent = jax.tree.map(
+            lambda x: jnp.take_along_axis(x, parent_BxK.reshape(B, k, *[1] * (x.ndim - 2)), 1), beam
+        )
+        beam = _advance(
             tables,
-            take(item_BxK, parent_BxK),
-            take(loop.pointer_BxK, parent_BxK),
-            take(loop.phase_BxK, parent_BxK),
-            column_BxK,
+            inputs.template_BxL,
+            literals_BxL,
+            of_parent,
+            _take(column_BxJ, keep_BxK),
+            score_BxK,
         )
 
         # What a running beam can still reach: s only falls, and length helps by the penalty alone.
-        reach_B = running_BxK[:, 0] / jnp.maximum(inputs.cap_B, 1).astype(jnp.float32) ** (
-            length_penalty
-        )
-        settled_B = jnp.isfinite(final_BxK[:, -1]) & (final_BxK[:, -1] >= reach_B)
-        out_of_steps_B = step + 1 >= inputs.cap_B
-        done_B = loop.done_B | settled_B | out_of_steps_B | ~jnp.isfinite(running_BxK[:, 0])
+        cap_B = jnp.maximum(inputs.cap_B, 1).astype(jnp.float32)
+        reach_B = score_BxK[:, 0] / cap_B**length_penalty
+        worst_B = finished.rank_BxK[:, -1]
+        settled_B = (jnp.isfinite(worst_B) & (worst_B >= reach_B)) | ~jnp.isfinite(score_BxK[:, 0])
+        if keep_unfinished:
+            stuck_B = live_B & ~settled_B & (step + 1 >= inputs.cap_B)
+            left_BxK = jnp.where(stuck_B[:, None], score_BxK, NEG_INF)
+            tokens_BxK = beam.depth_BxK + beam.fill_BxK - 1
+            unfinished = _Finished(
+                rank_BxK=left_BxK / tokens_BxK.astype(jnp.float32) ** length_penalty,
+                score_BxK=left_BxK,
+                row_BxK=zeros(B, k) + step + 1,
+                slot_BxK=zeros(B, k) + jnp.arange(k),
+                ended_BxK=zeros(B, k) > 0,
+            )
+            finished = _merge(finished, unfinished)
         return _Loop(
             step=step + 1,
             cache=cache,
-            running_BxK=running_BxK,
-            token_BxK=token_BxK,
-            pointer_BxK=pointer_BxK,
-            phase_BxK=phase_BxK,
+            slot_depth_BxL=slot_depth_BxL,
+            beam=beam,
             ancestor_BxKxT=jnp.take_along_axis(ancestor_BxKxT, parent_BxK[..., None], axis=1),
-            tokens_TxBxK=loop.tokens_TxBxK.at[step].set(token_BxK),
-            parents_TxBxK=loop.parents_TxBxK.at[step].set(parent_BxK),
-            final_BxK=final_BxK,
-            raw_BxK=raw_BxK,
-            end_BxK=end_BxK,
-            slot_BxK=slot_BxK,
-            done_B=done_B,
+            finished=finished,
+            # A sentence out of steps stays as it is.
+            settled_B=jnp.where(live_B, settled_B, loop.settled_B),
+            chunk_TxBxKxW=loop.chunk_TxBxKxW.at[step + 1].set(beam.chunk_BxKxW),
+            fill_TxBxK=loop.fill_TxBxK.at[step + 1].set(beam.fill_BxK),
+            depth_TxBxK=loop.depth_TxBxK.at[step + 1].set(beam.depth_BxK),
+            parent_TxBxK=loop.parent_TxBxK.at[step + 1].set(parent_BxK),
         )
 
-    def unfinished(loop: _Loop) -> jax.Array:
-        return (loop.step < T) & ~jnp.all(loop.done_B)
+    def running(loop: _Loop) -> jax.Array:
+        until = loop.ancestor_BxKxT.shape[2]
+        return (loop.step < until) & jnp.any(~loop.settled_B & (loop.step < inputs.cap_B))
 
-    loop = jax.lax.while_loop(unfinished, body, start)
-    valid_BxK = jnp.isfinite(loop.final_BxK)
+    for end in ends:
+        loop = jax.lax.while_loop(running, body, _grown(loop, end, N))
+    valid_BxK = jnp.isfinite(loop.finished.rank_BxK)
+    tokens_BxKxT = _backtrack(loop, T, config.eos_token_id)
+    # The pad id fills what is not a token.
     return Beams(
-        _backtrack(loop, valid_BxK, config.pad_token_id, config.eos_token_id),
-        loop.raw_BxK,
-        valid_BxK,
+        jnp.where(valid_BxK[..., None], tokens_BxKxT, 0), loop.finished.score_BxK, valid_BxK
     )
 
 
-def _backtrack(loop: _Loop, valid_BxK: jax.Array, pad_id: int, eos_id: int) -> jax.Array:
-    """Follows the parent pointers from each end to the start, [B, K, T]."""
-    T = loop.tokens_TxBxK.shape[0]
+def _segments(steps: int) -> list[int]:
+    """Where the cache grows: all its slots are attended to, so early steps should have few.
 
-    def back(slot_BxK: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        token_BxK = jnp.take_along_axis(loop.tokens_TxBxK[step], slot_BxK, axis=1)
-        before_end_BxK = step < loop.end_BxK
-        out_BxK = jnp.where(before_end_BxK, token_BxK, pad_id)
-        out_BxK = jnp.where(step == loop.end_BxK, eos_id, out_BxK)
-        parent_BxK = jnp.take_along_axis(loop.parents_TxBxK[step], slot_BxK, axis=1)
-        return jnp.where(before_end_BxK, parent_BxK, slot_BxK), out_BxK
+    Each segment compiles the step again, which short outputs do not pay back.
+    """
+    count = min(max(steps // 8, 1), 4)
+    return [-(-steps * i // count) for i in range(1, count + 1)]
 
-    _, tokens_TxBxK = jax.lax.scan(back, loop.slot_BxK, jnp.arange(T), reverse=True)
-    return jnp.where(valid_BxK[..., None], jnp.moveaxis(tokens_TxBxK, 0, 2), pad_id)
+
+def _grown(loop: _Loop, steps: int, nodes: int) -> _Loop:
+    """The same state with room for `steps` steps of `nodes` slots."""
+    more = steps - loop.ancestor_BxKxT.shape[2]
+
+    def grow(x: jax.Array, axis: int, by: int, value: int = 0) -> jax.Array:
+        return jnp.pad(
+            x, [(0, by if i == axis else 0) for i in range(x.ndim)], constant_values=value
+        )
+
+    slot_depth_BxL = loop.slot_depth_BxL
+    if slot_depth_BxL.shape[1]:
+        slot_depth_BxL = grow(slot_depth_BxL, 1, more * nodes, _NOWHERE)
+    return loop._replace(
+        cache=tuple(
+            (grow(key, 3, more * nodes), grow(value, 2, more * nodes)) for key, value in loop.cache
+        ),
+        slot_depth_BxL=slot_depth_BxL,
+        ancestor_BxKxT=grow(loop.ancestor_BxKxT, 2, more, -1),
+    )
+
+
+def _merge(old: _Finished, new: _Finished) -> _Finished:
+    """The K best of both, the old first among equals."""
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, new)
+    _, pick_BxK = _top_k(both.rank_BxK, old.rank_BxK.shape[1])
+    return jax.tree.map(lambda x: _take(x, pick_BxK), both)
+
+
+def _backtrack(loop: _Loop, length: int, eos_id: int) -> jax.Array:
+    """Follows the parent pointers from each end to the start, [B, K, length]; 0 after the end."""
+    finished = loop.finished
+    rows, B, K, W = loop.chunk_TxBxKxW.shape
+    at_BxKx1 = jnp.arange(B)[:, None, None], jnp.arange(K)[None, :, None]
+
+    def back(carry: tuple[jax.Array, jax.Array], row: jax.Array) -> tuple[Any, None]:
+        slot_BxK, out_BxKxT = carry
+        fill_BxK = _take(loop.fill_TxBxK[row], slot_BxK)
+        depth_BxK = _take(loop.depth_TxBxK[row], slot_BxK)
+        chunk_BxKxW = jnp.take_along_axis(loop.chunk_TxBxKxW[row], slot_BxK[..., None], axis=1)
+        on_path_BxK = row <= finished.row_BxK
+        last_BxK = row == finished.row_BxK
+        filled_BxKxW = on_path_BxK[..., None] & (jnp.arange(W) < fill_BxK[..., None])
+        place_BxKxW = jnp.where(
+            filled_BxKxW, depth_BxK[..., None] + jnp.arange(W), out_BxKxT.shape[2]
+        )
+        out_BxKxT = out_BxKxT.at[*at_BxKx1, place_BxKxW].set(chunk_BxKxW, mode="drop")
+        end_BxK = jnp.where(last_BxK & finished.ended_BxK, depth_BxK + fill_BxK, out_BxKxT.shape[2])
+        out_BxKxT = out_BxKxT.at[*at_BxKx1, end_BxK[..., None]].set(eos_id, mode="drop")
+        parent_BxK = _take(loop.parent_TxBxK[row], slot_BxK)
+        return (jnp.where(on_path_BxK, parent_BxK, slot_BxK), out_BxKxT), None
+
+    # The start token takes the first place, a chunk's padding may reach beyond the last.
+    out_BxKxT = jnp.zeros((B, K, length + 1), jnp.int32)
+    start = finished.slot_BxK, out_BxKxT
+    (_, out_BxKxT), _ = jax.lax.scan(back, start, jnp.arange(rows), reverse=True)
+    return out_BxKxT[:, :, 1:]

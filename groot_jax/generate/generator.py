@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.formats import Format
-from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, grammar_tables
+from groot_jax.generate.beam_search import Beams, SearchInput, SearchPlan, beam_search
 from groot_jax.generate.grammar import Grammar
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import T5
@@ -33,22 +33,24 @@ class Generator:
         k: int,
         use_grammar: bool = True,
         length_penalty: float = 0.0,
+        keep_unfinished: bool = False,
         batch_sharding: NamedSharding | None = None,
     ) -> None:
         self.k = k
         self._format = format_
         self._batch_sharding = batch_sharding
-        tables = grammar_tables(grammar, model.config.vocab_size)
+        plan = SearchPlan(grammar, model.config.vocab_size)
 
         def search(params: Any, inputs: SearchInput, key: jax.Array | None) -> Beams:
             return beam_search(
                 model,
                 params,
-                tables,
+                plan,
                 inputs,
                 k=k,
                 use_grammar=use_grammar,
                 length_penalty=length_penalty,
+                keep_unfinished=keep_unfinished,
                 dropout_key=key,
             )
 

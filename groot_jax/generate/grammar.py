@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,12 +35,33 @@ class Grammar:
     where not allowed. terminal_G: bool. end_phase_G: int32, 0 where not terminal.
     """
 
+    format: Format
     columns_C: np.ndarray
     allowed_GxC: np.ndarray
     next_GxC: np.ndarray
     done_GxC: np.ndarray
     terminal_G: np.ndarray
     end_phase_G: np.ndarray
+
+
+class Runs(NamedTuple):
+    """What is forced after a choice inside a tag slot, so that the search need not stop for it.
+
+    Taking column c in phase g is followed by the pieces run_GxCxP[g, c] (-1 = no more of them), for
+    the tag has no other way to go on; `next` and `done` are those of `Grammar` after the run.
+    """
+
+    run_GxCxP: np.ndarray
+    next_GxC: np.ndarray
+    done_GxC: np.ndarray
+
+
+class Chunks(NamedTuple):
+    """How a search cuts outputs into steps: each feeds a chosen token and what it forces."""
+
+    width: int  # tokens of the longest chunk
+    steps: int  # steps of the longest output, the one that chooses EOS included
+    even: bool  # all chunks are `width` long but each sentence's last
 
 
 def make_grammar(format_: Format, normalise: str, vocab_size: int) -> Grammar:
@@ -70,7 +92,7 @@ def make_grammar(format_: Format, normalise: str, vocab_size: int) -> Grammar:
             allowed_GxC[phase, column] = True
             done_GxC[phase, column] = leaf is not None
             next_GxC[phase, column] = phases[after] if leaf is None else leaf
-    return Grammar(columns_C, allowed_GxC, next_GxC, done_GxC, terminal_G, end_phase_G)
+    return Grammar(format_, columns_C, allowed_GxC, next_GxC, done_GxC, terminal_G, end_phase_G)
 
 
 def _phases(tags: dict[str, tuple[int, ...]]) -> dict[_Rest, int]:
@@ -99,6 +121,56 @@ def _leaf(rest: _Rest) -> int | None:
     """The start phase after a tag that is certainly complete, else None."""
     (pieces, end), *others = rest
     return None if pieces or others else end
+
+
+def forced_runs(grammar: Grammar) -> Runs:
+    """Follows every choice to the next place where there is more than one way to go on."""
+    next_GxC, done_GxC = grammar.next_GxC.copy(), grammar.done_GxC.copy()
+    options_G = grammar.allowed_GxC.sum(1) + grammar.terminal_G
+    runs: dict[tuple[int, int], list[int]] = {}
+    for phase, column in np.argwhere(grammar.allowed_GxC & ~grammar.done_GxC).tolist():
+        run = runs[phase, column] = []
+        at = int(next_GxC[phase, column])
+        while options_G[at] == 1 and not done_GxC[phase, column]:
+            (only,) = np.flatnonzero(grammar.allowed_GxC[at])
+            run.append(int(grammar.columns_C[only]))
+            done_GxC[phase, column] = grammar.done_GxC[at, only]
+            at = next_GxC[phase, column] = int(grammar.next_GxC[at, only])
+    run_GxCxP = np.full((*next_GxC.shape, max(map(len, runs.values()), default=0)), -1, np.int32)
+    for (phase, column), run in runs.items():
+        run_GxCxP[phase, column, : len(run)] = run
+    return Runs(run_GxCxP, next_GxC, done_GxC)
+
+
+def chunks(grammar: Grammar, runs: Runs, length: int) -> Chunks:
+    """The chunks of outputs of up to `length` ids.
+
+    A chunk holds a chosen piece, the forced pieces after it, and up to `_LITERALS` literals.
+    """
+    format_ = grammar.format
+    literals = min(format_.literals_per_word, _LITERALS)
+    forced = runs.run_GxCxP.shape[2]
+    width = 1 + forced + literals
+    # Steps for the tags, for literals beyond what a chunk takes along, and for EOS.
+    steps = format_.words_in(length) * _choices(grammar, runs) + 1
+    if format_.columns_C is None:
+        steps += length // width
+    leading = int(format_.template(("w",))[0] != TAG)
+    return Chunks(width, min(steps, length), not forced and literals == leading)
+
+
+# Literals that one step takes along; a word's pieces, which `input_tag` repeats, may be more.
+_LITERALS = 4
+
+
+def _choices(grammar: Grammar, runs: Runs) -> int:
+    """Choices in a tag slot, at most."""
+
+    def from_phase(phase: int) -> int:
+        after = grammar.allowed_GxC[phase] & ~runs.done_GxC[phase]
+        return 1 + max((from_phase(int(g)) for g in set(runs.next_GxC[phase, after])), default=0)
+
+    return max(from_phase(0), from_phase(1))
 
 
 def accepts(grammar: Grammar, template: Sequence[int], ids: Sequence[int]) -> bool:

@@ -83,7 +83,7 @@ class T5(nn.Module):
         return self.encoder(embedded, bias + additive(mask), None, deterministic)
 
     def cross_kv(self, encoded_BxSxD: Array) -> Layers:
-        """Each decoder layer's cross-attention (key_BxHxSxDh, value_BxHxSxDh): once a sentence."""
+        """Each decoder layer's cross-attention (key_BxHxDhxS, value_BxHxSxDh): once a sentence."""
         return tuple(block.cross_kv(encoded_BxSxD) for block in self.decoder.block.blocks)
 
     def decode(
@@ -118,12 +118,12 @@ class T5(nn.Module):
         embedded = self._embed(tokens_BxN, fused_BxN)
         return self.decoder(embedded, bias, (cross, cross_bias), deterministic)
 
-    def init_cache(self, batch: int, width: int, steps: int) -> Layers:
-        """Zeros for `extend`: per decoder layer key and value, [B, H, steps * width, Dh]."""
+    def init_cache(self, batch: int, slots: int) -> Layers:
+        """Zeros for `extend`: per decoder layer key_BxHxDhxL and value_BxHxLxDh, L = slots."""
         c = self.config
-        shape = (batch, c.num_heads, steps * width, c.d_kv)
-        zeros = jnp.zeros(shape, c.dtype)
-        return tuple((zeros, zeros) for _ in range(c.num_decoder_layers))
+        shape = (batch, c.num_heads, slots, c.d_kv)
+        value = jnp.zeros(shape, c.dtype)
+        return tuple((value.swapaxes(2, 3), value) for _ in range(c.num_decoder_layers))
 
     def bias_by_distance(self, steps: int) -> Array:
         """bias_HxT, float32: the decoder's relative bias at distance 0 .. T-1, for `extend`."""
@@ -131,50 +131,61 @@ class T5(nn.Module):
 
     def extend(
         self,
-        tokens_BxK: Array,
-        step: Array | int,
-        mask_BxKxL: Array,
+        tokens_BxN: Array,
+        slot: Array | int,
+        distance_BxNxL: Array,
+        mask_BxNxL: Array,
         cache: Layers,
         cross: Layers,
         source_mask_BxS: Array,
-        fused_BxK: Array | None = None,
+        fused_BxN: Array | None = None,
         bias_HxT: Array | None = None,
     ) -> tuple[Array, Layers]:
-        """One search step: K new nodes of depth `step` -> (hidden_BxKxD, the cache with them).
+        """One search step: N new nodes a sentence -> (hidden_BxNxD, the cache with them).
 
-        They are written into slots step*K .. step*K + K-1 of the cache (one slice a layer) and see
-        slot l, of depth l // K, where mask[b, k, l]; the mask includes a node's own slot. Nothing
-        is reordered: the mask says which slots are a beam's ancestors. `bias_HxT` from
-        `bias_by_distance(T)` saves the look-up of the bias inside the loop.
+        They are written into slots `slot` .. `slot` + N-1 of the cache (one slice a layer). Node i
+        sees slot l where mask[b, i, l], its own included, and lies distance[b, i, l] tokens behind
+        it; the distance of unseen slots does not matter. It has leading dimension B, or 1 where all
+        sentences share it. Nothing is reordered: the mask says which slots are ancestors.
+        `bias_HxT` from `bias_by_distance(T)` saves its look-up inside the loop.
         """
-        width, slots = mask_BxKxL.shape[1:]
         if bias_HxT is None:
-            bias_HxT = self.bias_by_distance(slots // width)
-        distance_L = jnp.maximum(step - jnp.arange(slots) // width, 0)
-        bias = bias_HxT[None, :, None, distance_L] + additive(mask_BxKxL[:, None])
+            bias_HxT = self.bias_by_distance(mask_BxNxL.shape[2])
+        distance_BxNxL = jnp.clip(distance_BxNxL, 0, bias_HxT.shape[1] - 1)
+        bias_BxHxNxL = jnp.moveaxis(bias_HxT[:, distance_BxNxL], 0, 1)
+        bias_BxHxNxL = bias_BxHxNxL + additive(mask_BxNxL[:, None])
         cross_bias = additive(source_mask_BxS[:, None, None, :])
-        x_BxKxD = self._embed(tokens_BxK, fused_BxK)
+        x_BxNxD = self._embed(tokens_BxN, fused_BxN)
         extended = []
         for block, layer_cache, kv in zip(self.decoder.block.blocks, cache, cross, strict=True):
-            x_BxKxD, layer_cache = block.extend(
-                x_BxKxD, bias, layer_cache, step * width, kv, cross_bias
+            x_BxNxD, layer_cache = block.extend(
+                x_BxNxD, bias_BxHxNxL, layer_cache, slot, kv, cross_bias
             )
             extended.append(layer_cache)
-        return self.decoder.final_layer_norm(x_BxKxD), tuple(extended)
+        return self.decoder.final_layer_norm(x_BxNxD), tuple(extended)
 
-    def output_kernel(self, columns_C: Array | None = None) -> Array:
-        """kernel_DxC: hidden @ kernel are the logits of those vocabulary columns (None: all)."""
+    def output_weights(self, columns_C: Array | None = None) -> Array:
+        """What `project` multiplies with for those vocabulary columns (None: all), in the compute
+        type: [C, D] where the embedding is the head, else [D, C]."""
         if self.config.tie_word_embeddings:
-            table = self.shared.embedding
-            rows = table if columns_C is None else table[columns_C]
-            return rows.T * self.config.d_model**-0.5
-        kernel_DxV = self.lm_head.kernel
-        return kernel_DxV if columns_C is None else kernel_DxV[:, columns_C]
+            table_VxD = self.shared.embedding
+            weights = table_VxD if columns_C is None else table_VxD[columns_C]
+        else:
+            kernel_DxV = self.lm_head.kernel
+            weights = kernel_DxV if columns_C is None else kernel_DxV[:, columns_C]
+        return weights.astype(self.config.dtype)
+
+    def project(self, hidden: Array, weights: Array) -> Array:
+        """Logits [..., C], float32, of hidden states [..., D]."""
+        if self.config.tie_word_embeddings:
+            # The product takes the table as it lies: transposed, it would be copied.
+            hidden = hidden * self.config.d_model**-0.5
+            weights = weights.T
+        return jnp.matmul(hidden, weights, preferred_element_type=jnp.float32)
 
     def logits(self, hidden: Array, columns_C: Array | None = None) -> Array:
         """Logits [..., C], float32, of the vocabulary columns `columns_C` (None: all)."""
-        kernel_DxC = self.output_kernel(columns_C).astype(self.config.dtype)
-        return jnp.matmul(hidden, kernel_DxC, preferred_element_type=jnp.float32)
+        return self.project(hidden, self.output_weights(columns_C))
 
     def _tree_bias(self, positions_BxN: Array, num_positions: int) -> Array:
         """Relative bias of each pair of nodes, [B, H, N, N], by the difference in position.

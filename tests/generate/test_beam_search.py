@@ -14,12 +14,17 @@ from groot_jax.data.batches import Batch, collate, encode
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence, Span, labeling_of_word_tags
 from groot_jax.data.tokenizer import train_tokenizer
+from groot_jax.generate.beam_search import SearchPlan, best_continuations
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.model.config import preset
 from groot_jax.model.t5 import T5, init_params
+from tests.generate import reference
+from tests.generate.toy import toy
 
 TYPES = ("brand", "color")
+# Tags of one piece a letter: "aba" is chosen in two steps, for it starts like "a"; "bb" in one.
+LETTERS = ("a", "aba", "bb")
 SENTENCES = [
     Sentence(("black", "levi", "jeans"), (Span(0, 1, "color"), Span(1, 3, "brand"))),
     Sentence(("red", "shoes"), (Span(0, 1, "color"),)),
@@ -32,10 +37,16 @@ class Setting:
     """A tiny random model with a format; logits sharpened so that scores differ."""
 
     def __init__(
-        self, format_name: str = "fused_sentinel", normalise: str = "legal", seed: int = 0
+        self,
+        format_name: str = "fused_sentinel",
+        normalise: str = "legal",
+        seed: int = 0,
+        types: tuple[str, ...] = TYPES,
     ):
-        tokenizer = train_tokenizer(SENTENCES, TYPES, 40)
-        self.format = make_format(format_name, tokenizer, TYPES)
+        if types == LETTERS:
+            self.format = toy(format_name, types)
+        else:
+            self.format = make_format(format_name, train_tokenizer(SENTENCES, types, 40), types)
         config = preset(
             "nano", "v1_1", 256, d_model=32, d_ff=64, d_kv=8, num_layers=1, num_decoder_layers=1
         )
@@ -52,6 +63,20 @@ class Setting:
     def search(self, batch: Batch, k: int, **options):
         generator = Generator(self.model, self.format, self.grammar, k=k, **options)
         return generator(self.params, batch)
+
+    def log_probs(self, batch: Batch, row: int):
+        """Log-probabilities of the columns after a prefix of one sentence, by a full pass."""
+        apply = jax.jit(self.model.apply)
+        at = slice(row, row + 1)
+
+        def after(prefix: tuple[int, ...]) -> np.ndarray:
+            inputs = np.zeros_like(batch.target_BxT[at])
+            inputs[0, 1 : 1 + len(prefix)] = prefix
+            sides = batch.fused_source_BxS[at], batch.fused_target_BxT[at]
+            logits = apply({"params": self.params}, batch.source_BxS[at], inputs, *sides)
+            return np.asarray(jax.nn.log_softmax(logits[0, len(prefix), self.grammar.columns_C]))
+
+        return after
 
     def score(self, batch: Batch, outputs: list[tuple[int, ...]], row: int = 0) -> np.ndarray:
         """Teacher-forced s of outputs of the sentence in `row`."""
@@ -83,8 +108,8 @@ def outputs_of(beams, row: int) -> list[tuple[int, ...]]:
     ]
 
 
-def all_labelings(num_words: int) -> set:
-    tags = itertools.product(("O", "I", *TYPES), repeat=num_words)
+def all_labelings(num_words: int, types=TYPES) -> set:
+    tags = itertools.product(("O", "I", *types), repeat=num_words)
     return {labeling for labeling, clean in map(labeling_of_word_tags, tags) if clean}
 
 
@@ -133,6 +158,98 @@ def test_with_the_grammar_every_output_is_well_formed(format_name):
             labeling, well_formed = setting.format.read(ids, sentence.words)
             assert well_formed
             assert setting.format.target(labeling, sentence.words) == ids
+
+
+@pytest.mark.parametrize(
+    ("format_name", "types", "normalise"),
+    [
+        ("sentinel_tag", LETTERS, "legal"),
+        ("sentinel_tag", TYPES, "full"),
+        ("tag_only", LETTERS, "legal"),
+        ("input_tag", LETTERS, "full"),
+        ("fused_sentinel", TYPES, "legal"),
+    ],
+)
+def test_the_search_equals_the_plain_one(format_name, types, normalise):
+    setting = Setting(format_name, normalise, seed=1, types=types)
+    texts = ["wvw", "vw", "w"] if types == LETTERS else [s.words for s in SENTENCES[:3]]
+    sentences = [Sentence(tuple(words), ()) for words in texts]
+    batch = setting.batch(sentences, size=(24, 48))
+    columns = setting.grammar.columns_C.tolist()
+    beams = setting.search(batch, 4)
+    for row, sentence in enumerate(sentences):
+        labelings = all_labelings(len(sentence.words), types)
+        wanted = reference.search(
+            setting.log_probs(batch, row),
+            {setting.format.target(labeling, sentence.words) for labeling in labelings},
+            columns,
+            k=4,
+            cap=int(batch.cap_B[row]),
+            eos=1,
+        )
+        assert outputs_of(beams, row) == [ids for ids, _ in wanted]
+        scores = np.asarray(beams.scores_BxK[row, : len(wanted)])
+        np.testing.assert_allclose(scores, [score for _, score in wanted], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_the_search_without_grammar_equals_the_plain_one(penalty):
+    setting = Setting(seed=3)
+    batch = setting.batch(SENTENCES)
+    beams = setting.search(batch, 4, use_grammar=False, length_penalty=penalty)
+    for row in range(2):
+        wanted = reference.search(
+            setting.log_probs(batch, row),
+            None,
+            setting.grammar.columns_C.tolist(),
+            k=4,
+            cap=int(batch.cap_B[row]),
+            eos=1,
+            penalty=penalty,
+        )
+        assert outputs_of(beams, row) == [ids for ids, _ in wanted]
+        scores = np.asarray(beams.scores_BxK[row, : len(wanted)])
+        np.testing.assert_allclose(scores, [score for _, score in wanted], rtol=1e-4, atol=1e-4)
+
+
+def test_a_sentence_takes_one_step_per_word():
+    """Sentinels and the pieces of a tag that leave no choice are fed along."""
+    for types, width, choices in ((("a", "b"), 2, 1), (("bb", "abb"), 4, 1), (LETTERS, 3, 2)):
+        format_ = toy("sentinel_tag", types)
+        plan = SearchPlan(make_grammar(format_, "legal", 256), 256)
+        length = format_.max_target_length(["w"] * 3)
+        assert plan.chunks(length, True) == (width, 3 * choices + 1, types == ("a", "b"))
+        assert plan.chunks(length, False) == (1, length, True)
+
+
+@pytest.mark.parametrize(("beams", "columns"), [(3, 50), (2, 9000), (4, 4100)])
+def test_the_best_continuations_are_those_of_a_sort(beams, columns):
+    rng = np.random.default_rng(0)
+    # Coarse values, so that ties abound; some beams and columns are forbidden.
+    logits = rng.integers(0, 12, (2, beams, columns)).astype(np.float32)
+    logits[rng.random(logits.shape) < 0.3] = -np.inf
+    scores = np.array([[0.0, -1.0, -np.inf, -2.0][:beams]] * 2, np.float32)
+    best, place = best_continuations(jnp.asarray(scores), jnp.asarray(logits), 6)
+    flat = (scores[..., None] + logits).reshape(2, -1)
+    order = np.argsort(-flat, axis=1, kind="stable")[:, :6]
+    np.testing.assert_array_equal(place, order)
+    np.testing.assert_array_equal(best, np.take_along_axis(flat, order, 1))
+
+
+def test_unfinished_beams_are_kept_on_demand():
+    setting = Setting(seed=3)
+    batch = setting.batch(SENTENCES)
+    batch = batch._replace(cap_B=np.minimum(batch.cap_B, 2))
+    dropped = setting.search(batch, 4, use_grammar=False)
+    kept = setting.search(batch, 4, use_grammar=False, keep_unfinished=True)
+    assert not np.asarray(dropped.valid_BxK).all()
+    assert np.asarray(kept.valid_BxK).all()
+    for row in range(len(SENTENCES)):
+        outputs = outputs_of(kept, row)
+        assert any(ids[-1] != 1 for ids in outputs)
+        scores = np.asarray(kept.scores_BxK[row])
+        assert (np.diff(scores) <= 1e-6).all()
+        np.testing.assert_allclose(scores, setting.score(batch, outputs, row), rtol=1e-4, atol=1e-4)
 
 
 def test_one_beam_is_greedy_search():

@@ -82,8 +82,10 @@ def test_extend_step_by_step_equals_decode(model, batch):
     cross = call("cross_kv", call("encode", source_BxS))
     source_mask_BxS = source_BxS != 0
     causal_1xTxT = np.tril(np.ones((1, T, T), bool))
-    cache = T5(config).init_cache(B, K, T)
-    assert cache[0][0].shape == (B, config.num_heads, T * K, config.d_kv)
+    cache = T5(config).init_cache(B, T * K)
+    assert cache[0][0].shape == (B, config.num_heads, config.d_kv, T * K)
+    assert cache[0][1].shape == (B, config.num_heads, T * K, config.d_kv)
+    bias_HxT = call(lambda module: module.bias_by_distance(T))
     tokens_BxKxT = np.zeros((B, K, T), np.int32)
     fused_BxKxT = np.zeros((B, K, T), np.int32)
     slot_BxKxT = np.full((B, K, T), -1)  # Cache slot of a beam's token of each step.
@@ -97,12 +99,49 @@ def test_extend_step_by_step_equals_decode(model, batch):
         slot_BxKxT[:, :, step] = step * K + np.arange(K)
         new = tokens_BxKxT[:, :, step], fused_BxKxT[:, :, step]
         mask_BxKxL = (slot_BxKxT[..., None] == np.arange(T * K)).any(2)
-        args = (new[0], step, mask_BxKxL, cache, cross, source_mask_BxS, new[1])
-        hidden_BxKxD, cache = call("extend", *args)
+        # Negative for slots of later steps, which nobody sees.
+        distance_1xKxL = np.tile(step - np.arange(T * K) // K, (1, K, 1))
+        args = (new[0], step * K, distance_1xKxL, mask_BxKxL, cache, cross, source_mask_BxS)
+        hidden_BxKxD, cache = call("extend", *args, new[1], bias_HxT)
         for k in range(K):
             nodes = tokens_BxKxT[:, k], np.arange(T)[None], causal_1xTxT
             plain_BxTxD = call("decode", *nodes, cross, source_mask_BxS, fused_BxKxT[:, k])
             np.testing.assert_allclose(hidden_BxKxD[:, k], plain_BxTxD[:, step], atol=5e-5)
+
+
+def test_extend_by_several_tokens_at_once_equals_decode(model, batch):
+    """Two sentences' paths of unlike lengths side by side, the second padded and masked out."""
+    config, call = model
+    source_BxS = batch[0][:2]
+    tokens_BxN = np.array(
+        [[0, 5, 6, 7, 8, 9], [0, 5, 0, 7, 8, 9]]
+    )  # Node 2 of sentence 1: padding.
+    depth_BxN = np.array([[0, 1, 2, 3, 4, 5], [0, 1, 0, 2, 3, 4]])
+    mask_BxNxN = np.tril(np.ones((2, 6, 6), bool))
+    mask_BxNxN[1, :, 2] = False
+    cross = call("cross_kv", call("encode", source_BxS))
+    cache = T5(config).init_cache(2, 6)
+    parts = []
+    for slot in (0, 3):
+        now = slice(slot, slot + 3)
+        distance_BxNxL = depth_BxN[:, now, None] - depth_BxN[:, None, :]
+        args = (tokens_BxN[:, now], slot, distance_BxNxL, mask_BxNxN[:, now], cache, cross)
+        hidden_BxNxD, cache = call("extend", *args, source_BxS != 0)
+        parts.append(hidden_BxNxD)
+    hidden_BxNxD = np.concatenate(parts, 1)
+    for b, nodes in ((0, [0, 1, 2, 3, 4, 5]), (1, [0, 1, 3, 4, 5])):
+        T = len(nodes)
+        causal_1xTxT = np.tril(np.ones((1, T, T), bool))
+        sentence = slice(b, b + 1)
+        plain_1xTxD = call(
+            "decode",
+            tokens_BxN[sentence, nodes],
+            np.arange(T)[None],
+            causal_1xTxT,
+            jax.tree.map(lambda x, at=sentence: x[at], cross),
+            source_BxS[sentence] != 0,
+        )
+        np.testing.assert_allclose(hidden_BxNxD[b, nodes], plain_1xTxD[0], atol=5e-5)
 
 
 def test_extend_takes_its_bias_from_outside_the_loop(model, batch):
@@ -110,10 +149,11 @@ def test_extend_takes_its_bias_from_outside_the_loop(model, batch):
     source_BxS = batch[0]
     rng = np.random.default_rng(3)
     cross = call("cross_kv", call("encode", source_BxS))
-    zeros = T5(config).init_cache(3, 2, 6)
+    zeros = T5(config).init_cache(3, 12)
     cache = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), zeros)
     mask_BxKxL = np.ones((3, 2, 12), bool)
-    args = (np.full((3, 2), 7), 4, mask_BxKxL, cache, cross, source_BxS != 0, None)
+    distance = np.tile(np.arange(12)[::-1] // 2, (1, 2, 1))
+    args = (np.full((3, 2), 7), 8, distance, mask_BxKxL, cache, cross, source_BxS != 0, None)
     bias_HxT = call(lambda module: module.bias_by_distance(6))
     assert bias_HxT.shape == (config.num_heads, 6)
     inside, _ = call("extend", *args, None)
@@ -127,12 +167,12 @@ def test_cache_holds_only_what_extend_was_given(model, batch):
     config, call = model
     source_BxS = batch[0]
     cross = call("cross_kv", call("encode", source_BxS))
-    cache = T5(config).init_cache(3, 2, 4)
+    cache = T5(config).init_cache(3, 8)
     mask_BxKxL = np.eye(8, dtype=bool)[None, 4:6].repeat(3, 0)
-    tokens = np.full((3, 2), 7)
-    _, cache = call("extend", tokens, 2, mask_BxKxL, cache, cross, source_BxS != 0)
-    for layer in cache:
-        for x_BxHxLxDh in layer:
+    tokens, distance = np.full((3, 2), 7), np.zeros((1, 2, 8), int)
+    _, cache = call("extend", tokens, 4, distance, mask_BxKxL, cache, cross, source_BxS != 0)
+    for key_BxHxDhxL, value_BxHxLxDh in cache:
+        for x_BxHxLxDh in (np.swapaxes(key_BxHxDhxL, 2, 3), value_BxHxLxDh):
             written = np.abs(np.asarray(x_BxHxLxDh)).sum((0, 1, 3)) > 0
             assert written.tolist() == [False] * 4 + [True] * 2 + [False] * 2
 
@@ -187,8 +227,8 @@ def test_logits_of_columns_are_columns_of_the_logits(model, batch):
     every = call("logits", hidden)
     assert every.dtype == jnp.float32
     np.testing.assert_allclose(call("logits", hidden, columns_C), every[..., columns_C], atol=1e-6)
-    kernel_DxC = call("output_kernel", columns_C)
-    np.testing.assert_allclose(hidden @ kernel_DxC, every[..., columns_C], atol=1e-5)
+    weights = call("output_weights", columns_C)
+    np.testing.assert_allclose(call("project", hidden, weights), every[..., columns_C], atol=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -200,7 +240,7 @@ def test_bfloat16_stays_near_and_keeps_logits_float32(tiny, random_params, batch
     exact = T5(config).apply({"params": params}, source_BxS, inputs_BxT)
     near = half.apply({"params": params}, source_BxS, inputs_BxT)
     assert near.dtype == jnp.float32
-    assert half.init_cache(1, 2, 3)[0][0].dtype == jnp.bfloat16
+    assert half.init_cache(1, 6)[0][0].dtype == jnp.bfloat16
     encoded = half.apply({"params": params}, source_BxS, method="encode")
     assert encoded.dtype == jnp.bfloat16
     error = np.abs(near - exact)
