@@ -163,8 +163,15 @@ def get_config() -> ConfigDict:
     config.checkpoint.tie = 0.005
 
     config.loader = ConfigDict()
-    config.loader.source_buckets = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-    config.loader.target_buckets = (8, 12, 16, 24, 32, 48, 64, 104, 208)
+    # Batches are padded to at most `rungs` sizes (source, target), each with programs of its own;
+    # fewer where no more than a share `padding` of all positions is padding then.
+    config.loader.rungs = 8
+    config.loader.padding = 0.13
+    # Lengths that a size may have. A TPU likes multiples of 8, and of 128 the longest.
+    long = (*range(36, 68, 4), *range(72, 136, 8), 160, 192, 256)
+    config.loader.source_buckets = (*range(4, 34, 2), *long)
+    config.loader.target_buckets = (*range(4, 34), *long)
+    # Nodes of a sentence's token tree; trees beyond the last get multiples of it.
     config.loader.node_buckets = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
     config.loader.threads = 2
 

@@ -57,6 +57,8 @@ _RANGES: dict[str, _Rule] = {
     "data.train_limit": _AT_LEAST_0,
     "data.retail_seed": _AT_LEAST_0,
     "text.vocab_size": _AT_LEAST_1,
+    "loader.rungs": _AT_LEAST_1,
+    "loader.padding": _SHARE,
     "text.max_words": _AT_LEAST_1,
     "model.dropout": _PART,
     "generate.k": _AT_LEAST_1,

@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from groot_jax.errors import UserError
-
 
 class Tree(NamedTuple):
     """A batch of token trees, padded to N nodes and N edges a sentence.
@@ -41,18 +39,13 @@ def build_tree(
 ) -> Tree:
     """Merges each sentence's candidates (ids, EOS last) into a tree.
 
-    Raises UserError when a sentence needs more nodes than the largest bucket holds.
+    Padded to the first of `buckets` that holds every sentence, or to a multiple of the last.
     """
     B, M = len(pools), num_candidates
     tries = [_merge(pool, start_token) for pool in pools]
     need = max((max(len(t.tokens), len(t.labels)) for t in tries), default=1)
     at = bisect.bisect_left(buckets, need)
-    if at == len(buckets):
-        raise UserError(
-            f"the candidates of a sentence make {need} tree nodes, over the largest bucket "
-            f"{buckets[-1]}; add a larger one to config.loader.node_buckets"
-        )
-    N = buckets[at]
+    N = buckets[at] if at < len(buckets) else -(-need // buckets[-1]) * buckets[-1]
     tree = Tree(
         token_BxN=np.zeros((B, N), np.int32),
         depth_BxN=np.zeros((B, N), np.int32),

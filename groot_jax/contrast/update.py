@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from groot_jax.contrast.losses import LossSettings, Pool, contrast
+from groot_jax.contrast.projection import OutputColumns, token_log_probs
 from groot_jax.model.t5 import T5
 
 Params: TypeAlias = Any
@@ -30,13 +31,6 @@ class TrainState:
     step: jax.Array
     params: Params
     opt_state: optax.OptState
-
-
-class OutputColumns(NamedTuple):
-    """The vocabulary columns that the softmax runs over, and the way back from ids to them."""
-
-    columns_C: jax.Array
-    column_of_V: jax.Array
 
 
 class NllBatch(NamedTuple):
@@ -79,20 +73,6 @@ def _encode(
     )
 
 
-def _token_log_probs(
-    model: T5, params: Params, hidden: jax.Array, labels: jax.Array, columns: OutputColumns
-) -> tuple[jax.Array, jax.Array]:
-    """log p of each label, and the mean log p over the output columns (for label smoothing).
-
-    A label that is no output column has log-probability 0 and is never counted: only padding is.
-    """
-    logits = model.apply({"params": params}, hidden, columns.columns_C, method=model.logits)
-    column = jnp.maximum(columns.column_of_V[labels], 0)
-    norm = jax.nn.logsumexp(logits, axis=-1)
-    picked = jnp.take_along_axis(logits, column[..., None], axis=-1)[..., 0]
-    return picked - norm, logits.mean(-1) - norm
-
-
 def nll_scores(
     model: T5, params: Params, batch: NllBatch, columns: OutputColumns, key: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -119,7 +99,7 @@ def nll_scores(
         rngs=None if key is None else {"dropout": key_decoder},
         method=model.decode,
     )
-    logp_BxT, smooth_BxT = _token_log_probs(model, params, hidden, batch.target_BxT, columns)
+    logp_BxT, smooth_BxT = token_log_probs(model, params, hidden, batch.target_BxT, columns)
     return logp_BxT, smooth_BxT, batch.target_BxT != model.config.pad_token_id
 
 
@@ -152,15 +132,9 @@ def pool_scores(
         rngs=None if key is None else {"dropout": key_decoder},
         method=model.decode,
     )
-    # A node's logits serve all its edges: project nodes once, then gather edge by edge.
-    logits_BxNxC = model.apply(
-        {"params": params}, hidden_BxNxD, columns.columns_C, method=model.logits
+    logp_BxN, _ = token_log_probs(
+        model, params, hidden_BxNxD, batch.edge_label_BxN, columns, batch.edge_node_BxN
     )
-    logp_BxNxC = jax.nn.log_softmax(logits_BxNxC)
-    C = logp_BxNxC.shape[-1]
-    column_BxN = jnp.maximum(columns.column_of_V[batch.edge_label_BxN], 0)
-    flat_BxN = batch.edge_node_BxN * C + column_BxN
-    logp_BxN = jnp.take_along_axis(logp_BxNxC.reshape(logp_BxNxC.shape[0], -1), flat_BxN, axis=1)
     return jnp.einsum("bmn,bn->bm", batch.path_BxMxN.astype(logp_BxN.dtype), logp_BxN)
 
 

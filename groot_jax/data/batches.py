@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Ladder:
-    """The (source, target) sizes that batches are padded to, ascending in both; few, so that few
+    """The (source, target) sizes that batches are padded to, cheapest first; few, so that few
     programs are compiled. `source` and `target` are the sizes allowed."""
 
     source: tuple[int, ...]
@@ -56,16 +56,20 @@ class Ladder:
     rungs: tuple[tuple[int, int], ...] = ()
 
     def of(self, example: Example) -> tuple[int, int]:
-        """The first rung that holds an example; beyond the last rung, a size of its own."""
+        """The first rung that holds an example; beyond all rungs, a size of its own."""
         need = (len(example.source), max(example.cap, len(example.target)))
         for rung in self.rungs:
-            if need[0] <= rung[0] and need[1] <= rung[1]:
+            if _holds(rung, need):
                 return rung
         top = self.rungs[-1] if self.rungs else (0, 0)
         return (
             _round_up("source", max(need[0], top[0]), self.source),
             _round_up("target", max(need[1], top[1]), self.target),
         )
+
+
+def _holds(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    return size[0] >= other[0] and size[1] >= other[1]
 
 
 def _round_up(which: str, length: int, sizes: Sequence[int]) -> int:
@@ -78,22 +82,44 @@ def _round_up(which: str, length: int, sizes: Sequence[int]) -> int:
     return sizes[at]
 
 
-def fit_ladder(examples: Sequence[Example], source: Sequence[int], target: Sequence[int]) -> Ladder:
-    """One rung for each target size in use, with the source size that 95 % of its examples need;
-    the others climb. The last rung holds everything."""
-    by_target: dict[int, list[int]] = {}
-    for e in examples:
-        size = _round_up("target", max(e.cap, len(e.target)), target)
-        by_target.setdefault(size, []).append(len(e.source))
-    rungs: list[tuple[int, int]] = []
-    widest = max((len(e.source) for e in examples), default=1)
-    for size in sorted(by_target):
-        lengths = sorted(by_target[size])
-        S = _round_up("source", lengths[int(0.95 * (len(lengths) - 1))], source)
-        rungs.append((max(S, rungs[-1][0] if rungs else 0), size))
-    if rungs:
-        rungs[-1] = (max(rungs[-1][0], _round_up("source", widest, source)), rungs[-1][1])
-    return Ladder(tuple(source), tuple(target), tuple(rungs))
+def fit_ladder(
+    examples: Sequence[Example],
+    source: Sequence[int],
+    target: Sequence[int],
+    *,
+    padding: float,
+    max_rungs: int,
+) -> Ladder:
+    """Rungs for these examples: the one that holds everything, then greedily the one that saves the
+    most padding, until at most a share `padding` of all positions is padding, or `max_rungs`."""
+    if not examples:
+        return Ladder(tuple(source), tuple(target))
+    lengths = np.array([(len(e.source), max(e.cap, len(e.target))) for e in examples])
+    needs_Ex2 = np.stack(
+        [
+            [_round_up(which, int(n), sizes) for n in column]
+            for which, sizes, column in zip(
+                ("source", "target"), (source, target), lengths.T, strict=True
+            )
+        ],
+        axis=1,
+    )
+    need_Kx2, count_K = np.unique(needs_Ex2, axis=0, return_counts=True)
+    rung_Rx2 = np.stack(np.meshgrid(*(np.unique(column) for column in need_Kx2.T)), -1)
+    rung_Rx2 = rung_Rx2.reshape(-1, 2)
+    holds_RxK: np.ndarray = np.all(rung_Rx2[:, None] >= need_Kx2, axis=-1)
+    cost_R = rung_Rx2.sum(1)
+    chosen = [int(cost_R.argmax())]
+    cost_K = np.full(len(need_Kx2), cost_R[chosen[0]])
+    while len(chosen) < max_rungs and 1 - lengths.sum() / (cost_K * count_K).sum() > padding:
+        saved_RxK = np.where(holds_RxK, np.maximum(cost_K - cost_R[:, None], 0), 0)
+        best = int((saved_RxK * count_K).sum(1).argmax())
+        if best in chosen:
+            break
+        chosen.append(best)
+        cost_K = np.where(holds_RxK[best], np.minimum(cost_K, cost_R[best]), cost_K)
+    rungs = sorted((tuple(map(int, rung_Rx2[r])) for r in chosen), key=lambda r: (sum(r), r))
+    return Ladder(tuple(source), tuple(target), tuple((s, t) for s, t in rungs))
 
 
 def encode(sentences: Sequence[Sentence], format_: Format, gold: bool = True) -> list[Example]:
@@ -155,23 +181,24 @@ def _plan(
 ) -> list[tuple[tuple[int, int], list[int]]]:
     """Cuts examples, taken in `order`, into batches of one size.
 
-    What does not fill a batch climbs to the next larger size, so that the last batch alone may be
-    partial. The number of batches depends on the sizes alone, not on the order.
+    What does not fill a batch climbs to the cheapest size in use that holds it, so that few batches
+    are partial. The number of batches depends on the sizes alone, not on the order.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for i in order:
         groups.setdefault(sizes[i], []).append(i)
+    ascending = sorted(groups, key=lambda size: (sum(size), size))
     batches = []
-    left: list[int] = []
-    size = (0, 0)
-    for next_size in sorted(groups):
-        size = (max(size[0], next_size[0]), max(size[1], next_size[1]))
-        members = left + groups[next_size]
+    for at, size in enumerate(ascending):
+        members = groups[size]
         full = len(members) - len(members) % batch_size
-        batches += [(size, members[at : at + batch_size]) for at in range(0, full, batch_size)]
-        left = members[full:]
-    if left:
-        batches.append((size, left))
+        batches += [(size, members[i : i + batch_size]) for i in range(0, full, batch_size)]
+        if left := members[full:]:
+            larger = next((other for other in ascending[at + 1 :] if _holds(other, size)), None)
+            if larger is None:
+                batches.append((size, left))
+            else:
+                groups[larger] = left + groups[larger]
     return batches
 
 

@@ -187,6 +187,23 @@ class T5(nn.Module):
         """Logits [..., C], float32, of the vocabulary columns `columns_C` (None: all)."""
         return self.project(hidden, self.output_weights(columns_C))
 
+    def logit_of(self, hidden_BxNxD: Array, ids_BxN: Array) -> Array:
+        """One logit per hidden state, that of its id; float32, the shape of `ids`."""
+        weights_BxNxD = self.output_weights(ids_BxN)
+        if self.config.tie_word_embeddings:
+            hidden_BxNxD = hidden_BxNxD * self.config.d_model**-0.5
+        else:
+            weights_BxNxD = jnp.moveaxis(weights_BxNxD, 0, -1)
+        return jnp.einsum(
+            "...d,...d->...", hidden_BxNxD, weights_BxNxD, preferred_element_type=jnp.float32
+        )
+
+    def mean_logit(self, hidden: Array) -> Array:
+        """Mean logit over the whole vocabulary, float32, [...]."""
+        axis = 0 if self.config.tie_word_embeddings else 1
+        mean = self.output_weights().mean(axis, keepdims=True, dtype=jnp.float32)
+        return self.project(hidden, mean.astype(self.config.dtype))[..., 0]
+
     def _tree_bias(self, positions_BxN: Array, num_positions: int) -> Array:
         """Relative bias of each pair of nodes, [B, H, N, N], by the difference in position.
 

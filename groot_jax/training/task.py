@@ -90,7 +90,14 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
     else:
         model_config = preset(model.preset, model.variant, rows, **changes)
     examples = encode(corpus.train, format_)
-    ladder = fit_ladder(examples, config.loader.source_buckets, config.loader.target_buckets)
+    loader = config.loader
+    ladder = fit_ladder(
+        examples,
+        loader.source_buckets,
+        loader.target_buckets,
+        padding=loader.padding,
+        max_rungs=loader.rungs,
+    )
     return _task(config, corpus.types, format_, ladder, model_config)
 
 

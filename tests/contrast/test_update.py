@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groot_jax.contrast import projection
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.pools import pool_batch
+from groot_jax.contrast.projection import OutputColumns, token_log_probs
 from groot_jax.contrast.tree import ancestors, build_tree
 from groot_jax.contrast.update import (
     NllBatch,
-    OutputColumns,
     PoolBatch,
     TrainState,
     groot_step,
@@ -30,7 +31,6 @@ from groot_jax.data.batches import collate, encode
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Labeling, Sentence, Span
 from groot_jax.data.tokenizer import train_tokenizer
-from groot_jax.errors import UserError
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.model.config import preset
 from groot_jax.model.t5 import T5, init_params
@@ -55,16 +55,22 @@ BUCKETS = (8, 16, 32, 64)
 
 
 class Setting:
-    def __init__(self, format_name: str = "fused_sentinel", dropout: float = 0.0):
+    def __init__(
+        self,
+        format_name: str = "fused_sentinel",
+        dropout: float = 0.0,
+        normalise: str = "legal",
+        variant: str = "v1_1",
+    ):
         tokenizer = train_tokenizer(SENTENCES, TYPES, 40)
         self.format = make_format(format_name, tokenizer, TYPES)
         self.config = preset(
-            "nano", "v1_1", 256, d_model=32, d_ff=64, d_kv=8, num_layers=1, num_decoder_layers=2
+            "nano", variant, 256, d_model=32, d_ff=64, d_kv=8, num_layers=1, num_decoder_layers=2
         )
         self.config = dataclasses.replace(self.config, dropout_rate=dropout)
         self.model = T5(self.config)
         self.params = init_params(self.config, 0)
-        grammar = make_grammar(self.format, "legal", self.config.vocab_size)
+        grammar = make_grammar(self.format, normalise, self.config.vocab_size)
         column_of_V = np.full(self.config.vocab_size, -1, np.int32)
         column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
         self.columns = OutputColumns(jnp.asarray(grammar.columns_C), jnp.asarray(column_of_V))
@@ -148,9 +154,8 @@ def test_a_tree_spells_every_candidate_and_holds_each_prefix_once(bodies):
         assert set(np.flatnonzero(mask[last])) == set(nodes.tolist())
 
 
-def test_a_tree_over_the_largest_bucket_names_the_key():
-    with pytest.raises(UserError, match="loader.node_buckets"):
-        build_tree([[(2, 3, 4, 5, 1)]], 1, (4,), 0)
+def test_a_tree_beyond_the_buckets_takes_a_multiple_of_the_last():
+    assert build_tree([[(2, 3, 4, 5, 1)]], 1, (2, 4), 0).token_BxN.shape == (1, 8)
 
 
 @pytest.mark.parametrize("format_name", ["fused_sentinel", "sentinel_tag"])
@@ -162,8 +167,35 @@ def test_scores_on_the_tree_equal_those_of_separate_sequences(format_name):
     assert (np.asarray(scores[2:]) == 0).all()
 
 
-def test_gradients_on_the_tree_equal_those_of_separate_sequences():
-    setting = Setting()
+@pytest.mark.parametrize("variant", ["v1_0", "v1_1"])
+def test_whole_vocabulary_log_probs_are_a_softmax_in_whatever_chunks(variant, monkeypatch):
+    setting = Setting(normalise="full", variant=variant)
+    model, params, B, N = setting.model, setting.params, 2, 6
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.standard_normal((B, N, 32)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 256, (B, 9)))
+    nodes = jnp.asarray(rng.integers(0, N, (B, 9)))
+    weight = rng.standard_normal((B, 9))
+
+    def plain(params, hidden):
+        logits = model.apply({"params": params}, hidden, method=model.logits)
+        logp = jnp.take_along_axis(jax.nn.log_softmax(logits), nodes[..., None], 1)
+        picked = jnp.take_along_axis(logp, labels[..., None], -1)[..., 0]
+        return (weight * picked).sum(), (picked, logp.mean(-1))
+
+    def chunked(params, hidden):
+        logp, mean = token_log_probs(model, params, hidden, labels, setting.columns, nodes)
+        return (weight * logp).sum(), (logp, mean)
+
+    wanted = jax.value_and_grad(plain, (0, 1), has_aux=True)(params, hidden)
+    for logits in (1 << 24, 2 * 3 * 256, 1):  # All six nodes at once, three, one.
+        monkeypatch.setattr(projection, "_LOGITS", logits)
+        close(jax.value_and_grad(chunked, (0, 1), has_aux=True)(params, hidden), wanted)
+
+
+@pytest.mark.parametrize("normalise", ["legal", "full"])
+def test_gradients_on_the_tree_equal_those_of_separate_sequences(normalise):
+    setting = Setting(normalise=normalise)
     weights = [jnp.array([1.0, -2.0, 0.5, 3.0]), jnp.array([0.3, 1.0, -1.0])]
 
     def on_tree(params):

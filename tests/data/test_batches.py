@@ -9,17 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groot_jax.config import load
 from groot_jax.data.batches import (
     Example,
     Ladder,
     TrainingBatches,
     collate,
+    encode,
     evaluation_batches,
     fit_ladder,
     padding_share,
 )
+from groot_jax.data.corpus import load_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.errors import UserError
+from groot_jax.training.task import make_task
 
 SOURCE, TARGET = (8, 16, 32), (4, 8, 16)
 
@@ -42,7 +46,7 @@ sizes = st.lists(st.tuples(st.integers(1, 32), st.integers(1, 16)), min_size=1, 
 
 def make(lengths) -> tuple[list[Example], Ladder]:
     examples = [example(i, s, t) for i, (s, t) in enumerate(lengths)]
-    return examples, fit_ladder(examples, SOURCE, TARGET)
+    return examples, fit_ladder(examples, SOURCE, TARGET, padding=0.1, max_rungs=4)
 
 
 @settings(deadline=None)
@@ -60,12 +64,45 @@ def test_an_epoch_shows_every_example_once(lengths, batch_size, seed):
 
 @settings(deadline=None)
 @given(sizes, st.integers(1, 7))
-def test_batches_have_the_ladders_sizes_and_one_at_most_is_partial(lengths, batch_size):
+def test_batches_have_the_ladders_sizes_and_are_full_where_a_larger_one_follows(
+    lengths, batch_size
+):
     examples, ladder = make(lengths)
+    assert len(ladder.rungs) <= 4
     batches = list(evaluation_batches(examples, batch_size, ladder))
-    assert {(b.source_BxS.shape[1], b.target_BxT.shape[1]) for b in batches} <= set(ladder.rungs)
-    assert sum(bool((b.index_B < 0).any()) for b in batches) <= 1
-    assert len(ladder.rungs) <= len(TARGET)
+    sizes = [(b.source_BxS.shape[1], b.target_BxT.shape[1]) for b in batches]
+    assert set(sizes) <= set(ladder.rungs)
+    used = {ladder.of(e) for e in examples}
+    for batch, (s, t) in zip(batches, sizes, strict=True):
+        if (batch.index_B < 0).any():
+            assert not any(other != (s, t) and other[0] >= s and other[1] >= t for other in used)
+
+
+@settings(deadline=None)
+@given(sizes)
+def test_a_rung_holds_every_example_and_more_rungs_mean_less_padding(lengths):
+    examples, _ = make(lengths)
+    totals = []
+    for max_rungs in (1, 2, 4):
+        ladder = fit_ladder(examples, SOURCE, TARGET, padding=0.0, max_rungs=max_rungs)
+        assert 1 <= len(ladder.rungs) <= max_rungs
+        assert all(size in ladder.rungs for size in map(ladder.of, examples))
+        totals.append(sum(map(sum, map(ladder.of, examples))))
+    assert totals == sorted(totals, reverse=True)
+    assert len(fit_ladder(examples, SOURCE, TARGET, padding=1.0, max_rungs=4).rungs) == 1
+
+
+@pytest.mark.parametrize("name", ["mit_restaurant", "snips"])
+def test_at_most_15_percent_of_the_positions_of_published_sets_is_padding(data_dir, name):
+    config = load(f"configs/{name}.py")
+    config.data.dir = str(data_dir)
+    corpus = load_corpus(config.data, config.text.max_words)
+    task = make_task(config, corpus)
+    examples = encode(corpus.train, task.format)
+    for batch_size in (config.groot.batch_size, config.nll.batch_size):
+        batches = TrainingBatches(examples, batch_size, task.ladder, 0)
+        epoch = [batches[step] for step in range(batches.per_epoch)]
+        assert padding_share(epoch) <= 0.15
 
 
 @settings(deadline=None)

@@ -1,0 +1,100 @@
+"""Log-probabilities of tokens given hidden states.
+
+Over a format's legal columns the logits of all positions are small. Over the whole vocabulary they
+would be the largest array of an update by far, so there only the normalisers are computed over it,
+some positions at a time, and again in the backward pass; a token's own logit is one dot product.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from groot_jax.model.t5 import T5
+
+
+class OutputColumns(NamedTuple):
+    """The vocabulary columns that the softmax runs over, and the way back from ids to them."""
+
+    columns_C: jax.Array
+    column_of_V: jax.Array
+
+
+# Logits held at a time, 64 MiB of float32.
+_LOGITS = 1 << 24
+
+
+def token_log_probs(
+    model: T5,
+    params: Any,
+    hidden_BxNxD: jax.Array,
+    label_BxE: jax.Array,
+    columns: OutputColumns,
+    node_BxE: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """log p of each label at its node, and the mean log p over all columns there, both [B, E].
+
+    Without `node_BxE` label e belongs to node e. A label that is no output column has an arbitrary
+    value and must not be counted: only padding is.
+    """
+    whole = len(columns.columns_C) == model.config.vocab_size
+    of = _whole_vocabulary if whole else _some_columns
+    return of(model, {"params": params}, hidden_BxNxD, label_BxE, columns, node_BxE)
+
+
+def _some_columns(
+    model: T5,
+    variables: Any,
+    hidden_BxNxD: jax.Array,
+    label_BxE: jax.Array,
+    columns: OutputColumns,
+    node_BxE: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    logits_BxNxC = model.apply(variables, hidden_BxNxD, columns.columns_C, method=model.logits)
+    norm_BxN = jax.nn.logsumexp(logits_BxNxC, axis=-1)
+    mean_BxN = logits_BxNxC.mean(-1) - norm_BxN
+    column_BxE = jnp.maximum(columns.column_of_V[label_BxE], 0)
+    if node_BxE is None:
+        picked_BxE = jnp.take_along_axis(logits_BxNxC, column_BxE[..., None], axis=-1)[..., 0]
+        return picked_BxE - norm_BxN, mean_BxN
+    B, _, C = logits_BxNxC.shape
+    place_BxE = node_BxE * C + column_BxE
+    picked_BxE = jnp.take_along_axis(logits_BxNxC.reshape(B, -1), place_BxE, axis=1)
+    return picked_BxE - _at(norm_BxN, node_BxE), _at(mean_BxN, node_BxE)
+
+
+def _whole_vocabulary(
+    model: T5,
+    variables: Any,
+    hidden_BxNxD: jax.Array,
+    label_BxE: jax.Array,
+    columns: OutputColumns,
+    node_BxE: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    B, N, D = hidden_BxNxD.shape
+    most = max(1, _LOGITS // (B * model.config.vocab_size))
+    chunk = max(n for n in range(1, N + 1) if N % n == 0 and n <= most)
+
+    @jax.checkpoint
+    def normalisers(hidden_BxnxD: jax.Array) -> jax.Array:
+        logits_BxnxV = model.apply(variables, hidden_BxnxD, method=model.logits)
+        return jax.nn.logsumexp(logits_BxnxV, axis=-1)
+
+    if chunk == N:
+        norm_BxN = normalisers(hidden_BxNxD)
+    else:
+        parts = hidden_BxNxD.reshape(B, N // chunk, chunk, D).swapaxes(0, 1)
+        norm_BxN = jax.lax.map(normalisers, parts).swapaxes(0, 1).reshape(B, N)
+    mean_BxN = model.apply(variables, hidden_BxNxD, method=model.mean_logit) - norm_BxN
+    hidden_BxExD = hidden_BxNxD
+    if node_BxE is not None:
+        hidden_BxExD = jnp.take_along_axis(hidden_BxNxD, node_BxE[..., None], axis=1)
+        norm_BxN, mean_BxN = _at(norm_BxN, node_BxE), _at(mean_BxN, node_BxE)
+    picked_BxE = model.apply(variables, hidden_BxExD, label_BxE, method=model.logit_of)
+    return picked_BxE - norm_BxN, mean_BxN
+
+
+def _at(x_BxN: jax.Array, node_BxE: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x_BxN, node_BxE, axis=1)
