@@ -1,0 +1,205 @@
+"""What a user would pick instead: T5 of transformers in Flax and in torch, and scoring by tiling.
+
+Everything is jitted where it can be, batched and cached as the library offers it. torch is used
+where it is installed, on the device that the benchmark runs on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# transformers decides once per process whether torch is there, and groot_jax, which never wants it,
+# hides torch when it loads a tokenizer.
+import transformers.utils.import_utils  # noqa: F401
+from transformers import FlaxT5ForConditionalGeneration
+from transformers import T5Config as HfConfig
+from transformers.models.t5 import modeling_flax_t5
+
+from groot_jax.contrast.losses import LossSettings, Pool, contrast
+from groot_jax.contrast.update import PoolBatch
+from groot_jax.model.config import T5Config
+from groot_jax.model.layers import relative_position_bucket
+
+
+def _bucket(
+    relative_position: jax.Array,
+    bidirectional: bool = True,
+    num_buckets: int = 32,
+    max_distance: int = 128,
+) -> jax.Array:
+    """transformers' own asks `jnp.clip` for an argument that current JAX no longer has."""
+    return relative_position_bucket(relative_position, bidirectional, num_buckets, max_distance)
+
+
+# ---- Flax -------------------------------------------------------------------------------------
+
+
+def flax_t5(config: T5Config) -> Any:
+    """transformers' Flax T5 without parameters: it takes ours, whose tree is the same."""
+    setattr(  # noqa: B010
+        modeling_flax_t5.FlaxT5Attention, "_relative_position_bucket", staticmethod(_bucket)
+    )
+    values = {k: v for k, v in config.to_hf().items() if k not in ("model_type", "torch_dtype")}
+    return FlaxT5ForConditionalGeneration(
+        HfConfig(**values), dtype=jnp.dtype(config.dtype), _do_init=False
+    )
+
+
+def flax_params(model: Any, config: T5Config, params: Any) -> Any:
+    """Our parameters in the type that its user would run: half precision for half precision."""
+    return model.to_bf16(params) if config.dtype == "bfloat16" else params
+
+
+def flax_generate(model: Any, *, k: int, steps: int) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """(params, source_BxS) -> (tokens_BxKxT without the start token, scores_BxK), to be jitted."""
+
+    def generate(params: Any, source_BxS: Any) -> tuple[Any, Any]:
+        B = source_BxS.shape[0]
+        output = model.generate(
+            source_BxS,
+            attention_mask=(source_BxS != model.config.pad_token_id).astype(jnp.int32),
+            params=params,
+            num_beams=k,
+            num_return_sequences=k,
+            max_new_tokens=steps,
+            length_penalty=0.0,
+            do_sample=False,
+        )
+        return output.sequences.reshape(B, k, -1)[:, :, 1:], output.scores.reshape(B, k)
+
+    return generate
+
+
+# ---- Loss by tiling ---------------------------------------------------------------------------
+
+
+class TiledBatch(NamedTuple):
+    """A pool in the plain layout: each candidate a row with its sentence's source beside it."""
+
+    source_RxS: Any  # R = B * M rows
+    target_RxT: Any  # ids, EOS last, then 0
+    length_BxM: Any
+    rewards_BxM: Any
+    in_contrast_BxM: Any
+    gold_BxM: Any
+
+
+def tile(batch: PoolBatch) -> TiledBatch:
+    """The plain layout of token trees, as wide as the largest pool and the longest target."""
+    path_BxMxN = np.asarray(batch.path_BxMxN)
+    length_BxM = np.asarray(batch.length_BxM)
+    depth_BxN = np.take_along_axis(
+        np.asarray(batch.depth_BxN), np.asarray(batch.edge_node_BxN), axis=1
+    )
+    label_BxN = np.asarray(batch.edge_label_BxN)
+    B = len(length_BxM)
+    M = int(np.flatnonzero((length_BxM > 0).any(0)).max(initial=0)) + 1
+    target_BxMxT = np.zeros((B, M, int(length_BxM.max())), np.int32)
+    for b, m in np.argwhere(length_BxM[:, :M] > 0).tolist():
+        edges = np.flatnonzero(path_BxMxN[b, m])
+        target_BxMxT[b, m, depth_BxN[b, edges]] = label_BxN[b, edges]
+    return TiledBatch(
+        source_RxS=np.repeat(np.asarray(batch.source_BxS), M, axis=0),
+        target_RxT=target_BxMxT.reshape(B * M, -1),
+        length_BxM=length_BxM[:, :M],
+        rewards_BxM=np.asarray(batch.rewards_BxM)[:, :M],
+        in_contrast_BxM=np.asarray(batch.in_contrast_BxM)[:, :M],
+        gold_BxM=np.asarray(batch.gold_BxM)[:, :M],
+    )
+
+
+def tiled_loss(
+    model: Any,
+    params: Any,
+    batch: TiledBatch,
+    settings: LossSettings,
+    nll_weight: float,
+    columns_C: jax.Array | None = None,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """The loss of `groot_step`: mean contrast over sentences + lambda * mean of -s(gold).
+
+    columns_C: vocabulary columns that the softmax runs over; None: all. The model projects to the
+    whole vocabulary in either case, which is all that its interface offers.
+    """
+    start = model.config.decoder_start_token_id
+    inputs_RxT = jnp.pad(batch.target_RxT[:, :-1], ((0, 0), (1, 0)), constant_values=start)
+    logits_RxTxV = model(
+        batch.source_RxS,
+        attention_mask=(batch.source_RxS != model.config.pad_token_id).astype(jnp.int32),
+        decoder_input_ids=inputs_RxT,
+        decoder_attention_mask=jnp.ones_like(inputs_RxT),
+        params=params,
+        train=dropout_key is not None,
+        dropout_rng=dropout_key,
+    ).logits.astype(jnp.float32)
+    target_RxT = batch.target_RxT
+    if columns_C is None:
+        norm_RxT = jax.nn.logsumexp(logits_RxTxV, axis=-1)
+    else:
+        norm_RxT = jax.nn.logsumexp(logits_RxTxV[..., columns_C], axis=-1)
+    picked_RxT = jnp.take_along_axis(logits_RxTxV, target_RxT[..., None], axis=-1)[..., 0]
+    real_RxT = target_RxT != model.config.pad_token_id
+    scores_BxM = jnp.where(real_RxT, picked_RxT - norm_RxT, 0.0).sum(1)
+    scores_BxM = scores_BxM.reshape(batch.rewards_BxM.shape)
+    pool = Pool(scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.length_BxM)
+    real_B = (batch.gold_BxM | batch.in_contrast_BxM).any(1)
+    sentences = jnp.maximum(real_B.sum().astype(jnp.float32), 1.0)
+    gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
+    return (contrast(pool, settings).sum() - nll_weight * gold_sum) / sentences
+
+
+# ---- torch ------------------------------------------------------------------------------------
+
+
+def torch_device() -> str | None:
+    """Where torch would run beside JAX; None where it is not installed or has no such device."""
+    if find_spec("torch") is None:
+        return None
+    import torch
+
+    if jax.default_backend() == "cpu":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else None
+
+
+def torch_t5(folder: Path, dtype: str, device: str) -> Any:
+    """transformers' torch T5 from a folder of `save_pretrained`, for inference."""
+    import torch
+    from transformers import T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
+    return model.eval().to(device)
+
+
+def torch_generate(
+    model: Any, source_BxS: np.ndarray, *, k: int, steps: int
+) -> Callable[[], np.ndarray]:
+    """A call that returns tokens_BxKxT without the start token, waiting for the device."""
+    import torch
+
+    source = torch.from_numpy(np.asarray(source_BxS, np.int64)).to(model.device)
+    mask = (source != model.config.pad_token_id).long()
+
+    def generate() -> np.ndarray:
+        with torch.inference_mode():
+            output = model.generate(
+                source,
+                attention_mask=mask,
+                num_beams=k,
+                num_return_sequences=k,
+                max_new_tokens=steps,
+                length_penalty=0.0,
+                do_sample=False,
+            )
+        tokens: np.ndarray = output.reshape(len(source), k, -1)[:, :, 1:].cpu().numpy()
+        return tokens
+
+    return generate

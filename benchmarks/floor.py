@@ -1,0 +1,201 @@
+"""How fast this machine multiplies and reads, and what generation and update cannot do without.
+
+    python benchmarks/floor.py [--json] [--sizes=mini,small]
+
+Measures the rate of matrix products with weights that stay in the cache and weights that are
+streamed from memory, and the bandwidth of memory. Counts the products and the bytes of each part
+of a search and of an update, times the parts, and prints achieved over floor. The other benchmarks
+take the counts and the rates from here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import measure
+from groot_jax.model.config import T5Config
+
+# (rows, d_model, d_ff) of one product there and back; rows are B * K, B * S and B * N.
+_SHAPES = ((128, 512, 2048), (256, 1024, 4096), (768, 512, 2048), (2048, 1024, 1024))
+_WIDE_SHAPES = ((4096, 4096, 4096), (8192, 8192, 8192))  # What fills an accelerator.
+_PRODUCTS = 16
+
+
+class Rates(NamedTuple):
+    """Measured limits of the device for one type of matrix product."""
+
+    resident: float  # FLOP/s, weights in the cache; the best of the shapes
+    streamed: float  # FLOP/s, each weight read from memory for its product
+    bandwidth: float  # bytes/s, read and written
+
+    @property
+    def flops(self) -> float:
+        """The best matmul rate seen, FLOP/s."""
+        return max(self.resident, self.streamed)
+
+
+class Work(NamedTuple):
+    """Floating-point operations (a multiply and an add are two) and bytes moved at least."""
+
+    flops: float
+    bytes: float
+
+    def __add__(self, other: object) -> Work:
+        if not isinstance(other, Work):
+            return NotImplemented
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+    def times(self, factor: float) -> Work:
+        return Work(self.flops * factor, self.bytes * factor)
+
+    def seconds(self, rates: Rates) -> float:
+        """The time below which the device cannot do it."""
+        return max(self.flops / rates.flops, self.bytes / rates.bandwidth)
+
+
+NOTHING = Work(0.0, 0.0)
+
+
+# ---- Rates of the machine ---------------------------------------------------------------------
+
+
+def measure_rates(dtype: str, *, quick: bool = False, rounds: int = 5) -> Rates:
+    """Runs chains of products; some seconds on a CPU."""
+    resident: dict[str, Callable[[], Any]] = {}
+    streamed: dict[str, Callable[[], Any]] = {}
+    flops: dict[str, float] = {}
+    shapes = _SHAPES if jax.default_backend() == "cpu" else (*_SHAPES, *_WIDE_SHAPES)
+    for rows, d, f in shapes[:1] if quick else shapes:
+        name = f"{rows}x{d}x{f}"
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.standard_normal((rows, d)), dtype)
+        # As many pairs of weights as there are products: more than a cache holds.
+        pairs = [
+            (
+                jnp.asarray(rng.standard_normal((d, f), np.float32) * d**-0.5, dtype),
+                jnp.asarray(rng.standard_normal((f, d), np.float32) * f**-0.5, dtype),
+            )
+            for _ in range(_PRODUCTS if d * f <= 2**22 else 2)
+        ]
+        cycled = [pairs[i % len(pairs)] for i in range(_PRODUCTS)]
+        flops[name] = 2.0 * 2.0 * rows * d * f * _PRODUCTS
+        chain = jax.jit(_chain)
+        resident[name] = _bound(chain, x, [pairs[0]] * _PRODUCTS)
+        streamed[name] = _bound(chain, x, cycled)
+    words = 2**20 if quick else 2**26
+    source = jnp.zeros(words, jnp.float32)
+    copy = _bound(jax.jit(lambda a: a + 1.0), source)
+    ms = measure.alternate(resident, rounds)
+    best = max(flops[name] / (1e-3 * ms[name]) for name in ms)
+    ms = measure.alternate(streamed, rounds)
+    from_memory = max(flops[name] / (1e-3 * ms[name]) for name in ms)
+    copied = measure.alternate({"copy": copy}, rounds)["copy"]
+    return Rates(best, from_memory, 2 * 4.0 * words / (1e-3 * copied))
+
+
+def _chain(x: jax.Array, pairs: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
+    for there, back in pairs:
+        x = (x @ there) @ back
+    return x
+
+
+def _bound(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+    return lambda: function(*args)
+
+
+# ---- What the parts must do -------------------------------------------------------------------
+
+
+def encoder_work(config: T5Config, tokens: float, pairs: float) -> Work:
+    """The encoder over `tokens` source positions that attend to `pairs` (query, key) pairs."""
+    layers = config.num_layers
+    weights = layers * (4 * config.d_model * config.inner_dim + _feed_forward(config))
+    return _products(config, weights, tokens, layers * pairs)
+
+
+def cross_kv_work(config: T5Config, tokens: float) -> Work:
+    """Cross-attention keys and values of `tokens` source positions, once."""
+    weights = config.num_decoder_layers * 2 * config.d_model * config.inner_dim
+    return _products(config, weights, tokens, 0.0)
+
+
+def decoder_work(
+    config: T5Config, nodes: float, self_pairs: float, cross_pairs: float, calls: int
+) -> Work:
+    """The decoder over `nodes` positions in `calls` sequential passes, each of which reads all
+    weights; projection to the vocabulary apart."""
+    layers = config.num_decoder_layers
+    weights = layers * (
+        4 * config.d_model * config.inner_dim  # self-attention
+        + 2 * config.d_model * config.inner_dim  # query and output of cross-attention
+        + _feed_forward(config)
+    )
+    return _products(config, weights, nodes, layers * (self_pairs + cross_pairs), calls)
+
+
+def projection_work(config: T5Config, nodes: float, columns: int, calls: int) -> Work:
+    """Logits of `columns` vocabulary columns at `nodes` positions."""
+    return _products(config, config.d_model * columns, nodes, 0.0, calls)
+
+
+def _feed_forward(config: T5Config) -> int:
+    return (3 if config.gated else 2) * config.d_model * config.d_ff
+
+
+def _products(config: T5Config, weights: float, rows: float, pairs: float, calls: int = 1) -> Work:
+    item = 2 if config.dtype == "bfloat16" else 4
+    # Scores and weighted values: two products of inner_dim for each pair, keys and values read.
+    flops = 2.0 * weights * rows + 4.0 * config.inner_dim * pairs
+    return Work(flops, item * (weights * calls + 2.0 * config.d_model * rows))
+
+
+def search_work(
+    config: T5Config, *, batch: int, source: int, k: int, steps: int, columns: int
+) -> dict[str, Work]:
+    """Parts of a beam search over full batches: k nodes a sentence and step, each with its own
+    ancestors alone, `columns` logits each, cross keys and values once a sentence."""
+    tokens, nodes = batch * source, batch * k * steps
+    return {
+        "encoder": encoder_work(config, tokens, tokens * source),
+        "cross_kv": cross_kv_work(config, tokens),
+        "decoder": decoder_work(config, nodes, nodes * (steps + 1) / 2, nodes * source, steps),
+        "projection": projection_work(config, nodes, columns, steps),
+    }
+
+
+def update_work(
+    config: T5Config,
+    *,
+    source_lengths: np.ndarray,
+    nodes: np.ndarray,
+    ancestor_pairs: float,
+    columns: int,
+) -> dict[str, Work]:
+    """Parts of loss and gradient over token trees; padding is no work that must be done.
+
+    source_lengths, nodes: of each sentence. ancestor_pairs: (node, ancestor) pairs of the batch.
+    The backward pass takes two products for each of the forward pass.
+    """
+    tokens, count = float(source_lengths.sum()), float(nodes.sum())
+    cross_pairs = float((source_lengths * nodes).sum())
+    forward = (
+        encoder_work(config, tokens, float((source_lengths.astype(float) ** 2).sum()))
+        + cross_kv_work(config, tokens)
+        + decoder_work(config, count, ancestor_pairs, cross_pairs, 1)
+        + projection_work(config, count, columns, 1)
+    )
+    return {"forward": forward, "backward": forward.times(2.0)}
+
+
+def total(parts: Mapping[str, Work]) -> Work:
+    """The sum of the parts."""
+    return sum(parts.values(), NOTHING)

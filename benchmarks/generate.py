@@ -1,0 +1,344 @@
+"""Our beam search against what transformers offers, on the same weights and sentences.
+
+    python benchmarks/generate.py [--json] [--sizes=mini,small] [--dtype=bfloat16]
+
+Three modes of ours. `full`: no grammar, softmax over the whole vocabulary, the very work that
+transformers' Flax and torch do. `legal`: the same sentences labeled as Sentinel + Tag under the
+grammar (one token more than the baselines decode: EOS). `fused`: the same sentences in
+fused_sentinel. What comes out is checked before anything is timed: `full` against both baselines,
+`legal` and `fused` against a plain beam search on the host and teacher forcing.
+
+Times are medians of alternated runs in milliseconds a batch; compilation stands apart.
+floor_ratio: time of the products that the answer needs, at the best rate that this machine shows in
+plain products, over our time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import baselines, floor, measure, workload
+from groot_jax.data.batches import Batch, Example
+from groot_jax.data.formats import TAG, Format
+from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, grammar_tables
+from groot_jax.generate.grammar import make_grammar
+from groot_jax.model.config import T5Config
+from groot_jax.model.pretrained import save_pretrained
+from groot_jax.model.t5 import T5
+
+MODES = ("legal", "full", "fused")
+TOLERANCE = 1e-4  # Of scores, relative.
+REFERENCE_SENTENCES = 2  # Searched again on the host, slowly.
+
+
+class Case(NamedTuple):
+    """One mode of our search on one workload."""
+
+    format: Format
+    examples: list[Example]
+    batch: Batch
+    inputs: SearchInput
+    columns_C: np.ndarray
+    search: Callable[[T5Config], Callable[[Any, SearchInput], Beams]]
+    steps: int
+    source: int
+
+
+def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
+    """The sentences of `shape` as the mode sees them, and its search for a configuration."""
+    name = "fused_sentinel" if mode == "fused" else "sentinel_tag"
+    format_ = workload.make_text_format(name)
+    examples, batch = workload.encode_batch(workload.make_sentences(shape), format_)
+    full = mode == "full"
+    grammar = make_grammar(format_, "full" if full else "legal", config.vocab_size)
+    tables = grammar_tables(grammar, config.vocab_size)
+    if full:
+        inputs = workload.free_input(batch, shape.steps, config.eos_token_id)
+    else:
+        inputs = workload.search_input(batch)
+
+    def search(config: T5Config) -> Callable[[Any, SearchInput], Beams]:
+        def run(params: Any, inputs: SearchInput) -> Beams:
+            return beam_search(
+                T5(config),
+                params,
+                tables,
+                inputs,
+                k=shape.k,
+                use_grammar=not full,
+                keep_unfinished=full,
+            )
+
+        return run
+
+    return Case(
+        format=format_,
+        examples=examples,
+        batch=batch,
+        inputs=jax.device_put(inputs),
+        columns_C=grammar.columns_C,
+        search=search,
+        steps=inputs.fused_target_BxT.shape[1],
+        source=inputs.source_BxS.shape[1],
+    )
+
+
+# ---- The slow, plain search -------------------------------------------------------------------
+
+
+class Reference:
+    """Log-probabilities by full forward passes over whole prefixes, and a beam search in Python."""
+
+    def __init__(self, config: T5Config, params: Any, case: Case, k: int) -> None:
+        self._params, self._case, self._k = params, case, k
+        self._start = config.decoder_start_token_id
+        columns_C = jnp.asarray(case.columns_C)
+
+        def forward(params: Any, *arrays: Any) -> jax.Array:
+            logits_KxTxV = T5(config).apply({"params": params}, *arrays)
+            return jax.nn.log_softmax(logits_KxTxV[..., columns_C])
+
+        self._forward = jax.jit(forward)
+        self._column_of = {int(id_): column for column, id_ in enumerate(case.columns_C)}
+
+    def log_probs(self, row: int, outputs: list[tuple[int, ...]]) -> np.ndarray:
+        """log p [len(outputs), T, C] over the columns at each step of outputs of sentence `row`."""
+        k, T = self._k, self._case.steps
+        inputs_KxT = np.zeros((k, T), np.int32)
+        for i, ids in enumerate(outputs):
+            prefix = [self._start, *ids][:T]
+            inputs_KxT[i, : len(prefix)] = prefix
+        batch = self._case.batch
+        sources = (
+            np.repeat(array[row : row + 1], k, axis=0)
+            for array in (batch.source_BxS, batch.fused_source_BxS, batch.fused_target_BxT)
+        )
+        source_KxS, fused_source_KxS, fused_target_KxT = sources
+        logp = self._forward(
+            self._params, source_KxS, inputs_KxT, fused_source_KxS, fused_target_KxT
+        )
+        return np.asarray(logp)[: len(outputs)]
+
+    def scores(self, row: int, outputs: list[tuple[int, ...]]) -> np.ndarray:
+        """s of complete outputs, by teacher forcing, [len(outputs)]."""
+        logp = self.log_probs(row, outputs)
+        return np.array(
+            [
+                sum(float(logp[i, t, self._column_of[id_]]) for t, id_ in enumerate(ids))
+                for i, ids in enumerate(outputs)
+            ]
+        )
+
+    def search(self, row: int) -> list[tuple[int, ...]]:
+        """The k best outputs of a sentence, best first; tags are of one piece."""
+        template = self._case.examples[row].template
+        beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        for t in range(len(template)):
+            logp = self.log_probs(row, [ids for _, ids in beams])
+            longer = [
+                (score + float(logp[i, t, self._column_of[id_]]), (*ids, id_))
+                for i, (score, ids) in enumerate(beams)
+                for id_ in self._legal(template, ids)
+            ]
+            beams = sorted(longer, key=lambda beam: -beam[0])[: self._k]
+        return [ids for _, ids in beams]
+
+    def _legal(self, template: tuple[int, ...], ids: tuple[int, ...]) -> list[int]:
+        """Ids that may follow: the literal, or every tag, `I` only where a span is open."""
+        if template[len(ids)] != TAG:
+            return [template[len(ids)]]
+        tags = self._case.format.tags
+        before = [id_ for id_, item in zip(ids, template, strict=False) if item == TAG]
+        is_open = bool(before) and before[-1] != tags["O"][0]
+        return [pieces[0] for tag, pieces in tags.items() if tag != "I" or is_open]
+
+
+def agrees(beams: Beams, config: T5Config, params: Any, case: Case, k: int) -> bool:
+    """Whether beams equal the plain search, and their scores those of teacher forcing."""
+    reference = Reference(config, params, case, k)
+    tokens, scores, valid = (np.asarray(x) for x in beams)
+    if not valid.all():
+        return False
+    for row in range(len(tokens)):
+        outputs = [tuple(id_ for id_ in ids.tolist() if id_) for ids in tokens[row]]
+        if not np.allclose(scores[row], reference.scores(row, outputs), rtol=TOLERANCE, atol=0):
+            return False
+        if row < REFERENCE_SENTENCES and outputs != reference.search(row):
+            return False
+    return True
+
+
+# ---- The comparison ---------------------------------------------------------------------------
+
+
+def exact() -> AbstractContextManager[Any]:
+    """float32 products in float32, also on devices whose default is less."""
+    cpu = jax.default_backend() == "cpu"
+    return nullcontext() if cpu else jax.default_matmul_precision("highest")
+
+
+def check(
+    config: T5Config, params: Any, cases: dict[str, Case], shape: workload.Shape, folder: Path
+) -> dict[str, bool]:
+    """Whether the outputs of each mode are right, all in float32."""
+    config = dataclasses.replace(config, dtype="float32")
+    with exact():
+        equal = {}
+        for mode, case in cases.items():
+            beams = jax.jit(case.search(config))(params, case.inputs)
+            if mode != "full":
+                equal[mode] = agrees(beams, config, params, case, shape.k)
+                continue
+            ours = np.asarray(beams.tokens_BxKxT)
+            generate = baselines.flax_generate(
+                baselines.flax_t5(config), k=shape.k, steps=shape.steps
+            )
+            theirs = [np.asarray(jax.jit(generate)(params, case.inputs.source_BxS)[0])]
+            if device := baselines.torch_device():
+                model = baselines.torch_t5(folder, "float32", device)
+                theirs.append(
+                    baselines.torch_generate(
+                        model, case.batch.source_BxS, k=shape.k, steps=shape.steps
+                    )()
+                )
+            equal[mode] = all(np.array_equal(ours, other) for other in theirs)
+    return equal
+
+
+def run_size(size: str, args: Any, shape: workload.Shape, rates: floor.Rates) -> list[dict]:
+    """One row for each mode of a size."""
+    config, params = workload.make_model(size, args.dtype)
+    cases = {mode: make_case(mode, shape, config) for mode in args.modes}
+    device = baselines.torch_device()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if device:
+            save_pretrained(folder, config, params)
+        equal = check(config, params, cases, shape, folder)
+        torch_models = {
+            dtype: baselines.torch_t5(folder, dtype, device)
+            for dtype in ("float32", "bfloat16")
+            if device
+        }
+
+    calls: dict[str, Callable[[], Any]] = {}
+    seconds: dict[str, float] = {}
+    for mode, case in cases.items():
+        program, seconds[mode] = measure.compiled(case.search(config), params, case.inputs)
+        calls[mode] = _bound(program, params, case.inputs)
+    source_BxS = next(iter(cases.values())).batch.source_BxS
+    if "fused" in cases:  # Its sources are shorter; the baselines read Sentinel + Tag.
+        source_BxS = make_case("legal", shape, config).batch.source_BxS
+    flax_model = baselines.flax_t5(config)
+    flax_params = baselines.flax_params(flax_model, config, params)
+    generate = baselines.flax_generate(flax_model, k=shape.k, steps=shape.steps)
+    placed = jax.device_put(source_BxS)
+    program, seconds["hf_flax"] = measure.compiled(generate, flax_params, placed)
+    calls["hf_flax"] = _bound(program, flax_params, placed)
+    for dtype, model in torch_models.items():
+        calls[f"hf_torch_{dtype}"] = baselines.torch_generate(
+            model, source_BxS, k=shape.k, steps=shape.steps
+        )
+    times = measure.alternate(calls, args.rounds)
+    return [
+        _row(size, mode, case, config, shape, rates, times, seconds, equal[mode])
+        for mode, case in cases.items()
+    ]
+
+
+def _row(
+    size: str,
+    mode: str,
+    case: Case,
+    config: T5Config,
+    shape: workload.Shape,
+    rates: floor.Rates,
+    times: dict[str, float],
+    seconds: dict[str, float],
+    equal: bool,
+) -> dict[str, Any]:
+    need = floor.total(
+        floor.search_work(
+            config,
+            batch=shape.batch,
+            source=case.source,
+            k=shape.k,
+            steps=case.steps,
+            columns=len(case.columns_C),
+        )
+    )
+    ours = times[mode]
+    row: dict[str, Any] = {"size": size, "mode": mode, "ours_ms": measure.rounded(ours)}
+    for name in ("hf_flax", "hf_torch_float32", "hf_torch_bfloat16"):
+        row[f"{name}_ms"] = measure.rounded(times.get(name))
+    for name in ("hf_flax", "hf_torch_float32", "hf_torch_bfloat16"):
+        ratio = times[name] / ours if name in times else None
+        row[f"{name}_ratio"] = measure.rounded(ratio, 3)
+    peak = measure.peak_flops(config.dtype)
+    achieved = need.flops / (1e-3 * ours)
+    return row | {
+        "outputs_equal": equal,
+        "floor_ratio": measure.rounded(achieved / rates.flops, 3),
+        "flop_utilisation": measure.rounded(achieved / peak, 3) if peak else None,
+        "gflop": measure.rounded(1e-9 * need.flops),
+        "compile_s": measure.rounded(seconds[mode], 3),
+        "hf_flax_compile_s": measure.rounded(seconds["hf_flax"], 3),
+        "dtype": config.dtype,
+        "steps": case.steps,
+        "source": case.source,
+        "columns": len(case.columns_C),
+    }
+
+
+def _bound(program: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+    return lambda: program(*args)
+
+
+COLUMNS = (
+    "size",
+    "mode",
+    "ours_ms",
+    "hf_flax_ms",
+    "hf_torch_float32_ms",
+    "hf_torch_bfloat16_ms",
+    "hf_flax_ratio",
+    "hf_torch_float32_ratio",
+    "outputs_equal",
+    "floor_ratio",
+    "flop_utilisation",
+    "compile_s",
+    "hf_flax_compile_s",
+)
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--modes", default=",".join(MODES), help="legal, full, fused")
+    args = measure.parse(parser)
+    args.modes = tuple(mode for mode in MODES if mode in args.modes.split(","))
+    shape = workload.QUICK if args.quick else workload.Shape()
+    rates = floor.measure_rates(args.dtype, quick=args.quick, rounds=args.rounds)
+    rows = []
+    for size in args.sizes:
+        rows += run_size(size, args, shape, rates)
+        jax.clear_caches()
+    measure.show(rows, COLUMNS)
+    measure.finish(
+        measure.device() | {"matmul_gflops": 1e-9 * rates.flops, "results": rows}, args.json
+    )
+
+
+if __name__ == "__main__":
+    main()

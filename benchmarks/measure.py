@@ -1,0 +1,141 @@
+"""Timing, tables and JSON that all benchmarks share.
+
+A time is the median over rounds in which the calls that are compared take turns, each waited for;
+compilation is timed apart. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+# Matrix products a second, dense, of one chip: (bfloat16, float32 as XLA multiplies it by default).
+# From the makers' data sheets; matched against the start of `jax.Device.device_kind`.
+PEAK_FLOPS: dict[str, tuple[float, float]] = {
+    "NVIDIA B200": (2250e12, 1100e12),
+    "NVIDIA GH200": (989e12, 494e12),
+    "NVIDIA H200": (989e12, 494e12),
+    "NVIDIA H100 PCIe": (756e12, 378e12),
+    "NVIDIA H100": (989e12, 494e12),
+    "NVIDIA A100": (312e12, 156e12),
+    "NVIDIA A10G": (70e12, 35e12),
+    "NVIDIA L4": (121e12, 60e12),
+    "NVIDIA L40S": (362e12, 183e12),
+    "Tesla V100": (125e12, 15.7e12),
+    "Tesla T4": (65e12, 8.1e12),
+    "TPU v4": (275e12, 275e12),
+    "TPU v5 lite": (197e12, 197e12),
+    "TPU v5p": (459e12, 459e12),
+    "TPU v6 lite": (918e12, 918e12),
+}
+# Seconds before a call: threads of another library spin for a while after theirs.
+_REST = 0.02
+
+
+def arguments(doc: str | None, *, sizes: str = "mini,small") -> argparse.ArgumentParser:
+    """A parser with the flags that every benchmark takes."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on a line")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes: shows that it runs")
+    parser.add_argument("--sizes", default=sizes, help=f"presets, comma separated ({sizes})")
+    parser.add_argument("--rounds", type=int, default=5, help="alternated runs of each call (5)")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="type of matrix products; auto: bfloat16, and float32 on a CPU",
+    )
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> Any:
+    """Flags, with `sizes` as a tuple and `dtype` decided; --quick turns to nano and two rounds."""
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.sizes, args.rounds = "nano", min(args.rounds, 2)
+    args.sizes = tuple(filter(None, args.sizes.split(",")))
+    if args.dtype == "auto":
+        args.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return args
+
+
+def compiled(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float]:
+    """The program for these arguments, and the seconds that tracing and compiling it took.
+
+    `options` go to `jax.jit`.
+    """
+    begun = time.perf_counter()
+    program = jax.jit(function, **options).lower(*args).compile()
+    return program, time.perf_counter() - begun
+
+
+def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each call over `rounds` rounds of all of them, after one unmeasured.
+
+    A call ends when the arrays that it returns are there.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for measured in [False] + [True] * rounds:
+        for name, call in calls.items():
+            time.sleep(_REST)
+            begun = time.perf_counter()
+            jax.block_until_ready(call())
+            if measured:
+                times[name].append(1e3 * (time.perf_counter() - begun))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_flops(dtype: str) -> float | None:
+    """The device's peak for matrix products of a type, FLOP/s; None where the table lacks it."""
+    kind = jax.devices()[0].device_kind
+    # The longest name first: an H100 PCIe is no H100.
+    for name in sorted(PEAK_FLOPS, key=len, reverse=True):
+        if kind.startswith(name):
+            return PEAK_FLOPS[name][dtype == "float32"]
+    return None
+
+
+def device() -> dict[str, Any]:
+    """What ran: backend, kind of device, and cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    kind = jax.devices()[0].device_kind
+    return {"backend": jax.default_backend(), "device": kind, "cores": cores}
+
+
+def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Prints rows as a Markdown table; `columns` picks and orders them."""
+    columns = list(columns or rows[0])
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(map(len, texts)) for texts in zip(columns, *cells, strict=True)]
+    for line in (columns, ["-" * width for width in widths], *cells):
+        padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        print("| " + " | ".join(padded) + " |", flush=True)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+def finish(result: Mapping[str, Any], as_json: bool) -> None:
+    """The last line of a benchmark: one JSON object, where it was asked for."""
+    if as_json:
+        print(json.dumps(result, allow_nan=False), flush=True)
+
+
+def rounded(value: float | None, digits: int = 4) -> float | None:
+    """`value` with so many significant digits."""
+    return None if value is None else float(f"{value:.{digits}g}")
