@@ -6,7 +6,7 @@ where it is installed, on the device that the benchmark runs on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,14 @@ from transformers import FlaxT5ForConditionalGeneration
 from transformers import T5Config as HfConfig
 from transformers.models.t5 import modeling_flax_t5
 
-from groot_jax.contrast.losses import LossSettings, Pool, contrast
+from groot_jax.contrast import losses
+from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import PoolBatch
+from groot_jax.data.batches import Batch, Example
+from groot_jax.data.formats import Format
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import relative_position_bucket
+from groot_jax.reward.pool import Pool
 
 
 def _bucket(
@@ -115,6 +119,43 @@ def tile(batch: PoolBatch) -> TiledBatch:
     )
 
 
+def plain_batch(
+    batch: Batch,
+    examples: Sequence[Example],
+    pools: Mapping[int, Pool],
+    tokens_BxKxT: np.ndarray,
+    format_: Format,
+    size: int,
+) -> TiledBatch:
+    """The plain layout straight from ranked pools, of one shape for each bucket of lengths.
+
+    size: M; pools hold gold (config.groot.pool.gold) wherever it can be written.
+    """
+    B, T = batch.target_BxT.shape
+    target_BxMxT = np.zeros((B, size, T), np.int32)
+    rewards_BxM = np.zeros((B, size), np.float32)
+    gold_BxM = np.zeros((B, size), bool)
+    for b, index in enumerate(batch.index_B.tolist()):
+        for m, entry in enumerate(pools.get(index, ())):
+            sentence = examples[index].sentence
+            if entry.well_formed:
+                ids = format_.target(entry.labeling, sentence.words)
+            else:
+                ids = tuple(id_ for id_ in tokens_BxKxT[b, entry.slot].tolist() if id_)
+            target_BxMxT[b, m, : len(ids)] = ids
+            rewards_BxM[b, m] = entry.reward
+            gold_BxM[b, m] = entry.well_formed and entry.labeling == sentence.labeling
+    length_BxM = (target_BxMxT != 0).sum(-1)
+    return TiledBatch(
+        source_RxS=np.repeat(batch.source_BxS, size, axis=0),
+        target_RxT=target_BxMxT.reshape(B * size, T),
+        length_BxM=length_BxM,
+        rewards_BxM=rewards_BxM,
+        in_contrast_BxM=length_BxM > 0,
+        gold_BxM=gold_BxM,
+    )
+
+
 def tiled_loss(
     model: Any,
     params: Any,
@@ -149,11 +190,11 @@ def tiled_loss(
     real_RxT = target_RxT != model.config.pad_token_id
     scores_BxM = jnp.where(real_RxT, picked_RxT - norm_RxT, 0.0).sum(1)
     scores_BxM = scores_BxM.reshape(batch.rewards_BxM.shape)
-    pool = Pool(scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.length_BxM)
+    pool = losses.Pool(scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.length_BxM)
     real_B = (batch.gold_BxM | batch.in_contrast_BxM).any(1)
     sentences = jnp.maximum(real_B.sum().astype(jnp.float32), 1.0)
     gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
-    return (contrast(pool, settings).sum() - nll_weight * gold_sum) / sentences
+    return (losses.contrast(pool, settings).sum() - nll_weight * gold_sum) / sentences
 
 
 # ---- torch ------------------------------------------------------------------------------------

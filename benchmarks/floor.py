@@ -199,3 +199,111 @@ def update_work(
 def total(parts: Mapping[str, Work]) -> Work:
     """The sum of the parts."""
     return sum(parts.values(), NOTHING)
+
+
+# ---- Achieved over floor ----------------------------------------------------------------------
+
+
+def part_rows(size: str, dtype: str, rates: Rates, quick: bool, rounds: int) -> list[dict]:
+    """Encoder, cross keys and values, search and update of a size: floor and time of each."""
+    # They import the counts from here.
+    from benchmarks import generate, update, workload
+    from groot_jax.model.t5 import T5
+
+    shape = workload.QUICK if quick else workload.Shape()
+    config, params = workload.make_model(size, dtype)
+    case = generate.make_case("legal", shape, config)
+    model, variables = T5(config), {"params": params}
+    works = search_work(
+        config,
+        batch=shape.batch,
+        source=case.source,
+        k=shape.k,
+        steps=case.steps,
+        columns=len(case.columns_C),
+    )
+    pools = update.random_pool_set(shape)
+    columns = workload.output_columns(pools.columns_C, config.vocab_size)
+    key, batch = jax.random.key(0), jax.device_put(pools.batch)
+    works["search"] = total(works)
+    works["update"] = total(update.needed(config, pools.batch, len(pools.columns_C)))
+
+    encode = jax.jit(lambda v, ids: model.apply(v, ids, method=model.encode))
+    cross_kv = jax.jit(lambda v, encoded: model.apply(v, encoded, method=model.cross_kv))
+    encoded = encode(variables, case.inputs.source_BxS)
+    times = measure.alternate(
+        {
+            "encoder": _bound(encode, variables, case.inputs.source_BxS),
+            "cross_kv": _bound(cross_kv, variables, encoded),
+            "search": _bound(jax.jit(case.search(config)), params, case.inputs),
+            "update": _bound(
+                jax.jit(update.our_loss_and_gradient(config)), params, batch, key, columns
+            ),
+        },
+        rounds,
+    )
+    # What the search does besides; its two parts cannot be told apart from outside.
+    works["decoder and projection"] = works.pop("decoder") + works.pop("projection")
+    rest = times["search"] - times["encoder"] - times["cross_kv"]
+    times["decoder and projection"] = max(rest, 1e-3)
+    peak = measure.peak_flops(dtype)
+    return [_part(size, part, works[part], times[part], rates, peak) for part in PARTS]
+
+
+PARTS = ("encoder", "cross_kv", "decoder and projection", "search", "update")
+
+
+def _part(
+    size: str, part: str, work: Work, ms: float, rates: Rates, peak: float | None
+) -> dict[str, Any]:
+    achieved = work.flops / (1e-3 * ms)
+    by_memory = work.bytes / rates.bandwidth > work.flops / rates.flops
+    return {
+        "size": size,
+        "part": part,
+        "gflop": measure.rounded(1e-9 * work.flops),
+        "mib": measure.rounded(work.bytes / 2**20),
+        "floor_ms": measure.rounded(1e3 * work.seconds(rates)),
+        "bound": "memory" if by_memory else "products",
+        "ours_ms": measure.rounded(ms),
+        "achieved_gflops": measure.rounded(1e-9 * achieved),
+        "floor_ratio": measure.rounded(achieved / rates.flops, 3),
+        "flop_utilisation": measure.rounded(achieved / peak, 3) if peak else None,
+    }
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__)
+    args = measure.parse(parser)
+    limits = []
+    for dtype in ("float32", "bfloat16"):
+        rates = measure_rates(dtype, quick=args.quick, rounds=args.rounds)
+        if dtype == args.dtype:
+            used = rates
+        peak = measure.peak_flops(dtype)
+        limits.append(
+            {
+                "dtype": dtype,
+                "resident_gflops": measure.rounded(1e-9 * rates.resident),
+                "streamed_gflops": measure.rounded(1e-9 * rates.streamed),
+                "bandwidth_gb_s": measure.rounded(1e-9 * rates.bandwidth),
+                "peak_gflops": measure.rounded(1e-9 * peak) if peak else None,
+            }
+        )
+    measure.show(limits)
+    rows = []
+    for size in args.sizes:
+        rows += part_rows(size, args.dtype, used, args.quick, args.rounds)
+        jax.clear_caches()
+    print()
+    measure.show(rows)
+    measure.finish(
+        measure.device() | {"dtype": args.dtype, "rates": limits, "results": rows}, args.json
+    )
+
+
+if __name__ == "__main__":
+    # Not this module, which the others know under its full name.
+    from benchmarks import floor
+
+    floor.main()

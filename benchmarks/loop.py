@@ -1,0 +1,521 @@
+"""The whole GROOT loop in sentences a second, and how long the device waits for the host.
+
+    python benchmarks/loop.py [--json] [--config=configs/retail.py] [--timeline=FILE.svg]
+
+Drives `groot_jax.train` itself: generation, scoring, correction, ranking, encoding and update with
+the overlap that training has, from a briefly trained model; looks at dev and checkpoints are left
+out. The first pass over the batches compiles, the second one is measured. The same again with a
+reward that sleeps 5 ms a sentence.
+
+The baseline is what could be put together from transformers: Flax generate, pools scored and
+corrected in the same process by our reward functions, the loss over tiled candidates; everything
+jitted and batched by bucket, one part after the other, in Sentinel + Tag (which needs no change to
+the model). `sentinel_tag` is our loop in that format.
+
+device_wait_share: time in which nothing is queued or running on the device, over the time from the
+first program to the end of the last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from benchmarks import baselines, measure, runs
+from groot_jax import config as configs
+from groot_jax import train
+from groot_jax.contrast.losses import LossSettings
+from groot_jax.data.batches import Batch, Example, TrainingBatches, encode
+from groot_jax.data.corpus import load_corpus
+from groot_jax.errors import exit_on_user_error
+from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.generator import Generator
+from groot_jax.reward import oracle as oracles
+from groot_jax.reward.oracle import Handle, Oracle
+from groot_jax.reward.pool import Candidate, PoolSettings, ScoringTask, build_pool
+from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.training.evaluation import open_oracle
+from groot_jax.training.optimizer import make_optimizer
+from groot_jax.training.setup import device_setup
+from groot_jax.training.task import initial_params
+
+# As soon as the device is done a thread notes the time; it must not wait long for Python's lock.
+_SWITCH_SECONDS = 5e-4
+_PLAIN_FORMAT = (
+    "--config.text.format=sentinel_tag",
+    "--config.model.normalise=full",
+    "--config.generate.grammar=false",
+)
+_TINY = (
+    "--config.data.train_limit=64",
+    "--config.generate.k=3",
+    "--config.groot.pool.size=4",
+    "--config.groot.batch_size=4",
+    "--config.compilation_cache=",
+)
+
+
+# ---- What happened when -----------------------------------------------------------------------
+
+
+class Span(NamedTuple):
+    """Something that took from `start` to `end`, seconds of `time.perf_counter`."""
+
+    lane: str  # device, host or scoring
+    name: str
+    start: float
+    end: float
+
+
+class Recorder:
+    """Notes when the parts of the loop run; the device's own times come from a thread that waits
+    for one program after the other."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self._queue: queue.SimpleQueue[tuple[str, float, Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def span(self, lane: str, name: str) -> Iterator[None]:
+        """Notes the time that the body takes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spans.append(Span(lane, name, start, time.perf_counter()))
+
+    def dispatched(self, name: str, start: float, arrays: Any) -> None:
+        """A program was handed to the device at `start`; it has ended when `arrays` are there."""
+        self._queue.put((name, start, arrays))
+
+    def close(self) -> None:
+        """Waits until every program is noted."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _watch(self) -> None:
+        before = 0.0
+        while (item := self._queue.get()) is not None:
+            name, start, arrays = item
+            jax.block_until_ready(arrays)
+            end = time.perf_counter()
+            # The device takes one program after the other.
+            self.spans.append(Span("device", name, max(start, before), end))
+            before = end
+
+
+class _Generator:
+    """The run's generator, observed."""
+
+    def __init__(self, generator: Generator, recorder: Recorder) -> None:
+        self._generator, self._recorder = generator, recorder
+        self.k, self.rows, self.label = generator.k, generator.rows, generator.label
+
+    def __call__(self, params: Any, batch: Batch, dropout_key: Any = None) -> Beams:
+        start = time.perf_counter()
+        with self._recorder.span("host", "dispatch generation"):
+            beams = self._generator(params, batch, dropout_key)
+        self._recorder.dispatched("generate", start, beams)
+        return beams
+
+    def read(self, beams: Beams, batch: Batch, examples: Sequence[Example]) -> Any:
+        with self._recorder.span("host", "wait for beams"):
+            jax.block_until_ready(beams)
+        with self._recorder.span("host", "read"):
+            return self._generator.read(beams, batch, examples)
+
+
+class _Jax:
+    """The module jax as `train` sees it: the update that it compiles is observed."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jax, name)
+
+    def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        program = jax.jit(function, **options)
+        if getattr(function, "func", None) is not train.groot_step:
+            return program
+
+        def update(*args: Any) -> Any:
+            start = time.perf_counter()
+            with self._recorder.span("host", "dispatch update"):
+                state, metrics = program(*args)
+            self._recorder.dispatched("update", start, metrics)
+            return state, metrics
+
+        return update
+
+
+class _Handle:
+    def __init__(self, handle: Handle, recorder: Recorder) -> None:
+        self._handle, self._recorder = handle, recorder
+
+    def result(self) -> list:
+        with self._recorder.span("host", "wait for pools"):
+            return self._handle.result()
+
+
+def observed(recorder: Recorder) -> ExitStack:
+    """Patches the names that `train` looks up; ended by leaving the context."""
+    stack = ExitStack()
+
+    class ObservedOracle(Oracle):
+        def submit(self, tasks: Sequence[ScoringTask]) -> Any:
+            return _Handle(super().submit(tasks), recorder)
+
+    plain_pool_batch, plain_make_run = train.pool_batch, oracles.make_run
+
+    def pool_batch(*args: Any, **options: Any) -> Any:
+        with recorder.span("host", "encode"):
+            return plain_pool_batch(*args, **options)
+
+    def make_run(*args: Any) -> Any:
+        run = plain_make_run(*args)
+
+        def observed_run(*work: Any) -> list:
+            with recorder.span("scoring", "score"):
+                return run(*work)
+
+        return observed_run
+
+    for module, name, value in (
+        (train, "jax", _Jax(recorder)),
+        (train, "Oracle", ObservedOracle),
+        (train, "pool_batch", pool_batch),
+        (oracles, "make_run", make_run),  # Seen where scoring has a thread, not a process.
+    ):
+        stack.enter_context(mock.patch.object(module, name, value))
+    return stack
+
+
+# ---- Our loop ---------------------------------------------------------------------------------
+
+
+class LoopResult(NamedTuple):
+    """The measured pass."""
+
+    sentences: int
+    seconds: float
+    spans: list[Span]
+
+    @property
+    def sentences_per_second(self) -> float:
+        return self.sentences / self.seconds
+
+    @property
+    def device_wait_share(self) -> float:
+        """Share of the time from the device's first program to its last in which it had none."""
+        busy = [span for span in self.spans if span.lane == "device"]
+        total = busy[-1].end - busy[0].start
+        return 1.0 - sum(span.end - span.start for span in busy) / total
+
+    def part_ms(self) -> dict[str, float]:
+        """Milliseconds a batch in each part; parts overlap, and on a CPU they share its cores."""
+        updates = sum(span.name == "update" for span in self.spans)
+        parts: dict[str, float] = {}
+        for span in self.spans:
+            parts[span.name] = parts.get(span.name, 0.0) + span.end - span.start
+        return {name: 1e3 * seconds / updates for name, seconds in parts.items()}
+
+    def summary(self) -> dict[str, Any]:
+        parts = {name: measure.rounded(ms, 3) for name, ms in sorted(self.part_ms().items())}
+        return {
+            "sentences_per_second": measure.rounded(self.sentences_per_second),
+            "device_wait_share": measure.rounded(self.device_wait_share, 3),
+            "part_ms": parts,
+        }
+
+
+def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
+    """`steps` updates of the system `groot`, by `groot_jax.train` itself, after a first pass."""
+    console = Console(quiet=True)
+    results: list[LoopResult] = []
+    recorders: list[Recorder] = []
+
+    class Relay(Recorder):
+        """Hands what is observed to the recorder of the pass at hand."""
+
+        def __init__(self) -> None:
+            pass
+
+        def span(self, lane: str, name: str) -> Any:
+            return recorders[-1].span(lane, name)
+
+        def dispatched(self, name: str, start: float, arrays: Any) -> None:
+            recorders[-1].dispatched(name, start, arrays)
+
+    def drive(
+        run: train.Run,
+        system: str,
+        *,
+        total: int,
+        fresh: Callable[[], Any],
+        updates: Callable[[Any, int, int], Iterator[train.Update]],
+        **others: Any,
+    ) -> None:
+        """Stands in for `train.train`: no looks at dev, no checkpoints, the same batches twice."""
+        count = min(steps, total)
+        for _ in range(2):
+            recorders.append(Recorder())
+            state = jax.block_until_ready(fresh())
+            begun = time.perf_counter()
+            sentences, previous = 0, None
+            stream = updates(state, 0, count)
+            del state
+            for update in islice(stream, count):
+                if previous is not None:
+                    jax.device_get(previous.metrics)  # As training reads them: one update late.
+                previous = update
+                sentences += update.sentences
+            jax.block_until_ready(previous)
+            seconds = time.perf_counter() - begun
+            recorders[-1].close()
+            results.append(LoopResult(sentences, seconds, recorders[-1].spans))
+
+    corpus = load_corpus(config.data, config.text.max_words)
+    relay = Relay()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        with tempfile.TemporaryDirectory() as folder, open_oracle(config) as oracle:
+            task = train.open_task(config, Path(folder) / "run", corpus)
+            run = train.make_run(config, Path(folder) / "run", corpus, task, oracle, console)
+            seen: Any = _Generator(run.generator, relay)
+            with observed(relay), mock.patch.object(train, "train", drive):
+                train.train_system(dataclasses.replace(run, generator=seen), "groot")
+    finally:
+        sys.setswitchinterval(before)
+    return results[-1]
+
+
+# ---- The baseline -----------------------------------------------------------------------------
+
+
+def baseline_loop(run: runs.Trained, steps: int) -> dict[str, Any]:
+    """The same loop from transformers' parts; sentences a second and milliseconds of each part."""
+    config, task = run.config, run.task
+    stage = configs.variant(config, "groot")
+    examples = encode(run.corpus.train, task.format)
+    batches = TrainingBatches(examples, stage.batch_size, task.ladder, config.seed + 1)
+    model = baselines.flax_t5(dataclasses.replace(task.model_config, dropout_rate=stage.dropout))
+    # Jitted by length: one program for each bucket.
+    searches = {
+        T: jax.jit(baselines.flax_generate(model, k=config.generate.k, steps=T))
+        for _, T in task.ladder.rungs
+    }
+    weights = tuple((name, float(weight)) for name, weight in stage.loss.items())
+    settings = LossSettings(weights, stage.tau, stage.rank_margin, stage.reinforce_normalise)
+    optimizer = make_optimizer(config.optimizer, stage, stage.clip, batches.per_epoch)
+    spec = RewardSpec.from_config(config.reward)
+    reward, pooling = make_reward(spec), PoolSettings.from_config(stage.pool)
+
+    def loss(params: Any, batch: baselines.TiledBatch, key: jax.Array) -> jax.Array:
+        return baselines.tiled_loss(model, params, batch, settings, stage.nll_weight, None, key)
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def update(params: Any, moments: Any, batch: baselines.TiledBatch, key: jax.Array) -> Any:
+        value, grads = jax.value_and_grad(loss)(params, batch, key)
+        changes, moments = optimizer.update(grads, moments, params)
+        return optax.apply_updates(params, changes), moments, value
+
+    def score(tokens_BxKxT: np.ndarray, scores_BxK: np.ndarray, batch: Batch) -> dict[int, Any]:
+        pools = {}
+        for b, index in enumerate(batch.index_B.tolist()):
+            if index < 0 or not examples[index].target:
+                continue
+            sentence = examples[index].sentence
+            candidates = []
+            for k, ids in enumerate(tokens_BxKxT[b]):
+                if scores_BxK[b, k] > -1e6:  # Else the slot never finished.
+                    labeling, well_formed = task.format.read(ids, sentence.words)
+                    score = float(scores_BxK[b, k])
+                    candidates.append(Candidate(labeling, score, well_formed, k))
+            pools[index] = build_pool(
+                sentence.words,
+                sentence.labeling,
+                candidates,
+                reward,
+                pooling,
+                spec.malformed_penalty,
+                index,
+            )
+        return pools
+
+    key = jax.random.PRNGKey(config.seed)
+    times: dict[str, list[float]] = {}
+    sentences, seconds = 0, 0.0
+    for _ in range(2):  # The first pass compiles.
+        times = {"generate": [], "score": [], "encode": [], "update": []}
+        params = jax.tree.map(jax.numpy.array, run.params)
+        moments = jax.jit(optimizer.init)(params)
+        jax.block_until_ready(moments)
+        begun = time.perf_counter()
+        sentences = 0
+        for step in range(steps):
+            batch = batches[step]
+            marks = [time.perf_counter()]
+            found = searches[batch.target_BxT.shape[1]](params, batch.source_BxS)
+            tokens_BxKxT, scores_BxK = (np.asarray(x) for x in found)
+            marks.append(time.perf_counter())
+            pools = score(tokens_BxKxT, scores_BxK, batch)
+            marks.append(time.perf_counter())
+            data = baselines.plain_batch(
+                batch, examples, pools, tokens_BxKxT, task.format, stage.pool.size
+            )
+            marks.append(time.perf_counter())
+            params, moments, value = update(params, moments, data, jax.random.fold_in(key, step))
+            jax.block_until_ready(value)
+            marks.append(time.perf_counter())
+            for name, start, end in zip(times, marks, marks[1:], strict=False):
+                times[name].append(1e3 * (end - start))
+            sentences += int((batch.index_B >= 0).sum())
+        seconds = time.perf_counter() - begun
+    return {
+        "sentences_per_second": measure.rounded(sentences / seconds),
+        "part_ms": {name: measure.rounded(statistics.mean(ms), 3) for name, ms in times.items()},
+    }
+
+
+# ---- Timeline ---------------------------------------------------------------------------------
+
+
+def draw_timeline(spans: Sequence[Span], path: Path, updates: int = 8) -> None:
+    """Draws what ran when around some updates in the middle of the measured pass, as SVG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ends = [span.end for span in spans if span.name == "update"]
+    middle = max(0, len(ends) // 2 - updates // 2)
+    low, high = ends[middle], ends[min(middle + updates, len(ends) - 1)]
+    lanes = ("device", "host", "scoring")
+    names = sorted({span.name for span in spans})
+    colors = {name: f"C{i}" for i, name in enumerate(names)}
+    figure, axes = pyplot.subplots(figsize=(10, 2.6))
+    for name in names:
+        for i, lane in enumerate(lanes):
+            bars = [
+                (1e3 * (span.start - low), 1e3 * (span.end - span.start))
+                for span in spans
+                if (span.lane, span.name) == (lane, name) and span.end > low and span.start < high
+            ]
+            axes.broken_barh(bars, (i - 0.4, 0.8), color=colors[name], linewidth=0)
+        axes.barh([0], [0], color=colors[name], label=name)
+    axes.set(xlim=(0, 1e3 * (high - low)), yticks=range(3), yticklabels=lanes, xlabel="ms")
+    axes.invert_yaxis()
+    axes.legend(ncols=5, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+# ---- The comparison ---------------------------------------------------------------------------
+
+
+def settings_of(args: Any, overrides: Sequence[str]) -> ConfigDict:
+    """The config of a loop that starts from a short run of the same settings."""
+    if args.quick:
+        start: Sequence[str] = ("--config.nll.enabled=false",)
+    else:
+        # The run itself has the built-in reward, whatever the loop's is.
+        kept = [text for text in overrides if not text.startswith("--config.reward.")]
+        workdir = runs.short_run(args.config, Path(args.cache), args.updates, kept)
+        start = (f"--config.nll.checkpoint={workdir}",)
+    return configs.load(args.config, [runs.split_override(t) for t in (*overrides, *start)])
+
+
+def baseline_start(args: Any, overrides: Sequence[str]) -> runs.Trained:
+    """The model that the baseline starts from: same settings, plain text, full softmax."""
+    changed = (*overrides, *_PLAIN_FORMAT)
+    if not args.quick:
+        return runs.restore(runs.short_run(args.config, Path(args.cache), args.updates, changed))
+    config = configs.load(args.config, [runs.split_override(text) for text in changed])
+    corpus = load_corpus(config.data, config.text.max_words)
+    task = train.make_task(config, corpus)
+    return runs.Trained(config, task, corpus, initial_params(task))
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--config", default="configs/retail.py", help="the experiment")
+    parser.add_argument("--override", action="append", default=[], help="--config.KEY=VALUE")
+    parser.add_argument("--steps", type=int, default=60, help="updates measured (60)")
+    parser.add_argument("--updates", type=int, default=400, help="of the short training (400)")
+    parser.add_argument("--cache", default=str(runs.DEFAULT_CACHE), help="where it is kept")
+    parser.add_argument("--timeline", default="", metavar="FILE.svg", help="draw what ran when")
+    args = measure.parse(parser)
+    overrides = [f"--config.model.dtype={args.dtype}", *args.override]
+    if args.quick:
+        overrides += _TINY
+        args.steps = min(args.steps, 4)
+    sleeping = (
+        *overrides,
+        "--config.reward.name=benchmarks.slow_reward:sleepy",
+        "--config.reward.batch=true",
+    )
+    config = settings_of(args, overrides)
+    device_setup(config)
+    ours = groot_loop(config, args.steps)
+    if args.timeline:
+        draw_timeline(ours.spans, Path(args.timeline))
+    slow = groot_loop(settings_of(args, sleeping), args.steps)
+    same = groot_loop(
+        settings_of(args, (*overrides, "--config.text.format=sentinel_tag")), args.steps
+    )
+    theirs = baseline_loop(baseline_start(args, overrides), args.steps)
+
+    rows = [
+        {"loop": "GROOT", **ours.summary()},
+        {"loop": "reward sleeps 5 ms a sentence", **slow.summary()},
+        {"loop": "GROOT in sentinel_tag", **same.summary()},
+        {"loop": "transformers, sentinel_tag", **theirs},
+    ]
+    measure.show(rows, ("loop", "sentences_per_second", "device_wait_share"))
+    print()
+    parts = sorted({name for row in rows for name in row["part_ms"]})
+    print("milliseconds a batch, parts overlap:")
+    measure.show([{"loop": row["loop"], **row["part_ms"]} for row in rows], ("loop", *parts))
+    ratio = ours.sentences_per_second / theirs["sentences_per_second"]
+    result = {
+        "device_wait_share": measure.rounded(ours.device_wait_share, 3),
+        "sentences_per_second": measure.rounded(ours.sentences_per_second),
+        "baseline_sentences_per_second": theirs["sentences_per_second"],
+        "ratio": measure.rounded(ratio, 3),
+        "config": args.config,
+        "steps": args.steps,
+        "dtype": args.dtype,
+        "part_ms": ours.summary()["part_ms"],
+        "slow_reward": slow.summary(),
+        "sentinel_tag": same.summary(),
+        "baseline_part_ms": theirs["part_ms"],
+    }
+    measure.finish(measure.device() | result, args.json)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

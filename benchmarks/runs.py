@@ -1,0 +1,115 @@
+"""A short real training for benchmarks that need beams of a model which has learnt something.
+
+Goes through the project's own jobs; what it trains is kept in a cache folder and found there again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from groot_jax import config as configs
+from groot_jax.data.batches import encode, evaluation_batches
+from groot_jax.data.corpus import Corpus, load_corpus
+from groot_jax.data.labeling import Sentence
+from groot_jax.errors import UserError
+from groot_jax.reward.oracle import Oracle
+from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
+from groot_jax.reward.rewards import RewardSpec
+from groot_jax.training.checkpoints import Checkpoints
+from groot_jax.training.setup import place
+from groot_jax.training.task import Task, load_task
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_CACHE = Path("~/.cache/groot_jax/benchmarks").expanduser()
+
+
+def short_run(config: str, cache: Path, updates: int, overrides: Sequence[str] = ()) -> Path:
+    """The work directory of a model after `updates` updates on gold; trained where it is missing.
+
+    Args:
+      config: a config file of the project, such as configs/snips.py.
+      overrides: further `--config.KEY=VALUE`.
+
+    Raises CalledProcessError where the training fails; its output has gone to stderr.
+    """
+    facts = [config, str(updates), *overrides]
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:10]
+    workdir = cache / f"{Path(config.partition(':')[0]).stem}-{digest}"
+    loaded = configs.load(config, [split_override(text) for text in overrides])
+    count = len(load_corpus(loaded.data, loaded.text.max_words).train)
+    epochs = updates * loaded.nll.batch_size / count
+    command = [
+        sys.executable,
+        "-m",
+        "groot_jax.train",
+        f"--config={config}",
+        f"--workdir={workdir}",
+        *overrides,
+        f"--config.nll.epochs={epochs:.4f}",
+        f"--config.nll.eval_every={epochs:.4f}",
+        "--config.systems=",
+        "--config.evaluate.dev_limit=64",
+        "--config.evaluate.decide=map",
+        "--config.evaluate.bootstrap=10",
+    ]
+    # A finished run answers at once, one that was interrupted goes on.
+    if not (workdir / "results.json").exists():
+        print(f"training for {updates} updates: {workdir}", file=sys.stderr, flush=True)
+        subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+    return workdir
+
+
+def split_override(text: str) -> tuple[str, str]:
+    """`--config.KEY=VALUE` as (KEY, VALUE)."""
+    key, _, value = text.removeprefix("--config.").partition("=")
+    return key, value
+
+
+class Trained(NamedTuple):
+    """A finished run, read back."""
+
+    config: ConfigDict
+    task: Task
+    corpus: Corpus
+    params: Any
+
+
+def restore(workdir: Path) -> Trained:
+    """The best stage-0 checkpoint of a work directory, with what it was trained on."""
+    config = configs.load_dumped(workdir / configs.CONFIG_FILE)
+    task = load_task(workdir, config)
+    with Checkpoints(workdir, "nll", tie=config.checkpoint.tie, read_only=True) as checkpoints:
+        step = checkpoints.best()
+        if step is None:
+            raise UserError(f"{workdir} holds no checkpoint of stage 0")
+        shapes = place(config, task.model_config).shapes(task.model_config)
+        params = checkpoints.restore_params(step, shapes)
+    return Trained(config, task, load_corpus(config.data, config.text.max_words), params)
+
+
+def trained_pools(
+    run: Trained, count: int, seed: int = 0
+) -> tuple[list[Sentence], dict[int, Pool]]:
+    """`count` training sentences, drawn with `seed`, and the pool of each, by its index."""
+    config, task, train = run.config, run.task, run.corpus.train
+    drawn = random.Random(seed).sample(range(len(train)), min(count, len(train)))
+    sentences = [train[i] for i in drawn]
+    examples = encode(sentences, task.format)
+    batches = evaluation_batches(examples, 32, task.ladder)
+    beams = task.generator().label(run.params, examples, batches)
+    tasks = [
+        ScoringTask(sentence.words, sentence.labeling, candidates, index)
+        for index, (sentence, candidates) in enumerate(zip(sentences, beams, strict=True))
+    ]
+    settings = PoolSettings.from_config(config.groot.pool)
+    with Oracle(RewardSpec.from_config(config.reward), settings, config.seed) as oracle:
+        pools = oracle.pools(tasks)
+    return sentences, dict(enumerate(pools))

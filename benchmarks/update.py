@@ -1,0 +1,371 @@
+"""Loss and gradient of one GROOT update against the same loss through transformers' Flax T5.
+
+    python benchmarks/update.py [--json] [--sizes=mini,small] [--pools=random,mit_restaurant,snips]
+
+Theirs has the plain layout: each candidate is a row, its sentence encoded again beside it, logits
+over the whole vocabulary. Ours works on each sentence's token tree. `random` pools hold 8 unrelated
+labelings of 16 words; the others are what the beams and corrections of a briefly trained model make
+of sentences from the data in GROOT_DATA_DIR, written as Sentinel + Tag. Modes: softmax over the
+`legal` columns or over the `full` vocabulary, the same in both. Loss and gradients are compared
+first.
+
+Times are medians of alternated runs in milliseconds a batch of 16 sentences. peak: temporaries that
+the compiled program asks for, MiB. floor_ratio: time of the products that the answer needs, at the
+best rate that this machine shows in plain products, over our time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import baselines, floor, measure, runs, workload
+from benchmarks.generate import exact
+from groot_jax import config as configs
+from groot_jax.contrast.losses import LossSettings
+from groot_jax.contrast.pools import pool_batch
+from groot_jax.contrast.update import OutputColumns, PoolBatch, TrainState, groot_step
+from groot_jax.data.batches import TrainingBatches, encode, fit_ladder
+from groot_jax.data.formats import make_format
+from groot_jax.data.tokenizer import load_tokenizer
+from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.model.config import T5Config
+from groot_jax.model.t5 import T5
+
+MODES = ("legal", "full")
+TOLERANCE = 1e-4
+POOL_CONFIGS = {
+    "mit_restaurant": "configs/mit_restaurant.py",
+    "snips": "configs/snips.py",
+    "retail": "configs/retail.py",
+}
+BATCH = 16
+
+
+class PoolSet(NamedTuple):
+    """The batch that is timed, and what is known of the pools around it."""
+
+    name: str
+    batch: PoolBatch
+    columns_C: np.ndarray
+    nodes_per_token: float  # over all batches, not the timed one alone
+    pool_size: float
+
+
+# ---- Pools ------------------------------------------------------------------------------------
+
+
+def random_pool_set(shape: workload.Shape) -> PoolSet:
+    """Unrelated labelings: hardly a prefix is shared."""
+    format_ = workload.make_text_format("sentinel_tag")
+    sentences = workload.make_sentences(shape)
+    examples, plain = workload.encode_batch(sentences, format_)
+    batch = pool_batch(
+        plain,
+        examples,
+        workload.random_pools(sentences, shape.k),
+        None,
+        format_,
+        size=shape.k,
+        start_token=0,
+        buckets=configs.default_config().loader.node_buckets,
+    )
+    assert format_.columns_C is not None
+    return PoolSet("random", batch, format_.columns_C, *_sharing([batch]))
+
+
+def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: int) -> PoolSet:
+    """A batch of the most frequent size among `count` sentences, as Sentinel + Tag.
+
+    tokenizer: T5's spiece.model; None: the run's own.
+    """
+    run = runs.restore(workdir)
+    sentences, pools = runs.trained_pools(run, count)
+    loader = run.config.loader
+    pieces = load_tokenizer(tokenizer) if tokenizer else run.task.tokenizer
+    format_ = make_format("sentinel_tag", pieces, run.task.types)
+    examples = encode(sentences, format_)
+    ladder = fit_ladder(examples, loader.source_buckets, loader.target_buckets)
+    plain = TrainingBatches(examples, BATCH, ladder, seed=0)
+    batches = [
+        pool_batch(
+            plain[step],
+            examples,
+            pools,
+            None,
+            format_,
+            size=run.config.groot.pool.size,
+            start_token=0,
+            buckets=loader.node_buckets,
+        )
+        for step in range(plain.per_epoch)
+    ]
+    shapes = [(b.source_BxS.shape[1], b.token_BxN.shape[1]) for b in batches]
+    usual = Counter(shapes).most_common(1)[0][0]
+    assert format_.columns_C is not None
+    return PoolSet(name, batches[shapes.index(usual)], format_.columns_C, *_sharing(batches))
+
+
+def node_counts(batch: PoolBatch) -> np.ndarray:
+    """Distinct prefixes of each sentence: nodes at which some token is predicted, [B]."""
+    return np.array(
+        [
+            len(set(nodes[labels != 0].tolist()))
+            for nodes, labels in zip(batch.edge_node_BxN, batch.edge_label_BxN, strict=True)
+        ]
+    )
+
+
+def _sharing(batches: Sequence[PoolBatch]) -> tuple[float, float]:
+    """Nodes a token, and candidates a sentence."""
+    nodes = sum(int(node_counts(batch).sum()) for batch in batches)
+    tokens = sum(int(batch.length_BxM.sum()) for batch in batches)
+    candidates = sum(int((batch.length_BxM > 0).sum()) for batch in batches)
+    sentences = sum(int((batch.length_BxM > 0).any(1).sum()) for batch in batches)
+    return nodes / tokens, candidates / sentences
+
+
+# ---- The two updates --------------------------------------------------------------------------
+
+
+def loss_settings() -> tuple[LossSettings, float]:
+    """The contrast of configs/default.py, and lambda."""
+    stage = configs.default_config().groot
+    weights = tuple((name, float(weight)) for name, weight in stage.loss.items())
+    settings = LossSettings(weights, stage.tau, stage.rank_margin, stage.reinforce_normalise)
+    return settings, stage.nll_weight
+
+
+def our_step(config: T5Config, optimizer: optax.GradientTransformation) -> Any:
+    """`groot_step` without dropout: (state, batch, key, columns) -> (state, metrics)."""
+    settings, nll_weight = loss_settings()
+    return partial(
+        groot_step,
+        model=T5(config),
+        optimizer=optimizer,
+        settings=settings,
+        nll_weight=nll_weight,
+        average="sentence",
+    )
+
+
+def our_loss_and_gradient(config: T5Config) -> Any:
+    """(params, batch, key, columns) -> (loss, gradient), out of `groot_step`."""
+    keep = optax.GradientTransformation(lambda params: (), lambda grads, *rest: (grads, grads))
+    step = our_step(config, keep)
+
+    def run(params: Any, batch: PoolBatch, key: jax.Array, columns: OutputColumns) -> Any:
+        state, metrics = step(TrainState(jnp.int32(0), params, ()), batch, key, columns)
+        return metrics["loss"][0], state.opt_state
+
+    return run
+
+
+def tiled_loss_and_gradient(config: T5Config) -> Any:
+    """(params, tiled batch, columns or None) -> (loss, gradient), through transformers' module."""
+    model = baselines.flax_t5(config)
+    settings, nll_weight = loss_settings()
+
+    def loss(params: Any, batch: baselines.TiledBatch, columns_C: jax.Array | None) -> jax.Array:
+        return baselines.tiled_loss(model, params, batch, settings, nll_weight, columns_C)
+
+    return jax.value_and_grad(loss)
+
+
+def agree(ours: Any, theirs: Any) -> bool:
+    """Loss and every parameter's gradient equal to 1e-4; norms far below the whole count for it."""
+    (our_loss, our_grads), (their_loss, their_grads) = jax.device_get((ours, theirs))
+    if abs(our_loss - their_loss) > TOLERANCE * abs(their_loss):
+        return False
+    pairs = list(zip(jax.tree.leaves(our_grads), jax.tree.leaves(their_grads), strict=True))
+    least = 1e-3 * float(np.sqrt(sum(float((b.astype(np.float64) ** 2).sum()) for _, b in pairs)))
+    return all(
+        float(np.linalg.norm((a - b).ravel()))
+        <= TOLERANCE * max(float(np.linalg.norm(b.ravel())), least)
+        for a, b in pairs
+    )
+
+
+# ---- The comparison ---------------------------------------------------------------------------
+
+
+def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates) -> dict[str, Any]:
+    """One row: a size, a mode and a set of pools."""
+    config, params = workload.make_model(size, args.dtype)
+    columns_C = pools.columns_C if mode == "legal" else np.arange(config.vocab_size)
+    columns = workload.output_columns(columns_C.astype(np.int32), config.vocab_size)
+    tiled = jax.device_put(baselines.tile(pools.batch))
+    batch = jax.device_put(pools.batch)
+    key = jax.random.key(0)
+    kept = columns.columns_C if mode == "legal" else None
+
+    ours_args = (params, batch, key, columns)
+    theirs_args = (params, tiled, kept)
+    ours, our_seconds = measure.compiled(our_loss_and_gradient(config), *ours_args)
+    theirs, their_seconds = measure.compiled(tiled_loss_and_gradient(config), *theirs_args)
+    if config.dtype == "float32" and jax.default_backend() == "cpu":
+        equal = agree(ours(*ours_args), theirs(*theirs_args))
+    else:
+        with exact():
+            plain = dataclasses.replace(config, dtype="float32")
+            equal = agree(
+                jax.jit(our_loss_and_gradient(plain))(*ours_args),
+                jax.jit(tiled_loss_and_gradient(plain))(*theirs_args),
+            )
+
+    optimizer = optax.adamw(1e-4)
+    copied = jax.tree.map(jnp.copy, params)
+    state = TrainState(jnp.int32(0), copied, jax.jit(optimizer.init)(copied))
+    step, _ = measure.compiled(
+        our_step(config, optimizer), state, batch, key, columns, donate_argnums=0
+    )
+    states = [state]
+
+    def whole_step() -> Any:
+        new, metrics = step(states.pop(), batch, key, columns)
+        states.append(new)
+        return metrics, new.step
+
+    calls = {
+        "ours": lambda: ours(*ours_args),
+        "hf_tiled": lambda: theirs(*theirs_args),
+        "ours_step": whole_step,
+    }
+    times = measure.alternate(calls, args.rounds)
+    need = floor.total(needed(config, pools.batch, len(columns_C)))
+    achieved = need.flops / (1e-3 * times["ours"])
+    peak = measure.peak_flops(config.dtype)
+    nodes, tokens = int(node_counts(pools.batch).sum()), int(pools.batch.length_BxM.sum())
+    return {
+        "size": size,
+        "mode": mode,
+        "pool": pools.name,
+        "ours_ms": measure.rounded(times["ours"]),
+        "hf_tiled_ms": measure.rounded(times["hf_tiled"]),
+        "ratio": measure.rounded(times["hf_tiled"] / times["ours"], 3),
+        "equal": equal,
+        "nodes_per_token": measure.rounded(nodes / tokens, 3),
+        "floor_ratio": measure.rounded(achieved / rates.flops, 3),
+        "flop_utilisation": measure.rounded(achieved / peak, 3) if peak else None,
+        "gflop": measure.rounded(1e-9 * need.flops),
+        "ours_step_ms": measure.rounded(times["ours_step"]),
+        "ours_peak_mib": _peak_mib(ours),
+        "hf_peak_mib": _peak_mib(theirs),
+        "nodes_per_token_all": measure.rounded(pools.nodes_per_token, 3),
+        "candidates": measure.rounded(pools.pool_size, 3),
+        "shape": list(pools.batch.path_BxMxN.shape),
+        "tiled_shape": list(tiled.target_RxT.shape),
+        "columns": len(columns_C),
+        "compile_s": measure.rounded(our_seconds, 3),
+        "hf_compile_s": measure.rounded(their_seconds, 3),
+        "dtype": config.dtype,
+    }
+
+
+def needed(config: T5Config, batch: PoolBatch, columns: int) -> dict[str, floor.Work]:
+    """What loss and gradient of a batch cannot do without."""
+    counts = node_counts(batch)
+    depth_BxN = np.asarray(batch.depth_BxN)
+    # A node sees its depth in ancestors, and itself.
+    pairs = sum(int((depth[:n] + 1).sum()) for depth, n in zip(depth_BxN, counts, strict=True))
+    return floor.update_work(
+        config,
+        source_lengths=(np.asarray(batch.source_BxS) != config.pad_token_id).sum(1),
+        nodes=counts,
+        ancestor_pairs=float(pairs),
+        columns=columns,
+    )
+
+
+def _peak_mib(program: Any) -> float | None:
+    analysis = program.memory_analysis()
+    return measure.rounded(analysis.temp_size_in_bytes / 2**20) if analysis else None
+
+
+def pool_sets(args: Any, shape: workload.Shape) -> list[PoolSet]:
+    """The pools that the flags ask for; those without data are left out, with a note."""
+    data = Path(os.environ.get("GROOT_DATA_DIR") or ".")
+    tokenizer = Path(args.tokenizer) if args.tokenizer else data / "t5_vocab" / "spiece.model"
+    found = []
+    pieces = tokenizer if tokenizer.is_file() else None
+    count = 32 if args.quick else 256
+    for name in args.pools.split(","):
+        if name == "random":
+            found.append(random_pool_set(shape))
+            continue
+        if name == "workdir":
+            workdir = Path(args.workdir).expanduser()
+            name = workdir.name
+        elif name not in POOL_CONFIGS:
+            raise UserError(f"--pools: {name!r} is none of random, {', '.join(POOL_CONFIGS)}")
+        elif name == "retail" or (data / name).is_dir():
+            workdir = runs.short_run(POOL_CONFIGS[name], Path(args.cache), args.updates)
+        else:
+            print(f"pools of {name} are left out: no {data / name}; set GROOT_DATA_DIR")
+            continue
+        found.append(trained_pool_set(name, workdir, pieces, count))
+    return found
+
+
+COLUMNS = (
+    "size",
+    "mode",
+    "pool",
+    "ours_ms",
+    "hf_tiled_ms",
+    "ratio",
+    "equal",
+    "nodes_per_token",
+    "candidates",
+    "floor_ratio",
+    "flop_utilisation",
+    "ours_step_ms",
+    "ours_peak_mib",
+    "hf_peak_mib",
+    "compile_s",
+    "hf_compile_s",
+)
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--modes", default=",".join(MODES), help="legal, full")
+    parser.add_argument("--pools", default="", help="random, mit_restaurant, snips, retail")
+    parser.add_argument("--workdir", default="", help="a trained run: makes the pools `workdir`")
+    parser.add_argument("--tokenizer", default="", help="T5's spiece.model")
+    parser.add_argument("--updates", type=int, default=400, help="of the short training (400)")
+    parser.add_argument("--cache", default=str(runs.DEFAULT_CACHE), help="where it is kept")
+    args = measure.parse(parser)
+    trained = "workdir" if args.workdir else "mit_restaurant,snips"
+    args.pools = args.pools or ("random" if args.quick else f"random,{trained}")
+    args.modes = tuple(mode for mode in MODES if mode in args.modes.split(","))
+    shape = workload.QUICK if args.quick else workload.Shape()
+    sets = pool_sets(args, shape)
+    rates = floor.measure_rates(args.dtype, quick=args.quick, rounds=args.rounds)
+    rows = []
+    for size in args.sizes:
+        for mode in args.modes:
+            for pools in sets:
+                rows.append(run_case(size, mode, pools, args, rates))
+                jax.clear_caches()
+    measure.show(rows, COLUMNS)
+    measure.finish(
+        measure.device() | {"matmul_gflops": 1e-9 * rates.flops, "results": rows}, args.json
+    )
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
