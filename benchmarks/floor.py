@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,11 +90,11 @@ def measure_rates(dtype: str, *, quick: bool = False, rounds: int = 5) -> Rates:
         cycled = [pairs[i % len(pairs)] for i in range(_PRODUCTS)]
         flops[name] = 2.0 * 2.0 * rows * d * f * _PRODUCTS
         chain = jax.jit(_chain)
-        resident[name] = _bound(chain, x, [pairs[0]] * _PRODUCTS)
-        streamed[name] = _bound(chain, x, cycled)
+        resident[name] = partial(chain, x, [pairs[0]] * _PRODUCTS)
+        streamed[name] = partial(chain, x, cycled)
     words = 2**20 if quick else 2**26
     source = jnp.zeros(words, jnp.float32)
-    copy = _bound(jax.jit(lambda a: a + 1.0), source)
+    copy = partial(jax.jit(lambda a: a + 1.0), source)
     ms = measure.alternate(resident, rounds)
     best = max(flops[name] / (1e-3 * ms[name]) for name in ms)
     ms = measure.alternate(streamed, rounds)
@@ -106,10 +107,6 @@ def _chain(x: jax.Array, pairs: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
     for there, back in pairs:
         x = (x @ there) @ back
     return x
-
-
-def _bound(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-    return lambda: function(*args)
 
 
 # ---- What the parts must do -------------------------------------------------------------------
@@ -233,10 +230,10 @@ def part_rows(size: str, dtype: str, rates: Rates, quick: bool, rounds: int) -> 
     encoded = encode(variables, case.inputs.source_BxS)
     times = measure.alternate(
         {
-            "encoder": _bound(encode, variables, case.inputs.source_BxS),
-            "cross_kv": _bound(cross_kv, variables, encoded),
-            "search": _bound(jax.jit(case.search(config)), params, case.inputs),
-            "update": _bound(
+            "encoder": partial(encode, variables, case.inputs.source_BxS),
+            "cross_kv": partial(cross_kv, variables, encoded),
+            "search": partial(jax.jit(case.search(config)), params, case.inputs),
+            "update": partial(
                 jax.jit(update.our_loss_and_gradient(config)), params, batch, key, columns
             ),
         },

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -189,71 +190,99 @@ def exact() -> AbstractContextManager[Any]:
     return nullcontext() if cpu else jax.default_matmul_precision("highest")
 
 
+def is_exact(config: T5Config) -> bool:
+    """Whether a program of this configuration computes in float32 as it is."""
+    return config.dtype == "float32" and jax.default_backend() == "cpu"
+
+
+class Programs(NamedTuple):
+    """Compiled searches by mode and `hf_flax`, ready to be called, and seconds to compile each."""
+
+    calls: dict[str, Callable[[], Any]]
+    seconds: dict[str, float]
+
+
+def compile_all(
+    config: T5Config,
+    params: Any,
+    cases: dict[str, Case],
+    source_BxS: np.ndarray,
+    shape: workload.Shape,
+) -> Programs:
+    """Our modes and transformers' Flax."""
+    programs = Programs({}, {})
+    for mode, case in cases.items():
+        program, seconds = measure.compiled(case.search(config), params, case.inputs)
+        programs.calls[mode] = partial(program, params, case.inputs)
+        programs.seconds[mode] = seconds
+    model = baselines.flax_t5(config)
+    theirs = baselines.flax_params(model, config, params)
+    generate = baselines.flax_generate(model, k=shape.k, steps=shape.steps)
+    source = jax.device_put(source_BxS)
+    program, seconds = measure.compiled(generate, theirs, source)
+    programs.calls["hf_flax"] = partial(program, theirs, source)
+    programs.seconds["hf_flax"] = seconds
+    return programs
+
+
 def check(
-    config: T5Config, params: Any, cases: dict[str, Case], shape: workload.Shape, folder: Path
+    config: T5Config,
+    params: Any,
+    cases: dict[str, Case],
+    calls: dict[str, Callable[[], Any]],
+    k: int,
 ) -> dict[str, bool]:
-    """Whether the outputs of each mode are right, all in float32."""
-    config = dataclasses.replace(config, dtype="float32")
-    with exact():
-        equal = {}
-        for mode, case in cases.items():
-            beams = jax.jit(case.search(config))(params, case.inputs)
-            if mode != "full":
-                equal[mode] = agrees(beams, config, params, case, shape.k)
-                continue
-            ours = np.asarray(beams.tokens_BxKxT)
-            generate = baselines.flax_generate(
-                baselines.flax_t5(config), k=shape.k, steps=shape.steps
-            )
-            theirs = [np.asarray(jax.jit(generate)(params, case.inputs.source_BxS)[0])]
-            if device := baselines.torch_device():
-                model = baselines.torch_t5(folder, "float32", device)
-                theirs.append(
-                    baselines.torch_generate(
-                        model, case.batch.source_BxS, k=shape.k, steps=shape.steps
-                    )()
-                )
-            equal[mode] = all(np.array_equal(ours, other) for other in theirs)
+    """Whether the outputs of each mode are right. All calls compute in float32."""
+    equal = {}
+    for mode, case in cases.items():
+        beams = calls[mode]()
+        if mode != "full":
+            equal[mode] = agrees(beams, config, params, case, k)
+            continue
+        ours = np.asarray(beams.tokens_BxKxT)
+        theirs = [np.asarray(calls["hf_flax"]()[0])]
+        if "hf_torch_float32" in calls:
+            theirs.append(calls["hf_torch_float32"]())
+        equal[mode] = all(np.array_equal(ours, other) for other in theirs)
     return equal
+
+
+def torch_calls(
+    config: T5Config, params: Any, source_BxS: np.ndarray, shape: workload.Shape
+) -> dict[str, Callable[[], Any]]:
+    """transformers' torch generate in both types, with the weights saved and loaded; none without
+    torch."""
+    device = baselines.torch_device()
+    if device is None:
+        return {}
+    calls = {}
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(folder, config, params)
+        for dtype in ("float32", "bfloat16"):
+            model = baselines.torch_t5(Path(folder), dtype, device)
+            calls[f"hf_torch_{dtype}"] = baselines.torch_generate(
+                model, source_BxS, k=shape.k, steps=shape.steps
+            )
+    return calls
 
 
 def run_size(size: str, args: Any, shape: workload.Shape, rates: floor.Rates) -> list[dict]:
     """One row for each mode of a size."""
     config, params = workload.make_model(size, args.dtype)
     cases = {mode: make_case(mode, shape, config) for mode in args.modes}
-    device = baselines.torch_device()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if device:
-            save_pretrained(folder, config, params)
-        equal = check(config, params, cases, shape, folder)
-        torch_models = {
-            dtype: baselines.torch_t5(folder, dtype, device)
-            for dtype in ("float32", "bfloat16")
-            if device
-        }
-
-    calls: dict[str, Callable[[], Any]] = {}
-    seconds: dict[str, float] = {}
-    for mode, case in cases.items():
-        program, seconds[mode] = measure.compiled(case.search(config), params, case.inputs)
-        calls[mode] = _bound(program, params, case.inputs)
-    source_BxS = next(iter(cases.values())).batch.source_BxS
-    if "fused" in cases:  # Its sources are shorter; the baselines read Sentinel + Tag.
-        source_BxS = make_case("legal", shape, config).batch.source_BxS
-    flax_model = baselines.flax_t5(config)
-    flax_params = baselines.flax_params(flax_model, config, params)
-    generate = baselines.flax_generate(flax_model, k=shape.k, steps=shape.steps)
-    placed = jax.device_put(source_BxS)
-    program, seconds["hf_flax"] = measure.compiled(generate, flax_params, placed)
-    calls["hf_flax"] = _bound(program, flax_params, placed)
-    for dtype, model in torch_models.items():
-        calls[f"hf_torch_{dtype}"] = baselines.torch_generate(
-            model, source_BxS, k=shape.k, steps=shape.steps
-        )
-    times = measure.alternate(calls, args.rounds)
+    # Theirs read Sentinel + Tag, whatever the modes.
+    source_BxS = make_case("legal", shape, config).batch.source_BxS
+    torch = torch_calls(config, params, source_BxS, shape)
+    programs = compile_all(config, params, cases, source_BxS, shape)
+    with exact():
+        plain = dataclasses.replace(config, dtype="float32")
+        checked = programs
+        if not is_exact(config):
+            checked = compile_all(plain, params, cases, source_BxS, shape)
+        equal = check(plain, params, cases, checked.calls | torch, shape.k)
+    times = measure.alternate(programs.calls | torch, args.rounds)
     return [
-        _row(size, mode, case, config, shape, rates, times, seconds, equal[mode])
+        _row(size, mode, case, config, shape, rates, times, programs.seconds, equal[mode])
         for mode, case in cases.items()
     ]
 
@@ -300,10 +329,6 @@ def _row(
         "source": case.source,
         "columns": len(case.columns_C),
     }
-
-
-def _bound(program: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-    return lambda: program(*args)
 
 
 COLUMNS = (

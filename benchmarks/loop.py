@@ -71,6 +71,10 @@ _TINY = (
     "--config.generate.k=3",
     "--config.groot.pool.size=4",
     "--config.groot.batch_size=4",
+    # One size of batch, so few programs.
+    "--config.loader.source_buckets=(64,)",
+    "--config.loader.target_buckets=(48,)",
+    "--config.loader.node_buckets=(256,)",
     "--config.compilation_cache=",
 )
 

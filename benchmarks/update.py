@@ -33,7 +33,7 @@ import numpy as np
 import optax
 
 from benchmarks import baselines, floor, measure, runs, workload
-from benchmarks.generate import exact
+from benchmarks.generate import exact, is_exact
 from groot_jax import config as configs
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.pools import pool_batch
@@ -216,7 +216,7 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
     theirs_args = (params, tiled, kept)
     ours, our_seconds = measure.compiled(our_loss_and_gradient(config), *ours_args)
     theirs, their_seconds = measure.compiled(tiled_loss_and_gradient(config), *theirs_args)
-    if config.dtype == "float32" and jax.default_backend() == "cpu":
+    if is_exact(config):
         equal = agree(ours(*ours_args), theirs(*theirs_args))
     else:
         with exact():
