@@ -6,6 +6,7 @@ Goes through the project's own jobs; what it trains is kept in a cache folder an
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from groot_jax.training.setup import place
 from groot_jax.training.task import Task, load_task
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
 DEFAULT_CACHE = Path("~/.cache/groot_jax/benchmarks").expanduser()
 
 
@@ -35,14 +37,14 @@ def short_run(config: str, cache: Path, updates: int, overrides: Sequence[str] =
     """The work directory of a model after `updates` updates on gold; trained where it is missing.
 
     Args:
-      config: a config file of the project, such as configs/snips.py.
+      config: a config file of the project, such as `CONFIGS / "snips.py"`.
       overrides: further `--config.KEY=VALUE`.
 
     Raises CalledProcessError where the training fails; its output has gone to stderr.
     """
     facts = [config, str(updates), *overrides]
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:10]
-    workdir = cache / f"{Path(config.partition(':')[0]).stem}-{digest}"
+    workdir = cache / f"{name_of(config)}-{digest}"
     loaded = configs.load(config, [split_override(text) for text in overrides])
     count = len(load_corpus(loaded.data, loaded.text.max_words).train)
     epochs = updates * loaded.nll.batch_size / count
@@ -63,8 +65,16 @@ def short_run(config: str, cache: Path, updates: int, overrides: Sequence[str] =
     # A finished run answers at once, one that was interrupted goes on.
     if not (workdir / "results.json").exists():
         print(f"training for {updates} updates: {workdir}", file=sys.stderr, flush=True)
-        subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+        # The checkout at hand, whatever is installed.
+        paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
     return workdir
+
+
+def name_of(config: str) -> str:
+    """`retail` for `configs/retail.py`, with or without an argument after a colon."""
+    return Path(config.partition(".py:")[0]).stem
 
 
 def split_override(text: str) -> tuple[str, str]:

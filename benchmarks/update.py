@@ -47,11 +47,7 @@ from groot_jax.model.t5 import T5
 
 MODES = ("legal", "full")
 TOLERANCE = 1e-4
-POOL_CONFIGS = {
-    "mit_restaurant": "configs/mit_restaurant.py",
-    "snips": "configs/snips.py",
-    "retail": "configs/retail.py",
-}
+POOL_CONFIGS = ("mit_restaurant", "snips", "retail")
 BATCH = 16
 
 
@@ -312,7 +308,8 @@ def pool_sets(args: Any, shape: workload.Shape) -> list[PoolSet]:
         elif name not in POOL_CONFIGS:
             raise UserError(f"--pools: {name!r} is none of random, {', '.join(POOL_CONFIGS)}")
         elif name == "retail" or (data / name).is_dir():
-            workdir = runs.short_run(POOL_CONFIGS[name], Path(args.cache), args.updates)
+            config = str(runs.CONFIGS / f"{name}.py")
+            workdir = runs.short_run(config, Path(args.cache), args.updates)
         else:
             print(f"pools of {name} are left out: no {data / name}; set GROOT_DATA_DIR")
             continue
