@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks import baselines, floor, measure, workload
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.formats import TAG, Format
-from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, grammar_tables
+from groot_jax.generate.beam_search import Beams, SearchInput, SearchPlan, beam_search
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import save_pretrained
@@ -64,7 +64,7 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     examples, batch = workload.encode_batch(workload.make_sentences(shape), format_)
     full = mode == "full"
     grammar = make_grammar(format_, "full" if full else "legal", config.vocab_size)
-    tables = grammar_tables(grammar, config.vocab_size)
+    plan = SearchPlan(grammar, config.vocab_size)
     if full:
         inputs = workload.free_input(batch, shape.steps, config.eos_token_id)
     else:
@@ -75,7 +75,7 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
             return beam_search(
                 T5(config),
                 params,
-                tables,
+                plan,
                 inputs,
                 k=shape.k,
                 use_grammar=not full,

@@ -94,7 +94,13 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
     pieces = load_tokenizer(tokenizer) if tokenizer else run.task.tokenizer
     format_ = make_format("sentinel_tag", pieces, run.task.types)
     examples = encode(sentences, format_)
-    ladder = fit_ladder(examples, loader.source_buckets, loader.target_buckets)
+    ladder = fit_ladder(
+        examples,
+        loader.source_buckets,
+        loader.target_buckets,
+        padding=loader.padding,
+        max_rungs=loader.rungs,
+    )
     plain = TrainingBatches(examples, BATCH, ladder, seed=0)
     batches = [
         pool_batch(
