@@ -33,8 +33,9 @@ import numpy as np
 from benchmarks import baselines, floor, measure, workload
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.formats import TAG, Format
-from groot_jax.generate.beam_search import Beams, SearchInput, SearchPlan, beam_search
+from groot_jax.generate.beam_search import Beams, SearchInput, beam_search
 from groot_jax.generate.grammar import make_grammar
+from groot_jax.generate.walk import SearchPlan
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import save_pretrained
 from groot_jax.model.t5 import T5

@@ -24,12 +24,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from groot_jax.generate.grammar import TAG, Chunks, Grammar, chunks, forced_runs
+from groot_jax.generate import walk
+from groot_jax.generate.selection import NEG_INF, Finished, best_continuations, merge, top_k
+from groot_jax.generate.walk import Beam, SearchPlan, take
 from groot_jax.model.t5 import T5
 
-NEG_INF = -jnp.inf
 # Of an input field: numpy on the host, jax.Array once placed or traced.
 Array: TypeAlias = Any
 
@@ -52,73 +52,13 @@ class Beams(NamedTuple):
     valid_BxK: jax.Array  # False: the slot never finished; its score is -inf, its tokens pad
 
 
-class GrammarTables(NamedTuple):
-    """`Grammar` on the device, its forced runs followed; see there for each table."""
-
-    columns_C: jax.Array
-    column_of_V: jax.Array
-    allowed_GxC: jax.Array
-    run_GxCxP: jax.Array
-    next_GxC: jax.Array
-    done_GxC: jax.Array
-    terminal_G: jax.Array
-    end_phase_G: jax.Array
-
-
-class SearchPlan:
-    """A grammar as the search needs it: tables on the device, and the chunks of a length."""
-
-    def __init__(self, grammar: Grammar, vocab_size: int) -> None:
-        self._grammar = grammar
-        self._runs = forced_runs(grammar)
-        column_of_V = np.full(vocab_size, -1, np.int32)
-        column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
-        self.tables = GrammarTables(
-            jnp.asarray(grammar.columns_C, jnp.int32),
-            jnp.asarray(column_of_V),
-            jnp.asarray(grammar.allowed_GxC),
-            jnp.asarray(self._runs.run_GxCxP),
-            jnp.asarray(self._runs.next_GxC, jnp.int32),
-            jnp.asarray(self._runs.done_GxC),
-            jnp.asarray(grammar.terminal_G),
-            jnp.asarray(grammar.end_phase_G, jnp.int32),
-        )
-
-    def chunks(self, length: int, use_grammar: bool) -> Chunks:
-        """Chunks of outputs of up to `length` ids; one token each where nothing is forced."""
-        if not use_grammar:
-            return Chunks(width=1, steps=length, even=True)
-        return chunks(self._grammar, self._runs, length)
-
-
-class _Beam(NamedTuple):
-    """Where each running beam stands."""
-
-    score_BxK: jax.Array  # s of the prefix up to the first token of `chunk`, -inf = no beam
-    chunk_BxKxW: jax.Array  # tokens to feed next, then 0
-    fill_BxK: jax.Array  # how many they are, at least 1
-    depth_BxK: jax.Array  # tokens fed before them, the start token included
-    pointer_BxK: jax.Array  # place in the template after them
-    phase_BxK: jax.Array  # place inside a tag slot
-
-
-class _Finished(NamedTuple):
-    """Ended candidates, best first by `rank`."""
-
-    rank_BxK: jax.Array  # ranked score, -inf = none
-    score_BxK: jax.Array  # their s(y)
-    row_BxK: jax.Array  # of the log of fed chunks: that of their last one
-    slot_BxK: jax.Array  # beam that fed it
-    ended_BxK: jax.Array  # whether EOS followed
-
-
 class _Loop(NamedTuple):
     step: jax.Array
     cache: tuple
     slot_depth_BxL: jax.Array  # tokens before each cache slot's; _NOWHERE: it holds none
-    beam: _Beam
+    beam: Beam
     ancestor_BxKxT: jax.Array
-    finished: _Finished
+    finished: Finished
     settled_B: jax.Array  # no running beam can still get among the finished
     # Row t: what was fed in step t. Row 0 is the start chunk.
     chunk_TxBxKxW: jax.Array
@@ -128,119 +68,6 @@ class _Loop(NamedTuple):
 
 
 _NOWHERE = 1 << 20  # Lies after every token, so that no mask lets it be seen.
-
-
-def _take(x_BxK: jax.Array, index_BxJ: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x_BxK, index_BxJ, axis=1)
-
-
-def best_continuations(
-    score_BxK: jax.Array, logit_BxKxC: jax.Array, count: int
-) -> tuple[jax.Array, jax.Array]:
-    """The `count` highest score + logit of each row with their places k * C + c, best first.
-
-    Exact, ties by the lower place, and in two levels where rows are long: the best lie in the
-    `count` blocks with the largest maxima, since any block beyond those is beaten by one element of
-    each. The chosen blocks are kept in order, so that ties stay with the lower place.
-    """
-    B, K, C = logit_BxKxC.shape
-    if count * 8 * _BLOCK > K * C:
-        return _top_k((score_BxK[..., None] + logit_BxKxC).reshape(B, K * C), count)
-    padding = ((0, 0), (0, 0), (0, -C % _BLOCK))
-    blocks_BxKxYxZ = jnp.pad(logit_BxKxC, padding, constant_values=NEG_INF).reshape(
-        B, K, -1, _BLOCK
-    )
-    Y = blocks_BxKxYxZ.shape[2]
-    highest_BxKxY = score_BxK[..., None] + blocks_BxKxYxZ.max(-1)
-    _, block_BxJ = _top_k(highest_BxKxY.reshape(B, K * Y), count)
-    block_BxJ = jnp.sort(block_BxJ, axis=1)
-    few_BxJxZ = jnp.take_along_axis(
-        blocks_BxKxYxZ.reshape(B, K * Y, _BLOCK), block_BxJ[..., None], axis=1
-    )
-    few_BxJxZ += _take(score_BxK, block_BxJ // Y)[..., None]
-    best_BxJ, at_BxJ = _top_k(few_BxJxZ.reshape(B, -1), count)
-    block_BxJ = _take(block_BxJ, at_BxJ // _BLOCK)
-    column_BxJ = block_BxJ % Y * _BLOCK + at_BxJ % _BLOCK
-    return best_BxJ, block_BxJ // Y * C + jnp.minimum(column_BxJ, C - 1)
-
-
-_BLOCK = 128
-
-
-def _top_k(x_BxX: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    # XLA's CPU backend sorts whole rows, 60 times slower, where it sees slices of the k results.
-    return jax.lax.optimization_barrier(jax.lax.top_k(x_BxX, k))
-
-
-def _allowed(
-    tables: GrammarTables, item_BxK: jax.Array, next_item_BxK: jax.Array, phase_BxK: jax.Array
-) -> jax.Array:
-    """Columns that may follow each beam, [B, K, C]."""
-    column_C = jnp.arange(tables.columns_C.shape[0])
-    at_tag_BxK = item_BxK == TAG
-    closes_BxK = at_tag_BxK & tables.terminal_G[phase_BxK]
-    # One literal is legal: the item itself, or the one that closes a tag that may be complete.
-    literal_BxK = jnp.where(closes_BxK, next_item_BxK, item_BxK)
-    literal_BxK = jnp.where(
-        at_tag_BxK & ~closes_BxK, -1, tables.column_of_V[jnp.maximum(literal_BxK, 0)]
-    )
-    literal_BxKxC = literal_BxK[..., None] == column_C
-    tag_BxKxC = at_tag_BxK[..., None] & tables.allowed_GxC[phase_BxK]
-    return literal_BxKxC | tag_BxKxC
-
-
-def _advance(
-    tables: GrammarTables,
-    template_BxL: jax.Array,
-    literals_BxL: jax.Array,
-    beam: _Beam,
-    column_BxK: jax.Array,
-    score_BxK: jax.Array,
-) -> _Beam:
-    """Each beam after it took a column: its next chunk, and where it stands after that."""
-    width, L = beam.chunk_BxKxW.shape[2], template_BxL.shape[1]
-    phase_BxK = beam.phase_BxK
-    item_BxK = _take(template_BxL, jnp.minimum(beam.pointer_BxK, L - 1))
-    at_tag_BxK = item_BxK == TAG
-    in_tag_BxK = at_tag_BxK & tables.allowed_GxC[phase_BxK, column_BxK]
-    closes_BxK = at_tag_BxK & ~in_tag_BxK
-    done_BxK = in_tag_BxK & tables.done_GxC[phase_BxK, column_BxK]
-    step_BxK = jnp.where(closes_BxK, 2, (~at_tag_BxK | done_BxK).astype(jnp.int32))
-    pointer_BxK = beam.pointer_BxK + step_BxK
-    next_BxK = jnp.where(in_tag_BxK, tables.next_GxC[phase_BxK, column_BxK], phase_BxK)
-    next_BxK = jnp.where(closes_BxK, tables.end_phase_G[phase_BxK], next_BxK)
-
-    # The chunk: the token, its forced run, then literals up to the next choice.
-    chunk = [tables.columns_C[column_BxK]]
-    run_BxKxP = tables.run_GxCxP[phase_BxK, column_BxK][..., : width - 1]
-    run_BxKxP = jnp.where(in_tag_BxK[..., None], run_BxKxP, -1)
-    fill_BxK = 1 + (run_BxKxP >= 0).sum(-1)
-    place_BxK = jnp.minimum(pointer_BxK, L - 1)
-    room_BxK = jnp.where(in_tag_BxK & ~done_BxK, 0, width - fill_BxK)
-    literal_BxK = jnp.minimum(_take(literals_BxL, place_BxK), room_BxK)
-    for w in range(1, width):
-        behind_BxK = w - fill_BxK
-        literal = _take(template_BxL, jnp.clip(place_BxK + behind_BxK, 0, L - 1))
-        token_BxK = jnp.where((behind_BxK >= 0) & (behind_BxK < literal_BxK), literal, 0)
-        if w <= run_BxKxP.shape[2]:
-            token_BxK = jnp.where(behind_BxK < 0, run_BxKxP[..., w - 1], token_BxK)
-        chunk.append(token_BxK)
-    return _Beam(
-        score_BxK=score_BxK,
-        chunk_BxKxW=jnp.stack(chunk, -1),
-        fill_BxK=fill_BxK + literal_BxK,
-        depth_BxK=beam.depth_BxK + beam.fill_BxK,
-        pointer_BxK=pointer_BxK + literal_BxK,
-        phase_BxK=next_BxK,
-    )
-
-
-def _literals_ahead(template_BxL: jax.Array, eos_id: int) -> jax.Array:
-    """Literals from each place of the template up to the next tag or EOS, [B, L]."""
-    L = template_BxL.shape[1]
-    stop_BxL = (template_BxL == TAG) | (template_BxL == eos_id)
-    at_BxL = jnp.where(stop_BxL, jnp.arange(L), L)
-    return jax.lax.cummin(at_BxL, axis=1, reverse=True) - jnp.arange(L)
 
 
 def beam_search(
@@ -279,7 +106,6 @@ def beam_search(
     config, tables = model.config, plan.tables
     B, T = inputs.fused_target_BxT.shape
     C = tables.columns_C.shape[0]
-    L = inputs.template_BxL.shape[1]
     width, steps, even = plan.chunks(T, use_grammar)
     N = k * width
     variables = {"params": params}
@@ -300,25 +126,12 @@ def beam_search(
     columns_C = tables.columns_C if config.vocab_size > C else None
     weights = model.apply(variables, columns_C, method=model.output_weights)
     bias_HxT = model.apply(variables, T + 1, method=model.bias_by_distance)
-    literals_BxL = _literals_ahead(inputs.template_BxL, config.eos_token_id)
+    literals_BxL = walk.literals_ahead(inputs.template_BxL, config.eos_token_id)
 
     def zeros(*shape: int) -> jax.Array:
         return jnp.zeros(shape, jnp.int32)
 
-    lead_BxK = jnp.broadcast_to(jnp.minimum(literals_BxL[:, :1], width - 1), (B, k))
-    chunk_W = jnp.arange(width)
-    lead_BxW = jnp.where(
-        chunk_W <= lead_BxK[:, :1], jnp.roll(inputs.template_BxL, 1, axis=1)[:, :width], 0
-    )
-    lead_BxW = lead_BxW.at[:, 0].set(config.decoder_start_token_id)
-    begin = _Beam(
-        score_BxK=jnp.broadcast_to(jnp.where(jnp.arange(k) == 0, 0.0, NEG_INF), (B, k)),
-        chunk_BxKxW=jnp.broadcast_to(lead_BxW[:, None], (B, k, width)),
-        fill_BxK=1 + lead_BxK,
-        depth_BxK=zeros(B, k),
-        pointer_BxK=lead_BxK,
-        phase_BxK=zeros(B, k),
-    )
+    begin = walk.start(inputs.template_BxL, literals_BxL, width, config.decoder_start_token_id)
     none_BxK = jnp.full((B, k), NEG_INF, jnp.float32)
     ends = _segments(steps)
     loop = _Loop(
@@ -326,28 +139,26 @@ def beam_search(
         cache=model.apply(variables, B, ends[0] * N, method=model.init_cache),
         slot_depth_BxL=zeros(B, 0 if even else ends[0] * N) + _NOWHERE,
         beam=begin,
-        ancestor_BxKxT=jnp.full((B, k, ends[0]), -1, jnp.int32),
-        finished=_Finished(none_BxK, none_BxK, zeros(B, k), zeros(B, k), zeros(B, k) > 0),
+        ancestor_BxKxT=jnp.full((B, 1, ends[0]), -1, jnp.int32),
+        finished=Finished(none_BxK, none_BxK, zeros(B, k), zeros(B, k), zeros(B, k) > 0),
         settled_B=inputs.cap_B <= 0,
         chunk_TxBxKxW=zeros(steps + 1, B, k, width).at[0].set(begin.chunk_BxKxW),
         fill_TxBxK=zeros(steps + 1, B, k).at[0].set(begin.fill_BxK),
-        depth_TxBxK=zeros(steps + 1, B, k).at[0].set(begin.depth_BxK),
+        depth_TxBxK=zeros(steps + 1, B, k),
         parent_TxBxK=zeros(steps + 1, B, k),
     )
-    # Of 2K continuations at most K end, one a beam: K others are left.
-    candidates = min(2 * k, k * C)
 
     def feed(loop: _Loop) -> tuple[jax.Array, tuple, jax.Array, jax.Array]:
-        """Hidden states [B, K, W, D] of the beams' chunks; cache, slot depths and ancestors."""
+        """Hidden states [B, J, W, D] of the J beams' chunks; cache, slot depths, ancestors."""
         beam, step = loop.beam, loop.step
+        _, J, steps = loop.ancestor_BxKxT.shape
         place_W = jnp.arange(width)
-        steps = loop.ancestor_BxKxT.shape[2]
         slot_step_L, slot_place_L = jnp.divmod(jnp.arange(steps * N), N)
         slot_place_L %= width
-        ancestor_BxKxT = loop.ancestor_BxKxT.at[:, :, step].set(jnp.arange(k))
-        # Slot (d, j, w) belongs to a beam's path where its ancestor of step d sat in beam j.
+        ancestor_BxKxT = loop.ancestor_BxKxT.at[:, :, step].set(jnp.arange(J))
+        # Slot (d, k, w) belongs to a beam's path where its ancestor of step d was beam k.
         own_BxKxTxK = ancestor_BxKxT[..., None] == jnp.arange(k)
-        own_BxKxL = jnp.repeat(own_BxKxTxK.reshape(B, k, steps * k), width, axis=2)
+        own_BxKxL = jnp.repeat(own_BxKxTxK.reshape(B, J, steps * k), width, axis=2)
         depth_BxKxW = beam.depth_BxK[..., None] + place_W
         slot_depth_BxL = loop.slot_depth_BxL
         if even:
@@ -355,31 +166,31 @@ def beam_search(
             distance_BxKxWxL = distance[None, None]
         else:
             filled_BxKxW = place_W < beam.fill_BxK[..., None]
-            new_BxN = jnp.where(filled_BxKxW, depth_BxKxW, _NOWHERE).reshape(B, N)
+            new_BxN = jnp.where(filled_BxKxW, depth_BxKxW, _NOWHERE).reshape(B, J * width)
             slot_depth_BxL = jax.lax.dynamic_update_slice_in_dim(
                 slot_depth_BxL, new_BxN, step * N, axis=1
             )
             distance_BxKxWxL = depth_BxKxW[..., None] - slot_depth_BxL[:, None, None]
         mask_BxKxWxL = own_BxKxL[:, :, None] & (distance_BxKxWxL >= 0)
         if even:
-            distance_BxKxWxL = jnp.broadcast_to(distance_BxKxWxL, (1, k, width, steps * N))
-        fused_BxN = _take(inputs.fused_target_BxT, jnp.minimum(depth_BxKxW.reshape(B, N), T - 1))
+            distance_BxKxWxL = jnp.broadcast_to(distance_BxKxWxL, (1, J, width, steps * N))
+        depth_BxN = jnp.minimum(depth_BxKxW.reshape(B, J * width), T - 1)
         hidden_BxNxD, cache = model.apply(
             variables,
-            beam.chunk_BxKxW.reshape(B, N),
+            beam.chunk_BxKxW.reshape(B, J * width),
             step * N,
-            distance_BxKxWxL.reshape(-1, N, steps * N),
-            mask_BxKxWxL.reshape(B, N, steps * N),
+            distance_BxKxWxL.reshape(-1, J * width, steps * N),
+            mask_BxKxWxL.reshape(B, J * width, steps * N),
             loop.cache,
             cross,
             source_mask_BxS,
-            fused_BxN,
+            take(inputs.fused_target_BxT, depth_BxN),
             bias_HxT,
             method=model.extend,
         )
-        return hidden_BxNxD.reshape(B, k, width, -1), cache, slot_depth_BxL, ancestor_BxKxT
+        return hidden_BxNxD.reshape(B, J, width, -1), cache, slot_depth_BxL, ancestor_BxKxT
 
-    def log_probs(hidden_BxKxWxD: jax.Array, beam: _Beam) -> tuple[jax.Array, jax.Array]:
+    def log_probs(hidden_BxKxWxD: jax.Array, beam: Beam) -> tuple[jax.Array, jax.Array]:
         """Two parts whose sum is the log-probability of what each chunk forces and of one more
         column: [B, K], normalisers and forced logits, and [B, K, C], the logits of that column."""
         logits_BxKxWxC = model.apply(variables, hidden_BxKxWxD, weights, method=model.project)
@@ -402,44 +213,39 @@ def beam_search(
         hidden_BxKxWxD, cache, slot_depth_BxL, ancestor_BxKxT = feed(loop)
         forced_BxK, next_BxKxC = log_probs(hidden_BxKxWxD, beam)
         if use_grammar:
-            place_BxK = jnp.minimum(beam.pointer_BxK, L - 1)
-            item_BxK = _take(inputs.template_BxL, place_BxK)
-            next_item_BxK = _take(inputs.template_BxL, jnp.minimum(place_BxK + 1, L - 1))
-            allowed_BxKxC = _allowed(tables, item_BxK, next_item_BxK, beam.phase_BxK)
+            allowed_BxKxC = walk.allowed(tables, inputs.template_BxL, beam)
             next_BxKxC = jnp.where(allowed_BxKxC, next_BxKxC, NEG_INF)
-        best_BxJ, flat_BxJ = best_continuations(beam.score_BxK + forced_BxK, next_BxKxC, candidates)
+        # Of 2K continuations at most K end, one a beam: K others are left.
+        best_BxJ, flat_BxJ = best_continuations(beam.score_BxK + forced_BxK, next_BxKxC, 2 * k)
         parent_BxJ, column_BxJ = flat_BxJ // C, flat_BxJ % C
         ends_BxJ = tables.columns_C[column_BxJ] == config.eos_token_id
         live_B = ~loop.settled_B & (step < inputs.cap_B)
 
         # Finished: those among the first K that end, merged with the finished of earlier steps.
         new_BxK = jnp.where(ends_BxJ[:, :k] & live_B[:, None], best_BxJ[:, :k], NEG_INF)
-        tokens_BxK = _take(beam.depth_BxK + beam.fill_BxK, parent_BxJ[:, :k])
-        new = _Finished(
+        tokens_BxK = take(beam.depth_BxK + beam.fill_BxK, parent_BxJ[:, :k])
+        new = Finished(
             rank_BxK=new_BxK / tokens_BxK.astype(jnp.float32) ** length_penalty,
             score_BxK=new_BxK,
             row_BxK=zeros(B, k) + step,
             slot_BxK=parent_BxJ[:, :k],
             ended_BxK=zeros(B, k) == 0,
         )
-        finished = _merge(loop.finished, new)
+        finished = merge(loop.finished, new)
 
         # Running on: the K best that do not end. Stable, so ties keep their order.
         rest_BxJ = jnp.where(ends_BxJ, NEG_INF, best_BxJ)
-        if candidates < k:
-            rest_BxJ = jnp.pad(rest_BxJ, ((0, 0), (0, k - candidates)), constant_values=NEG_INF)
-        score_BxK, keep_BxK = _top_k(rest_BxJ, k)
-        keep_BxK = jnp.minimum(keep_BxK, candidates - 1)
-        parent_BxK = _take(parent_BxJ, keep_BxK)
+        score_BxK, keep_BxK = top_k(rest_BxJ, k)
+        parent_BxK = take(parent_BxJ, keep_BxK)
         of_parent = jax.tree.map(
             lambda x: jnp.take_along_axis(x, parent_BxK.reshape(B, k, *[1] * (x.ndim - 2)), 1), beam
         )
-        beam = _advance(
+        beam = walk.advance(
             tables,
             inputs.template_BxL,
             literals_BxL,
             of_parent,
-            _take(column_BxJ, keep_BxK),
+            take(column_BxJ, keep_BxK),
             score_BxK,
         )
 
@@ -452,14 +258,14 @@ def beam_search(
             stuck_B = live_B & ~settled_B & (step + 1 >= inputs.cap_B)
             left_BxK = jnp.where(stuck_B[:, None], score_BxK, NEG_INF)
             tokens_BxK = beam.depth_BxK + beam.fill_BxK - 1
-            unfinished = _Finished(
+            unfinished = Finished(
                 rank_BxK=left_BxK / tokens_BxK.astype(jnp.float32) ** length_penalty,
                 score_BxK=left_BxK,
                 row_BxK=zeros(B, k) + step + 1,
                 slot_BxK=zeros(B, k) + jnp.arange(k),
                 ended_BxK=zeros(B, k) > 0,
             )
-            finished = _merge(finished, unfinished)
+            finished = merge(finished, unfinished)
         return _Loop(
             step=step + 1,
             cache=cache,
@@ -479,6 +285,8 @@ def beam_search(
         until = loop.ancestor_BxKxT.shape[2]
         return (loop.step < until) & jnp.any(~loop.settled_B & (loop.step < inputs.cap_B))
 
+    # At the start all K beams would be one and the same.
+    loop = body(loop)
     for end in ends:
         loop = jax.lax.while_loop(running, body, _grown(loop, end, N))
     valid_BxK = jnp.isfinite(loop.finished.rank_BxK)
@@ -519,13 +327,6 @@ def _grown(loop: _Loop, steps: int, nodes: int) -> _Loop:
     )
 
 
-def _merge(old: _Finished, new: _Finished) -> _Finished:
-    """The K best of both, the old first among equals."""
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, new)
-    _, pick_BxK = _top_k(both.rank_BxK, old.rank_BxK.shape[1])
-    return jax.tree.map(lambda x: _take(x, pick_BxK), both)
-
-
 def _backtrack(loop: _Loop, length: int, eos_id: int) -> jax.Array:
     """Follows the parent pointers from each end to the start, [B, K, length]; 0 after the end."""
     finished = loop.finished
@@ -534,8 +335,8 @@ def _backtrack(loop: _Loop, length: int, eos_id: int) -> jax.Array:
 
     def back(carry: tuple[jax.Array, jax.Array], row: jax.Array) -> tuple[Any, None]:
         slot_BxK, out_BxKxT = carry
-        fill_BxK = _take(loop.fill_TxBxK[row], slot_BxK)
-        depth_BxK = _take(loop.depth_TxBxK[row], slot_BxK)
+        fill_BxK = take(loop.fill_TxBxK[row], slot_BxK)
+        depth_BxK = take(loop.depth_TxBxK[row], slot_BxK)
         chunk_BxKxW = jnp.take_along_axis(loop.chunk_TxBxKxW[row], slot_BxK[..., None], axis=1)
         on_path_BxK = row <= finished.row_BxK
         last_BxK = row == finished.row_BxK
@@ -546,7 +347,7 @@ def _backtrack(loop: _Loop, length: int, eos_id: int) -> jax.Array:
         out_BxKxT = out_BxKxT.at[*at_BxKx1, place_BxKxW].set(chunk_BxKxW, mode="drop")
         end_BxK = jnp.where(last_BxK & finished.ended_BxK, depth_BxK + fill_BxK, out_BxKxT.shape[2])
         out_BxKxT = out_BxKxT.at[*at_BxKx1, end_BxK[..., None]].set(eos_id, mode="drop")
-        parent_BxK = _take(loop.parent_TxBxK[row], slot_BxK)
+        parent_BxK = take(loop.parent_TxBxK[row], slot_BxK)
         return (jnp.where(on_path_BxK, parent_BxK, slot_BxK), out_BxKxT), None
 
     # The start token takes the first place, a chunk's padding may reach beyond the last.

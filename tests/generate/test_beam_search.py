@@ -14,9 +14,10 @@ from groot_jax.data.batches import Batch, collate, encode
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence, Span, labeling_of_word_tags
 from groot_jax.data.tokenizer import train_tokenizer
-from groot_jax.generate.beam_search import SearchPlan, best_continuations
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
+from groot_jax.generate.selection import best_continuations
+from groot_jax.generate.walk import SearchPlan
 from groot_jax.model.config import preset
 from groot_jax.model.t5 import T5, init_params
 from tests.generate import reference

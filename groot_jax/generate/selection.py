@@ -1,0 +1,71 @@
+"""Choosing continuations: the best of many, exactly, and the list of those that have ended."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from groot_jax.generate.walk import take
+
+NEG_INF = -jnp.inf
+
+
+class Finished(NamedTuple):
+    """Ended candidates, best first by `rank`."""
+
+    rank_BxK: jax.Array  # ranked score, -inf = none
+    score_BxK: jax.Array  # their s(y)
+    row_BxK: jax.Array  # of the log of fed chunks: that of their last one
+    slot_BxK: jax.Array  # beam that fed it
+    ended_BxK: jax.Array  # whether EOS followed
+
+
+def best_continuations(
+    score_BxK: jax.Array, logit_BxKxC: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """The `count` highest score + logit of each row with their places k * C + c, best first.
+
+    Exact, ties by the lower place, and in two levels where rows are long: the best lie in the
+    `count` blocks with the largest maxima, since any block beyond those is beaten by one element of
+    each. The chosen blocks are kept in order, so that ties stay with the lower place. Rows that are
+    shorter than `count` are filled up with -inf.
+    """
+    B, K, C = logit_BxKxC.shape
+    if count * 8 * _BLOCK > K * C:
+        total_BxX = (score_BxK[..., None] + logit_BxKxC).reshape(B, K * C)
+        missing = max(count - K * C, 0)
+        return top_k(jnp.pad(total_BxX, ((0, 0), (0, missing)), constant_values=NEG_INF), count)
+    padding = ((0, 0), (0, 0), (0, -C % _BLOCK))
+    blocks_BxKxYxZ = jnp.pad(logit_BxKxC, padding, constant_values=NEG_INF).reshape(
+        B, K, -1, _BLOCK
+    )
+    Y = blocks_BxKxYxZ.shape[2]
+    highest_BxKxY = score_BxK[..., None] + blocks_BxKxYxZ.max(-1)
+    _, block_BxJ = top_k(highest_BxKxY.reshape(B, K * Y), count)
+    block_BxJ = jnp.sort(block_BxJ, axis=1)
+    few_BxJxZ = jnp.take_along_axis(
+        blocks_BxKxYxZ.reshape(B, K * Y, _BLOCK), block_BxJ[..., None], axis=1
+    )
+    few_BxJxZ += take(score_BxK, block_BxJ // Y)[..., None]
+    best_BxJ, at_BxJ = top_k(few_BxJxZ.reshape(B, -1), count)
+    block_BxJ = take(block_BxJ, at_BxJ // _BLOCK)
+    column_BxJ = block_BxJ % Y * _BLOCK + at_BxJ % _BLOCK
+    return best_BxJ, block_BxJ // Y * C + jnp.minimum(column_BxJ, C - 1)
+
+
+_BLOCK = 128
+
+
+def top_k(x_BxX: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k`: values and places, best first, ties by the lower place."""
+    # XLA's CPU backend sorts whole rows, 60 times slower, where it sees slices of the k results.
+    return jax.lax.optimization_barrier(jax.lax.top_k(x_BxX, k))
+
+
+def merge(old: Finished, new: Finished) -> Finished:
+    """The K best of both, the old first among equals."""
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, new)
+    _, pick_BxK = top_k(both.rank_BxK, old.rank_BxK.shape[1])
+    return jax.tree.map(lambda x: take(x, pick_BxK), both)
