@@ -90,7 +90,7 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
     """
     run = runs.restore(workdir)
     sentences, pools = runs.trained_pools(run, count)
-    loader = run.config.loader
+    loader = configs.default_config().loader
     pieces = load_tokenizer(tokenizer) if tokenizer else run.task.tokenizer
     format_ = make_format("sentinel_tag", pieces, run.task.types)
     examples = encode(sentences, format_)
