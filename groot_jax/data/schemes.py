@@ -121,28 +121,44 @@ def tags_of_labeling(labeling: Labeling, num_words: int, scheme: str) -> list[st
 def detect_scheme(sentences: Iterable[Tagged]) -> str:
     """The scheme of a file, from the tags that only one scheme has.
 
-    E- or S-: BIOES. Otherwise I- that begins a span speaks for IOB1, B- that begins one where IOB1
-    has I- for BIO; a few of the rarer kind are left to be reported as mistakes at their lines.
-    Raises UserError where both are common.
+    E- and S- speak for BIOES, a span that ends without one against it. Then I- that begins a span
+    speaks for IOB1, B- that begins one where IOB1 has I- for BIO. A few of the rarer kind are left
+    to be reported as mistakes at their lines. Raises UserError where both are common.
     """
+    bioes: list[str] = []
+    others: list[str] = []
     iob1: list[str] = []
     bio: list[str] = []
     for sentence in sentences:
-        before = ""
-        for i, tag in enumerate(sentence.tags):
-            prefix, type_, complaint = _split(tag)
+        prefix = before = ""
+        for i, tag in enumerate([*sentence.tags, "O"]):
+            last, (prefix, type_, complaint) = prefix, _split(tag)
             if prefix in ("E", "S") and not complaint:
-                return "bioes"
+                bioes.append(f"{sentence.place(i)} ({tag} ends a span, as in BIOES)")
+            elif last in ("B", "I") and (prefix not in ("I", "E") or type_ != before):
+                others.append(f"{sentence.place(i - 1)} ({last}-{before} ends a span, as in BIO)")
             if prefix == "I" and type_ != before:
                 iob1.append(f"{sentence.place(i)} ({tag} begins a span, as in IOB1)")
             if prefix == "B" and type_ != before:
                 bio.append(f"{sentence.place(i)} ({tag} begins a span, as in BIO)")
             before = type_
-    if len(iob1) * _RARE <= len(bio) or not iob1:
+    if bioes and _rare(others, bioes):
+        return "bioes"
+    if not _rare(bioes, others):
+        raise _mixture(bioes[0], others[0], "bioes or config.data.scheme=bio")
+    if _rare(iob1, bio):
         return "bio"
-    if len(bio) * _RARE <= len(iob1):
+    if _rare(bio, iob1):
         return "iob1"
-    raise UserError(
-        f"{iob1[0]} and {bio[0]} follow different tag schemes: mend them, or say which scheme the "
-        "files have with config.data.scheme=bio or config.data.scheme=iob1"
+    raise _mixture(iob1[0], bio[0], "bio or config.data.scheme=iob1")
+
+
+def _rare(few: Sequence[str], many: Sequence[str]) -> bool:
+    return len(few) * _RARE <= len(many)
+
+
+def _mixture(one: str, other: str, schemes: str) -> UserError:
+    return UserError(
+        f"{one} and {other} follow different tag schemes: mend them, or say which scheme the "
+        f"files have with config.data.scheme={schemes}"
     )

@@ -110,8 +110,14 @@ def test_whatever_scheme_is_detected_reads_the_file_right(case, scheme):
 def test_one_stray_tag_among_many_is_a_mistake_and_not_a_scheme():
     assert detect_scheme([tagged(*["B-x", "O"] * 40), tagged("O", "I-x")]) == "bio"
     assert detect_scheme([tagged(*["I-x", "O"] * 40), tagged("O", "B-x")]) == "iob1"
+    for stray in ("S-x", "E-x"):
+        assert detect_scheme([tagged(*["B-x", "I-x", "O"] * 40), tagged("O", stray)]) == "bio"
+        assert detect_scheme([tagged(*["I-x", "O"] * 40), tagged("O", stray)]) == "iob1"
+    assert detect_scheme([tagged(*["B-x", "E-x", "O"] * 40), tagged("B-x", "O")]) == "bioes"
 
 
 def test_a_mixture_of_schemes_asks_for_the_config_key_and_names_a_line_of_each():
     with pytest.raises(UserError, match=r"f\.txt:9 .*f\.txt:3 .*data\.scheme"):
         detect_scheme([tagged("B-x", "O", line=3), tagged("I-x", "O", line=9)])
+    with pytest.raises(UserError, match=r"f\.txt:9 .*f\.txt:3 .*data\.scheme"):
+        detect_scheme([tagged("B-x", "O", line=3), tagged("O", "S-x", line=8)])
