@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from groot_jax.data.reading import Problems, read_lines, words_of
+from groot_jax.data.reading import Problems, not_text, read_lines, words_of
 from groot_jax.data.schemes import Tagged, looks_like_tag
 from groot_jax.errors import UserError
 
@@ -56,6 +56,8 @@ def detect_layout(path: Path, lines: list[str | None], layout: Layout) -> tuple[
         first = sum(looks_like_tag(row[0]) for row in rows)
         last = sum(looks_like_tag(row[-1]) for row in rows)
         if width < 2 or max(first, last) * 2 < len(rows) or max(first, last) < 2 * min(first, last):
+            if None in lines:
+                raise UserError(not_text(path, lines.index(None) + 1))
             raise UserError(
                 f"{path}: cannot tell which column holds the tags ({first} of {len(rows)} lines "
                 f"have one in the first column, {last} in the last): set config.data.column_order "
@@ -93,7 +95,7 @@ def read_columns(path: Path, layout: Layout, problems: Problems) -> list[Tagged]
                 words, tags, numbers, complaint = [], [], [], ""
                 continue
         if line is None:
-            complaint = complaint or f"{path}:{number}: not UTF-8 text; convert the file to UTF-8"
+            complaint = complaint or not_text(path, number)
         elif len(fields) != width or not fields[word_column]:
             complaint = complaint or (
                 f"{path}:{number}: {line!r} is not {width} columns separated by "

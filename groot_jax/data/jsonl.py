@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from groot_jax.data.labeling import Sentence, make_labeling
-from groot_jax.data.reading import Problems, read_lines
+from groot_jax.data.reading import Problems, not_text, read_lines
 from groot_jax.data.schemes import Tagged, check_type
 
 _FORM = '{"words": [...], "spans": [[start, end, "type"], ...]} or {"words": [...], "tags": [...]}'
@@ -53,7 +53,7 @@ def read_jsonl(path: Path, problems: Problems) -> list[Tagged | Sentence]:
     sentences: list[Tagged | Sentence] = []
     for number, line in enumerate(read_lines(path), start=1):
         if line is None:
-            problems.add(f"{path}:{number}: not UTF-8 text; convert the file to UTF-8")
+            problems.add(not_text(path, number))
         elif line.strip():
             try:
                 sentences.append(_sentence(json.loads(line), path, number))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import repeat
 from pathlib import Path
 
-from groot_jax.data.reading import Problems, read_lines, require_path, words_of
+from groot_jax.data.reading import Problems, not_text, read_lines, require_path, words_of
 from groot_jax.data.schemes import Tagged
 from groot_jax.errors import UserError
 
@@ -35,7 +35,7 @@ def read_pairs(folder: Path, key: str, problems: Problems) -> list[Tagged]:
     for number, (word_line, tag_line) in enumerate(pairs, start=1):
         if word_line is None or tag_line is None:
             path = word_path if word_line is None else tag_path
-            problems.add(f"{path}:{number}: not UTF-8 text; convert the file to UTF-8")
+            problems.add(not_text(path, number))
             continue
         words, tags = tuple(words_of(word_line)), tuple(words_of(tag_line))
         if len(words) != len(tags):

@@ -29,13 +29,21 @@ class Problems:
         self.first = self.first or message
 
 
+def not_text(path: Path, number: int) -> str:
+    """What is wrong with a line that `read_lines` gives as None."""
+    return f"{path}:{number}: not UTF-8 text; convert the file to UTF-8"
+
+
 def words_of(line: str) -> list[str]:
     """Splits at runs of spaces and tabs only: other Unicode spaces belong to their word."""
     return [word for word in line.replace("\t", " ").split(" ") if word]
 
 
 def read_lines(path: Path) -> list[str | None]:
-    """The lines of a file, without a byte-order mark; None for a line that is not UTF-8."""
+    """The lines of a file, without a byte-order mark; None for a line that is not UTF-8 text.
+
+    A NUL is no text: bytes that decode with one are a binary file, or UTF-16.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -44,7 +52,7 @@ def read_lines(path: Path) -> list[str | None]:
     lines: list[str | None] = []
     for line in data.split(b"\n"):
         try:
-            lines.append(line.decode("utf-8").removesuffix("\r"))
+            lines.append(None if b"\0" in line else line.decode("utf-8").removesuffix("\r"))
         except UnicodeDecodeError:
             lines.append(None)
     if lines and lines[-1] == "":

@@ -280,6 +280,16 @@ def test_columns_that_cannot_be_told_apart_ask_for_the_config_key(tmp_path):
     assert "data.column_order" in error_of(tmp_path, "this is\nno corpus\n")
 
 
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "binary"])
+def test_a_file_that_is_not_utf8_text_is_named_with_its_line(tmp_path, coding):
+    text = f"{JEANS}\n" * 10
+    raw = bytes(range(1, 256)) * 9 if coding == "binary" else text.encode(coding)
+    line = 2 if coding == "binary" else 1  # Byte 10 is a line feed.
+    for policy in ("error", "skip"):
+        message = error_of(tmp_path, raw, policy=policy)
+        assert f"train.txt:{line}: not UTF-8 text" in message
+
+
 def test_a_missing_file_names_the_nearest_that_exists(tmp_path):
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets" / "train.conll").write_text(JEANS)
