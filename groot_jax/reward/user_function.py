@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # Whoever watches over calls reads it, from another thread or, mapped into memory, another process.
 Board = MutableSequence[float]
 
+# Files whose frames say nothing about where a user's code went wrong.
+_PASSED = (__file__, importlib.__file__)
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
 
@@ -181,7 +183,7 @@ def _describe(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and not frame.filename.startswith("<frozen")
+        if frame.filename not in _PASSED and not frame.filename.startswith("<frozen")
     ]
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())
