@@ -18,6 +18,7 @@ from rich.console import Console
 from groot_jax import config as configs
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.labeling import Sentence
+from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.reward.oracle import Oracle
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     console = Console()
     device_setup(config)
     task = load_task(workdir, config)
-    corpus = load_corpus(config.data, config.text.max_words)
+    corpus = without_too_long(load_corpus(config.data, config.text.max_words), task.format, config)
     if corpus.types != task.types:
         raise UserError(
             f"config.data: the types of the data are not those that {workdir} was trained on; "

@@ -38,6 +38,7 @@ from groot_jax.contrast.update import (
 )
 from groot_jax.data.batches import Batch, Example, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus, load_corpus
+from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.generate.beam_search import Beams
 from groot_jax.generate.generator import Generator
@@ -84,6 +85,10 @@ def main(argv: list[str] | None = None) -> None:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     with open_oracle(config) as oracle:
         task = open_task(config, workdir, corpus)
+        known = len(corpus.notes)
+        corpus = without_too_long(corpus, task.format, config)
+        for note in corpus.notes[known:]:
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
         write_status(workdir, "training")
         try:
             run = make_run(config, workdir, corpus, task, oracle, console)
@@ -121,8 +126,6 @@ def open_task(config: ConfigDict, workdir: Path, corpus: Corpus) -> Task:
                 f"lacks; it has {', '.join(corpus.types)}"
             )
     task = make_task(config, corpus)
-    for example in encode((*corpus.dev, *corpus.test), task.format, gold=False):
-        task.ladder.of(example)  # Raises where no bucket is large enough.
     place(config, task.model_config)
     check_stage_0(config, task, corpus)
     configs.claim_workdir(workdir, config)

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from groot_jax.data.batches import Ladder, encode, fit_ladder
 from groot_jax.data.corpus import Corpus
 from groot_jax.data.formats import Format, make_format
+from groot_jax.data.lengths import without_too_long
 from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
@@ -89,7 +90,7 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
         model_config = dataclasses.replace(model_config, vocab_size=rows)
     else:
         model_config = preset(model.preset, model.variant, rows, **changes)
-    examples = encode(corpus.train, format_)
+    examples = encode(without_too_long(corpus, format_, config).train, format_)
     loader = config.loader
     ladder = fit_ladder(
         examples,

@@ -158,6 +158,47 @@ def test_skipped_sentences_are_counted_and_the_rest_is_trained_on(
     assert saved_steps(tmp_path / "w", "nll")[-1] == 12
 
 
+def test_a_sentence_of_too_many_tokens_is_named_by_file_and_line(
+    refused: Refused, tmp_path: Path
+) -> None:
+    long = ["find\tO", f"{'jeans' * 240}\tB-product"]
+    path = columns(tmp_path / "bad.txt", *long)
+    good = columns(tmp_path / "good.txt")
+    number = len(path.read_text().splitlines()) - 1
+    for split in ("train", "dev"):
+        flags = (f"--config.data.train={good}", f"--config.data.{split}={path}")
+        said = refused(*flags)
+        assert f"{path}:{number}: " in said and "config.loader.source_buckets" in said
+        assert "config.data.policy=skip" in said
+        assert not (tmp_path / "w").exists()
+    path.write_text("\n".join(long) + "\n")
+    said = refused(f"--config.data.dev={path}", "--config.data.policy=skip")
+    assert "config.data.dev: no sentence is left" in said and f"{path}:1: " in said
+
+
+@pytest.mark.slow
+def test_sentences_of_too_many_tokens_are_skipped_and_counted_by_every_job(
+    jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--config.data.policy=skip", "--config.systems=()", "--config.nll.epochs=1"]
+    for split in ("train", "test"):
+        path = tmp_path / f"{split}.jsonl"
+        path.write_text(
+            json.dumps({"words": ["shirt" * 240], "spans": [[0, 1, "product"]]})
+            + "\n"
+            + (jobs.corpus / f"{split}.jsonl").read_text()
+        )
+        flags.append(f"--config.data.{split}={path}")
+    jobs.run("train", tmp_path / "w", *flags)
+    said = capsys.readouterr().out
+    for split in ("train", "test"):
+        path = tmp_path / f"{split}.jsonl"
+        assert f"{split}: 1 too long sentences skipped, the first: {path}:1: " in said
+    assert saved_steps(tmp_path / "w", "nll")[-1] == 4
+    jobs.run("evaluate", tmp_path / "w")
+    assert "nll: step 4 scored on test" in capsys.readouterr().out
+
+
 # ---- Config and work directory ----------------------------------------------------------------
 
 BAD_FLAGS = {
