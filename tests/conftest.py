@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 # Here, before any test imports JAX.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-# transformers decides once per process whether torch is there, and groot_jax hides torch from it.
-# The parity tests want its torch models, whichever test came first.
-if find_spec("torch") is not None:
-    import transformers.utils.import_utils  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,10 @@ import io
 import json
 import os
 import re
+import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -344,25 +346,39 @@ def _extra_ids(folder: Path) -> int:
 
 def _from_transformers(name: str) -> _Pieces:
     # Imported here: it takes seconds, and most runs read a SentencePiece model directly.
-    # transformers would bring in torch and TensorFlow where they are installed.
+    with _transformers_without_frameworks():
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except Exception as error:  # It raises every kind, AttributeError included.
+            raise ValueError(error) from error
+    model = getattr(tokenizer, "vocab_file", None)
+    is_t5 = type(tokenizer).__name__.removesuffix("Fast") in ("T5Tokenizer", "MT5Tokenizer")
+    if is_t5 and model and Path(model).is_file():
+        return _SentencePieceVocabulary(Path(model).read_bytes(), _extra_ids(Path(model).parent))
+    return _HuggingFaceVocabulary(tokenizer)
+
+
+@contextmanager
+def _transformers_without_frameworks() -> Iterator[None]:
+    """transformers imports torch and TensorFlow where they are installed, and decides once whether
+    they are. So it looks while they are hidden, and is forgotten again: whoever imports it later
+    finds them. Where it or torch has been imported before, nothing is saved and nothing is hidden.
+    """
+    if not {"transformers", "torch"}.isdisjoint(sys.modules):
+        yield
+        return
     switches = {"USE_TORCH": "0", "USE_TF": "0"}
     before = {key: os.environ.get(key) for key in switches}
     os.environ.update(switches)
     try:
-        from transformers import AutoTokenizer
+        yield
     finally:
         for key, value in before.items():
             if value is None:
                 del os.environ[key]
             else:
                 os.environ[key] = value
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # It raises every kind, AttributeError included.
-        raise ValueError(error) from error
-    model = getattr(tokenizer, "vocab_file", None)
-    is_t5 = type(tokenizer).__name__.removesuffix("Fast") in ("T5Tokenizer", "MT5Tokenizer")
-    if is_t5 and model and Path(model).is_file():
-        return _SentencePieceVocabulary(Path(model).read_bytes(), _extra_ids(Path(model).parent))
-    return _HuggingFaceVocabulary(tokenizer)
+        for module in [m for m in sys.modules if m.partition(".")[0] == "transformers"]:
+            del sys.modules[module]

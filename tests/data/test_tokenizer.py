@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from functools import lru_cache
@@ -345,3 +346,24 @@ def test_the_text_room_imports_neither_jax_nor_a_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_transformers_finds_torch_after_a_tokenizer_was_read_without_it(tmp_path):
+    """In a process of its own, which a stand-in for torch ends when it is imported."""
+    byt5(tmp_path)
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("import os; os._exit(7)\n")
+    metadata = tmp_path / "torch-2.13.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
+    code = (
+        "from pathlib import Path; from groot_jax.data.tokenizer import load_tokenizer\n"
+        f"tokenizer = load_tokenizer({str(tmp_path / 'byt5')!r})\n"
+        f"tokenizer.save(Path({str(tmp_path / 'saved')!r}))\n"
+        "print(tokenizer.decode(tokenizer.word('kent')), flush=True)\n"
+        "import transformers.utils\n"
+    )
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    # The tokenizer comes without torch; whoever imports transformers next gets it.
+    assert (done.stdout, done.returncode) == ("kent\n", 7), done.stderr
