@@ -10,7 +10,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from groot_jax.data.labeling import Sentence, make_labeling
+from groot_jax.data.labeling import Sentence, half_character, make_labeling
 from groot_jax.data.reading import Problems, not_text, read_lines
 from groot_jax.data.schemes import Tagged, check_type
 
@@ -35,6 +35,8 @@ def _sentence(item: Any, path: Path, number: int) -> Tagged | Sentence:
     if not _is_strings(item["words"]) or not item["words"] or not all(item["words"]):
         raise ValueError("`words` must be a list of one or more strings, none of them empty")
     words = tuple(item["words"])
+    if half := half_character(words):
+        raise ValueError(f"the word {half!r} holds a lone surrogate, half of a character")
     if labels == ["tags"]:
         if not _is_strings(item["tags"]) or len(item["tags"]) != len(words):
             raise ValueError(f"`tags` must be a list of {len(words)} strings, one for each word")

@@ -30,6 +30,11 @@ class Sentence:
     source: str = ""
 
 
+def half_character(words: Iterable[str]) -> str | None:
+    """The first word with a lone surrogate, which JSON can spell and nothing can write, or None."""
+    return next((word for word in words if any("\ud800" <= c <= "\udfff" for c in word)), None)
+
+
 def make_labeling(spans: Iterable[Sequence], num_words: int) -> Labeling:
     """Sorts spans into a labeling.
 

@@ -61,9 +61,20 @@ def read_lines(path: Path) -> list[str | None]:
 
 
 def resolve_path(data: Any, path: str) -> Path:
-    """A path of the config: absolute, or below data.dir, or below $GROOT_DATA_DIR, or the cwd."""
+    """A path of the config: absolute, or below data.dir, or below $GROOT_DATA_DIR, or the cwd.
+
+    Raises UserError for a path that is not below its folder, but is below the cwd.
+    """
     base = data.dir or os.environ.get("GROOT_DATA_DIR", "")
-    return Path(base).expanduser() / Path(path).expanduser()
+    here = Path(path).expanduser()
+    found = Path(base).expanduser() / here
+    if not found.exists() and here.exists():
+        key = "config.data.dir" if data.dir else "GROOT_DATA_DIR"
+        raise UserError(
+            f"there is no {found}, only {here.absolute()}: relative paths start at {key} where it "
+            "is set; give the absolute path, or another folder"
+        )
+    return found
 
 
 def require_path(path: Path, key: str, what: str = "file") -> Path:

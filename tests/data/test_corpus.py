@@ -197,6 +197,7 @@ def test_json_lines_with_spans_and_with_tags_give_the_same_labelings(tmp_path):
         ('{"words": [], "spans": []}', "one or more strings"),
         ('{"words": ["a", ""], "spans": []}', "none of them empty"),
         ('{"words": ["a"], "tags": ["O", "O"]}', "a list of 1 strings"),
+        ('{"words": ["\\ud800"], "spans": []}', "lone surrogate"),
         ('["a"]', "not an object"),
         ('{"words": ["a"', "not JSON"),
         ("[" * 100_000, "mend the line"),
@@ -342,3 +343,17 @@ def test_relative_paths_start_at_the_environment_s_folder_when_no_dir_is_set(tmp
     (tmp_path / "train.txt").write_text(JEANS)
     data = settings(tmp_path, dir="", train="train.txt", dev_fraction=0.0)
     assert len(load_corpus(data).train) == 1
+
+
+def test_a_path_that_exists_below_the_cwd_alone_is_named_with_the_folder_it_misses(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "mine.txt").write_text(JEANS)
+    (tmp_path / "sets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    both = f"no {tmp_path}/sets/mine.txt, only {tmp_path}/mine.txt"
+    message = error_of(tmp_path / "sets", train="mine.txt")
+    assert both in message and "config.data.dir" in message
+    monkeypatch.setenv("GROOT_DATA_DIR", str(tmp_path / "sets"))
+    message = error_of(tmp_path, train="mine.txt", dir="")
+    assert both in message and "GROOT_DATA_DIR" in message
