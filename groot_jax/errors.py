@@ -19,9 +19,12 @@ class UserError(Exception):
     """One sentence that names what is at fault (file:line, key, sentence) and what to do."""
 
 
-def exit_on_user_error(main: Callable[[], object]) -> None:
+def exit_on_user_error(
+    main: Callable[[], object],
+    interrupted: str = "interrupted; run the same command again to continue",
+) -> None:
     """Runs `main`; a UserError, or a disk that is full, becomes one line on stderr and exit
-    status 1."""
+    status 1. `interrupted`: what Ctrl-C says."""
     _quiet_after_failure()
     try:
         main()
@@ -29,7 +32,7 @@ def exit_on_user_error(main: Callable[[], object]) -> None:
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read the output has enough of it. Python flushes once more when it ends.

@@ -8,14 +8,19 @@ Plain text in, one sentence a line, or JSON lines with "words" (or "text"); JSON
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import json
+import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from numbers import Integral
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -23,7 +28,8 @@ from rich.text import Text
 
 from groot_jax import config as configs
 from groot_jax.data.batches import encode, evaluation_batches
-from groot_jax.data.labeling import Labeling, Sentence, Span
+from groot_jax.data.incoming import open_input, read_chunks
+from groot_jax.data.labeling import Labeling, Sentence, Span, half_character
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluate import choose_step, home_of, systems_of
 from groot_jax.generate.generator import Generator
@@ -150,61 +156,92 @@ class Labeler:
         The beam is at least as wide as in training, so that probabilities mean the same for any k.
         Raises UserError for a sentence that is too long, unless `text.long_sentences` is `window`.
         """
+        if not _is_count(k):
+            raise UserError(f"k={k!r}: ask for a whole number of labelings, 1 or more")
         if decide not in ("map", "mbr"):
             raise UserError(f"decide={decide!r} is not known; use map or mbr")
         if decide == "mbr" and self._score is None:
             raise UserError("decide='mbr' needs a reward; load the labeler with score=...")
-        for words in sentences:
-            self.check(words)
-        items = [Sentence(tuple(words), ()) for words in sentences]
-        beams = self._beams(items, max(k, self._task.config.generate.k), batch_size)
+        checked = [self.check(words) for words in sentences]
+        beams = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
         return [
-            _prediction(item.words, beam, k, decide, self._score)
-            for item, beam in zip(items, beams, strict=True)
+            _prediction(words, beam, k, decide, self._score)
+            for words, beam in zip(checked, beams, strict=True)
         ]
 
     @property
     def max_words(self) -> int:
         return min(self._task.config.text.max_words, self._task.format.max_words)
 
-    def check(self, words: Sequence[str], where: str = "") -> None:
-        """Raises UserError for a sentence that cannot be labeled; `where` begins its message."""
-        place = f"{where}: " if where else ""
-        if isinstance(words, str) or not all(words):
-            raise UserError(f"{place}words have to be a list of strings, none empty: {words!r}")
-        if len(words) > self.max_words and self._task.config.text.long_sentences == "refuse":
+    def check(self, words: Iterable[str], where: str = "") -> tuple[str, ...]:
+        """The words, if they can be labeled; otherwise a UserError that begins with `where`."""
+        try:
+            return self._checked(words)
+        except UserError as error:
+            raise UserError(f"{where}: {error}" if where else str(error)) from None
+
+    def _checked(self, words: Any) -> tuple[str, ...]:
+        listed = isinstance(words, Iterable) and not isinstance(words, str)
+        known: tuple[Any, ...] = tuple(words) if listed else (words,)
+        if not listed or not all(isinstance(word, str) and word for word in known):
+            shown = reprlib.repr(words)
+            raise UserError(f"words have to be a list of strings, none empty: {shown}")
+        if half := half_character(known):
             raise UserError(
-                f"{place}a sentence of {len(words)} words ('{' '.join(words[:6])} ...') is over "
-                f"the limit of {self.max_words}; shorten it, or set "
-                "--config.text.long_sentences=window"
+                f"the word {half!r} holds a lone surrogate, half of a character; mend it"
+            )
+        refused = self._task.config.text.long_sentences == "refuse"
+        advice = "set --config.text.long_sentences=window"
+        if len(known) > self.max_words and refused:
+            raise UserError(
+                f"a sentence of {len(known)} words ('{' '.join(known[:6])} ...') is over the limit "
+                f"of {self.max_words}; shorten it, or {advice}"
             )
         try:
-            for example in encode(self._windows(words), self._task.format, gold=False):
-                self._task.ladder.of(example)
+            for window in self._windows(known):
+                self._size(window)
         except UserError as error:
-            raise UserError(f"{place}{error}") from None
+            hint = f", or {advice}" if refused and len(known) > 1 else ""
+            raise UserError(f"{error}{hint}") from None
+        return known
 
-    def _windows(self, words: Sequence[str]) -> list[Sentence]:
-        limit = self.max_words
-        return [Sentence(tuple(words[at : at + limit]), ()) for at in range(0, len(words), limit)]
+    def _size(self, words: tuple[str, ...]) -> tuple[int, int]:
+        """The size of batch that the words need. UserError where there is none."""
+        (example,) = encode([Sentence(words, ())], self._task.format, gold=False)
+        return self._task.ladder.of(example)
+
+    def _windows(self, words: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The words in pieces, each as long as the limits of words and of batches allow."""
+        if self._task.config.text.long_sentences == "refuse":
+            return [words] if words else []
+        windows = []
+        while words:
+            most = words[: self.max_words]
+            fitting = bisect.bisect_left(range(len(most)), True, key=partial(self._is_over, most))
+            windows.append(words[: max(1, fitting)])
+            words = words[len(windows[-1]) :]
+        return windows
+
+    def _is_over(self, words: tuple[str, ...], last: int) -> bool:
+        try:
+            self._size(words[: last + 1])
+        except UserError:
+            return True
+        return False
 
     def _beams(
-        self, items: Sequence[Sentence], width: int, batch_size: int | None
+        self, sentences: Sequence[tuple[str, ...]], width: int, batch_size: int | None
     ) -> Iterator[Beam]:
-        pieces: list[Sentence] = []
-        counts = []
-        for item in items:
-            windows = self._windows(item.words)
-            pieces += windows
-            counts.append(len(windows))
+        cut = [self._windows(words) for words in sentences]
+        pieces = [Sentence(window, ()) for windows in cut for window in windows]
         found = iter(self._search(pieces, width, batch_size))
-        for count in counts:
+        for windows in cut:
             beam: Beam = [Candidate((), 0.0, True, -1)]
             offset = 0
-            for index in range(count):
+            for index, window in enumerate(windows):
                 piece = next(found)
                 beam = piece if index == 0 else _joined(beam, piece, offset, width)
-                offset += self.max_words
+                offset += len(window)
             yield beam
 
     def _search(
@@ -221,6 +258,10 @@ class Labeler:
         size = batch_size or min(len(examples), self._task.config.evaluate.batch_size)
         batches = evaluation_batches(examples, generator.rows(size), self._task.ladder)
         return generator.label(self._params, examples, batches)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
 
 
 def _joined(left: Beam, right: Beam, offset: int, width: int) -> Beam:
@@ -279,6 +320,7 @@ def main(argv: list[str] | None = None) -> None:
         config.reward.name = args.reward
     device_setup(config)
     with ExitStack() as stack:
+        source = stack.enter_context(open_input(args.file))
         score: Scorer | None = None
         if args.decide == "mbr":
             score = stack.enter_context(open_oracle(config)).score
@@ -289,71 +331,15 @@ def main(argv: list[str] | None = None) -> None:
             config=config,
             score=score,
         )
-        stream = stack.enter_context(_open(args.file))
-        # Someone who types wants the answer to each line; a file is worked through in batches.
-        chunk = 1 if stream.isatty() else config.evaluate.batch_size
+        if os.isatty(source):
+            print("type a sentence a line, Ctrl-D ends", file=sys.stderr)
         show = _pretty_printer() if args.pretty else _print_json
-        for words in _chunks(_read(stream, args.file, labeler.check), chunk):
-            for prediction in labeler.label_all(words, args.k, args.decide, batch_size=chunk):
+        size = config.evaluate.batch_size
+        for chunk in read_chunks(source, args.file, labeler.check, size):
+            # Two sizes of batch, so that few programs are compiled.
+            rows = 1 if len(chunk) == 1 else size
+            for prediction in labeler.label_all(chunk, args.k, args.decide, batch_size=rows):
                 show(prediction)
-
-
-def _open(name: str) -> IO[bytes]:
-    if name == "-":
-        return open(sys.stdin.fileno(), "rb", closefd=False)
-    try:
-        return open(name, "rb")
-    except OSError as error:
-        raise UserError(
-            f"{name}: cannot be read ({error.strerror}); name a file, or - for stdin"
-        ) from None
-
-
-def _read(
-    stream: IO[bytes], name: str, check: Callable[[list[str], str], None]
-) -> Iterator[list[str]]:
-    """The words of each line; a line that starts with { is JSON."""
-    for number, raw in enumerate(stream, 1):
-        where = f"{'stdin' if name == '-' else name}:{number}"
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where}: is not UTF-8 ({error.reason}); convert it") from None
-        words = _words_of_json(line, where) if line.lstrip().startswith("{") else line.split()
-        check(words, where)
-        yield words
-
-
-def _words_of_json(line: str, where: str) -> list[str]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: is not JSON ({error}); mend the line") from None
-    words = value.get("words")
-    if words is None and isinstance(value.get("text"), str):
-        words = value["text"].split()
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UserError(
-            f'{where}: has no "words" (a list of strings) and no "text" (a string); give it one'
-        )
-    return words
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items; what comes before a bad line is handed out before its error."""
-    chunk: list[Any] = []
-    try:
-        for item in items:
-            chunk.append(item)
-            if len(chunk) == size:
-                yield chunk
-                chunk = []
-    except UserError:
-        if chunk:
-            yield chunk
-        raise
-    if chunk:
-        yield chunk
 
 
 def _print_json(prediction: Prediction) -> None:
@@ -386,4 +372,4 @@ def _pretty_printer() -> Callable[[Prediction], None]:
 __all__ = ["Labeler", "Prediction", "RankedLabeling", "main"]
 
 if __name__ == "__main__":
-    exit_on_user_error(main)
+    exit_on_user_error(main, interrupted="interrupted")

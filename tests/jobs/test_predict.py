@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import select
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -18,7 +22,7 @@ from groot_jax.data.labeling import Span, make_labeling
 from groot_jax.errors import UserError
 from groot_jax.predict import Labeler, Prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
-from tests.jobs.support import Jobs, error_of, own_compilation_cache
+from tests.jobs.support import TIMEOUT, Jobs, error_of, own_compilation_cache
 
 WORDS = ["show", "me", "dark", "blue", "orange", "running", "shoes"]
 TEXT = " ".join(WORDS)
@@ -50,7 +54,7 @@ class Predict:
         return self.capsys.readouterr().out
 
     def __call__(self, text: str | bytes, *flags: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.text(text, *flags).splitlines()]
+        return [json.loads(line) for line in self.text(text, *flags).split("\n")[:-1]]
 
     def error(self, text: str | bytes, *flags: str) -> str:
         return error_of(lambda: self.text(text, *flags), self.capsys)
@@ -100,6 +104,57 @@ def test_text_json_words_json_text_and_a_file_are_the_same_input(
 
 
 @pytest.mark.slow
+def test_only_spaces_and_tabs_part_words_as_in_training(predict: Predict) -> None:
+    text = "dark\u00a0blue \tlevi\u2028x\u3000y\r"
+    wanted = ["dark\u00a0blue", "levi\u2028x\u3000y"]
+    answers = predict(f"{text}\n" + json.dumps({"text": text}) + "\n")
+    assert [answer["words"] for answer in answers] == [wanted, wanted]
+
+
+@pytest.mark.slow
+def test_a_closed_stdin_is_one_sentence(predict: Predict) -> None:
+    def run() -> None:
+        with predict.patch.context() as patch:
+            patch.setattr(sys, "stdin", None)
+            predict.jobs.run("predict", predict.trained)
+
+    assert error_of(run, predict.capsys).startswith("error: stdin is closed")
+
+
+@pytest.mark.slow
+def test_lines_are_answered_while_the_pipe_stays_open(jobs: Jobs, trained: Path) -> None:
+    with jobs.start("predict", trained, stdin=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        for words in (WORDS, ["find", "levi"]):
+            # The next line is half written; what is whole is answered.
+            process.stdin.write(" ".join(words) + "\nfind ")
+            process.stdin.flush()
+            assert select.select([process.stdout], [], [], TIMEOUT)[0]
+            assert json.loads(process.stdout.readline())["words"] == words
+            process.stdin.write("jeans\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["words"] == ["find", "jeans"]
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=TIMEOUT) == ("", "interrupted\n")
+        assert process.returncode == 130
+
+
+@pytest.mark.slow
+def test_who_types_is_told_how_and_answered_line_by_line(jobs: Jobs, trained: Path) -> None:
+    keyboard, terminal = os.openpty()
+    with jobs.start("predict", trained, stdin=terminal) as process:
+        os.close(terminal)
+        assert process.stdout and process.stderr
+        assert process.stderr.readline() == "type a sentence a line, Ctrl-D ends\n"
+        os.write(keyboard, b"find levi\n")
+        assert json.loads(process.stdout.readline())["words"] == ["find", "levi"]
+        os.write(keyboard, b"\x04")
+        assert process.communicate(timeout=TIMEOUT) == ("", "")
+        assert process.returncode == 0
+    os.close(keyboard)
+
+
+@pytest.mark.slow
 def test_a_blank_line_keeps_its_place(predict: Predict) -> None:
     answers = predict(f"\n{TEXT}\n\n   \nfind levi jeans")
     assert [a["words"] for a in answers] == [[], WORDS, [], [], ["find", "levi", "jeans"]]
@@ -131,6 +186,7 @@ def test_neighbours_change_no_answer(predict: Predict) -> None:
         ('{"words": "levi jeans"}', 'has no "words"'),
         ('{"words": ["levi", 5]}', 'has no "words"'),
         ('{"words": ["levi", ""]}', "none empty"),
+        ('{"words": ["\\ud800", "jeans"]}', "lone surrogate"),
         (b"caf\xe9", "not UTF-8"),
         (" ".join(["levi"] * 101), "over the limit of 100"),
     ],
@@ -265,11 +321,10 @@ def test_a_sentence_over_the_limit_is_refused(predict: Predict) -> None:
 
 @pytest.mark.slow
 def test_a_sentence_over_the_limit_is_labeled_in_windows_when_asked_for(predict: Predict) -> None:
-    flags: tuple[str, ...] = ("--config.text.long_sentences=window", "-k", "4")
-    said = predict.error(f"{TEXT}\n{' '.join(LONG)}", *flags)
-    assert said.startswith("error: stdin:2: ") and "config.loader.source_buckets" in said
-    flags = (
-        *flags,
+    flags: tuple[str, ...] = (
+        "--config.text.long_sentences=window",
+        "-k",
+        "4",
         "--config.loader.source_buckets=32,512",
         "--config.loader.target_buckets=12,128",
     )
@@ -289,6 +344,32 @@ def test_a_sentence_over_the_limit_is_labeled_in_windows_when_asked_for(predict:
     assert spans_of(labelings[0]) == best
     parts = [part["labelings"][0]["score"] for part in (left, right)]
     assert scores[0] == pytest.approx(sum(parts), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_windows_fit_the_buckets(predict: Predict) -> None:
+    # The largest holds 64 tokens of source and 12 of target: a label a word, and EOS.
+    flags = ("--config.text.long_sentences=window", "-k", "1", "--config.loader.source_buckets=64")
+    (answer,) = predict(" ".join(LONG), *flags)
+    assert answer["words"] == LONG
+    make_labeling(spans_of(answer["labelings"][0]), len(LONG))
+    parts = predict(
+        "".join(f"{' '.join(LONG[at : at + 11])}\n" for at in range(0, 127, 11)), *flags
+    )
+    best = [
+        Span(s + 11 * i, e + 11 * i, t)
+        for i, part in enumerate(parts)
+        for s, e, t in spans_of(part["labelings"][0])
+    ]
+    assert spans_of(answer["labelings"][0]) == tuple(best)
+    # Spelled in letters, words are long in the source.
+    words = ["shirt" * 3] * 8
+    (answer,) = predict(" ".join(words), *flags)
+    assert answer["words"] == words
+    said = predict.error(f"{TEXT}\n{'shirt' * 40} levi", *flags)
+    assert said.startswith("error: stdin:2: ") and said.endswith("config.loader.source_buckets")
+    said = predict.error(" ".join(words))
+    assert "config.loader.source_buckets" in said and "long_sentences=window" in said
 
 
 # ---- The Python API ---------------------------------------------------------------------------
@@ -313,6 +394,14 @@ def test_label_says_what_the_job_says(labeler: Labeler, predict: Predict) -> Non
 def test_misuse_of_the_api_is_explained(labeler: Labeler, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="list of strings"):
         labeler.label("levi jeans")
+    for words in ([1, 2], None, 5, ["levi", ""], [b"levi"]):
+        with pytest.raises(UserError, match="list of strings"):
+            labeler.label(words)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="lone surrogate"):
+        labeler.label(["\ud800", "jeans"])
+    for k in (0, -1, 2.5, "2"):
+        with pytest.raises(UserError, match="1 or more"):
+            labeler.label(WORDS, k=k)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="over the limit of 100"):
         labeler.label(["levi"] * 101)
     with pytest.raises(UserError, match="map or mbr"):
