@@ -158,6 +158,8 @@ def load(config_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDi
     """
     name, colon, arg = config_arg.partition(".py:")
     path = Path(name + ".py" if colon else name)
+    if not path.exists() and (_configs_home() / path).is_file():
+        path = _configs_home() / path
     with _configs_importable(path):
         get_config = _get_config_of(path)
         takes_arg = bool(inspect.signature(get_config).parameters)
@@ -196,19 +198,22 @@ def parse_arg(arg: str, **defaults: str) -> dict[str, str]:
     return values
 
 
-def _checkout() -> Path:
-    return Path(__file__).resolve().parent.parent
+def _configs_home() -> Path:
+    """The folder that holds configs/: the checkout, or one in the package where it is installed."""
+    package = Path(__file__).resolve().parent
+    installed = package / "built_in"
+    return installed if installed.is_dir() else package.parent
 
 
 def default_config() -> ConfigDict:
     """What configs/default.py says: every key with its type."""
-    return _get_config_of(_checkout() / "configs" / "default.py")()
+    return _get_config_of(_configs_home() / "configs" / "default.py")()
 
 
 @contextmanager
 def _configs_importable(path: Path) -> Iterator[None]:
     """Lets a config file say `from configs.default import get_config`, whatever the cwd is."""
-    folders = [str(_checkout()), str(path.resolve().parent.parent)]
+    folders = [str(_configs_home()), str(path.resolve().parent.parent)]
     sys.path[:0] = folders
     try:
         yield
