@@ -1,4 +1,4 @@
-"""Tag schemes of files: BIO (IOB2), IOB1 and BIOES, to and from labelings.
+"""Tag schemes of files: BIO (IOB2), IOB1 and BIOES, to labelings.
 
 Reading is strict: a tag that the scheme does not allow is an error at its position, never repaired
 in silence. Lenient reading of model output is elsewhere.
@@ -13,7 +13,6 @@ from functools import lru_cache
 from groot_jax.data.labeling import Labeling, Span
 from groot_jax.errors import UserError
 
-SCHEMES = ("bio", "iob1", "bioes")
 _PREFIXES = {"bio": "BI", "iob1": "BI", "bioes": "BIES"}
 # Shares below 1 / _RARE of the evidence are taken for mistakes of a file, not for its scheme.
 _RARE = 20
@@ -101,21 +100,6 @@ def labeling_of_tags(tags: Sequence[str], scheme: str) -> Labeling:
             spans.append(Span(start, i + 1, type_))
             open_type = ""
     return tuple(spans)
-
-
-def tags_of_labeling(labeling: Labeling, num_words: int, scheme: str) -> list[str]:
-    """Inverse of `labeling_of_tags`: the one tag sequence that `scheme` gives a labeling."""
-    tags = ["O"] * num_words
-    end_before, type_before = 0, ""
-    for start, end, type_ in labeling:
-        touches = start == end_before and type_ == type_before
-        tags[start] = ("B-" if scheme != "iob1" or touches else "I-") + type_
-        for i in range(start + 1, end):
-            tags[i] = "I-" + type_
-        if scheme == "bioes":
-            tags[end - 1] = ("E-" if end - start > 1 else "S-") + type_
-        end_before, type_before = end, type_
-    return tags
 
 
 def detect_scheme(sentences: Iterable[Tagged]) -> str:

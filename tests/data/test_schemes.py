@@ -7,18 +7,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
-from groot_jax.data.labeling import make_labeling
+from groot_jax.data.labeling import Labeling, make_labeling
 from groot_jax.data.schemes import (
-    SCHEMES,
     TagError,
     Tagged,
     detect_scheme,
     labeling_of_tags,
-    tags_of_labeling,
 )
 from groot_jax.errors import UserError
 
+SCHEMES = ("bio", "iob1", "bioes")
 TYPES = ("brand", "color", "creative-work", "B")
+
+
+def tags_of_labeling(labeling: Labeling, num_words: int, scheme: str) -> list[str]:
+    """Inverse of `labeling_of_tags`: the one tag sequence that `scheme` gives a labeling."""
+    tags = ["O"] * num_words
+    end_before, type_before = 0, ""
+    for start, end, type_ in labeling:
+        touches = start == end_before and type_ == type_before
+        tags[start] = ("B-" if scheme != "iob1" or touches else "I-") + type_
+        for i in range(start + 1, end):
+            tags[i] = "I-" + type_
+        if scheme == "bioes":
+            tags[end - 1] = ("E-" if end - start > 1 else "S-") + type_
+        end_before, type_before = end, type_
+    return tags
 
 
 @st.composite
