@@ -141,17 +141,21 @@ def test_lines_are_answered_while_the_pipe_stays_open(jobs: Jobs, trained: Path)
 
 @pytest.mark.slow
 def test_who_types_is_told_how_and_answered_line_by_line(jobs: Jobs, trained: Path) -> None:
-    keyboard, terminal = os.openpty()
-    with jobs.start("predict", trained, stdin=terminal) as process:
+    mine, terminal = os.openpty()
+    with (
+        jobs.start("predict", trained, stdin=terminal) as process,
+        os.fdopen(mine, "wb", buffering=0) as keyboard,
+    ):
         os.close(terminal)
         assert process.stdout and process.stderr
+        assert select.select([process.stderr], [], [], TIMEOUT)[0]
         assert process.stderr.readline() == "type a sentence a line, Ctrl-D ends\n"
-        os.write(keyboard, b"find levi\n")
+        keyboard.write(b"find levi\n")
+        assert select.select([process.stdout], [], [], TIMEOUT)[0]
         assert json.loads(process.stdout.readline())["words"] == ["find", "levi"]
-        os.write(keyboard, b"\x04")
+        keyboard.write(b"\x04")
         assert process.communicate(timeout=TIMEOUT) == ("", "")
         assert process.returncode == 0
-    os.close(keyboard)
 
 
 @pytest.mark.slow
