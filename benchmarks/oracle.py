@@ -18,10 +18,10 @@ from typing import Any
 
 from groot_jax.contrast.tree import build_tree
 from groot_jax.data.formats import make_format
-from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags, word_tags
+from groot_jax.data.labeling import Candidate, Labeling, Sentence, labeling_of_word_tags, word_tags
 from groot_jax.data.retail import make_retail
 from groot_jax.data.tokenizer import train_tokenizer
-from groot_jax.reward.pool import Candidate, PoolSettings, build_pool
+from groot_jax.reward.pool import PoolSettings, build_pool
 from groot_jax.reward.rewards import RewardSpec, make_reward
 
 SENTENCES, BEAMS, ROUNDS = 256, 10, 7

@@ -29,11 +29,10 @@ from rich.text import Text
 from groot_jax import config as configs
 from groot_jax.data.batches import encode, evaluation_batches
 from groot_jax.data.incoming import open_input, read_chunks
-from groot_jax.data.labeling import Labeling, Sentence, Span, half_character
+from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span, half_character
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluate import choose_step, home_of, systems_of
 from groot_jax.generate.generator import Generator
-from groot_jax.reward.pool import Candidate
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.decisions import decide, labeling_probabilities, span_confidences
 from groot_jax.training.evaluation import open_oracle

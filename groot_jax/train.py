@@ -9,7 +9,6 @@ stage 0, stage 1, close.
 from __future__ import annotations
 
 import dataclasses
-import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,7 +28,6 @@ from groot_jax import config as configs
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.pools import pool_batch
 from groot_jax.contrast.update import (
-    Metrics,
     NllBatch,
     OutputColumns,
     TrainState,
@@ -46,9 +44,10 @@ from groot_jax.model.t5 import T5
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec, parse_type_weights
-from groot_jax.training.checkpoints import Checkpoints, Look, Meta, best_look, saved_steps
+from groot_jax.training import loop
+from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.evaluation import Evaluator, open_oracle
-from groot_jax.training.monitor import Monitor
+from groot_jax.training.loop import Stage, Update, new_state
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Placement, device_setup, place, write_status
 from groot_jax.training.task import Task, initial_params, load_task, make_task, save_task
@@ -69,6 +68,10 @@ class Run:
     oracle: Oracle
     evaluator: Evaluator  # of dev
     console: Console
+
+    def train(self, stage: Stage) -> None:
+        """The loop, with what is the same for all stages."""
+        loop.train(stage, self.workdir, self.config.checkpoint, self.evaluator, self.console)
 
 
 # ---- Set-up -----------------------------------------------------------------------------------
@@ -155,11 +158,6 @@ def make_run(
     )
 
 
-def checkpoints_of(run: Run, system: str) -> Checkpoints:
-    settings = run.config.checkpoint
-    return Checkpoints(run.workdir, system, keep=settings.keep, tie=settings.tie)
-
-
 def key_of(run: Run, system: str) -> jax.Array:
     """Each system has random draws of its own; those of a step depend on the step alone."""
     # `rbg` compiles in a third of the time that threefry takes, with dropout in every layer.
@@ -192,8 +190,7 @@ def train_nll(run: Run) -> None:
     )
     key = key_of(run, "nll")
 
-    def updates(state: TrainState, start: int, look_every: int) -> Iterator[Update]:
-        del look_every
+    def updates(state: TrainState, start: int) -> Iterator[Update]:
         for batch in batches.from_step(start, run.config.loader.threads):
             data = NllBatch(
                 batch.source_BxS, batch.fused_source_BxS, batch.fused_target_BxT, batch.target_BxT
@@ -202,14 +199,15 @@ def train_nll(run: Run) -> None:
             state, metrics = step_fn(state, data, key, run.columns)
             yield Update(state, int((batch.index_B >= 0).sum()), metrics, {})
 
-    train(
-        run,
-        "nll",
-        total=total,
-        look_every=max(1, round(stage.eval_every * batches.per_epoch)),
-        patience=stage.patience,
-        fresh=lambda: new_state(initial_params(run.task), optimizer, shardings),
-        updates=updates,
+    run.train(
+        Stage(
+            "nll",
+            total=total,
+            look_every=max(1, round(stage.eval_every * batches.per_epoch)),
+            patience=stage.patience,
+            fresh=lambda: new_state(initial_params(run.task), optimizer, shardings),
+            updates=updates,
+        )
     )
 
 
@@ -272,6 +270,7 @@ def train_system(run: Run, system: str) -> None:
     task = run.task
     batches = TrainingBatches(run.examples, stage.batch_size, task.ladder, run.config.seed + 1)
     total = max(1, round(stage.epochs * batches.per_epoch))
+    look_every = max(1, round(stage.eval_every * batches.per_epoch))
     optimizer = make_optimizer(run.config.optimizer, stage, stage.clip, total)
     weights = tuple((name, float(weight)) for name, weight in stage.loss.items())
     contrasts = any(weight for _, weight in weights)
@@ -336,7 +335,7 @@ def train_system(run: Run, system: str) -> None:
             lambda: dict(zip(indices, handle.result(), strict=True)),
         )
 
-    def updates(state: TrainState, start: int, look_every: int) -> Iterator[Update]:
+    def updates(state: TrainState, start: int) -> Iterator[Update]:
         """Update n runs on the device while batch n + lag, generated just before it, is scored.
 
         Beams are never made across a look: after one, and so after a resume, generation starts
@@ -373,14 +372,15 @@ def train_system(run: Run, system: str) -> None:
             yield Update(state, sentences, metrics, pool_figures(pools))
 
     with oracle:
-        train(
-            run,
-            system,
-            total=total,
-            look_every=max(1, round(stage.eval_every * batches.per_epoch)),
-            patience=0,
-            fresh=lambda: new_state(stage_0_params(run), optimizer, shardings),
-            updates=updates,
+        run.train(
+            Stage(
+                system,
+                total=total,
+                look_every=look_every,
+                patience=0,
+                fresh=lambda: new_state(stage_0_params(run), optimizer, shardings),
+                updates=updates,
+            )
         )
 
 
@@ -409,114 +409,6 @@ def pool_figures(pools: dict[int, Pool]) -> dict[str, tuple[float, float]]:
         "mean_reward": (sum(beam), len(beam)),
         "pool_size": (size, len(pools)),
     }
-
-
-# ---- The loop of both stages ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a stage hands to the loop after each update; `metrics` may still be on the device."""
-
-    state: TrainState
-    sentences: int
-    metrics: Metrics
-    figures: dict[str, tuple[float, float]]  # known on the host already
-
-
-def train(
-    run: Run,
-    system: str,
-    *,
-    total: int,
-    look_every: int,
-    patience: int,
-    fresh: Callable[[], TrainState],
-    updates: Callable[[TrainState, int, int], Iterator[Update]],
-) -> None:
-    """Runs a stage's updates from its latest checkpoint; looks at dev and saves now and then."""
-    tie = run.config.checkpoint.tie
-    with checkpoints_of(run, system) as checkpoints:
-        latest = checkpoints.latest()
-        meta = checkpoints.meta(latest) if latest is not None else Meta()
-        if meta.finished:
-            run.console.print(f"{system}: finished before, at step {latest}", highlight=False)
-            return
-        state = fresh()
-        if latest is not None:
-            state = checkpoints.restore(latest, state)
-            run.console.print(f"{system}: continues from step {latest}", highlight=False)
-        start = latest or 0
-        sums = _Sums()
-        previous: Update | None = None
-        with Monitor(run.workdir, system, start=start, total=total, console=run.console) as monitor:
-            begun = time.monotonic()
-            for step, update in enumerate(updates(state, start, look_every), start + 1):
-                # The device works on this update; what is read now is the one before.
-                if previous is not None:
-                    sums.add(previous)
-                    monitor.advance(step - 1, previous.sentences, sums.shown())
-                previous = update
-                if step % look_every and step != total:
-                    continue
-                sums.add(update)
-                monitor.advance(step, update.sentences, sums.shown())
-                previous = None
-                monitor.log(step, "train", sums.means())
-                sums = _Sums()
-                looked = time.monotonic()
-                dev = run.evaluator.look(update.state.params)
-                now = time.monotonic()
-                monitor.exclude(now - looked)
-                meta.seconds += now - begun
-                begun = now
-                monitor.log(step, "dev", dev | {"seconds": meta.seconds})
-                meta.looks.append(Look(step, dev))
-                best = best_look(meta.looks, tie)
-                assert best is not None
-                since = sum(1 for look in meta.looks if look.step > best.step)
-                meta.finished = step == total or bool(patience and since >= patience)
-                monitor.say(_look_line(system, step, total, dev, best.step == step))
-                checkpoints.save(step, update.state, meta)
-                if meta.finished:
-                    break
-
-
-class _Sums:
-    """Sums of (sum, denominator) over the updates since the last look."""
-
-    def __init__(self) -> None:
-        self._totals: dict[str, list[float]] = {}
-        self._last: dict[str, float] = {}
-
-    def add(self, update: Update) -> None:
-        for key, (total, count) in (jax.device_get(update.metrics) | update.figures).items():
-            sums = self._totals.setdefault(key, [0.0, 0.0])
-            sums[0] += float(total)
-            sums[1] += float(count)
-            self._last[key] = float(total) / max(float(count), 1e-9)
-
-    def means(self) -> dict[str, float]:
-        return {key: total / max(count, 1e-9) for key, (total, count) in self._totals.items()}
-
-    def shown(self) -> dict[str, float]:
-        """For the progress bar: this update's loss, and rewards as a mean since the last look."""
-        means = self.means()
-        names = {"reward@1": "reward@1", "mean_reward": "mean"}
-        shown = {"loss": self._last.get("loss", float("nan"))}
-        return shown | {label: means[key] for key, label in names.items() if key in means}
-
-
-def _look_line(system: str, step: int, total: int, dev: dict[str, float], best: bool) -> str:
-    figures = " ".join(f"{key} {value:.4f}" for key, value in dev.items())
-    return f"{system} {step}/{total} dev: {figures}{'  (best)' if best else ''}"
-
-
-def new_state(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:
-    """Step 0, placed just as the updates will leave it, so that they are compiled once."""
-    params = jax.device_put(params, shardings.params)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-    return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state)
 
 
 # ---- Close ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ JAX = ("jax", "jaxlib", "flax", "optax", "orbax", "groot_jax.model", "groot_jax.
 FORBIDDEN = {
     "data": (*JAX, "groot_jax.generate", "groot_jax.reward"),
     "model": ("groot_jax.generate", "groot_jax.contrast", "groot_jax.reward"),
-    "generate": ("groot_jax.contrast",),
+    "generate": ("groot_jax.contrast", "groot_jax.reward"),
     "reward": (*JAX, "groot_jax.generate"),
     "contrast": ("groot_jax.generate",),
 }

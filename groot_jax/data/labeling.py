@@ -1,10 +1,11 @@
-"""Spans, labelings and sentences: the words in which host code talks about labels.
+"""Spans, labelings, sentences and candidates: the words in which host code talks about labels.
 
 A labeling is a sorted tuple of non-overlapping typed spans over word positions, end exclusive.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,6 +29,17 @@ class Sentence:
     words: tuple[str, ...]
     labeling: Labeling
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One output of the beam: its lenient parse, its score s (nan: unknown), whether it was
+    well-formed, and the beam slot that holds its ids (-1: none)."""
+
+    labeling: Labeling
+    score: float = math.nan
+    well_formed: bool = True
+    slot: int = -1
 
 
 def half_character(words: Iterable[str]) -> str | None:

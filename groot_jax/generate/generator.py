@@ -14,12 +14,12 @@ from jax.sharding import NamedSharding
 
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.formats import Format
+from groot_jax.data.labeling import Candidate
 from groot_jax.generate.beam_search import Beams, SearchInput, beam_search
 from groot_jax.generate.grammar import Grammar
 from groot_jax.generate.walk import SearchPlan
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import T5
-from groot_jax.reward.pool import Candidate
 
 
 class Generator:

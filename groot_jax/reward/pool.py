@@ -12,23 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from groot_jax.data.labeling import Labeling
+from groot_jax.data.labeling import Candidate, Labeling
 from groot_jax.errors import UserError
 from groot_jax.reward.correction import each_correction
 from groot_jax.reward.rewards import Reward
 
 Origin = Literal["gold", "beam", "correction"]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One output of the beam: its lenient parse, its score s (nan: unknown), whether it was
-    well-formed, and the beam slot that holds its ids (-1: none)."""
-
-    labeling: Labeling
-    score: float = math.nan
-    well_formed: bool = True
-    slot: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, Literal, cast
 
-from groot_jax.data.labeling import Labeling, Span
+from groot_jax.data.labeling import Candidate, Labeling, Span
 from groot_jax.errors import UserError
 from groot_jax.reward.pool import (
-    Candidate,
     Pool,
     PoolEntry,
     PoolSettings,

@@ -11,8 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from groot_jax.data.labeling import Labeling, Sentence, Span
-from groot_jax.reward.pool import Candidate
+from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
 from groot_jax.training.metrics import Beam, Scorer
 
 RULES = ("map", "mbr", "threshold")

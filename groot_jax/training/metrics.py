@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from groot_jax.data.labeling import Labeling, Sentence
-from groot_jax.reward.pool import Candidate
+from groot_jax.data.labeling import Candidate, Labeling, Sentence
 from groot_jax.reward.rewards import Reward
 
 # The candidates of one sentence, best first.

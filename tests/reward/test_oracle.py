@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from groot_jax.data.labeling import Span, labeling_of_word_tags
+from groot_jax.data.labeling import Candidate, Span, labeling_of_word_tags
 from groot_jax.errors import UserError
 from groot_jax.reward.oracle import Oracle, ScoringTask, choose_workers
-from groot_jax.reward.pool import Candidate, PoolSettings, build_pool
+from groot_jax.reward.pool import PoolSettings, build_pool
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.reward.worker import decode_items, decode_results, encode_items, encode_results
 

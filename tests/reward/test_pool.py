@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from groot_jax.data.labeling import Span, labeling_of_word_tags, make_labeling
+from groot_jax.data.labeling import Candidate, Span, labeling_of_word_tags, make_labeling
 from groot_jax.errors import UserError
-from groot_jax.reward.pool import Candidate, PoolSettings, build_pool
+from groot_jax.reward.pool import PoolSettings, build_pool
 from groot_jax.reward.rewards import RewardSpec, make_reward
 
 WORDS = ("a", "b", "c", "d", "e", "f")

@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groot_jax.data.labeling import Labeling, Sentence, Span, labeling_of_word_tags, make_labeling
-from groot_jax.reward.pool import Candidate
+from groot_jax.data.labeling import (
+    Candidate,
+    Labeling,
+    Sentence,
+    Span,
+    labeling_of_word_tags,
+    make_labeling,
+)
 from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
 from groot_jax.training.bootstrap import over_seeds, paired_bootstrap
 from groot_jax.training.decisions import (

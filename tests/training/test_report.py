@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from groot_jax.data.labeling import Sentence, make_labeling
+from groot_jax.data.labeling import Candidate, Sentence, make_labeling
 from groot_jax.errors import UserError
-from groot_jax.reward.pool import Candidate
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.training.metrics import per_sentence, score_beams, scorer, summarise, totals
 from groot_jax.training.plots import reward_by_rank_figure, system_styles, thin, ticks

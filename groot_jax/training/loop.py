@@ -1,0 +1,136 @@
+"""The loop of both stages: updates, looks at dev, checkpoints, metrics, the progress bar.
+
+Knows neither where a stage's batches come from nor what its updates do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from groot_jax.contrast.update import Metrics, TrainState
+from groot_jax.training.checkpoints import Checkpoints, Look, Meta, best_look
+from groot_jax.training.evaluation import Evaluator
+from groot_jax.training.monitor import Monitor
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a stage hands to the loop after each update; `metrics` may still be on the device."""
+
+    state: TrainState
+    sentences: int
+    metrics: Metrics
+    figures: dict[str, tuple[float, float]]  # known on the host already
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The training of one system, as the loop sees it."""
+
+    system: str
+    total: int  # updates
+    look_every: int  # updates between looks at dev
+    patience: int  # looks without a better one that end it; 0: none do
+    fresh: Callable[[], TrainState]  # step 0
+    # (state, its step) -> an update for each step after it; no update may span a look.
+    updates: Callable[[TrainState, int], Iterator[Update]]
+
+
+def train(
+    stage: Stage, workdir: Path, settings: ConfigDict, evaluator: Evaluator, console: Console
+) -> None:
+    """Runs a stage's updates from its latest checkpoint; looks at dev and saves now and then.
+
+    `settings` are those of `config.checkpoint`.
+    """
+    system, total = stage.system, stage.total
+    with Checkpoints(workdir, system, keep=settings.keep, tie=settings.tie) as checkpoints:
+        latest = checkpoints.latest()
+        meta = checkpoints.meta(latest) if latest is not None else Meta()
+        if meta.finished:
+            console.print(f"{system}: finished before, at step {latest}", highlight=False)
+            return
+        state = stage.fresh()
+        if latest is not None:
+            state = checkpoints.restore(latest, state)
+            console.print(f"{system}: continues from step {latest}", highlight=False)
+        start = latest or 0
+        sums = _Sums()
+        previous: Update | None = None
+        with Monitor(workdir, system, start=start, total=total, console=console) as monitor:
+            begun = time.monotonic()
+            for step, update in enumerate(stage.updates(state, start), start + 1):
+                # The device works on this update; what is read now is the one before.
+                if previous is not None:
+                    sums.add(previous)
+                    monitor.advance(step - 1, previous.sentences, sums.shown())
+                previous = update
+                if step % stage.look_every and step != total:
+                    continue
+                sums.add(update)
+                monitor.advance(step, update.sentences, sums.shown())
+                previous = None
+                monitor.log(step, "train", sums.means())
+                sums = _Sums()
+                looked = time.monotonic()
+                dev = evaluator.look(update.state.params)
+                now = time.monotonic()
+                monitor.exclude(now - looked)
+                meta.seconds += now - begun
+                begun = now
+                monitor.log(step, "dev", dev | {"seconds": meta.seconds})
+                meta.looks.append(Look(step, dev))
+                best = best_look(meta.looks, settings.tie)
+                assert best is not None
+                since = sum(1 for look in meta.looks if look.step > best.step)
+                meta.finished = step == total or bool(stage.patience and since >= stage.patience)
+                monitor.say(_look_line(system, step, total, dev, best.step == step))
+                checkpoints.save(step, update.state, meta)
+                if meta.finished:
+                    break
+
+
+class _Sums:
+    """Sums of (sum, denominator) over the updates since the last look."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, list[float]] = {}
+        self._last: dict[str, float] = {}
+
+    def add(self, update: Update) -> None:
+        for key, (total, count) in (jax.device_get(update.metrics) | update.figures).items():
+            sums = self._totals.setdefault(key, [0.0, 0.0])
+            sums[0] += float(total)
+            sums[1] += float(count)
+            self._last[key] = float(total) / max(float(count), 1e-9)
+
+    def means(self) -> dict[str, float]:
+        return {key: total / max(count, 1e-9) for key, (total, count) in self._totals.items()}
+
+    def shown(self) -> dict[str, float]:
+        """For the progress bar: this update's loss, and rewards as a mean since the last look."""
+        means = self.means()
+        names = {"reward@1": "reward@1", "mean_reward": "mean"}
+        shown = {"loss": self._last.get("loss", float("nan"))}
+        return shown | {label: means[key] for key, label in names.items() if key in means}
+
+
+def _look_line(system: str, step: int, total: int, dev: dict[str, float], best: bool) -> str:
+    figures = " ".join(f"{key} {value:.4f}" for key, value in dev.items())
+    return f"{system} {step}/{total} dev: {figures}{'  (best)' if best else ''}"
+
+
+def new_state(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:
+    """Step 0, placed just as the updates will leave it, so that they are compiled once."""
+    params = jax.device_put(params, shardings.params)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state)
