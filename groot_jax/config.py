@@ -24,6 +24,7 @@ from groot_jax.config_checks import check_keys, flatten, lookup, nearest, valida
 from groot_jax.errors import UserError
 
 CONFIG_FILE = "config.json"
+LOCK_FILE = "train.lock"  # See training/status.py.
 
 # A work directory may be continued with other values of these: they change how fast or where a run
 # computes, which systems it trains and what is reported, never which parameters a system ends with.
@@ -48,6 +49,7 @@ __all__ = [
     "job_parser",
     "load",
     "load_dumped",
+    "make_workdir",
     "override",
     "parse_arg",
     "parse_job",
@@ -356,26 +358,32 @@ def _lists_to_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
+def make_workdir(workdir: Path) -> None:
+    """Creates the folder. Raises UserError where it holds something else, or cannot be made."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        names = {p.name for p in workdir.iterdir()}
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"--workdir={workdir} is a file or lies in one: name a folder") from error
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
+    strangers = names - {LOCK_FILE, f".{CONFIG_FILE}.tmp"}
+    if strangers and CONFIG_FILE not in strangers:
+        raise UserError(
+            f"--workdir={workdir} holds other files ({', '.join(sorted(strangers)[:3])}) and no "
+            f"{CONFIG_FILE}: name a new or empty folder"
+        )
+
+
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """Makes `workdir` the home of this config: creates it, or checks that it belongs to it.
 
     Settings in FREE_KEYS may differ from those of an earlier run; the new ones are written. Raises
     UserError when the folder belongs to another config, to something else, or cannot be written.
     """
+    make_workdir(workdir)
     path = workdir / CONFIG_FILE
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        strangers = {p.name for p in workdir.iterdir()} - {f".{CONFIG_FILE}.tmp"}
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"--workdir={workdir} is a file or lies in one: name a folder") from error
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
-    if strangers and CONFIG_FILE not in strangers:
-        raise UserError(
-            f"--workdir={workdir} holds other files ({', '.join(sorted(strangers)[:3])}) and no "
-            f"{CONFIG_FILE}: name a new or empty folder"
-        )
-    if not strangers:
+    if not path.exists():
         dump(config, path)
         return
     theirs, ours = flatten(load_dumped(path)), flatten(config)

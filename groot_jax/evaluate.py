@@ -25,7 +25,8 @@ from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.evaluation import Evaluator, open_oracle, write_records
 from groot_jax.training.report import write_report
 from groot_jax.training.results import results_table, write_results
-from groot_jax.training.setup import device_setup, place, training_ended
+from groot_jax.training.setup import device_setup, place
+from groot_jax.training.status import training_ended
 from groot_jax.training.task import Task, load_task
 
 _POLL_SECONDS = 1.0

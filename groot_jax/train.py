@@ -49,7 +49,8 @@ from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.evaluation import Evaluator, open_oracle
 from groot_jax.training.loop import Stage, Update, new_state
 from groot_jax.training.optimizer import make_optimizer
-from groot_jax.training.setup import Placement, device_setup, place, write_status
+from groot_jax.training.setup import Placement, device_setup, place
+from groot_jax.training.status import WorkdirLock, write_status
 from groot_jax.training.task import Task, initial_params, load_task, make_task, save_task
 
 
@@ -83,31 +84,34 @@ def main(argv: list[str] | None = None) -> None:
     config, workdir = args.config, args.workdir
     console = Console()
     device_setup(config)
-    corpus = load_corpus(config.data, config.text.max_words)
-    for note in corpus.notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
-    with open_oracle(config) as oracle:
-        task = open_task(config, workdir, corpus)
-        known = len(corpus.notes)
-        corpus = without_too_long(corpus, task.format, config)
-        for note in corpus.notes[known:]:
+    with WorkdirLock(workdir) as lock:
+        if (workdir / configs.CONFIG_FILE).exists():
+            lock.take()
+        corpus = load_corpus(config.data, config.text.max_words)
+        for note in corpus.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=True)
-        write_status(workdir, "training")
-        try:
-            run = make_run(config, workdir, corpus, task, oracle, console)
-            if config.nll.enabled:
-                train_nll(run)
-            for system in config.systems:
-                train_system(run, system)
-            close(run)
-        except BaseException:
-            with suppress(UserError):  # On a full disk, what is raised says more.
-                write_status(workdir, "stopped")
-            raise
-        write_status(workdir, "finished")
+        with open_oracle(config) as oracle:
+            task = open_task(config, workdir, corpus, lock)
+            known = len(corpus.notes)
+            corpus = without_too_long(corpus, task.format, config)
+            for note in corpus.notes[known:]:
+                console.print(note, highlight=False, markup=False, soft_wrap=True)
+            write_status(workdir, "training")
+            try:
+                run = make_run(config, workdir, corpus, task, oracle, console)
+                if config.nll.enabled:
+                    train_nll(run)
+                for system in config.systems:
+                    train_system(run, system)
+                close(run)
+            except BaseException:
+                with suppress(UserError):  # On a full disk, what is raised says more.
+                    write_status(workdir, "stopped")
+                raise
+            write_status(workdir, "finished")
 
 
-def open_task(config: ConfigDict, workdir: Path, corpus: Corpus) -> Task:
+def open_task(config: ConfigDict, workdir: Path, corpus: Corpus, lock: WorkdirLock) -> Task:
     """The task of the work directory, which from then on belongs to this config.
 
     A new directory is claimed only once the config has proved possible: whoever mends a mistake in
@@ -131,6 +135,8 @@ def open_task(config: ConfigDict, workdir: Path, corpus: Corpus) -> Task:
     task = make_task(config, corpus)
     place(config, task.model_config)
     check_stage_0(config, task, corpus)
+    configs.make_workdir(workdir)
+    lock.take()
     configs.claim_workdir(workdir, config)
     save_task(task, workdir)
     return load_task(workdir, config)

@@ -1,16 +1,13 @@
-"""What a job does before it touches data: compilation cache, mesh, and the status file.
+"""What a job does before it touches data: compilation cache and mesh.
 
 Knows where arrays live, not what they mean.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,9 +20,6 @@ from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
 from groot_jax.model.partitioning import batch_sharding, batch_ways, make_mesh, param_shardings
 from groot_jax.model.t5 import param_shapes
-from groot_jax.training.records import write_text
-
-STATUS_FILE = "status.json"
 
 
 def device_setup(config: ConfigDict) -> None:
@@ -89,28 +83,3 @@ def place(config: ConfigDict, model_config: T5Config) -> Placement:
                 f"divide; take a multiple of {ways}"
             )
     return Placement(param_shardings(mesh, model_config), batch)
-
-
-def write_status(workdir: Path, state: str) -> None:
-    """W/status.json: `training`, `finished` or `stopped`, and by which process."""
-    status = {"state": state, "pid": os.getpid(), "host": socket.gethostname()}
-    write_text(workdir / STATUS_FILE, json.dumps(status) + "\n")
-
-
-def training_ended(workdir: Path) -> bool:
-    """Whether the training of a work directory is over, killed included. False before it began."""
-    try:
-        status = json.loads((workdir / STATUS_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    if status["state"] != "training":
-        return True
-    if status["host"] != socket.gethostname():
-        return False  # Nothing is known about processes elsewhere.
-    try:
-        os.kill(status["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

@@ -18,6 +18,7 @@ import pytest
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.training.checkpoints import saved_steps
 from groot_jax.training.monitor import Monitor
+from groot_jax.training.status import WorkdirLock
 from tests.jobs.support import (
     TIMEOUT,
     Jobs,
@@ -254,6 +255,23 @@ def test_a_work_directory_of_another_config_is_left_alone(
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
     said = refused(workdir=jobs.corpus)
     assert "holds other files" in said and not (jobs.corpus / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_second_training_in_a_work_directory_is_refused_and_changes_nothing(
+    refused: Refused, trained: Path, tmp_path: Path
+) -> None:
+    begun, new = tmp_path / "begun", tmp_path / "new"
+    shutil.copytree(trained, begun)
+    new.mkdir()
+    for workdir in (begun, new):
+        with WorkdirLock(workdir) as lock:
+            lock.take()
+            before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+            said = refused(workdir=workdir)
+            assert f"--workdir={workdir} is being trained in by another process" in said
+            assert f"pid {os.getpid()} on" in said
+            assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.parametrize("parent", ["file", "/sys", "/proc"])

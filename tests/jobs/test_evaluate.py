@@ -13,7 +13,7 @@ import pytest
 
 from groot_jax import evaluate
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
-from groot_jax.training.setup import training_ended
+from groot_jax.training.status import training_ended
 from tests.jobs.support import Jobs, error_of, wait_for
 
 SYSTEMS = ("nll", "nll_continued", "groot")

@@ -1,0 +1,88 @@
+"""The lock of a work directory, and what a reader learns from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from groot_jax.errors import UserError
+from groot_jax.training.status import WorkdirLock, training_ended, write_status
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLDER = """
+import sys
+from pathlib import Path
+from groot_jax.training.status import WorkdirLock
+with WorkdirLock(Path(sys.argv[1])) as lock:
+    lock.take()
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_elsewhere(workdir: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds the lock."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(workdir)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_second_holder_is_refused_with_the_first_until_that_is_gone(tmp_path: Path) -> None:
+    with held_elsewhere(tmp_path) as process, WorkdirLock(tmp_path) as lock:
+        for _ in range(2):
+            with pytest.raises(UserError) as caught:
+                lock.take()
+            said = str(caught.value)
+            assert str(tmp_path) in said and f"pid {process.pid} on" in said and "\n" not in said
+        process.kill()
+        process.wait()
+        lock.take()
+        lock.take()
+
+
+def test_whether_training_ended_is_known_by_the_lock_not_by_the_process_id(tmp_path: Path) -> None:
+    # As a killed run leaves it, with a process id that is in use again.
+    write_status(tmp_path, "training")
+    assert json.loads((tmp_path / "status.json").read_text())["pid"] == os.getpid()
+    assert training_ended(tmp_path)
+    with held_elsewhere(tmp_path):
+        assert not training_ended(tmp_path)
+        (tmp_path / "status.json").unlink()
+        assert not training_ended(tmp_path)
+    # Killed before it could write its first status.
+    assert training_ended(tmp_path)
+
+
+def test_nothing_is_known_of_a_training_on_another_host(tmp_path: Path) -> None:
+    status = {"state": "training", "pid": 1, "host": socket.gethostname() + "-2"}
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    assert not training_ended(tmp_path)
+    (tmp_path / "status.json").write_text(json.dumps(status | {"state": "stopped"}))
+    assert training_ended(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "training"}'])
+def test_a_damaged_status_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "status.json").write_text(text)
+    with pytest.raises(UserError, match=r"status\.json is not what training wrote") as caught:
+        training_ended(tmp_path)
+    assert "\n" not in str(caught.value)
