@@ -43,7 +43,7 @@ from groot_jax.generate.generator import Generator
 from groot_jax.model.t5 import T5
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
-from groot_jax.reward.rewards import RewardSpec, parse_type_weights
+from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.evaluation import Evaluator, open_oracle
@@ -301,12 +301,6 @@ def train_system(run: Run, system: str) -> None:
         config = dataclasses.replace(task.model_config, dropout_rate=stage.generate_dropout)
         generator = task.generator(model=T5(config), batch_sharding=run.placement.batch)
     key = key_of(run, system)
-    oracle = Oracle(
-        RewardSpec.from_config(run.config.reward),
-        PoolSettings.from_config(stage.pool),
-        run.config.seed,
-    )
-
     noise = key_of(run, f"{system}, generation")  # Draws unlike those of the update.
 
     def generate(params: Any, batch: Batch, step: int) -> Beams | None:
@@ -332,7 +326,7 @@ def train_system(run: Run, system: str) -> None:
             )
             for index, candidates in found
         ]
-        handle = oracle.submit(tasks)
+        handle = run.oracle.submit(tasks, PoolSettings.from_config(stage.pool))
         indices = [index for index, _ in found]
         return Scored(
             batch,
@@ -377,17 +371,16 @@ def train_system(run: Run, system: str) -> None:
             sentences = int((scored.batch.index_B >= 0).sum())
             yield Update(state, sentences, metrics, pool_figures(pools))
 
-    with oracle:
-        run.train(
-            Stage(
-                system,
-                total=total,
-                look_every=look_every,
-                patience=0,
-                fresh=lambda: new_state(stage_0_params(run), optimizer, shardings),
-                updates=updates,
-            )
+    run.train(
+        Stage(
+            system,
+            total=total,
+            look_every=look_every,
+            patience=0,
+            fresh=lambda: new_state(stage_0_params(run), optimizer, shardings),
+            updates=updates,
         )
+    )
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,15 @@ _GRACE = 0.5
 _POLL = 0.1
 # Seconds that the import of a user's module may take; it may load a model.
 _START_LIMIT = 300.0
+# Seconds that a lane may take to notice that its process was killed.
+_CLOSE_LIMIT = 5.0
 
 
 @dataclass(frozen=True)
 class _Chunk:
     kind: Kind
     items: Sequence[Any]
+    settings: PoolSettings
 
     def at(self, board: Any, spec: RewardSpec) -> str:
         """Says which call the board is about."""
@@ -88,8 +91,7 @@ class Oracle:
     with 0 a thread of this process does.
     """
 
-    def __init__(self, spec: RewardSpec, settings: PoolSettings | None = None, seed: int = 0):
-        settings = settings or PoolSettings()
+    def __init__(self, spec: RewardSpec, seed: int = 0):
         self._spec = spec
         self._queue: queue.SimpleQueue[tuple[_Chunk, Future] | None] = queue.SimpleQueue()
         self._failure: UserError | None = None
@@ -100,9 +102,9 @@ class Oracle:
         count = choose_workers(spec)
         try:
             if count == 0:
-                self._start(self._local_lane, make_run(spec, settings, seed, self._local_board))
+                self._start(self._local_lane, make_run(spec, seed, self._local_board))
             for _ in range(count):
-                self._workers.append(_Worker(spec, settings, seed))
+                self._workers.append(_Worker(spec, seed))
             for worker in self._workers:
                 worker.wait_until_ready()
                 self._start(self._worker_lane, worker)
@@ -110,14 +112,16 @@ class Oracle:
             self.close()
             raise
 
-    def submit(self, tasks: Sequence[ScoringTask]) -> Handle:
+    def submit(self, tasks: Sequence[ScoringTask], settings: PoolSettings | None = None) -> Handle:
         """Starts the making of a pool for each task and returns at once; `result()` of the handle
         gives the pools in the order of the tasks."""
-        return self._submit("pools", tasks)
+        return self._submit("pools", tasks, settings)
 
-    def pools(self, tasks: Sequence[ScoringTask]) -> list[Pool]:
-        """`submit(tasks).result()`."""
-        return self.submit(tasks).result()
+    def pools(
+        self, tasks: Sequence[ScoringTask], settings: PoolSettings | None = None
+    ) -> list[Pool]:
+        """`submit(tasks, settings).result()`."""
+        return self.submit(tasks, settings).result()
 
     def score(self, triples: Sequence[Triple]) -> list[float]:
         """The reward of each (candidate, gold, words), with no penalty for malformed outputs."""
@@ -133,14 +137,12 @@ class Oracle:
             self._queue.put(None)
         # A lane at work may hang in a user's function: a process is killed, a thread left behind
         # (it is a daemon and ends with the job).
-        end = time.monotonic() + 0.5
-        for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
+        self._join(0.5)
         for worker in self._workers:
             worker.kill()
         if self._workers:
-            for thread in self._threads:
-                thread.join()
+            # Not for ever: whoever waited for a result may have been interrupted with its lock.
+            self._join(_CLOSE_LIMIT)
         for worker in self._workers:
             worker.close()
         self._threads, self._workers = [], []
@@ -156,20 +158,29 @@ class Oracle:
         self._threads.append(thread)
         thread.start()
 
-    def _submit(self, kind: Kind, items: Sequence[Any]) -> Handle:
+    def _join(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _submit(
+        self, kind: Kind, items: Sequence[Any], settings: PoolSettings | None = None
+    ) -> Handle:
         if not self._threads:
             raise RuntimeError("the oracle is closed")
+        settings = settings or PoolSettings()
         futures = []
         for start in range(0, len(items), _CHUNK[kind]):
             future: Future = Future()
-            self._queue.put((_Chunk(kind, items[start : start + _CHUNK[kind]]), future))
+            chunk = _Chunk(kind, items[start : start + _CHUNK[kind]], settings)
+            self._queue.put((chunk, future))
             futures.append(future)
         return Handle(self, futures)
 
     def _local_lane(self, run: Run) -> None:
         def work(chunk: _Chunk) -> list:
             self._local_chunk = chunk
-            return run(chunk.kind, chunk.items)
+            return run(chunk.kind, chunk.items, chunk.settings)
 
         self._serve(work)
 
@@ -233,7 +244,7 @@ class _Lost(Exception):
 class _Worker:
     """The parent's end of one scoring process; used by one thread at a time."""
 
-    def __init__(self, spec: RewardSpec, settings: PoolSettings, seed: int):
+    def __init__(self, spec: RewardSpec, seed: int):
         self._spec = spec
         environment = dict(os.environ)
         root = Path(__file__).resolve().parents[2]
@@ -266,7 +277,6 @@ class _Worker:
         setup = {
             "path": [path or os.getcwd() for path in sys.path],
             "spec": asdict(spec),
-            "settings": asdict(settings),
             "seed": int(seed),
         }
         with suppress(BrokenPipeError):
@@ -294,7 +304,8 @@ class _Worker:
         """Sends a chunk and waits for its results; raises UserError or _Lost."""
         try:
             self._board[0] = self._board[1] = 0.0
-            send(self._stdin, (chunk.kind, encode_items(chunk.kind, chunk.items)))
+            items = encode_items(chunk.kind, chunk.items)
+            send(self._stdin, (chunk.kind, items, asdict(chunk.settings)))
             while not self._selector.select(_POLL):
                 if _is_late(self._board, self._spec.deadline):
                     self.kill()

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from groot_jax.data.labeling import Candidate, Labeling
-from groot_jax.errors import UserError
 from groot_jax.reward.correction import each_correction
 from groot_jax.reward.rewards import Reward
 
@@ -42,7 +41,8 @@ Pool = tuple[PoolEntry, ...]
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """The fields of `config.pool`: at most `size` entries, at most `beams` non-gold beam ones."""
+    """The fields of `config.groot.pool`: at most `size` entries, at most `beams` non-gold beam
+    ones."""
 
     size: int = 16
     gold: bool = True
@@ -51,12 +51,7 @@ class PoolSettings:
 
     @classmethod
     def from_config(cls, pool: Any) -> PoolSettings:
-        """Takes `config.pool`; a value out of range raises a UserError that names its key."""
-        for key, least in (("size", 1), ("beams", 0)):
-            if getattr(pool, key) < least:
-                raise UserError(
-                    f"config.pool.{key} is {getattr(pool, key)}, but the least is {least}"
-                )
+        """Takes `config.groot.pool`, or what a variant makes of it, whose ranges were checked."""
         return cls(pool.size, pool.gold, pool.beams, pool.corrections)
 
 

@@ -34,25 +34,25 @@ from groot_jax.reward.user_function import Board
 
 Triple = tuple[Labeling, Labeling, Sequence[str]]  # candidate, gold, words
 Kind = Literal["pools", "rewards"]
-Run = Callable[[Kind, Sequence[Any]], list]
+Run = Callable[[Kind, Sequence[Any], PoolSettings], list]
 BOARD_BYTES = 16
 
 
-def make_run(spec: RewardSpec, settings: PoolSettings, seed: int, board: Board) -> Run:
+def make_run(spec: RewardSpec, seed: int, board: Board) -> Run:
     """The work on one chunk: ("pools", tasks) -> pools, ("rewards", triples) -> floats.
 
     Before an item is worked on its index goes to board[0]; a batch-form reward sees all items of a
     chunk in one call, under the first one's.
     """
     if is_batched(spec):
-        return _run_together(spec, settings, seed, board)
-    return _run_one_by_one(spec, settings, seed, board)
+        return _run_together(spec, seed, board)
+    return _run_one_by_one(spec, seed, board)
 
 
-def _run_one_by_one(spec: RewardSpec, settings: PoolSettings, seed: int, board: Board) -> Run:
+def _run_one_by_one(spec: RewardSpec, seed: int, board: Board) -> Run:
     reward = make_reward(spec, board)
 
-    def work(kind: Kind, item: Any) -> Any:
+    def work(kind: Kind, item: Any, settings: PoolSettings) -> Any:
         if kind == "rewards":
             return reward(*item)
         return build_pool(
@@ -65,17 +65,17 @@ def _run_one_by_one(spec: RewardSpec, settings: PoolSettings, seed: int, board: 
             _task_seed(seed, item),
         )
 
-    def run(kind: Kind, items: Sequence[Any]) -> list:
+    def run(kind: Kind, items: Sequence[Any], settings: PoolSettings) -> list:
         results = []
         for index, item in enumerate(items):
             board[0] = index
-            results.append(work(kind, item))
+            results.append(work(kind, item, settings))
         return results
 
     return run
 
 
-def _run_together(spec: RewardSpec, settings: PoolSettings, seed: int, board: Board) -> Run:
+def _run_together(spec: RewardSpec, seed: int, board: Board) -> Run:
     score_lists = make_batch_reward(spec, board)
 
     def score(triples: Sequence[Triple]) -> list[float]:
@@ -84,7 +84,7 @@ def _run_together(spec: RewardSpec, settings: PoolSettings, seed: int, board: Bo
             [t[0] for t in triples], [t[1] for t in triples], [t[2] for t in triples]
         )
 
-    def run(kind: Kind, items: Sequence[Any]) -> list:
+    def run(kind: Kind, items: Sequence[Any], settings: PoolSettings) -> list:
         if kind == "rewards":
             return score(items)
         proposals = [propose(t.gold, t.candidates, settings, _task_seed(seed, t)) for t in items]
@@ -212,15 +212,15 @@ def main() -> None:
         sys.path[:] = setup["path"]
         try:
             spec = RewardSpec(**setup["spec"])
-            run = make_run(spec, PoolSettings(**setup["settings"]), setup["seed"], board)
+            run = make_run(spec, setup["seed"], board)
         except UserError as error:
             send(writer, {"error": str(error)})
             return
         send(writer, {"ready": True})
         while True:
-            kind, items = receive(reader)
+            kind, items, settings = receive(reader)
             try:
-                results = run(kind, decode_items(kind, items))
+                results = run(kind, decode_items(kind, items), PoolSettings(**settings))
                 answer: dict[str, Any] = {"results": encode_results(kind, results)}
             except UserError as error:
                 answer = {"error": str(error)}

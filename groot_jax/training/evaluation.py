@@ -39,7 +39,7 @@ def reward_spec(config: ConfigDict, name: str | None = None) -> RewardSpec:
 
 def open_oracle(config: ConfigDict) -> Oracle:
     """The scoring processes of a job."""
-    return Oracle(RewardSpec.from_config(config.reward))
+    return Oracle(RewardSpec.from_config(config.reward), config.seed)
 
 
 class Evaluator:

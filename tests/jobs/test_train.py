@@ -19,6 +19,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from groot_jax.config import load_dumped
+from groot_jax.reward.oracle import Oracle
 from groot_jax.training.checkpoints import saved_steps
 from groot_jax.training.monitor import Monitor
 from tests.jobs.support import TIMEOUT, Ended, Jobs, job_environment
@@ -187,13 +188,26 @@ def test_the_model_learns(trained: Path) -> None:
 
 @pytest.mark.slow
 def test_the_same_command_again_changes_no_checkpoint(
-    jobs: Jobs, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    jobs: Jobs,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     workdir = tmp_path / "w"
     shutil.copytree(trained, workdir)
     before = snapshot(workdir / "checkpoints")
+    opened = []
+    start = Oracle.__init__
+
+    def counted(self: Oracle, *args: Any) -> None:
+        opened.append(self)
+        start(self, *args)
+
+    monkeypatch.setattr(Oracle, "__init__", counted)
     capsys.readouterr()
     jobs.run("train", workdir)
+    assert len(opened) == 1
     said = capsys.readouterr().out
     assert all(f"{system}: finished before, at step {n}" in said for system, n in TOTALS.items())
     assert snapshot(workdir / "checkpoints") == before

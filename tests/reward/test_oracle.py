@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from groot_jax.data.labeling import Candidate, Span, labeling_of_word_tags
 from groot_jax.errors import UserError
+from groot_jax.reward import oracle as oracle_module
 from groot_jax.reward.oracle import Oracle, ScoringTask, choose_workers
 from groot_jax.reward.pool import PoolSettings, build_pool
 from groot_jax.reward.rewards import RewardSpec, make_reward
@@ -117,11 +118,13 @@ def open_files() -> int:
 def test_pools_equal_build_pool_in_order_whatever_the_number_of_workers():
     expected = None
     for workers in (0, 1, 3):
-        with Oracle(RewardSpec("f0.5", workers=workers), PoolSettings(size=12), seed=5) as oracle:
-            first = oracle.submit(tasks())
-            second = oracle.submit(tasks(3))
+        with Oracle(RewardSpec("f0.5", workers=workers), seed=5) as oracle:
+            first = oracle.submit(tasks(), PoolSettings(size=12))
+            second = oracle.submit(tasks(3), PoolSettings(size=12))
+            small = oracle.submit(tasks(3), PoolSettings(size=4))
             pools = first.result()
             assert repr(second.result()) == repr(pools[:3])
+            assert [len(pool) for pool in small.result()] == [4] * 3
             assert first.done()
         assert [len(pool) for pool in pools] == [12] * 30
         expected = expected or repr(pools)
@@ -140,9 +143,10 @@ def test_pools_equal_build_pool_in_order_whatever_the_number_of_workers():
 
 def test_the_seed_and_the_key_choose_the_random_corrections_not_the_order_of_work():
     spec, chosen = RewardSpec("f1", workers=0), PoolSettings(size=64)
-    with Oracle(spec, chosen, 0) as one, Oracle(spec, chosen, 1) as other:
-        assert repr(one.pools(tasks())[7:9]) == repr(one.pools(tasks()[7:9]))
-        assert repr(one.pools(tasks())) != repr(other.pools(tasks()))
+    with Oracle(spec, 0) as one, Oracle(spec, 1) as other:
+        all_ = one.pools(tasks(), chosen)
+        assert repr(all_[7:9]) == repr(one.pools(tasks()[7:9], chosen))
+        assert repr(all_) != repr(other.pools(tasks(), chosen))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -306,6 +310,19 @@ def test_scoring_processes_end_with_their_job(tmp_path, end):
     _, err = job.communicate(timeout=30)
     assert job.returncode != 0
     assert err.count("Traceback") == int(end == signal.SIGINT)
+
+
+def test_an_interrupt_that_leaves_a_result_locked_does_not_keep_the_oracle_open(
+    module, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(oracle_module, "_CLOSE_LIMIT", 0.5)
+    oracle = Oracle(RewardSpec(f"{module(s0='sleep')}:bad", workers=1, deadline=100))
+    (future,) = oracle.submit(tasks(1))._futures
+    while not (tmp_path / "pids").exists():
+        time.sleep(0.01)
+    with future._condition:
+        oracle.close()
+    assert not any(map(alive, pids(tmp_path)))
 
 
 def test_scoring_modules_import_neither_jax_nor_numpy():
