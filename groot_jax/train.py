@@ -40,14 +40,14 @@ from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.generate.beam_search import Beams
 from groot_jax.generate.generator import Generator
-from groot_jax.model.t5 import T5
+from groot_jax.model.t5 import T5, param_shapes
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.evaluation import Evaluator, open_oracle
-from groot_jax.training.loop import Stage, Update, new_state
+from groot_jax.training.loop import Stage, Update, new_state, state_shapes
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Placement, device_setup, place
 from groot_jax.training.status import WorkdirLock, write_status
@@ -212,6 +212,7 @@ def train_nll(run: Run) -> None:
             look_every=max(1, round(stage.eval_every * batches.per_epoch)),
             patience=stage.patience,
             fresh=lambda: new_state(initial_params(run.task), optimizer, shardings),
+            shapes=state_shapes(param_shapes(run.task.model_config), optimizer, shardings),
             updates=updates,
         )
     )
@@ -378,6 +379,7 @@ def train_system(run: Run, system: str) -> None:
             look_every=look_every,
             patience=0,
             fresh=lambda: new_state(stage_0_params(run), optimizer, shardings),
+            shapes=state_shapes(param_shapes(task.model_config), optimizer, shardings),
             updates=updates,
         )
     )
@@ -394,7 +396,8 @@ class Scored:
 
 
 def pool_figures(pools: dict[int, Pool]) -> dict[str, tuple[float, float]]:
-    """Rewards of the training beams as (sum, denominator): rank 1, and all in the pool."""
+    """Rewards of the training beams as (sum, denominator): rank 1, and all that are in a pool,
+    which holds `groot.pool.beams` at most: not the mean over the top k that dev has."""
     if not pools:
         return {}
     first, beam, size = [], [], 0
@@ -405,7 +408,7 @@ def pool_figures(pools: dict[int, Pool]) -> dict[str, tuple[float, float]]:
         first += [entry.reward for entry in ranked if entry.slot == 0]
     return {
         "reward@1": (sum(first), len(first)),
-        "mean_reward": (sum(beam), len(beam)),
+        "beam_reward": (sum(beam), len(beam)),
         "pool_size": (size, len(pools)),
     }
 

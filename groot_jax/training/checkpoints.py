@@ -7,8 +7,9 @@ at dev so far, whether the system is finished). A save lands whole or not at all
 from __future__ import annotations
 
 import errno
+import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,27 @@ class Meta:
 
 
 def best_look(looks: Sequence[Look], tie: float) -> Look | None:
-    """The look with the highest mean over the top k among those whose rank-1 reward is within `tie`
-    of the highest; the earliest of equals."""
-    if not looks:
-        return None
-    top = max(look.metrics["reward@1"] for look in looks)
-    near = [look for look in looks if look.metrics["reward@1"] >= top - tie]
-    return max(near, key=lambda look: (look.metrics["mean_reward"], -look.step))
+    """The best so far, look after look: a new one takes the place of the best when that falls more
+    than `tie` below the highest rank-1 reward so far, or when the new one is within `tie` of it and
+    has a higher mean over the top k.
+
+    A look that has lost its place never comes back: its checkpoint is gone.
+    """
+    best: Look | None = None
+    top = -math.inf
+    for look in looks:
+        top = max(top, look.metrics["reward@1"])
+        near = [x for x in (best, look) if x and x.metrics["reward@1"] >= top - tie]
+        best = max(near, key=lambda x: (x.metrics["mean_reward"], -x.step))
+    return best
+
+
+def _best_held(looks: Sequence[Look], steps: Collection[int], tie: float) -> Look | None:
+    """The best look, or the best of those whose checkpoints are there, should its own be lost."""
+    best = best_look(looks, tie)
+    if best is None or best.step in steps:
+        return best
+    return best_look([look for look in looks if look.step in steps], tie)
 
 
 class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
@@ -72,7 +87,7 @@ class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
     def should_preserve(self, checkpoints: Sequence[Any], context: Any) -> list[bool]:
         del context
         steps = {c.step for c in checkpoints}
-        best = best_look([look for look in self.looks if look.step in steps], self._tie)
+        best = _best_held(self.looks, steps, self._tie)
         latest = {c.step for c in list(checkpoints)[-self._latest :]}
         return [c.step in latest or (best is not None and c.step == best.step) for c in checkpoints]
 
@@ -156,9 +171,7 @@ class Checkpoints:
         latest = self.latest()
         if latest is None:
             return None
-        steps = set(self.steps())
-        looks = [look for look in self.meta(latest).looks if look.step in steps]
-        best = best_look(looks, self._tie)
+        best = _best_held(self.meta(latest).looks, self.steps(), self._tie)
         return best.step if best else latest
 
     def meta(self, step: int) -> Meta:

@@ -41,6 +41,7 @@ class Stage:
     look_every: int  # updates between looks at dev
     patience: int  # looks without a better one that end it; 0: none do
     fresh: Callable[[], TrainState]  # step 0
+    shapes: TrainState  # of every step, with their shardings
     # (state, its step) -> an update for each step after it; no update may span a look.
     updates: Callable[[TrainState, int], Iterator[Update]]
 
@@ -59,25 +60,27 @@ def train(
         if meta.finished:
             console.print(f"{system}: finished before, at step {latest}", highlight=False)
             return
-        state = stage.fresh()
-        if latest is not None:
-            state = checkpoints.restore(latest, state)
+        if latest is None:
+            state = stage.fresh()
+        else:
+            state = checkpoints.restore(latest, stage.shapes)
             console.print(f"{system}: continues from step {latest}", highlight=False)
         start = latest or 0
         sums = _Sums()
         previous: Update | None = None
         with Monitor(workdir, system, start=start, total=total, console=console) as monitor:
             begun = time.monotonic()
+            dev: dict[str, float] = meta.looks[-1].metrics if meta.looks else {}
             for step, update in enumerate(stage.updates(state, start), start + 1):
                 # The device works on this update; what is read now is the one before.
                 if previous is not None:
                     sums.add(previous)
-                    monitor.advance(step - 1, previous.sentences, sums.shown())
+                    monitor.advance(step - 1, previous.sentences, sums.shown() | _shown(dev))
                 previous = update
                 if step % stage.look_every and step != total:
                     continue
                 sums.add(update)
-                monitor.advance(step, update.sentences, sums.shown())
+                monitor.advance(step, update.sentences, sums.shown() | _shown(dev))
                 previous = None
                 monitor.log(step, "train", sums.means())
                 sums = _Sums()
@@ -119,9 +122,15 @@ class _Sums:
     def shown(self) -> dict[str, float]:
         """For the progress bar: this update's loss, and rewards as a mean since the last look."""
         means = self.means()
-        names = {"reward@1": "reward@1", "mean_reward": "mean"}
+        names = {"reward@1": "reward@1", "beam_reward": "beams"}
         shown = {"loss": self._last.get("loss", float("nan"))}
         return shown | {label: means[key] for key, label in names.items() if key in means}
+
+
+def _shown(dev: dict[str, float]) -> dict[str, float]:
+    """For the progress bar: the last look at dev, that of an earlier run included."""
+    names = {"reward@1": "dev reward@1", "mean_reward": "mean"}
+    return {label: dev[key] for key, label in names.items() if key in dev}
 
 
 def _look_line(system: str, step: int, total: int, dev: dict[str, float], best: bool) -> str:
@@ -134,3 +143,13 @@ def new_state(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:
     params = jax.device_put(params, shardings.params)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
     return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state)
+
+
+def state_shapes(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:
+    """What `new_state` makes of parameters of the shapes `params`, without making it."""
+    state = jax.eval_shape(lambda p: TrainState(jnp.int32(0), p, optimizer.init(p)), params)
+
+    def placed(shape: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, state, shardings)

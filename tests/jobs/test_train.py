@@ -350,8 +350,10 @@ class Stopped(Exception):
 def test_a_stop_between_looks_changes_no_bit_at_any_lag(
     jobs: Jobs, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int
 ) -> None:
+    stage_0 = tmp_path / "stage_0"
+    shutil.copytree(trained, stage_0)
     flags = (
-        f"--config.nll.checkpoint={trained}",
+        f"--config.nll.checkpoint={stage_0}",
         "--config.systems=groot",
         f"--config.groot.lag={lag}",
         "--config.evaluate.decide=map",
@@ -363,6 +365,7 @@ def test_a_stop_between_looks_changes_no_bit_at_any_lag(
     def stop_at_5(self: Monitor, step: int, *args: Any) -> None:
         advance(self, step, *args)
         if step == 5:
+            assert {"loss", "reward@1", "beams", "dev reward@1", "mean"} == {*args[1]}
             raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
@@ -370,6 +373,8 @@ def test_a_stop_between_looks_changes_no_bit_at_any_lag(
         jobs.run("train", tmp_path / "stopped", *flags)
     assert saved_steps(tmp_path / "stopped", "groot") == [3]
     assert status_of(tmp_path / "stopped") == "stopped"
+    # Stage 1 has a checkpoint of its own by now.
+    shutil.rmtree(stage_0)
     jobs.run("train", tmp_path / "stopped", *flags)
     assert_same_state(tmp_path / "whole", tmp_path / "stopped", "groot")
     same = [timeless(metrics_of(tmp_path / name)) for name in ("whole", "stopped")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -58,6 +59,27 @@ def test_best_is_the_highest_mean_among_those_within_the_tie() -> None:
     assert best_look(looks, 0.0) == looks[1]
     assert best_look(looks, 0.01 + 1e-9) == looks[0]
     assert best_look([], 0.0) is None
+
+
+def test_the_best_that_is_told_is_always_one_that_is_held(tmp_path: Path) -> None:
+    # 2 is within the tie of 1 and has the higher mean; 3 raises the top, so that 2 is no longer
+    # within the tie, but 1, whose checkpoint is gone, would be.
+    looks = [look(1, 0.800, 0.5), look(2, 0.797, 0.6), look(3, 0.8025, 0.4), look(4, 0.7, 0.9)]
+    told = [best_look(looks[:n], 0.005) for n in range(1, 5)]
+    assert [best.step for best in told if best] == [1, 2, 3, 3]
+    for n in range(1, 5):
+        save(tmp_path, looks, [n], tie=0.005)
+        with Checkpoints(tmp_path, "groot", tie=0.005, read_only=True) as checkpoints:
+            best = told[n - 1]
+            assert best and checkpoints.best() == best.step
+    assert saved_steps(tmp_path, "groot") == [3, 4]
+
+
+def test_a_best_checkpoint_that_was_removed_leaves_the_best_of_the_others(tmp_path: Path) -> None:
+    save(tmp_path, LOOKS, [1, 2, 3, 4, 5], keep=2)
+    shutil.rmtree(tmp_path / "checkpoints" / "groot" / "2")
+    with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
+        assert checkpoints.best() == 5
 
 
 def test_a_reader_leaves_a_save_under_way_and_an_absent_folder_alone(tmp_path: Path) -> None:
