@@ -6,6 +6,7 @@ its traceback.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
@@ -46,6 +47,8 @@ def exit_on_user_error(
 
 
 def _fail(sentence: str) -> None:
+    # Saves that were cut off would complain once more when the interpreter takes them apart.
+    atexit.register(setattr, sys, "unraisablehook", lambda _: None)
     print("error:", " ".join(sentence.splitlines()), file=sys.stderr)
     sys.exit(1)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import math
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,29 +129,33 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with self._saving():
+                self._manager.close()
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise _save_error(error, self.folder) from error
 
     def wait(self) -> None:
         """Until all saves have landed. Raises UserError when one could not be written."""
-        try:
+        with self._saving():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise _save_error(error, self.folder) from error
 
     def save(self, step: int, state: Any, meta: Meta) -> None:
         """Starts writing a checkpoint in the background; the one before has landed by then."""
         self.wait()
         self._check_room(state)
         self._policy.looks = meta.looks
-        try:
+        with self._saving():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta.to_json())
                 ),
             )
-        except Exception as error:
-            raise _save_error(error, self.folder) from error
 
     def _check_room(self, state: Any) -> None:
         """Raises UserError before a disk is filled to the brim for nothing."""
@@ -198,10 +203,10 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
-            cause = (str(error).splitlines() or [""])[0][:200]
             raise UserError(
-                f"{self.folder / str(step)} cannot be read ({type(error).__name__}: {cause}); if "
-                "it is damaged, remove that folder and run the same command again"
+                f"{self.folder / str(step)} cannot be read ({type(error).__name__}: "
+                f"{_first_line(error)}); if it is damaged, remove that folder and run the same "
+                "command again"
             ) from error
 
 
@@ -212,6 +217,12 @@ def saved_steps(workdir: Path, system: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def _first_line(error: Exception) -> str:
+    """The first line of a message, its middle left out where it is long: the end says why."""
+    line = (str(error).splitlines() or [""])[0].partition(" [source locations")[0]
+    return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
+
+
 def _full_disk(folder: Path, why: str) -> str:
     return (
         f"{folder}: the disk is full ({why}), so the checkpoint was not written; earlier "
@@ -219,13 +230,17 @@ def _full_disk(folder: Path, why: str) -> str:
     )
 
 
-def _save_error(error: BaseException, folder: Path) -> BaseException:
-    """A full disk or a folder that cannot be written, in one sentence; other errors as they are."""
+def _save_error(error: Exception, folder: Path) -> UserError:
+    """What kept a checkpoint from being written, in one sentence."""
     text = str(error)
     number = getattr(error, "errno", None)
     full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
     if full or "quota" in text.lower():
         return UserError(_full_disk(folder, "no space left on device"))
+    cause = _first_line(error)
     if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "Permission denied" in text:
-        return UserError(f"{folder}: cannot be written ({text.splitlines()[0]}); check its owner")
-    return error
+        return UserError(f"{folder}: cannot be written ({cause}); check its owner")
+    return UserError(
+        f"{folder}: the checkpoint was not written ({type(error).__name__}: {cause}); earlier "
+        "checkpoints are whole: mend the cause and run the same command again"
+    )

@@ -507,6 +507,21 @@ def test_a_save_that_meets_the_end_of_the_disk_says_so(
 
 
 @pytest.mark.slow
+def test_a_file_that_may_not_grow_ends_the_run_in_one_sentence(jobs: Jobs, tmp_path: Path) -> None:
+    workdir = tmp_path / "w"
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, 2**21))\n"
+        "from groot_jax import train; from groot_jax.errors import exit_on_user_error\n"
+        "exit_on_user_error(train.main)"
+    )
+    argv = [sys.executable, "-c", code, *jobs.argv("train", workdir, "--config.systems=()")]
+    done = subprocess.run(argv, env=job_environment(), capture_output=True, text=True)
+    assert done.returncode == 1
+    said = one_error(done.stderr)
+    assert str(workdir / "checkpoints" / "nll") in said and "earlier checkpoints are whole" in said
+
+
+@pytest.mark.slow
 def test_metrics_that_cannot_be_written_end_the_run_with_their_file(
     jobs: Jobs,
     trained: Path,

@@ -144,3 +144,19 @@ def test_a_disk_that_fills_up_while_saving_ends_in_one_sentence(
         checkpoints.save(2, state(2.0), Meta(LOOKS[:2]))
     assert "\n" not in str(caught.value) and "run the same command again" in str(caught.value)
     assert saved_steps(tmp_path, "groot") == [1]
+
+
+def test_whatever_keeps_a_save_from_landing_ends_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, LOOKS, [1])
+
+    def fail() -> None:
+        raise ValueError("OUT_OF_RANGE: Failed writing 5 bytes: File too large\nsource locations")
+
+    with pytest.raises(UserError) as caught, Checkpoints(tmp_path, "groot") as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
+    said = str(caught.value)
+    assert str(tmp_path / "checkpoints" / "groot") in said and "\n" not in said
+    assert "(ValueError: OUT_OF_RANGE: Failed writing 5 bytes: File too large)" in said
+    assert "earlier checkpoints are whole" in said and "source locations" not in said
