@@ -52,11 +52,13 @@ from groot_jax.generate.beam_search import Beams
 from groot_jax.generate.generator import Generator
 from groot_jax.reward import oracle as oracles
 from groot_jax.reward.oracle import Handle, Oracle
-from groot_jax.reward.pool import Candidate, PoolSettings, ScoringTask, build_pool
+from groot_jax.reward.pool import Candidate, PoolSettings, build_pool
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.training.evaluation import open_oracle
+from groot_jax.training.loop import Stage
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import device_setup
+from groot_jax.training.status import WorkdirLock
 from groot_jax.training.task import initial_params
 
 # As soon as the device is done a thread notes the time; it must not wait long for Python's lock.
@@ -189,9 +191,10 @@ def observed(recorder: Recorder) -> ExitStack:
     """Patches the names that `train` looks up; ended by leaving the context."""
     stack = ExitStack()
 
-    class ObservedOracle(Oracle):
-        def submit(self, tasks: Sequence[ScoringTask]) -> Any:
-            return _Handle(super().submit(tasks), recorder)
+    plain_submit = Oracle.submit
+
+    def submit(oracle: Oracle, *work: Any) -> Any:
+        return _Handle(plain_submit(oracle, *work), recorder)
 
     plain_pool_batch, plain_make_run = train.pool_batch, oracles.make_run
 
@@ -210,7 +213,7 @@ def observed(recorder: Recorder) -> ExitStack:
 
     for module, name, value in (
         (train, "jax", _Jax(recorder)),
-        (train, "Oracle", ObservedOracle),
+        (Oracle, "submit", submit),
         (train, "pool_batch", pool_batch),
         (oracles, "make_run", make_run),  # Seen where scoring has a thread, not a process.
     ):
@@ -274,23 +277,15 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
         def dispatched(self, name: str, start: float, arrays: Any) -> None:
             recorders[-1].dispatched(name, start, arrays)
 
-    def drive(
-        run: train.Run,
-        system: str,
-        *,
-        total: int,
-        fresh: Callable[[], Any],
-        updates: Callable[[Any, int, int], Iterator[train.Update]],
-        **others: Any,
-    ) -> None:
-        """Stands in for `train.train`: no looks at dev, no checkpoints, the same batches twice."""
-        count = min(steps, total)
+    def drive(run: train.Run, stage: Stage) -> None:
+        """Stands in for `Run.train`: no looks at dev, no checkpoints, the same batches twice."""
+        count = min(steps, stage.total)
         for _ in range(2):
             recorders.append(Recorder())
-            state = jax.block_until_ready(fresh())
+            state = jax.block_until_ready(stage.fresh())
             begun = time.perf_counter()
             sentences, previous = 0, None
-            stream = updates(state, 0, count)
+            stream = stage.updates(state, 0)
             del state
             for update in islice(stream, count):
                 if previous is not None:
@@ -307,11 +302,16 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
-        with tempfile.TemporaryDirectory() as folder, open_oracle(config) as oracle:
-            task = train.open_task(config, Path(folder) / "run", corpus)
-            run = train.make_run(config, Path(folder) / "run", corpus, task, oracle, console)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+            # The oracle's lanes take what they run when they are opened.
+            stack.enter_context(observed(relay))
+            oracle = stack.enter_context(open_oracle(config))
+            lock = stack.enter_context(WorkdirLock(folder))
+            task = train.open_task(config, folder, corpus, lock)
+            run = train.make_run(config, folder, corpus, task, oracle, console)
             seen: Any = _Generator(run.generator, relay)
-            with observed(relay), mock.patch.object(train, "train", drive):
+            with mock.patch.object(train.Run, "train", drive):
                 train.train_system(dataclasses.replace(run, generator=seen), "groot")
     finally:
         sys.setswitchinterval(before)

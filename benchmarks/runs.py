@@ -120,6 +120,6 @@ def trained_pools(
         for index, (sentence, candidates) in enumerate(zip(sentences, beams, strict=True))
     ]
     settings = PoolSettings.from_config(config.groot.pool)
-    with Oracle(RewardSpec.from_config(config.reward), settings, config.seed) as oracle:
-        pools = oracle.pools(tasks)
+    with Oracle(RewardSpec.from_config(config.reward), config.seed) as oracle:
+        pools = oracle.pools(tasks, settings)
     return sentences, dict(enumerate(pools))
