@@ -308,7 +308,7 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
             stack.enter_context(observed(relay))
             oracle = stack.enter_context(open_oracle(config))
             lock = stack.enter_context(WorkdirLock(folder))
-            task = train.open_task(config, folder, corpus, lock)
+            task = train.open_task(config, folder, corpus, oracle, lock)
             run = train.make_run(config, folder, corpus, task, oracle, console)
             seen: Any = _Generator(run.generator, relay)
             with mock.patch.object(train.Run, "train", drive):

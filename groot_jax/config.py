@@ -27,7 +27,8 @@ CONFIG_FILE = "config.json"
 LOCK_FILE = "train.lock"  # See training/status.py.
 
 # A work directory may be continued with other values of these: they change how fast or where a run
-# computes, which systems it trains and what is reported, never which parameters a system ends with.
+# computes, which systems it trains and what is reported, never what a system is trained to be.
+# (`groot.accumulate` and `loader.node_buckets`, for when memory is short, draw dropout anew.)
 FREE_KEYS = (
     "checkpoint.keep",
     "compilation_cache",
@@ -36,6 +37,8 @@ FREE_KEYS = (
     "evaluate.decide",
     "evaluate.rewards",
     "evaluate.samples",
+    "groot.accumulate",
+    "loader.node_buckets",
     "loader.threads",
     "reward.deadline",
     "reward.workers",
@@ -389,12 +392,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     theirs, ours = flatten(load_dumped(path)), flatten(config)
     if theirs == ours:
         return
-    differing = [
-        key
-        for key in sorted({*theirs, *ours} - {*FREE_KEYS})
-        if key not in theirs or key not in ours or theirs[key] != ours[key]
-    ]
-    if differing:
+    if differing := differing_keys(theirs, ours):
         parts = [
             f"{key} is {_shown(theirs, key)} there and {_shown(ours, key)} here"
             for key in differing[:3]
@@ -405,6 +403,22 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
             "name another --workdir, or go back to the old settings"
         )
     dump(config, path)
+
+
+def differing_keys(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Keys of two flat configs whose values differ and may not."""
+    return [
+        key
+        for key in sorted({*theirs, *ours})
+        if not _is_free(key) and (key not in theirs or key not in ours or theirs[key] != ours[key])
+    ]
+
+
+def _is_free(key: str) -> bool:
+    section, _, rest = key.partition(".")
+    if section == "variants":
+        key = f"groot.{rest.partition('.')[2]}"
+    return key in FREE_KEYS
 
 
 def _shown(flat: dict[str, Any], key: str) -> str:

@@ -97,7 +97,7 @@ _RANGES: dict[str, _Rule] = {
     "groot.eval_every": _ABOVE_0,
     "evaluate.batch_size": _AT_LEAST_1,
     "evaluate.dev_limit": _AT_LEAST_0,
-    "evaluate.bootstrap": _AT_LEAST_0,
+    "evaluate.bootstrap": _AT_LEAST_1,
     "evaluate.samples": _AT_LEAST_0,
     "checkpoint.keep": _AT_LEAST_1,
     "checkpoint.tie": _AT_LEAST_0,
@@ -217,6 +217,11 @@ def validate(config: ConfigDict) -> None:
         if not isinstance(value, tuple):
             _check_value(key, value)
     _check_buckets(config)
+    if not config.evaluate.decide:
+        raise UserError(
+            "config.evaluate.decide is empty: name one or more of "
+            f"{', '.join(_CHOICES['evaluate.decide'])}"
+        )
     for rule in config.evaluate.decide:
         _check_value("evaluate.decide", rule)
     _check_data(config)

@@ -22,12 +22,17 @@ from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.reward.oracle import Oracle
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
-from groot_jax.training.evaluation import Evaluator, open_oracle, write_records
+from groot_jax.training.evaluation import (
+    Evaluator,
+    open_oracle,
+    reported_rewards,
+    write_records,
+)
 from groot_jax.training.report import write_report
 from groot_jax.training.results import results_table, write_results
 from groot_jax.training.setup import device_setup, place
 from groot_jax.training.status import training_ended
-from groot_jax.training.task import Task, load_task
+from groot_jax.training.task import Task, check_corpus, load_task
 
 _POLL_SECONDS = 1.0
 
@@ -47,12 +52,10 @@ def main(argv: list[str] | None = None) -> None:
     console = Console()
     device_setup(config)
     task = load_task(workdir, config)
-    corpus = without_too_long(load_corpus(config.data, config.text.max_words), task.format, config)
-    if corpus.types != task.types:
-        raise UserError(
-            f"config.data: the types of the data are not those that {workdir} was trained on; "
-            "give evaluation the same training data"
-        )
+    corpus = load_corpus(config.data, config.text.max_words)
+    check_corpus(task, corpus, workdir)
+    reported_rewards(config)
+    corpus = without_too_long(corpus, task.format, config)
     systems = [args.system] if args.system else None
     split = args.split or ("dev" if args.watch else "test")
     if not split_of(corpus, split):

@@ -46,12 +46,19 @@ from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
-from groot_jax.training.evaluation import Evaluator, open_oracle
+from groot_jax.training.evaluation import Evaluator, open_oracle, reported_rewards
 from groot_jax.training.loop import Stage, Update, new_state, state_shapes
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Placement, device_setup, place
 from groot_jax.training.status import WorkdirLock, write_status
-from groot_jax.training.task import Task, initial_params, load_task, make_task, save_task
+from groot_jax.training.task import (
+    Task,
+    check_corpus,
+    initial_params,
+    load_task,
+    make_task,
+    save_task,
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
         for note in corpus.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=True)
         with open_oracle(config) as oracle:
-            task = open_task(config, workdir, corpus, lock)
+            task = open_task(config, workdir, corpus, oracle, lock)
             known = len(corpus.notes)
             corpus = without_too_long(corpus, task.format, config)
             for note in corpus.notes[known:]:
@@ -111,15 +118,21 @@ def main(argv: list[str] | None = None) -> None:
             write_status(workdir, "finished")
 
 
-def open_task(config: ConfigDict, workdir: Path, corpus: Corpus, lock: WorkdirLock) -> Task:
+def open_task(
+    config: ConfigDict, workdir: Path, corpus: Corpus, oracle: Oracle, lock: WorkdirLock
+) -> Task:
     """The task of the work directory, which from then on belongs to this config.
 
     A new directory is claimed only once the config has proved possible: whoever mends a mistake in
     it can name the same directory again.
     """
+    reported_rewards(config)
     if (workdir / "task" / "task.json").exists():
         configs.claim_workdir(workdir, config)
-        return load_task(workdir, config)
+        task = load_task(workdir, config)
+        check_corpus(task, corpus, workdir)
+        check_reward(oracle, corpus)
+        return task
     for split, sentences in (("train", corpus.train), ("dev", corpus.dev)):
         if not sentences:
             raise UserError(
@@ -135,11 +148,18 @@ def open_task(config: ConfigDict, workdir: Path, corpus: Corpus, lock: WorkdirLo
     task = make_task(config, corpus)
     place(config, task.model_config)
     check_stage_0(config, task, corpus)
+    check_reward(oracle, corpus)
     configs.make_workdir(workdir)
     lock.take()
     configs.claim_workdir(workdir, config)
     save_task(task, workdir)
     return load_task(workdir, config)
+
+
+def check_reward(oracle: Oracle, corpus: Corpus) -> None:
+    """Calls the reward once, so that a mistake in a user's function comes before any training."""
+    sentence = corpus.train[0]
+    oracle.score([(sentence.labeling, sentence.labeling, sentence.words)])
 
 
 def make_run(

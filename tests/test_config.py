@@ -281,6 +281,8 @@ def test_a_config_file_without_get_config_is_named(tmp_path: Path) -> None:
         ({"groot.batch_size": "16", "groot.accumulate": "3"}, "does not divide"),
         ({"groot.pool.gold": "false", "groot.pool.beams": "1"}, "nothing to contrast"),
         ({"evaluate.decide": "map,mbrr"}, "near: mbr"),
+        ({"evaluate.decide": "()"}, "config.evaluate.decide is empty"),
+        ({"evaluate.bootstrap": "0"}, "config.evaluate.bootstrap is 0"),
         ({"systems": "groto"}, "no system 'groto' in config.variants (near: groot)"),
         ({"systems": "groot,groot"}, "twice"),
         ({"systems": "()", "nll.enabled": "false"}, "nothing to train"),
@@ -400,6 +402,15 @@ def test_settings_that_cannot_change_the_result_may_change_between_runs(tmp_path
     claim_workdir(tmp_path, load(RETAIL, [("loader.threads", "5"), ("evaluate.samples", "7")]))
     config = load_dumped(tmp_path / "config.json")
     assert (config.loader.threads, config.evaluate.samples) == (5, 7)
+    # What a run that is short of memory needs.
+    changes = {
+        "loader.node_buckets": "64,128",
+        "groot.accumulate": "4",
+        "variants.nll_continued.accumulate": "2",
+    }
+    claim_workdir(tmp_path, load(RETAIL, [*changes.items()]))
+    config = load_dumped(tmp_path / "config.json")
+    assert config.loader.node_buckets == (64, 128) and config.groot.accumulate == 4
 
 
 def test_a_claim_that_was_cut_off_can_be_made_again(tmp_path: Path) -> None:

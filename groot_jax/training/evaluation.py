@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 
 from groot_jax.data.batches import encode, evaluation_batches
 from groot_jax.data.labeling import Labeling, Sentence
+from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
 from groot_jax.reward.correction import corrections
 from groot_jax.reward.oracle import Oracle
-from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
 from groot_jax.training.decisions import choose_threshold, decide
 from groot_jax.training.metrics import (
     Beam,
@@ -109,7 +110,7 @@ def write_records(
     """
     config = task.config
     name = config.reward.name
-    rewards = {n: make_reward(reward_spec(config, n)) for n in reward_names(config)}
+    rewards = reported_rewards(config)
     records = []
     for rule in config.evaluate.decide:
         begun = time.monotonic()
@@ -153,10 +154,21 @@ def write_records(
     return records
 
 
-def reward_names(config: ConfigDict) -> list[str]:
-    """The rewards that a report shows, without the training reward."""
+def reported_rewards(config: ConfigDict) -> dict[str, Reward]:
+    """The rewards that a report shows beside the training reward.
+
+    Raises UserError, with the name of their key, for one that cannot be had.
+    """
     names = [name.strip() for name in config.evaluate.rewards.split(",") if name.strip()]
-    return [name for name in names if name != config.reward.name]
+    try:
+        return {
+            name: make_reward(reward_spec(config, name))
+            for name in names
+            if name != config.reward.name
+        }
+    except UserError as error:
+        text = str(error).replace("config.reward.name", "config.evaluate.rewards")
+        raise UserError(text) from error
 
 
 def _corrections(candidate: Labeling, gold: Labeling) -> list[Labeling]:

@@ -7,6 +7,7 @@ need no corpus. Holds no parameters.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -45,6 +46,7 @@ class Task:
     grammar: Grammar
     ladder: Ladder
     model_config: T5Config
+    digests: dict[str, str]  # of each split; none in a work directory of an earlier version
 
     @property
     def model(self) -> T5:
@@ -99,7 +101,36 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
         padding=loader.padding,
         max_rungs=loader.rungs,
     )
-    return _task(config, corpus.types, format_, ladder, model_config)
+    return _task(config, corpus.types, format_, ladder, model_config, digests_of(corpus))
+
+
+def digests_of(corpus: Corpus) -> dict[str, str]:
+    """A digest of the words and labels of each split, wherever they were read from."""
+    digests = {}
+    for split in ("train", "dev", "test"):
+        digest = hashlib.blake2b(digest_size=16)
+        for sentence in getattr(corpus, split):
+            line = json.dumps([sentence.words, sentence.labeling], separators=(",", ":"))
+            digest.update(line.encode() + b"\n")
+        digests[split] = digest.hexdigest()
+    return digests
+
+
+def check_corpus(task: Task, corpus: Corpus, workdir: Path) -> None:
+    """Raises UserError where the data are no longer those that `workdir` was trained on."""
+    if corpus.types != task.types:
+        raise UserError(
+            f"config.data: the types of the data are not those that {workdir} was trained on; "
+            "give it the same training data"
+        )
+    found = digests_of(corpus) if task.digests else {}
+    for split, digest in task.digests.items():
+        if found[split] != digest:
+            raise UserError(
+                f"config.data: the {split} split does not hold the sentences that it held when "
+                f"{workdir} was first trained in: bring the old data back, or name another "
+                "--workdir"
+            )
 
 
 def _task(
@@ -108,9 +139,12 @@ def _task(
     format_: Format,
     ladder: Ladder,
     model_config: T5Config,
+    digests: dict[str, str],
 ) -> Task:
     grammar = make_grammar(format_, config.model.normalise, model_config.vocab_size)
-    return Task(config, tuple(types), format_.tokenizer, format_, grammar, ladder, model_config)
+    return Task(
+        config, tuple(types), format_.tokenizer, format_, grammar, ladder, model_config, digests
+    )
 
 
 def initial_params(task: Task) -> Any:
@@ -130,6 +164,7 @@ def save_task(task: Task, workdir: Path) -> None:
         "format": task.format.name,
         "ladder": [list(rung) for rung in task.ladder.rungs],
         "model": dataclasses.asdict(task.model_config),
+        "digests": task.digests,
     }
     shutil.rmtree(draft, ignore_errors=True)
     with writing(folder):
@@ -145,16 +180,20 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
     path = workdir / "task" / "task.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
+        types, format_name = tuple(map(str, facts["types"])), str(facts["format"])
+        rungs = tuple((int(source), int(target)) for source, target in facts["ladder"])
+        model_config = T5Config(**facts["model"])
+        digests = dict(facts.get("digests", {}))
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing, so nothing was trained in {workdir}; run groot_jax.train first"
         ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not what training wrote ({type(error).__name__}: {error}): bring the file "
+            "back, or train in another --workdir"
+        ) from error
     tokenizer = load_tokenizer(path.parent / "tokenizer")
-    types = tuple(facts["types"])
-    format_ = make_format(facts["format"], tokenizer, types)
-    ladder = Ladder(
-        config.loader.source_buckets,
-        config.loader.target_buckets,
-        tuple((int(s), int(t)) for s, t in facts["ladder"]),
-    )
-    return _task(config, types, format_, ladder, T5Config(**facts["model"]))
+    format_ = make_format(format_name, tokenizer, types)
+    ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets, rungs)
+    return _task(config, types, format_, ladder, model_config, digests)

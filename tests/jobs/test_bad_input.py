@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 
+from groot_jax.config import load_dumped
+from groot_jax.data.corpus import load_corpus
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.training.checkpoints import saved_steps
 from groot_jax.training.monitor import Monitor
 from groot_jax.training.status import WorkdirLock
+from groot_jax.training.task import check_corpus, load_task
 from tests.jobs.support import (
     TIMEOUT,
     Jobs,
@@ -212,6 +215,10 @@ BAD_FLAGS = {
     "an unknown flag": ("--workdri=w", ["--workdri", "--workdir"]),
     "an unknown system": ("--config.systems=nll_contiued", ["nll_contiued", "nll_continued"]),
     "an unknown reward": ("--config.reward.name=f-one", ["config.reward.name", "f-one"]),
+    "an unknown reported reward": (
+        "--config.evaluate.rewards=f1,exat",
+        ["config.evaluate.rewards", "'exat'", "did you mean 'exact'"],
+    ),
     "no such module": ("--config.reward.name=no.such:reward", ["config.reward.name", "no.such"]),
     "a bucket too small": ("--config.loader.source_buckets=4", ["config.loader.source_buckets"]),
     "a mesh too large": ("--config.mesh.tensor=512", ["config.mesh", "512"]),
@@ -255,6 +262,42 @@ def test_a_work_directory_of_another_config_is_left_alone(
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
     said = refused(workdir=jobs.corpus)
     assert "holds other files" in said and not (jobs.corpus / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_data_that_changed_under_their_old_name_are_refused(
+    refused: Refused, trained: Path, jobs: Jobs, tmp_path: Path
+) -> None:
+    config = load_dumped(trained / "config.json")
+    for split in ("train", "test"):
+        path = jobs.corpus / f"{split}.jsonl"
+        before = path.read_text()
+        try:
+            path.write_text("".join(reversed(before.splitlines(keepends=True))))
+            for job in ("train", "evaluate"):
+                said = refused(job=job, workdir=trained)
+                assert f"the {split} split does not hold the sentences" in said
+            # A work directory of an earlier version holds no digests to compare with.
+            shutil.copytree(trained, tmp_path / split)
+            facts_path = tmp_path / split / "task" / "task.json"
+            facts = json.loads(facts_path.read_text())
+            assert {*facts.pop("digests")} == {"train", "dev", "test"}
+            facts_path.write_text(json.dumps(facts))
+            task = load_task(tmp_path / split, config)
+            check_corpus(task, load_corpus(config.data), tmp_path / split)
+        finally:
+            path.write_text(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"types": 3}'])
+def test_a_damaged_task_is_named(
+    refused: Refused, trained: Path, tmp_path: Path, text: str
+) -> None:
+    shutil.copytree(trained, tmp_path / "w", ignore=shutil.ignore_patterns("checkpoints"))
+    (tmp_path / "w" / "task" / "task.json").write_text(text)
+    for job in ("train", "evaluate", "predict"):
+        assert "task.json is not what training wrote" in refused(job=job, workdir=tmp_path / "w")
 
 
 @pytest.mark.slow
@@ -374,6 +417,15 @@ def nan(candidate, gold, words):
 def hangs(candidate, gold, words):
     while True:
         time.sleep(60)
+
+def later_raises(candidate, gold, words):
+    return 1.0 if candidate == gold else raises(candidate, gold, words)
+
+def later_nan(candidate, gold, words):
+    return 1.0 if candidate == gold else nan(candidate, gold, words)
+
+def later_hangs(candidate, gold, words):
+    return 1.0 if candidate == gold else hangs(candidate, gold, words)
 """
 FAULTS = {
     "raises": ["raised KeyError", "price", "tiny_rewards.py:5"],
@@ -389,7 +441,7 @@ def test_a_bad_reward_ends_training_with_its_name_and_the_sentence(
 ) -> None:
     (tmp_path / "tiny_rewards.py").write_text(REWARDS)
     workdir = tmp_path / "w"
-    name = f"tiny_rewards:{fault}"
+    name = f"tiny_rewards:later_{fault}"
     flags = [
         f"--config.nll.checkpoint={trained}",
         "--config.systems=groot",
@@ -411,6 +463,22 @@ def test_a_bad_reward_ends_training_with_its_name_and_the_sentence(
     assert status["state"] == "stopped"
     assert saved_steps(workdir, "groot") == []
     assert not children_of(status["pid"])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_reward_is_found_before_anything_is_trained(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    (tmp_path / "early_rewards.py").write_text(REWARDS)
+    monkeypatch.chdir(tmp_path)
+    said = refused(
+        f"--config.reward.name=early_rewards:{fault}",
+        "--config.reward.deadline=0.5",
+        "--config.reward.workers=1",
+    )
+    assert f"reward 'early_rewards:{fault}', called for the sentence" in said
+    assert all(text.replace("tiny", "early") in said for text in FAULTS[fault]), said
+    assert not (tmp_path / "w").exists()
 
 
 def children_of(pid: int) -> list[str]:
