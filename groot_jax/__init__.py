@@ -10,12 +10,19 @@ This file imports nothing of JAX, so that reward workers start fast.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+from groot_jax.errors import leave_quietly_when_interrupted
 
 if TYPE_CHECKING:
     from groot_jax.predict import Labeler as Labeler
 
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:  # What Python says while it looks for the module of a job.
+    scores = f"{__name__}.reward.worker" in sys.orig_argv
+    leave_quietly_when_interrupted("" if scores else "interrupted\n")
 
 
 def __getattr__(name: str) -> Any:

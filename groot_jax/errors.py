@@ -8,33 +8,43 @@ from __future__ import annotations
 
 import atexit
 import errno
+import math
 import os
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TERMINATE_ONCE_IN = 30.0  # seconds
 
 
 class UserError(Exception):
     """One sentence that names what is at fault (file:line, key, sentence) and what to do."""
 
 
-def exit_on_user_error(
-    main: Callable[[], object],
-    interrupted: str = "interrupted; run the same command again to continue",
-) -> None:
+class Terminated(BaseException):
+    """A SIGTERM: unwinds the job as Ctrl-C does."""
+
+
+def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
     """Runs `main`; a UserError, or a disk that is full, becomes one line on stderr and exit
-    status 1. `interrupted`: what Ctrl-C says."""
+    status 1. Ctrl-C and SIGTERM, too, become one line, which `advice` ends."""
     _quiet_after_failure()
     try:
-        main()
+        with _signals():
+            main()
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        print(f"interrupted{advice}", file=sys.stderr)
         sys.exit(130)
+    except Terminated:
+        print(f"terminated{advice}", file=sys.stderr)
+        sys.exit(143)
     except BrokenPipeError:
         # Whoever read the output has enough of it. Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,6 +61,45 @@ def _fail(sentence: str) -> None:
     atexit.register(setattr, sys, "unraisablehook", lambda _: None)
     print("error:", " ".join(sentence.splitlines()), file=sys.stderr)
     sys.exit(1)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGINT and SIGTERM as exceptions, unless whoever started the job ignores them."""
+
+    raised = -math.inf
+
+    def terminate(*_: object) -> None:
+        nonlocal raised
+        # Schedulers send it again while what is under way is saved.
+        if time.monotonic() - raised > _TERMINATE_ONCE_IN:
+            raised = time.monotonic()
+            raise Terminated
+
+    wanted: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: terminate,
+    }
+    before = {number: signal.getsignal(number) for number in wanted}
+    mine = [number for number in wanted if before[number] not in (signal.SIG_IGN, None)]
+    for number in mine:
+        signal.signal(number, wanted[number])
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, before[number])
+
+
+def leave_quietly_when_interrupted(message: str) -> None:
+    """Until `exit_on_user_error` takes over: the imports of a job take seconds."""
+
+    def leave(*_: object) -> None:
+        os.write(2, message.encode())
+        os._exit(130)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, leave)
 
 
 def _quiet_after_failure() -> None:

@@ -371,4 +371,4 @@ def _pretty_printer() -> Callable[[Prediction], None]:
 __all__ = ["Labeler", "Prediction", "RankedLabeling", "main"]
 
 if __name__ == "__main__":
-    exit_on_user_error(main, interrupted="interrupted")
+    exit_on_user_error(main)

@@ -447,4 +447,4 @@ def close(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    exit_on_user_error(main)
+    exit_on_user_error(main, "; run the same command again to continue")

@@ -23,6 +23,7 @@ from groot_jax.training.monitor import Monitor
 from groot_jax.training.status import WorkdirLock
 from groot_jax.training.task import check_corpus, load_task
 from tests.jobs.support import (
+    ROOT,
     TIMEOUT,
     Jobs,
     column_lines,
@@ -378,18 +379,46 @@ def test_a_process_exits_with_status_1_and_one_line(jobs: Jobs, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
 def test_an_interrupt_keeps_the_checkpoint_and_says_how_to_go_on(
-    jobs: Jobs, tmp_path: Path
+    jobs: Jobs, tmp_path: Path, number: int, status: int, word: str
 ) -> None:
     workdir = tmp_path / "w"
     with jobs.start("train", workdir, "--config.systems=()") as process:
         wait_for(lambda: bool(saved_steps(workdir, "nll")), process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 130
-    assert err == "interrupted; run the same command again to continue\n"
+    assert process.returncode == status
+    assert err == f"{word}; run the same command again to continue\n"
     assert saved_steps(workdir, "nll")
+    # A save under way has landed.
+    assert not [p for p in (workdir / "checkpoints" / "nll").iterdir() if "tmp" in p.name]
     assert json.loads((workdir / "status.json").read_text())["state"] == "stopped"
+
+
+@pytest.mark.parametrize("job", ["train", "evaluate", "predict"])
+def test_an_interrupt_while_a_job_still_imports_is_one_word(tmp_path: Path, job: str) -> None:
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with subprocess.Popen(
+        [sys.executable, "-m", f"groot_jax.{job}", "--workdir=w"],
+        env=job_environment() | {"PYTHONPATH": paths},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "interrupted\n")
 
 
 @pytest.mark.slow
