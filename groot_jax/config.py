@@ -48,6 +48,7 @@ FREE_KEYS = (
 __all__ = [
     "claim_workdir",
     "default_config",
+    "differing_keys",
     "dump",
     "job_parser",
     "load",
@@ -109,10 +110,13 @@ def job_parser(prog: str, description: str, config_file: bool = False) -> argpar
 
 
 def parse_job(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    before_reading: Callable[[argparse.Namespace], None] = lambda args: None,
 ) -> argparse.Namespace:
     """The job's flags, with `config` replaced by the resolved, validated ConfigDict.
 
+    `before_reading` is called with the flags before config.json is read from the work directory.
     Raises UserError for every mistake; `--help` prints and exits as usual.
     """
     plain, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
@@ -126,6 +130,7 @@ def parse_job(
     if hasattr(args, "config"):
         args.config = load(args.config, overrides)
     else:
+        before_reading(args)
         path = args.workdir / CONFIG_FILE
         config = load_dumped(path)
         check_keys(config, default_config(), str(path))

@@ -3,11 +3,16 @@
     python -m groot_jax.evaluate --workdir=W [--split=test]
         [--checkpoint=STEP|best|latest] [--watch]
 
-Writes W/eval/*.json, W/results.json and W/report/index.html, and prints the table.
+Writes W/eval/*.json, W/results.json and W/report/index.html, and prints the table. Under other
+settings or data than those of training they go to a folder of their own, W/other/<digest>/.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +21,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
+from groot_jax.config_checks import flatten
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.lengths import without_too_long
@@ -28,11 +34,12 @@ from groot_jax.training.evaluation import (
     reported_rewards,
     write_records,
 )
+from groot_jax.training.records import writing
 from groot_jax.training.report import write_report
 from groot_jax.training.results import results_table, write_results
 from groot_jax.training.setup import device_setup, place
 from groot_jax.training.status import training_ended
-from groot_jax.training.task import Task, check_corpus, load_task
+from groot_jax.training.task import Task, check_corpus, check_types, digests_of, load_task
 
 _POLL_SECONDS = 1.0
 
@@ -47,13 +54,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="score each new checkpoint as it lands"
     )
-    args = configs.parse_job(parser, argv)
+    args = configs.parse_job(parser, argv, before_reading=_await_training)
     config, workdir = args.config, args.workdir
     console = Console()
     device_setup(config)
     task = load_task(workdir, config)
     corpus = load_corpus(config.data, config.text.max_words)
-    check_corpus(task, corpus, workdir)
     reported_rewards(config)
     corpus = without_too_long(corpus, task.format, config)
     systems = [args.system] if args.system else None
@@ -62,9 +68,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"config.data.{split}: there is no {split} split; name one or another --split"
         )
+    results = results_folder(workdir, task, corpus, console)
     with open_oracle(config) as oracle:
         if args.watch:
-            watch(task, corpus, oracle, workdir, split, systems, console)
+            watch(task, corpus, oracle, workdir, split, systems, console, results)
         else:
             evaluate_systems(
                 task,
@@ -75,8 +82,55 @@ def main(argv: list[str] | None = None) -> None:
                 systems=systems,
                 checkpoint=args.checkpoint,
                 console=console,
+                results=results,
             )
-    show_results(workdir, config, console)
+    show_results(results, config, console)
+
+
+def _await_training(args: argparse.Namespace) -> None:
+    """A watch may be started before the training that it is for."""
+    needed = [args.workdir / configs.CONFIG_FILE, args.workdir / "task" / "task.json"]
+    if not args.watch or all(path.exists() for path in needed):
+        return
+    print(f"waiting for training to begin in {args.workdir}", file=sys.stderr, flush=True)
+    while True:
+        ended = needed[0].exists() and training_ended(args.workdir)
+        if ended or all(path.exists() for path in needed):
+            return  # If it ended too early, whoever reads the files says so.
+        time.sleep(_POLL_SECONDS)
+
+
+def results_folder(workdir: Path, task: Task, corpus: Corpus, console: Console) -> Path:
+    """Where results belong: in the work directory, or, under other settings or data than those of
+    training, in a folder of their own, so that no table mixes what does not compare.
+
+    Raises UserError where the data are others under their old name.
+    """
+    theirs = flatten(configs.load_dumped(workdir / configs.CONFIG_FILE))
+    ours = flatten(task.config)
+    differing = [k for k in configs.differing_keys(theirs, ours) if not k.startswith("mesh.")]
+    other = [key for key in differing if not key.startswith("data.")]
+    if differing == other:
+        check_corpus(task, corpus, workdir)
+    check_types(task, corpus, workdir)
+    digests = digests_of(corpus)
+    if digests == task.digests:
+        differing, digests = other, {}  # The same data from another place.
+    if not differing:
+        return workdir
+    identity = json.dumps([{key: ours.get(key) for key in differing}, digests], sort_keys=True)
+    name = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
+    folder = workdir / "other" / name
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    configs.dump(task.config, folder / configs.CONFIG_FILE)
+    console.print(
+        f"not the settings of training ({', '.join(differing)}): results go to {folder}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return folder
 
 
 def split_of(corpus: Corpus, split: str) -> tuple[Sentence, ...]:
@@ -108,8 +162,10 @@ def evaluate_systems(
     console: Console,
     systems: Sequence[str] | None = None,
     checkpoint: str = "best",
+    results: Path | None = None,
+    scorer: _Scorer | None = None,
 ) -> None:
-    """Scores one checkpoint of each system on each split.
+    """Scores one checkpoint of each system on each split; records go to `results`, or `workdir`.
 
     Raises UserError for a system or checkpoint that is not there.
     """
@@ -126,7 +182,7 @@ def evaluate_systems(
         homes = {system: home_of(workdir, task.config, system) for system in found}
         held = [s for s in found if int(checkpoint) in saved_steps(homes[s], s)]
         systems = held or found
-    scorer = _Scorer(task, corpus, oracle, workdir)
+    scorer = scorer or _Scorer(task, corpus, oracle, results or workdir)
     for system in systems or found:
         home = home_of(workdir, task.config, system)
         with Checkpoints(
@@ -137,7 +193,9 @@ def evaluate_systems(
             for split in splits:
                 seconds = scorer.score(checkpoints, system, step, kind, split)
                 console.print(
-                    f"{system}: step {step} scored on {split} in {seconds:.1f} s", highlight=False
+                    f"{system}: {'best ' if kind == 'best' else ''}step {step} scored on {split} "
+                    f"in {seconds:.1f} s",
+                    highlight=False,
                 )
 
 
@@ -163,8 +221,8 @@ def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
 class _Scorer:
     """Restores, decodes and scores; keeps the compiled search and the encoded splits."""
 
-    def __init__(self, task: Task, corpus: Corpus, oracle: Oracle, workdir: Path) -> None:
-        self._task, self._oracle, self._workdir = task, oracle, workdir
+    def __init__(self, task: Task, corpus: Corpus, oracle: Oracle, results: Path) -> None:
+        self._task, self._oracle, self._results = task, oracle, results
         self._placement = place(task.config, task.model_config)
         generator = task.generator(batch_sharding=self._placement.batch)
         self._evaluators = {
@@ -188,7 +246,7 @@ class _Scorer:
         write_records(
             self._task,
             self._oracle,
-            self._workdir,
+            self._results,
             system=system,
             split=split,
             step=step,
@@ -209,13 +267,18 @@ def watch(
     split: str,
     systems: Sequence[str] | None,
     console: Console,
+    results: Path,
 ) -> None:
-    """Scores each checkpoint as it lands, until training has ended and all are scored."""
+    """Scores each checkpoint as it lands, until training has ended and all are scored; then the
+    best of each system as such, for results.json.
+
+    Raises UserError where training ended without a checkpoint.
+    """
     known = ("nll", *task.config.systems)
     for system in systems or ():
         if system not in known:
             raise UserError(f"--system={system}: {workdir} trains {', '.join(known)} only")
-    scorer = _Scorer(task, corpus, oracle, workdir)
+    scorer = _Scorer(task, corpus, oracle, results)
     seen: set[tuple[str, int]] = set()
     while True:
         # Asked first: what lands after the answer is seen below, or in one more round.
@@ -238,14 +301,24 @@ def watch(
                     line = f"{system}: step {step} scored on {split} in {seconds:.1f} s"
                 console.print(line, highlight=False)
         if ended and len(seen) == found:
-            return
+            break
         time.sleep(_POLL_SECONDS)
+    present = systems_of(workdir, task.config)
+    wanted = [system for system in systems or present if system in present]
+    if not wanted:
+        raise UserError(
+            f"training in {workdir} ended without a checkpoint"
+            f"{f' of {systems[0]}' if systems else ''}; run groot_jax.train there again"
+        )
+    evaluate_systems(
+        task, corpus, oracle, workdir, (split,), systems=wanted, console=console, scorer=scorer
+    )
 
 
-def show_results(workdir: Path, config: ConfigDict, console: Console) -> None:
+def show_results(folder: Path, config: ConfigDict, console: Console) -> None:
     """Writes results.json and the report from all records; prints the table."""
-    results = write_results(workdir, resamples=config.evaluate.bootstrap)
-    path = write_report(workdir, resamples=config.evaluate.bootstrap)
+    results = write_results(folder, resamples=config.evaluate.bootstrap)
+    path = write_report(folder, resamples=config.evaluate.bootstrap)
     for split in ("dev", "test"):
         if any(split in system for system in results["systems"].values()):
             console.print(results_table(results, split))

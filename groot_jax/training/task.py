@@ -118,11 +118,7 @@ def digests_of(corpus: Corpus) -> dict[str, str]:
 
 def check_corpus(task: Task, corpus: Corpus, workdir: Path) -> None:
     """Raises UserError where the data are no longer those that `workdir` was trained on."""
-    if corpus.types != task.types:
-        raise UserError(
-            f"config.data: the types of the data are not those that {workdir} was trained on; "
-            "give it the same training data"
-        )
+    check_types(task, corpus, workdir)
     found = digests_of(corpus) if task.digests else {}
     for split, digest in task.digests.items():
         if found[split] != digest:
@@ -131,6 +127,15 @@ def check_corpus(task: Task, corpus: Corpus, workdir: Path) -> None:
                 f"{workdir} was first trained in: bring the old data back, or name another "
                 "--workdir"
             )
+
+
+def check_types(task: Task, corpus: Corpus, workdir: Path) -> None:
+    """Raises UserError where a model of `workdir` cannot be scored on the data."""
+    if corpus.types != task.types:
+        raise UserError(
+            f"config.data: the types of the data are not those that {workdir} was trained on; "
+            "give it the same training data"
+        )
 
 
 def _task(

@@ -115,27 +115,80 @@ def test_a_system_without_a_checkpoint_yet_does_not_stop_the_others(
     assert {r["system"] for r in records(workdir).values()} == {"nll", "nll_continued"}
 
 
+@pytest.mark.slow
+def test_other_settings_or_data_than_training_s_are_never_mixed_with_its_results(
+    jobs: Jobs, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = tmp_path / "w"
+    shutil.copytree(trained, workdir)
+
+    def own() -> dict[str, bytes]:
+        paths = [workdir / "results.json", workdir / "config.json", *(workdir / "eval").iterdir()]
+        return {path.name: path.read_bytes() for path in paths}
+
+    before = own()
+    decide = "--config.evaluate.decide=map"
+    exact = ("--config.reward.name=exact", decide)
+    for system in ("nll", "groot"):
+        jobs.run("evaluate", workdir, f"--system={system}", *exact)
+    (folder,) = (workdir / "other").iterdir()
+    assert f"not the settings of training (reward.name): results go to {folder}" in (
+        capsys.readouterr().out
+    )
+    systems = json.loads((folder / "results.json").read_text())["systems"]
+    assert {*systems} == {"nll", "groot"}
+    assert {system["test"]["reward"] for system in systems.values()} == {"exact"}
+    assert (folder / "report" / "index.html").exists()
+    # Other sentences under another name; then the same ones.
+    moved = tmp_path / "moved.jsonl"
+    lines = (jobs.corpus / "test.jsonl").read_text().splitlines(keepends=True)
+    moved.write_text("".join(lines[:20]))
+    jobs.run("evaluate", workdir, "--system=groot", decide, f"--config.data.test={moved}")
+    assert len([*(workdir / "other").iterdir()]) == 2
+    assert own() == before
+    moved.write_text("".join(lines))
+    jobs.run("evaluate", workdir, "--system=groot", decide, f"--config.data.test={moved}")
+    assert len([*(workdir / "other").iterdir()]) == 2
+    assert own() != before
+
+
 # ---- Beside a training run --------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_a_watch_scores_every_checkpoint_of_a_run_and_ends_with_it(
-    jobs: Jobs, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    jobs: Jobs, trained: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "w"
     flags = (f"--config.nll.checkpoint={trained}", "--config.checkpoint.keep=9")
-    with jobs.start("train", workdir, *flags) as training:
-        wait_for((workdir / "task" / "task.json").exists, training)
-        jobs.run("evaluate", workdir, "--watch", "--config.evaluate.decide=map")
-        # The watch may outrun the last words of training, but not its last checkpoint.
-        _, err = training.communicate()
-    assert (training.returncode, err) == (0, "")
+    # The watch may be there first.
+    with jobs.start("evaluate", workdir, "--watch", "--config.evaluate.decide=map") as watch:
+        assert watch.stderr is not None
+        assert watch.stderr.readline() == f"waiting for training to begin in {workdir}\n"
+        jobs.run("train", workdir, *flags)
+        said, err = watch.communicate()
+    assert (watch.returncode, err) == (0, "")
     landed = {f"{s}-dev-{n}" for s in SYSTEMS for n in saved_steps(workdir, s)}
     assert landed == {f"{s}-dev-{n}" for s in ("nll_continued", "groot") for n in (2, 4, 6, 8)}
     # Stage 0 is another directory's, but compared with here.
     assert landed | {"nll-dev-12"} <= {*records(workdir)}
-    said = capsys.readouterr().out
     assert all(said.count(f"groot: step {n} scored on dev") == 1 for n in (2, 4, 6, 8))
+    # Not the last step: the best one.
+    systems = json.loads((workdir / "results.json").read_text())["systems"]
+    for system in ("nll_continued", "groot"):
+        assert systems[system]["dev"]["step"] == best_step(workdir, system)
+
+
+@pytest.mark.slow
+def test_a_watch_says_when_training_ended_without_a_checkpoint(
+    jobs: Jobs, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(workdir / "checkpoints")
+    said = refusal(jobs, capsys, workdir, "--watch")
+    assert f"training in {workdir} ended without a checkpoint; run groot_jax.train" in said
+    assert "without a checkpoint of groot;" in refusal(
+        jobs, capsys, workdir, "--watch", "--system=groot"
+    )
 
 
 @pytest.mark.slow
