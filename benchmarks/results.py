@@ -3,15 +3,19 @@
     python benchmarks/results.py runs/mit_f1 runs/mit_f0.5
 
 One table a work directory: every system on test, with the paired bootstrap of its difference from
-NLL continued, and the seconds that each system trained.
+NLL continued, and the seconds that each system trained. Work directories that differ in their seed
+alone get one more table: mean and standard deviation over the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from groot_jax.training.bootstrap import over_seeds
 
 COLUMNS = (
     ("reward@1", "reward@1"),
@@ -40,8 +44,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("workdirs", nargs="+", type=Path)
-    for workdir in parser.parse_args().workdirs:
+    workdirs = parser.parse_args().workdirs
+    for workdir in workdirs:
         print(table(workdir))
+    for group in seed_groups(workdirs):
+        print(seeds_table(group))
 
 
 def table(workdir: Path) -> str:
@@ -68,6 +75,49 @@ def table(workdir: Path) -> str:
         cells.append(f"{times[name]:.0f} s" if name in times else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def seed_groups(workdirs: Sequence[Path]) -> list[list[Path]]:
+    """Work directories of several seeds whose configs are the same otherwise."""
+    groups: dict[str, dict[int, Path]] = {}
+    for workdir in workdirs:
+        config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+        seed = config.pop("seed")
+        config["nll"].pop("checkpoint")  # The path of the stage 0 of that seed.
+        groups.setdefault(json.dumps(config, sort_keys=True), {})[seed] = workdir
+    return [list(group.values()) for group in groups.values() if len(group) > 1]
+
+
+def seeds_table(workdirs: Sequence[Path]) -> str:
+    """The Markdown table of several seeds: mean +- standard deviation (n - 1) of every figure, and
+    of the differences from NLL continued."""
+    runs = [json.loads((w / "results.json").read_text(encoding="utf-8")) for w in workdirs]
+    configs = [json.loads((w / "config.json").read_text(encoding="utf-8")) for w in workdirs]
+    merged = over_seeds(runs)
+    seeds = ", ".join(str(config["seed"]) for config in configs)
+    lines = [
+        f"Reward {configs[0]['reward']['name']}, mean ± standard deviation over seeds {seeds}, "
+        "test split:",
+        "",
+        "| system | "
+        + " | ".join(heading for _, heading in COLUMNS)
+        + " | Δ mean@10 | Δ reward@1 |",
+        "|---" * (len(COLUMNS) + 3) + "|",
+    ]
+    for name in SYSTEMS:
+        metrics = merged["systems"].get(name, {}).get("test")
+        if metrics is None:
+            continue
+        compared = merged["differences"].get("test", {}).get(name, {})
+        cells = [spread(metrics[key]) for key, _ in COLUMNS]
+        cells += [spread(compared[k]["difference"], "+") if k in compared else "" for k in KEYS]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(value: dict[str, float], sign: str = "") -> str:
+    """Mean and standard deviation over seeds."""
+    return f"{value['mean']:{sign}.3f} ± {value['std']:.3f}"
 
 
 KEYS = ("mean_reward@10", "reward@1")
