@@ -91,6 +91,23 @@ def _signals() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
+@contextmanager
+def signals_delayed() -> Iterator[None]:
+    """SIGINT and SIGTERM wait for the end of what may not be cut in two; for the main thread."""
+    caught: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    mine = [number for number in before if callable(before[number])]
+    for number in mine:
+        signal.signal(number, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, before[number])
+        if caught:
+            signal.raise_signal(caught[0])
+
+
 def leave_quietly_when_interrupted(message: str) -> None:
     """Until `exit_on_user_error` takes over: the imports of a job take seconds."""
 

@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from groot_jax.errors import UserError
+from groot_jax.errors import UserError, signals_delayed
 
 
 @dataclass
@@ -149,7 +149,8 @@ class Checkpoints:
         self.wait()
         self._check_room(state)
         self._policy.looks = meta.looks
-        with self._saving():
+        # What this call begins goes on in the background, but not if the call is cut off.
+        with self._saving(), signals_delayed():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(

@@ -58,9 +58,8 @@ class WorkdirLock:
             )
         self._file = file
         with writing(path):
-            file.truncate(0)
-            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
 
 
 def _try_lock(file: IO[str], kind: int) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -143,6 +145,21 @@ def test_a_disk_that_fills_up_while_saving_ends_in_one_sentence(
         monkeypatch.setattr(checkpoints._manager, "save", fail)
         checkpoints.save(2, state(2.0), Meta(LOOKS[:2]))
     assert "\n" not in str(caught.value) and "run the same command again" in str(caught.value)
+    assert saved_steps(tmp_path, "groot") == [1]
+
+
+def test_an_interrupt_in_the_midst_of_a_save_lets_it_land(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt), Checkpoints(tmp_path, "groot") as checkpoints:
+        begin = checkpoints._manager.save
+
+        def interrupted(*args: Any, **kwargs: Any) -> bool:
+            signal.raise_signal(signal.SIGINT)
+            return begin(*args, **kwargs)
+
+        monkeypatch.setattr(checkpoints._manager, "save", interrupted)
+        checkpoints.save(1, state(1.0), Meta(LOOKS[:1]))
     assert saved_steps(tmp_path, "groot") == [1]
 
 
