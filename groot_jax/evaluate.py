@@ -59,16 +59,16 @@ def main(argv: list[str] | None = None) -> None:
     console = Console()
     device_setup(config)
     task = load_task(workdir, config)
-    corpus = load_corpus(config.data, config.text.max_words)
+    loaded = load_corpus(config.data, config.text.max_words)
     reported_rewards(config)
-    corpus = without_too_long(corpus, task.format, config)
+    corpus = without_too_long(loaded, task.format, config)
     systems = [args.system] if args.system else None
     split = args.split or ("dev" if args.watch else "test")
     if not split_of(corpus, split):
         raise UserError(
             f"config.data.{split}: there is no {split} split; name one or another --split"
         )
-    results = results_folder(workdir, task, corpus, console)
+    results = results_folder(workdir, task, loaded, console)
     with open_oracle(config) as oracle:
         if args.watch:
             watch(task, corpus, oracle, workdir, split, systems, console, results)

@@ -45,6 +45,8 @@ def refused(jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> R
     """The sentence that training in tmp_path/w ends with, under some flags."""
 
     def run(*flags: str, job: str = "train", workdir: Path | None = None) -> str:
+        if job == "predict":
+            flags = (os.devnull, *flags)
         return error_of(lambda: jobs.run(job, workdir or tmp_path / "w", *flags), capsys)
 
     return run

@@ -63,7 +63,7 @@ def no_jax(candidate, gold, words):
     return float(not {"jax", "jaxlib", "flax", "tensorflow", "torch"} & set(sys.modules))
 
 def pid(candidate, gold, words):
-    with open("pids", "a") as file:
+    with open(os.path.join(os.path.dirname(__file__), "pids"), "a") as file:
         file.write(f"{os.getpid()}\\n")
     return 0.5
 
