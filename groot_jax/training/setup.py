@@ -24,8 +24,10 @@ from groot_jax.model.t5 import param_shapes
 
 def device_setup(config: ConfigDict) -> None:
     """Keeps compiled programs on disk between runs, where `config.compilation_cache` says."""
-    # Orbax logs, with tracebacks, what it raises as well, and warns of its own defaults.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Orbax logs, with tracebacks, what it raises as well, and warns of its own defaults; of many
+    # arrays that fail together, asyncio logs all but the one that is raised.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if config.compilation_cache:
         folder = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", folder)

@@ -203,7 +203,7 @@ def test_sentences_of_too_many_tokens_are_skipped_and_counted_by_every_job(
         assert f"{split}: 1 too long sentences skipped, the first: {path}:1: " in said
     assert saved_steps(tmp_path / "w", "nll")[-1] == 4
     jobs.run("evaluate", tmp_path / "w")
-    assert "nll: step 4 scored on test" in capsys.readouterr().out
+    assert "nll: best step 4 scored on test" in capsys.readouterr().out
 
 
 # ---- Config and work directory ----------------------------------------------------------------
