@@ -171,8 +171,9 @@ def get_config() -> ConfigDict:
     long = (*range(36, 68, 4), *range(72, 136, 8), 160, 192, 256)
     config.loader.source_buckets = (*range(4, 34, 2), *long)
     config.loader.target_buckets = (*range(4, 34), *long)
-    # Nodes of a sentence's token tree; trees beyond the last get multiples of it.
-    config.loader.node_buckets = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
+    # Nodes of a bin, which holds the token trees of some sentences; a tree beyond the last gets a
+    # multiple of it. Few sizes mean few programs, and trees of all sizes fill a bin well.
+    config.loader.node_buckets = (32, 64, 128, 256, 512, 1024)
     config.loader.threads = 2
 
     config.mesh = ConfigDict()  # Sizes of the mesh axes; -1: the devices that are left.

@@ -40,6 +40,7 @@ from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.generate.beam_search import Beams
 from groot_jax.generate.generator import Generator
+from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import T5, param_shapes
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
@@ -385,6 +386,7 @@ def train_system(run: Run, system: str) -> None:
                 size=size,
                 start_token=task.model_config.decoder_start_token_id,
                 buckets=run.config.loader.node_buckets,
+                groups=batch_ways(run.placement.batch) * stage.accumulate,
             )
             data = jax.device_put(data, run.placement.batch)
             state, metrics = step_fn(state, data, key, run.columns)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from groot_jax.contrast.tree import ancestors, build_tree
+from groot_jax.contrast.packing import plan_bins
+from groot_jax.contrast.tree import ancestors, build_tree, plant
 from groot_jax.contrast.update import PoolBatch
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.formats import Format
@@ -26,6 +27,7 @@ def pool_batch(
     size: int,
     start_token: int,
     buckets: Sequence[int],
+    groups: int = 1,
 ) -> PoolBatch:
     """Arrays of one update.
 
@@ -33,6 +35,8 @@ def pool_batch(
       pools: pool of each example index; an example without one counts in the NLL term only.
       tokens_BxKxT: the beams' ids, for entries whose ids are no serialisation of a labeling.
       size: M, slots of a pool. One more holds gold where the pool does not, for the NLL term.
+      buckets: sizes that a bin of trees may have.
+      groups: so many equal parts of the batch share no bin, to be split over devices or updates.
     """
     B, M = len(batch.index_B), size + 1
     sequences: list[list[tuple[int, ...]]] = []
@@ -59,19 +63,26 @@ def pool_batch(
         if example.target and not gold_BxM[b].any():
             gold_BxM[b, len(row)] = True
             row.append(example.target)
-    tree = build_tree(sequences, M, buckets, start_token)
+    trees = [build_tree(row, start_token) for row in sequences]
+    nodes_B, sources_B = [len(tree.tokens) for tree in trees], (batch.source_BxS != 0).sum(1)
+    plan = plan_bins(nodes_B, sources_B.tolist(), buckets, groups)
+    forest = plant(trees, plan, batch.source_BxS, batch.fused_target_BxT, M, buckets)
     return PoolBatch(
         source_BxS=batch.source_BxS,
         fused_source_BxS=batch.fused_source_BxS,
-        fused_target_BxT=batch.fused_target_BxT,
-        token_BxN=tree.token_BxN,
-        depth_BxN=tree.depth_BxN,
-        attend_BxNxN=ancestors(tree.parent_BxN, int(tree.depth_BxN.max(initial=0))),
-        edge_node_BxN=tree.edge_node_BxN,
-        edge_label_BxN=tree.edge_label_BxN,
-        path_BxMxN=tree.path_BxMxN,
-        length_BxM=tree.length_BxM,
+        token_RxN=forest.token_RxN,
+        depth_RxN=forest.depth_RxN,
+        fused_RxN=forest.fused_RxN,
+        attend_RxNxN=ancestors(forest.parent_RxN, int(forest.depth_RxN.max())),
+        sentence_RxN=forest.sentence_RxN,
+        column_RxL=forest.column_RxL,
+        edge_node_BxE=forest.edge_node_BxE,
+        edge_label_BxE=forest.edge_label_BxE,
+        path_BxMxE=forest.path_BxMxE,
+        length_BxM=forest.length_BxM,
         rewards_BxM=rewards_BxM,
         in_contrast_BxM=in_contrast_BxM,
         gold_BxM=gold_BxM,
+        num_positions=batch.fused_target_BxT.shape[1],
+        groups=groups,
     )

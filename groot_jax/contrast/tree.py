@@ -1,84 +1,59 @@
 """The candidates of a sentence as one token tree: each distinct prefix is computed once.
 
 Host code on plain ids. The M candidates of a pool differ in a few tags and share long prefixes, so
-the decoder runs over the N distinct prefixes instead of M * T positions: a node is a prefix y_<t,
-its input token is y_{t-1}, and an edge is a node with a next token, scored once however many
-candidates take it. s(candidate) is the sum over the edges on its path.
+the decoder runs over the distinct prefixes instead of M * T positions: a node is a prefix y_<t, its
+input token is y_{t-1}, and an edge is a node with a next token, scored once however many candidates
+take it. s(candidate) is the sum over the edges on its path.
 """
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from groot_jax.contrast.packing import Plan, round_up
+
 
 class Tree(NamedTuple):
-    """A batch of token trees, padded to N nodes and N edges a sentence.
+    """The token tree of a sentence.
 
     Every node but the first is entered by one edge, and the ends (EOS) are edges without a node, so
-    E edges = nodes - 1 + distinct candidates; both are padded to the same bucket.
+    there are nodes - 1 + distinct candidates edges.
     """
 
-    token_BxN: np.ndarray  # input token of each node: the start token at the root
-    depth_BxN: np.ndarray  # number of target tokens before it
-    parent_BxN: np.ndarray  # node it hangs on; the root and padding point at themselves
-    edge_node_BxN: np.ndarray  # node at which an edge's token is predicted
-    edge_label_BxN: np.ndarray  # that token, 0 = padding
-    path_BxMxN: np.ndarray  # bool: candidate m takes edge e
-    length_BxM: np.ndarray  # tokens of each candidate, 0 = padding
+    tokens: list[int]  # input token of each node: the start token at the root
+    depths: list[int]  # number of target tokens before it
+    parents: list[int]  # node it hangs on; the root at itself
+    sources: list[int]  # node at which each edge's token is predicted
+    labels: list[int]  # that token
+    paths: list[list[int]]  # edges of each candidate, in order
 
 
-def build_tree(
-    pools: Sequence[Sequence[Sequence[int]]],
-    num_candidates: int,
-    buckets: Sequence[int],
-    start_token: int,
-) -> Tree:
-    """Merges each sentence's candidates (ids, EOS last) into a tree.
+class Forest(NamedTuple):
+    """The trees of B sentences in R bins of N nodes and L source tokens (see `packing.py`).
 
-    Padded to the first of `buckets` that holds every sentence, or to a multiple of the last.
+    Sentences and bins are counted within their group. Edges stay with their sentence, padded to E.
     """
-    B, M = len(pools), num_candidates
-    tries = [_merge(pool, start_token) for pool in pools]
-    need = max((max(len(t.tokens), len(t.labels)) for t in tries), default=1)
-    at = bisect.bisect_left(buckets, need)
-    N = buckets[at] if at < len(buckets) else -(-need // buckets[-1]) * buckets[-1]
-    tree = Tree(
-        token_BxN=np.zeros((B, N), np.int32),
-        depth_BxN=np.zeros((B, N), np.int32),
-        parent_BxN=np.tile(np.arange(N, dtype=np.int32), (B, 1)),
-        edge_node_BxN=np.zeros((B, N), np.int32),
-        edge_label_BxN=np.zeros((B, N), np.int32),
-        path_BxMxN=np.zeros((B, M, N), bool),
-        length_BxM=np.zeros((B, M), np.int32),
-    )
-    for b, (pool, trie) in enumerate(zip(pools, tries, strict=True)):
-        nodes, edges = len(trie.tokens), len(trie.labels)
-        tree.token_BxN[b, :nodes] = trie.tokens
-        tree.depth_BxN[b, :nodes] = trie.depths
-        tree.parent_BxN[b, :nodes] = trie.parents
-        tree.edge_node_BxN[b, :edges] = trie.sources
-        tree.edge_label_BxN[b, :edges] = trie.labels
-        for m, edges_of_path in enumerate(trie.paths):
-            tree.path_BxMxN[b, m, edges_of_path] = True
-            tree.length_BxM[b, m] = len(pool[m])
-    return tree
+
+    token_RxN: np.ndarray
+    depth_RxN: np.ndarray
+    fused_RxN: np.ndarray  # id whose embedding is added to the token's
+    parent_RxN: np.ndarray  # in the bin; roots and padding point at themselves
+    sentence_RxN: np.ndarray  # whose node it is, -1: padding
+    column_RxL: np.ndarray  # source tokens of the bin's sentences, as b * S + s; -1: padding
+    edge_node_BxE: np.ndarray  # r * N + n
+    edge_label_BxE: np.ndarray  # 0: padding
+    path_BxMxE: np.ndarray  # bool: candidate m takes edge e
+    length_BxM: np.ndarray  # tokens of each candidate, 0: padding
 
 
-class _Trie(NamedTuple):
-    tokens: list[int]
-    depths: list[int]
-    parents: list[int]
-    sources: list[int]
-    labels: list[int]
-    paths: list[list[int]]
-
-
-def _merge(pool: Sequence[Sequence[int]], start_token: int) -> _Trie:
-    trie = _Trie([start_token], [0], [0], [], [], [])
+def build_tree(pool: Sequence[Sequence[int]], start_token: int) -> Tree:
+    """Merges a sentence's candidates (ids, EOS last) into a tree; no candidates: no node."""
+    if not pool:
+        return Tree([], [], [], [], [], [])
+    tree = Tree([start_token], [0], [0], [], [], [])
     edge_at: dict[tuple[int, int], int] = {}  # (node, next token) -> edge
     node_at: dict[int, int] = {}  # edge -> the node that it enters
     for sequence in pool:
@@ -87,33 +62,81 @@ def _merge(pool: Sequence[Sequence[int]], start_token: int) -> _Trie:
             key = (node, token)
             edge = edge_at.get(key)
             if edge is None:
-                edge = edge_at[key] = len(trie.labels)
-                trie.sources.append(node)
-                trie.labels.append(token)
+                edge = edge_at[key] = len(tree.labels)
+                tree.sources.append(node)
+                tree.labels.append(token)
             path.append(edge)
             if t + 1 == len(sequence):
                 break
             child = node_at.get(edge)
             if child is None:
-                child = node_at[edge] = len(trie.tokens)
-                trie.tokens.append(token)
-                trie.depths.append(t + 1)
-                trie.parents.append(node)
+                child = node_at[edge] = len(tree.tokens)
+                tree.tokens.append(token)
+                tree.depths.append(t + 1)
+                tree.parents.append(node)
             node = child
-        trie.paths.append(path)
-    return trie
+        tree.paths.append(path)
+    return tree
 
 
-def ancestors(parent_BxN: np.ndarray, max_depth: int) -> np.ndarray:
-    """Which nodes a node may attend to: itself and all nodes above it, bool [B, N, N].
+def plant(
+    trees: Sequence[Tree],
+    plan: Plan,
+    source_BxS: np.ndarray,
+    fused_target_BxT: np.ndarray,
+    num_candidates: int,
+    buckets: Sequence[int],
+) -> Forest:
+    """Lays each tree where the plan says; E is the first of `buckets` that holds all its edges.
+
+    fused_target_BxT: id that goes with the target tokens of a depth, 0: none.
+    """
+    (B, S), M, R, N = source_BxS.shape, num_candidates, plan.rows, plan.nodes
+    E = round_up(max(1, *(len(tree.labels) for tree in trees)), buckets)
+    forest = Forest(
+        token_RxN=np.zeros((R, N), np.int32),
+        depth_RxN=np.zeros((R, N), np.int32),
+        fused_RxN=np.zeros((R, N), np.int32),
+        parent_RxN=np.tile(np.arange(N, dtype=np.int32), (R, 1)),
+        sentence_RxN=np.full((R, N), -1, np.int32),
+        column_RxL=np.full((R, plan.sources), -1, np.int32),
+        edge_node_BxE=np.zeros((B, E), np.int32),
+        edge_label_BxE=np.zeros((B, E), np.int32),
+        path_BxMxE=np.zeros((B, M, E), bool),
+        length_BxM=np.zeros((B, M), np.int32),
+    )
+    for b, tree in enumerate(trees):
+        if not tree.tokens:
+            continue
+        group, sentence = divmod(b, B // plan.groups)
+        row, first = group * (R // plan.groups) + plan.row_B[b], plan.node_B[b]
+        nodes, edges = slice(first, first + len(tree.tokens)), len(tree.labels)
+        forest.token_RxN[row, nodes] = tree.tokens
+        forest.depth_RxN[row, nodes] = tree.depths
+        depths = np.minimum(tree.depths, fused_target_BxT.shape[1] - 1)
+        forest.fused_RxN[row, nodes] = fused_target_BxT[b, depths]
+        forest.parent_RxN[row, nodes] = np.add(tree.parents, first)
+        forest.sentence_RxN[row, nodes] = sentence
+        columns, start = np.flatnonzero(source_BxS[b]), plan.source_B[b]
+        forest.column_RxL[row, start : start + len(columns)] = sentence * S + columns
+        forest.edge_node_BxE[b, :edges] = np.add(tree.sources, plan.row_B[b] * N + first)
+        forest.edge_label_BxE[b, :edges] = tree.labels
+        for m, path in enumerate(tree.paths):
+            forest.path_BxMxE[b, m, path] = True
+            forest.length_BxM[b, m] = len(path)
+    return forest
+
+
+def ancestors(parent_RxN: np.ndarray, max_depth: int) -> np.ndarray:
+    """Which nodes a node may attend to: itself and all nodes above it, bool [R, N, N].
 
     Paths are followed `max_depth` steps up, the depth of the deepest node.
     """
-    B, N = parent_BxN.shape
-    mask_BxNxN = np.zeros((B, N, N), bool)
-    rows_B = np.arange(B)[:, None]
-    at_BxN = np.broadcast_to(np.arange(N), (B, N))
+    R, N = parent_RxN.shape
+    mask_RxNxN = np.zeros((R, N, N), bool)
+    rows_R = np.arange(R)[:, None]
+    at_RxN = np.broadcast_to(np.arange(N), (R, N))
     for _ in range(max_depth + 1):
-        mask_BxNxN[rows_B, np.arange(N)[None], at_BxN] = True
-        at_BxN = np.take_along_axis(parent_BxN, at_BxN, 1)
-    return mask_BxNxN
+        mask_RxNxN[rows_R, np.arange(N)[None], at_RxN] = True
+        at_RxN = np.take_along_axis(parent_RxN, at_RxN, 1)
+    return mask_RxNxN

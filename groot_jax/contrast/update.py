@@ -42,34 +42,60 @@ class NllBatch(NamedTuple):
     target_BxT: Array  # ids, EOS last, then 0
 
 
-class PoolBatch(NamedTuple):
-    """Sentences with the token trees of their candidates (see `contrast/tree.py`)."""
+@flax.struct.dataclass
+class PoolBatch:
+    """Sentences with the token trees of their candidates, several in a bin (see `Forest`).
+
+    The batch is `groups` equal parts, each with its own share of the R bins: a part can go to a
+    device, or into an update by parts, without the others.
+    """
 
     source_BxS: Array
     fused_source_BxS: Array
-    fused_target_BxT: Array
-    token_BxN: Array
-    depth_BxN: Array
-    attend_BxNxN: Array
-    edge_node_BxN: Array
-    edge_label_BxN: Array
-    path_BxMxN: Array
+    token_RxN: Array
+    depth_RxN: Array
+    fused_RxN: Array
+    attend_RxNxN: Array  # a node sees itself and the nodes above it
+    sentence_RxN: Array
+    column_RxL: Array
+    edge_node_BxE: Array
+    edge_label_BxE: Array
+    path_BxMxE: Array
     length_BxM: Array
     rewards_BxM: Array
     in_contrast_BxM: Array  # False for padding, and for gold that is there for NLL alone
     gold_BxM: Array  # one True a sentence: the slot of gold; none: no NLL term
+    num_positions: int = flax.struct.field(pytree_node=False)  # all depths are below it
+    groups: int = flax.struct.field(pytree_node=False)
+
+    def parts(self, count: int) -> PoolBatch:
+        """A leading dimension `count` on every field: parts of `groups` / `count` groups each.
+
+        They are taken in turns, so that each part lies on as many devices as the batch.
+        """
+        if self.groups % count:
+            raise ValueError(
+                f"{self.groups} groups of sentences cannot be split into {count} parts"
+            )
+
+        def split(x: jax.Array) -> jax.Array:
+            groups = x.reshape(self.groups // count, count, -1, *x.shape[1:])
+            return groups.swapaxes(0, 1).reshape(count, -1, *x.shape[1:])
+
+        return jax.tree.map(split, self).replace(groups=self.groups // count)
 
 
 def _encode(
-    model: T5, params: Params, source: jax.Array, fused: jax.Array, key: jax.Array | None
-) -> tuple[Any, jax.Array]:
-    variables = {"params": params}
-    rngs = None if key is None else {"dropout": key}
-    encoded = model.apply(
-        variables, source, fused, deterministic=key is None, rngs=rngs, method=model.encode
-    )
-    return model.apply(variables, encoded, method=model.cross_kv), (
-        source != model.config.pad_token_id
+    model: T5, params: Params, batch: NllBatch | PoolBatch, key: jax.Array | None
+) -> jax.Array:
+    """encoded_BxSxD, with dropout where there is a key."""
+    return model.apply(
+        {"params": params},
+        batch.source_BxS,
+        batch.fused_source_BxS,
+        deterministic=key is None,
+        rngs=None if key is None else {"dropout": key},
+        method=model.encode,
     )
 
 
@@ -82,9 +108,7 @@ def nll_scores(
     """
     B, T = batch.target_BxT.shape
     key_encoder, key_decoder = (None, None) if key is None else jax.random.split(key)
-    cross, source_mask = _encode(
-        model, params, batch.source_BxS, batch.fused_source_BxS, key_encoder
-    )
+    encoded_BxSxD = _encode(model, params, batch, key_encoder)
     start = jnp.full((B, 1), model.config.decoder_start_token_id, batch.target_BxT.dtype)
     tokens_BxT = jnp.concatenate([start, batch.target_BxT[:, :-1]], 1)
     hidden = model.apply(
@@ -92,8 +116,8 @@ def nll_scores(
         tokens_BxT,
         jnp.arange(T)[None],
         jnp.tril(jnp.ones((1, T, T), bool)),
-        cross,
-        source_mask,
+        model.apply({"params": params}, encoded_BxSxD, method=model.cross_kv),
+        (batch.source_BxS != model.config.pad_token_id)[:, None],
         batch.fused_target_BxT,
         deterministic=key is None,
         rngs=None if key is None else {"dropout": key_decoder},
@@ -110,32 +134,45 @@ def pool_scores(
     columns: OutputColumns,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """s(y) of every candidate, [B, M], by one pass over each sentence's token tree."""
+    """s(y) of every candidate, [B, M], by one pass over the token trees.
+
+    A bin's sources lie side by side as its trees do: each source token is in one bin, without
+    padding between the sentences, and a node sees those of its own sentence.
+    """
     key_encoder, key_decoder = (None, None) if key is None else jax.random.split(key)
-    cross, source_mask = _encode(
-        model, params, batch.source_BxS, batch.fused_source_BxS, key_encoder
-    )
-    last = batch.fused_target_BxT.shape[1] - 1
-    fused_BxN = jnp.take_along_axis(
-        batch.fused_target_BxT, jnp.minimum(batch.depth_BxN, last), axis=1
-    )
-    hidden_BxNxD = model.apply(
+    encoded_BxSxD = _encode(model, params, batch, key_encoder)
+    (B, S, D), (R, L), P = encoded_BxSxD.shape, batch.column_RxL.shape, batch.groups
+    # Gathers stay within a group, the first dimension here: where groups lie on devices of their
+    # own, none needs another's.
+    encoded_RxLxD = jnp.take_along_axis(
+        encoded_BxSxD.reshape(P, -1, D),
+        jnp.maximum(batch.column_RxL, 0).reshape(P, -1, 1),
+        axis=1,
+    ).reshape(R, L, D)
+    owner_RxL = batch.column_RxL // S
+    hidden_RxNxD = model.apply(
         {"params": params},
-        batch.token_BxN,
-        batch.depth_BxN,
-        batch.attend_BxNxN,
-        cross,
-        source_mask,
-        fused_BxN,
-        num_positions=last + 1,
+        batch.token_RxN,
+        batch.depth_RxN,
+        batch.attend_RxNxN,
+        model.apply({"params": params}, encoded_RxLxD, method=model.cross_kv),
+        owner_RxL[:, None, :] == batch.sentence_RxN[:, :, None],
+        batch.fused_RxN,
+        num_positions=batch.num_positions,
         deterministic=key is None,
         rngs=None if key is None else {"dropout": key_decoder},
         method=model.decode,
     )
-    logp_BxN, _ = token_log_probs(
-        model, params, hidden_BxNxD, batch.edge_label_BxN, columns, batch.edge_node_BxN
+    logp, _ = token_log_probs(
+        model,
+        params,
+        hidden_RxNxD.reshape(P, -1, D),
+        batch.edge_label_BxE.reshape(P, -1),
+        columns,
+        batch.edge_node_BxE.reshape(P, -1),
     )
-    return jnp.einsum("bmn,bn->bm", batch.path_BxMxN.astype(logp_BxN.dtype), logp_BxN)
+    logp_BxE = logp.reshape(B, -1)
+    return jnp.einsum("bme,be->bm", batch.path_BxMxE.astype(logp_BxE.dtype), logp_BxE)
 
 
 def nll_step(
@@ -208,7 +245,7 @@ def groot_step(
     """One contrastive step: mean contrast over sentences + lambda * mean of -s(gold).
 
     With `accumulate` > 1 the batch is worked through in that many equal parts, one after the other,
-    for the same gradient (dropout draws aside) in less memory.
+    for the same gradient (dropout draws aside) in less memory. It has to divide the batch's groups.
     """
     key = jax.random.fold_in(key, state.step)
     real_B = batch.gold_BxM.any(1) | batch.in_contrast_BxM.any(1)
@@ -228,7 +265,7 @@ def groot_step(
     if accumulate == 1:
         (loss, parts), grads = grad_fn(state.params, batch, key)
     else:
-        slices = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        slices = batch.parts(accumulate)
 
         def add(carry: Any, item: tuple[PoolBatch, jax.Array]) -> tuple[Any, None]:
             part, index = item

@@ -63,7 +63,7 @@ class T5(nn.Module):
             jnp.arange(length)[None],
             jnp.tril(jnp.ones((1, length, length), bool)),
             self.cross_kv(encoded_BxSxD),
-            source_BxS != self.config.pad_token_id,
+            (source_BxS != self.config.pad_token_id)[:, None],
             fused_inputs_BxT,
             deterministic=deterministic,
         )
@@ -92,7 +92,7 @@ class T5(nn.Module):
         positions_BxN: Array,
         mask_BxNxN: Array,
         cross: Layers,
-        source_mask_BxS: Array,
+        source_mask_BxNxS: Array,
         fused_BxN: Array | None = None,
         *,
         num_positions: int | None = None,
@@ -105,8 +105,9 @@ class T5(nn.Module):
           positions_BxN: depth of each node; relative bias goes by their difference. Leading
             dimension B, or 1 where all sentences share it.
           mask_BxNxN: bool, itself included; leading dimension B or 1.
-          cross: result of `cross_kv`, shared by all nodes of a sentence.
-          source_mask_BxS: bool, source columns that are not padding.
+          cross: result of `cross_kv`, shared by all nodes of a row.
+          source_mask_BxNxS: bool, source columns that a node sees; padding is seen by none. Second
+            dimension N, or 1 where all nodes of a row share it.
           fused_BxN: ids whose embedding is added to the token's; 0 adds nothing.
           num_positions: all positions are below it; N without it.
 
@@ -114,7 +115,7 @@ class T5(nn.Module):
         """
         bias = self._tree_bias(positions_BxN, num_positions or tokens_BxN.shape[1])
         bias = bias + additive(mask_BxNxN[:, None])
-        cross_bias = additive(source_mask_BxS[:, None, None, :])
+        cross_bias = additive(source_mask_BxNxS[:, None])
         embedded = self._embed(tokens_BxN, fused_BxN)
         return self.decoder(embedded, bias, (cross, cross_bias), deterministic)
 

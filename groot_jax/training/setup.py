@@ -15,6 +15,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from groot_jax import config as configs
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
@@ -72,7 +73,8 @@ class Placement:
 def place(config: ConfigDict, model_config: T5Config) -> Placement:
     """Lays the mesh of the config over the devices.
 
-    Raises UserError where the mesh does not fit them or does not divide a batch size.
+    Raises UserError where the mesh does not fit them or does not divide a batch size, or a part of
+    one that `accumulate` makes.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     batch = batch_sharding(mesh)
@@ -83,5 +85,14 @@ def place(config: ConfigDict, model_config: T5Config) -> Placement:
             raise UserError(
                 f"config.{stage}.batch_size is {size}, which {ways} data-parallel devices do not "
                 f"divide; take a multiple of {ways}"
+            )
+    for system in config.systems:
+        settings = configs.variant(config, system)
+        least = ways * settings.accumulate
+        if settings.batch_size % least:
+            raise UserError(
+                f"config.groot.batch_size is {settings.batch_size} for the system {system}, which "
+                f"{ways} data-parallel devices times accumulate={settings.accumulate} do not "
+                f"divide; take a multiple of {least}"
             )
     return Placement(param_shardings(mesh, model_config), batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from groot_jax.contrast import projection
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.pools import pool_batch
 from groot_jax.contrast.projection import OutputColumns, token_log_probs
-from groot_jax.contrast.tree import ancestors, build_tree
+from groot_jax.contrast.tree import build_tree
 from groot_jax.contrast.update import (
     NllBatch,
     PoolBatch,
@@ -51,7 +52,7 @@ LABELINGS: list[list[Labeling]] = [
     [(Span(0, 1, "color"),), (Span(0, 2, "color"),), (Span(1, 2, "brand"),)],
 ]
 REWARDS = [[1.0, 0.5, 0.2, 0.0], [1.0, 0.3, 0.0]]
-BUCKETS = (8, 16, 32, 64)
+BUCKETS = (4, 8, 16, 32, 64)
 
 
 class Setting:
@@ -87,16 +88,16 @@ class Setting:
             for i in range(2)
         }
 
-    def pool_batch(self, size: int = 5, gold: bool = True) -> PoolBatch:
+    def pool_batch(self, gold: bool = True, rows: int = 4, **changes: Any) -> PoolBatch:
+        """The two sentences and rows of padding; without `rows` = 4, no padding."""
+        options = {"size": 5, "start_token": 0, "buckets": BUCKETS} | changes
         return pool_batch(
-            self.batch,
+            collate(self.examples, rows, (32, 16)),
             self.examples,
             self.pools(gold),
             None,
             self.format,
-            size=size,
-            start_token=0,
-            buckets=BUCKETS,
+            **options,
         )
 
     def plain_scores(self, params, labelings, row: int) -> jax.Array:
@@ -139,29 +140,33 @@ def close(a, b, tolerance: float = 1e-4) -> None:
 @given(st.lists(st.lists(st.integers(2, 4), max_size=5), min_size=1, max_size=6))
 def test_a_tree_spells_every_candidate_and_holds_each_prefix_once(bodies):
     pool = [(*body, 1) for body in bodies]
-    tree = build_tree([pool], len(pool), (64,), 0)
-    prefixes = {ids[:t] for ids in pool for t in range(len(ids))}
-    assert len(prefixes) == 1 + int((tree.parent_BxN[0] != np.arange(64)).sum())
-    mask = ancestors(tree.parent_BxN, int(tree.depth_BxN.max()))[0]
-    for m, ids in enumerate(pool):
-        edges = np.flatnonzero(tree.path_BxMxN[0, m])
-        assert tree.length_BxM[0, m] == len(edges) == len(ids)
-        nodes = tree.edge_node_BxN[0, edges]
-        order = np.argsort(tree.depth_BxN[0, nodes])
-        assert tuple(tree.edge_label_BxN[0, edges[order]].tolist()) == ids
-        assert tree.token_BxN[0, nodes[order]].tolist() == [0, *ids[:-1]]
-        last = nodes[order][-1]
-        assert set(np.flatnonzero(mask[last])) == set(nodes.tolist())
-
-
-def test_a_tree_beyond_the_buckets_takes_a_multiple_of_the_last():
-    assert build_tree([[(2, 3, 4, 5, 1)]], 1, (2, 4), 0).token_BxN.shape == (1, 8)
+    tree = build_tree(pool, 0)
+    assert len(tree.tokens) == len({ids[:t] for ids in pool for t in range(len(ids))})
+    assert len(tree.labels) == len(tree.tokens) - 1 + len(set(pool))
+    for ids, path in zip(pool, tree.paths, strict=True):
+        assert tuple(tree.labels[edge] for edge in path) == ids
+        node = 0
+        for depth, edge in enumerate(path):
+            above, node = node, tree.sources[edge]
+            assert (tree.depths[node], tree.parents[node]) == (depth, above)
+            assert tree.tokens[node] == (0, *ids)[depth]
 
 
 @pytest.mark.parametrize("format_name", ["fused_sentinel", "sentinel_tag"])
 def test_scores_on_the_tree_equal_those_of_separate_sequences(format_name):
     setting = Setting(format_name)
     scores = pool_scores(setting.model, setting.params, setting.pool_batch(), setting.columns)
+    for row, labelings in enumerate(LABELINGS):
+        close(scores[row, : len(labelings)], setting.plain_scores(setting.params, labelings, row))
+    assert (np.asarray(scores[2:]) == 0).all()
+
+
+@pytest.mark.parametrize("format_name", ["fused_sentinel", "sentinel_tag"])
+@pytest.mark.parametrize(("buckets", "groups"), [((64,), 1), ((32,), 1), ((32,), 2), ((32,), 4)])
+def test_scores_do_not_depend_on_who_shares_a_bin(format_name, buckets, groups):
+    setting = Setting(format_name)
+    batch = setting.pool_batch(buckets=buckets, groups=groups)
+    scores = pool_scores(setting.model, setting.params, batch, setting.columns)
     for row, labelings in enumerate(LABELINGS):
         close(scores[row, : len(labelings)], setting.plain_scores(setting.params, labelings, row))
     assert (np.asarray(scores[2:]) == 0).all()
@@ -211,15 +216,15 @@ def test_gradients_on_the_tree_equal_those_of_separate_sequences(normalise):
     close(jax.jit(jax.grad(on_tree))(setting.params), jax.jit(jax.grad(plain))(setting.params))
 
 
-@pytest.mark.parametrize("average", ["sentence", "token"])
-def test_accumulation_gives_the_update_of_the_whole_batch(average):
+@pytest.mark.parametrize(("average", "groups"), [("sentence", 2), ("token", 2), ("token", 4)])
+def test_accumulation_gives_the_update_of_the_whole_batch(average, groups):
     setting = Setting()
     key = jax.random.key(0)
     whole, metrics = setting.step(average=average)(
         setting.state(), setting.pool_batch(), key, setting.columns
     )
     parts, metrics_parts = setting.step(average=average, accumulate=2)(
-        setting.state(), setting.pool_batch(), key, setting.columns
+        setting.state(), setting.pool_batch(groups=groups), key, setting.columns
     )
     close(whole.params, parts.params, 1e-5)
     close(metrics, metrics_parts, 1e-5)
@@ -243,7 +248,7 @@ def test_rows_of_padding_change_no_update():
     setting = Setting()
     key = jax.random.key(0)
     padded, _ = setting.step()(setting.state(), setting.pool_batch(), key, setting.columns)
-    tight = jax.tree.map(lambda x: x[:2], setting.pool_batch())
+    tight = setting.pool_batch(rows=2)
     alone, _ = setting.step()(setting.state(), tight, key, setting.columns)
     close(padded.params, alone.params, 1e-5)
 

@@ -45,7 +45,9 @@ def test_tree_of_nodes_equals_separate_sequences(model, batch):
                 j = parent[b][j]
     depth_BxN = mask_BxNxN.sum(-1) - 1
     cross = call("cross_kv", call("encode", source_BxS))
-    hidden_BxNxD = call("decode", tokens_BxN, depth_BxN, mask_BxNxN, cross, source_BxS != 0)
+    hidden_BxNxD = call(
+        "decode", tokens_BxN, depth_BxN, mask_BxNxN, cross, source_BxS[:, None] != 0
+    )
     tree_BxNxV = call("logits", hidden_BxNxD)
     for b in range(2):
         for leaf in {0: (3, 4, 5), 1: (1, 4)}[b]:
@@ -61,14 +63,14 @@ def test_positions_and_mask_of_leading_dimension_one_are_shared(model, batch):
     length = inputs_BxT.shape[1]
     mask_1xTxT = np.tril(np.ones((1, length, length), bool))
     position_1xT = np.arange(length)[None]
-    shared = call("decode", inputs_BxT, position_1xT, mask_1xTxT, cross, source_BxS != 0)
+    shared = call("decode", inputs_BxT, position_1xT, mask_1xTxT, cross, source_BxS[:, None] != 0)
     repeated = call(
         "decode",
         inputs_BxT,
         np.repeat(position_1xT, 3, 0),
         np.repeat(mask_1xTxT, 3, 0),
         cross,
-        source_BxS != 0,
+        source_BxS[:, None] != 0,
     )
     np.testing.assert_allclose(shared, repeated, atol=1e-5)
 
@@ -105,7 +107,7 @@ def test_extend_step_by_step_equals_decode(model, batch):
         hidden_BxKxD, cache = call("extend", *args, new[1], bias_HxT)
         for k in range(K):
             nodes = tokens_BxKxT[:, k], np.arange(T)[None], causal_1xTxT
-            plain_BxTxD = call("decode", *nodes, cross, source_mask_BxS, fused_BxKxT[:, k])
+            plain_BxTxD = call("decode", *nodes, cross, source_mask_BxS[:, None], fused_BxKxT[:, k])
             np.testing.assert_allclose(hidden_BxKxD[:, k], plain_BxTxD[:, step], atol=5e-5)
 
 
@@ -139,7 +141,7 @@ def test_extend_by_several_tokens_at_once_equals_decode(model, batch):
             np.arange(T)[None],
             causal_1xTxT,
             jax.tree.map(lambda x, at=sentence: x[at], cross),
-            source_BxS[sentence] != 0,
+            source_BxS[sentence, None] != 0,
         )
         np.testing.assert_allclose(hidden_BxNxD[b, nodes], plain_1xTxD[0], atol=5e-5)
 
@@ -325,7 +327,7 @@ def test_a_query_without_any_key_is_finite(model, batch):
         np.zeros((1, 4), int),
         nothing,
         cross,
-        nothing[:, 0, :1].repeat(21, 1),
+        nothing[:, :1, :1].repeat(21, 2),
     )
     assert np.isfinite(hidden).all()
 
