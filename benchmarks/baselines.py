@@ -97,18 +97,17 @@ class TiledBatch(NamedTuple):
 
 def tile(batch: PoolBatch) -> TiledBatch:
     """The plain layout of token trees, as wide as the largest pool and the longest target."""
-    path_BxMxN = np.asarray(batch.path_BxMxN)
+    assert batch.groups == 1
+    path_BxMxE = np.asarray(batch.path_BxMxE)
     length_BxM = np.asarray(batch.length_BxM)
-    depth_BxN = np.take_along_axis(
-        np.asarray(batch.depth_BxN), np.asarray(batch.edge_node_BxN), axis=1
-    )
-    label_BxN = np.asarray(batch.edge_label_BxN)
+    depth_BxE = np.asarray(batch.depth_RxN).reshape(-1)[np.asarray(batch.edge_node_BxE)]
+    label_BxE = np.asarray(batch.edge_label_BxE)
     B = len(length_BxM)
     M = int(np.flatnonzero((length_BxM > 0).any(0)).max(initial=0)) + 1
     target_BxMxT = np.zeros((B, M, int(length_BxM.max())), np.int32)
     for b, m in np.argwhere(length_BxM[:, :M] > 0).tolist():
-        edges = np.flatnonzero(path_BxMxN[b, m])
-        target_BxMxT[b, m, depth_BxN[b, edges]] = label_BxN[b, edges]
+        edges = np.flatnonzero(path_BxMxE[b, m])
+        target_BxMxT[b, m, depth_BxE[b, edges]] = label_BxE[b, edges]
     return TiledBatch(
         source_RxS=np.repeat(np.asarray(batch.source_BxS), M, axis=0),
         target_RxT=target_BxMxT.reshape(B * M, -1),

@@ -16,7 +16,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from groot_jax.contrast.tree import build_tree
+import numpy as np
+
+from groot_jax.contrast.packing import plan_bins
+from groot_jax.contrast.tree import build_tree, plant
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, labeling_of_word_tags, word_tags
 from groot_jax.data.retail import make_retail
@@ -24,7 +27,7 @@ from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.reward.pool import PoolSettings, build_pool
 from groot_jax.reward.rewards import RewardSpec, make_reward
 
-SENTENCES, BEAMS, ROUNDS = 256, 10, 7
+SENTENCES, BEAMS, ROUNDS, BATCH = 256, 10, 7, 16
 
 
 def main() -> None:
@@ -42,6 +45,8 @@ def main() -> None:
     ]
     reward = make_reward(RewardSpec("f1"))
     settings = PoolSettings()
+    buckets = (64, 128, 256, 512)
+    sources_BxS = np.ones((BATCH, 24), np.int32)
 
     def read() -> list[list[Candidate]]:
         return [
@@ -67,8 +72,11 @@ def main() -> None:
             [format_.target(entry.labeling, s.words) for entry in pool]
             for s, pool in zip(sentences, pools, strict=True)
         ]
-        for at in range(0, SENTENCES, 16):
-            build_tree(targets[at : at + 16], settings.size, (64, 128, 256, 512), 0)
+        for at in range(0, SENTENCES, BATCH):
+            trees = [build_tree(pool, 0) for pool in targets[at : at + BATCH]]
+            nodes = [len(tree.tokens) for tree in trees]
+            plan = plan_bins(nodes, sources_BxS.sum(1).tolist(), buckets)
+            plant(trees, plan, sources_BxS, sources_BxS, settings.size, buckets)
 
     parts: dict[str, Callable[[], Any]] = {"read": read, "score": score, "encode": encode}
     times: dict[str, list[float]] = {name: [] for name in parts}

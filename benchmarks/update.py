@@ -3,11 +3,11 @@
     python benchmarks/update.py [--json] [--sizes=mini,small] [--pools=random,mit_restaurant,snips]
 
 Theirs has the plain layout: each candidate is a row, its sentence encoded again beside it, logits
-over the whole vocabulary. Ours works on each sentence's token tree. `random` pools hold 8 unrelated
-labelings of 16 words; the others are what the beams and corrections of a briefly trained model make
-of sentences from the data in GROOT_DATA_DIR, written as Sentinel + Tag. Modes: softmax over the
-`legal` columns or over the `full` vocabulary, the same in both. Loss and gradients are compared
-first.
+over the whole vocabulary. Ours works on token trees, several in a bin. `random` pools hold 8
+unrelated labelings of 16 words; the others are what the beams and corrections of a briefly trained
+model make of sentences from the data in GROOT_DATA_DIR, written as Sentinel + Tag. Modes: softmax
+over the `legal` columns or over the `full` vocabulary, the same in both. Loss and gradients are
+compared first.
 
 Times are medians of alternated runs in milliseconds a batch of 16 sentences. peak: temporaries that
 the compiled program asks for, MiB. floor_ratio: time of the products that the answer needs, at the
@@ -115,7 +115,7 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
         )
         for step in range(plain.per_epoch)
     ]
-    shapes = [(b.source_BxS.shape[1], b.token_BxN.shape[1]) for b in batches]
+    shapes = [(b.source_BxS.shape[1], *b.token_RxN.shape) for b in batches]
     usual = Counter(shapes).most_common(1)[0][0]
     assert format_.columns_C is not None
     return PoolSet(name, batches[shapes.index(usual)], format_.columns_C, *_sharing(batches))
@@ -126,7 +126,7 @@ def node_counts(batch: PoolBatch) -> np.ndarray:
     return np.array(
         [
             len(set(nodes[labels != 0].tolist()))
-            for nodes, labels in zip(batch.edge_node_BxN, batch.edge_label_BxN, strict=True)
+            for nodes, labels in zip(batch.edge_node_BxE, batch.edge_label_BxE, strict=True)
         ]
     )
 
@@ -268,7 +268,8 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
         "hf_peak_mib": _peak_mib(theirs),
         "nodes_per_token_all": measure.rounded(pools.nodes_per_token, 3),
         "candidates": measure.rounded(pools.pool_size, 3),
-        "shape": list(pools.batch.path_BxMxN.shape),
+        "bins": [*pools.batch.token_RxN.shape, pools.batch.column_RxL.shape[1]],
+        "shape": list(pools.batch.path_BxMxE.shape),
         "tiled_shape": list(tiled.target_RxT.shape),
         "columns": len(columns_C),
         "compile_s": measure.rounded(our_seconds, 3),
@@ -280,9 +281,8 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
 def needed(config: T5Config, batch: PoolBatch, columns: int) -> dict[str, floor.Work]:
     """What loss and gradient of a batch cannot do without."""
     counts = node_counts(batch)
-    depth_BxN = np.asarray(batch.depth_BxN)
     # A node sees its depth in ancestors, and itself.
-    pairs = sum(int((depth[:n] + 1).sum()) for depth, n in zip(depth_BxN, counts, strict=True))
+    pairs = (np.asarray(batch.depth_RxN) + 1)[np.asarray(batch.sentence_RxN) >= 0].sum()
     return floor.update_work(
         config,
         source_lengths=(np.asarray(batch.source_BxS) != config.pad_token_id).sum(1),

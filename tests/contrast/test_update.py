@@ -90,7 +90,7 @@ class Setting:
 
     def pool_batch(self, gold: bool = True, rows: int = 4, **changes: Any) -> PoolBatch:
         """The two sentences and rows of padding; without `rows` = 4, no padding."""
-        options = {"size": 5, "start_token": 0, "buckets": BUCKETS} | changes
+        options: Any = {"size": 5, "start_token": 0, "buckets": BUCKETS} | changes
         return pool_batch(
             collate(self.examples, rows, (32, 16)),
             self.examples,
