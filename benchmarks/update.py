@@ -46,7 +46,8 @@ from groot_jax.model.config import T5Config
 from groot_jax.model.t5 import T5
 
 MODES = ("legal", "full")
-TOLERANCE = 1e-4
+# Relative, of the loss, of the whole gradient and of each parameter's; see `agree`.
+LOSS_TOLERANCE, WHOLE_TOLERANCE, PARAMETER_TOLERANCE = 1e-5, 2e-4, 1e-3
 POOL_CONFIGS = ("mit_restaurant", "snips", "retail")
 BATCH = 16
 
@@ -187,18 +188,28 @@ def tiled_loss_and_gradient(config: T5Config) -> Any:
     return jax.value_and_grad(loss)
 
 
-def agree(ours: Any, theirs: Any) -> bool:
-    """Loss and every parameter's gradient equal to 1e-4; norms far below the whole count for it."""
+def agree(ours: Any, theirs: Any) -> tuple[bool, float, float]:
+    """Whether loss and gradient are equal up to float32, and how far the gradients lie apart: the
+    whole, and the parameter that is furthest off, relative to its norm.
+
+    Rounding now and then puts a pre-activation on the other side of ReLU's kink, and the gradient
+    of a unit comes or goes with it. On T5-small one unit of 2048 made up a difference of 2e-4 in
+    its layer and nothing above it; ours and theirs lay as far from float64 (6e-5 of the whole
+    gradient, 3e-4 of a parameter). Norms far below the whole count for a thousandth of it.
+    """
     (our_loss, our_grads), (their_loss, their_grads) = jax.device_get((ours, theirs))
-    if abs(our_loss - their_loss) > TOLERANCE * abs(their_loss):
-        return False
     pairs = list(zip(jax.tree.leaves(our_grads), jax.tree.leaves(their_grads), strict=True))
-    least = 1e-3 * float(np.sqrt(sum(float((b.astype(np.float64) ** 2).sum()) for _, b in pairs)))
-    return all(
-        float(np.linalg.norm((a - b).ravel()))
-        <= TOLERANCE * max(float(np.linalg.norm(b.ravel())), least)
-        for a, b in pairs
+    norms = np.array([np.linalg.norm(b.ravel()) for _, b in pairs], np.float64)
+    apart = np.array([np.linalg.norm((a - b).ravel()) for a, b in pairs], np.float64)
+    total = float(np.linalg.norm(norms))
+    whole = float(np.linalg.norm(apart)) / total
+    worst = float((apart / np.maximum(norms, 1e-3 * total)).max())
+    equal = (
+        abs(our_loss - their_loss) <= LOSS_TOLERANCE * abs(their_loss)
+        and whole <= WHOLE_TOLERANCE
+        and worst <= PARAMETER_TOLERANCE
     )
+    return bool(equal), whole, worst
 
 
 # ---- The comparison ---------------------------------------------------------------------------
@@ -219,11 +230,11 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
     ours, our_seconds = measure.compiled(our_loss_and_gradient(config), *ours_args)
     theirs, their_seconds = measure.compiled(tiled_loss_and_gradient(config), *theirs_args)
     if is_exact(config):
-        equal = agree(ours(*ours_args), theirs(*theirs_args))
+        equal, whole, worst = agree(ours(*ours_args), theirs(*theirs_args))
     else:
         with exact():
             plain = dataclasses.replace(config, dtype="float32")
-            equal = agree(
+            equal, whole, worst = agree(
                 jax.jit(our_loss_and_gradient(plain))(*ours_args),
                 jax.jit(tiled_loss_and_gradient(plain))(*theirs_args),
             )
@@ -259,6 +270,8 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
         "hf_tiled_ms": measure.rounded(times["hf_tiled"]),
         "ratio": measure.rounded(times["hf_tiled"] / times["ours"], 3),
         "equal": equal,
+        "gradient_error": measure.rounded(whole, 2),
+        "parameter_error": measure.rounded(worst, 2),
         "nodes_per_token": measure.rounded(nodes / tokens, 3),
         "floor_ratio": measure.rounded(achieved / rates.flops, 3),
         "flop_utilisation": measure.rounded(achieved / peak, 3) if peak else None,

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+import textwrap
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -170,6 +175,40 @@ def test_scores_do_not_depend_on_who_shares_a_bin(format_name, buckets, groups):
     for row, labelings in enumerate(LABELINGS):
         close(scores[row, : len(labelings)], setting.plain_scores(setting.params, labelings, row))
     assert (np.asarray(scores[2:]) == 0).all()
+
+
+def test_groups_on_devices_of_their_own_need_nothing_from_each_other():
+    """In a process of its own: the number of CPU devices is fixed at start."""
+    code = """
+        import jax, numpy as np
+        from groot_jax.contrast.update import pool_scores
+        from groot_jax.model.partitioning import batch_sharding, batch_ways, make_mesh
+        from tests.contrast.test_update import Setting
+
+        setting = Setting()
+        sharding = batch_sharding(make_mesh())
+        assert batch_ways(sharding) == 2
+        batch = jax.device_put(setting.pool_batch(groups=2), sharding)
+        scores = jax.jit(lambda p, b: pool_scores(setting.model, p, b, setting.columns))
+        program = scores.lower(setting.params, batch).compile()
+        text = program.as_text()
+        for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+            assert name not in text, name
+        wanted = pool_scores(setting.model, setting.params, setting.pool_batch(), setting.columns)
+        np.testing.assert_allclose(program(setting.params, batch), wanted, atol=1e-4)
+    """
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    flags = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("variant", ["v1_0", "v1_1"])
