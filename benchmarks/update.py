@@ -85,7 +85,8 @@ def random_pool_set(shape: workload.Shape) -> PoolSet:
 
 
 def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: int) -> PoolSet:
-    """A batch of the most frequent size among `count` sentences, as Sentinel + Tag.
+    """The batch with the median of nodes, among those of the most frequent source size that `count`
+    sentences make, as Sentinel + Tag.
 
     tokenizer: T5's spiece.model; None: the run's own.
     """
@@ -116,10 +117,11 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
         )
         for step in range(plain.per_epoch)
     ]
-    shapes = [(b.source_BxS.shape[1], *b.token_RxN.shape) for b in batches]
-    usual = Counter(shapes).most_common(1)[0][0]
+    usual = Counter(b.source_BxS.shape[1] for b in batches).most_common(1)[0][0]
+    alike = [b for b in batches if b.source_BxS.shape[1] == usual]
+    alike.sort(key=lambda b: int(node_counts(b).sum()))
     assert format_.columns_C is not None
-    return PoolSet(name, batches[shapes.index(usual)], format_.columns_C, *_sharing(batches))
+    return PoolSet(name, alike[len(alike) // 2], format_.columns_C, *_sharing(batches))
 
 
 def node_counts(batch: PoolBatch) -> np.ndarray:
