@@ -12,5 +12,7 @@ def get_config() -> ConfigDict:
     config.nll.eval_every = 2.0
     config.groot.epochs = 1.5
     config.evaluate.dev_limit = 0
-    config.loader.rungs = 4  # A short run: more sizes would take longer to compile than they save.
+    # A short run: more sizes would take longer to compile than they save.
+    config.loader.rungs = 4
+    config.loader.node_buckets = (256, 512, 1024)
     return config
