@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
@@ -154,30 +154,6 @@ class _Generator:
             return self._generator.read(beams, batch, examples)
 
 
-class _Jax:
-    """The module jax as `train` sees it: the update that it compiles is observed."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(jax, name)
-
-    def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        program = jax.jit(function, **options)
-        if getattr(function, "func", None) is not train.groot_step:
-            return program
-
-        def update(*args: Any) -> Any:
-            start = time.perf_counter()
-            with self._recorder.span("host", "dispatch update"):
-                state, metrics = program(*args)
-            self._recorder.dispatched("update", start, metrics)
-            return state, metrics
-
-        return update
-
-
 class _Handle:
     def __init__(self, handle: Handle, recorder: Recorder) -> None:
         self._handle, self._recorder = handle, recorder
@@ -211,8 +187,22 @@ def observed(recorder: Recorder) -> ExitStack:
 
         return observed_run
 
+    plain_jit_step = train.jit_groot_step
+
+    def jit_step(*args: Any) -> Any:
+        program = plain_jit_step(*args)
+
+        def update(*data: Any) -> Any:
+            start = time.perf_counter()
+            with recorder.span("host", "dispatch update"):
+                state, metrics = program(*data)
+            recorder.dispatched("update", start, metrics)
+            return state, metrics
+
+        return update
+
     for module, name, value in (
-        (train, "jax", _Jax(recorder)),
+        (train, "jit_groot_step", jit_step),
         (Oracle, "submit", submit),
         (train, "pool_batch", pool_batch),
         (oracles, "make_run", make_run),  # Seen where scoring has a thread, not a process.

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
-from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.pools import pool_batch
-from groot_jax.contrast.update import (
-    NllBatch,
-    OutputColumns,
-    TrainState,
-    groot_step,
-    nll_step,
-)
+from groot_jax.contrast.update import NllBatch, OutputColumns, TrainState
 from groot_jax.data.batches import Batch, Example, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.lengths import without_too_long
@@ -52,6 +44,7 @@ from groot_jax.training.loop import Stage, Update, new_state, state_shapes
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Placement, device_setup, place
 from groot_jax.training.status import WorkdirLock, write_status
+from groot_jax.training.steps import jit_groot_step, jit_nll_step, loss_weights
 from groot_jax.training.task import (
     Task,
     check_corpus,
@@ -204,17 +197,7 @@ def train_nll(run: Run) -> None:
     total = max(1, round(stage.epochs * batches.per_epoch))
     optimizer = make_optimizer(run.config.optimizer, stage, run.config.optimizer.clip, total)
     shardings = run.placement.state(run.task.model_config, optimizer)
-    step_fn = jax.jit(
-        partial(
-            nll_step,
-            model=run.task.model,
-            optimizer=optimizer,
-            average=stage.average,
-            label_smoothing=stage.label_smoothing,
-        ),
-        donate_argnums=0,
-        out_shardings=(shardings, None),
-    )
+    step_fn = jit_nll_step(stage, run.task.model_config, optimizer, shardings)
     key = key_of(run, "nll")
 
     def updates(state: TrainState, start: int) -> Iterator[Update]:
@@ -300,23 +283,10 @@ def train_system(run: Run, system: str) -> None:
     total = max(1, round(stage.epochs * batches.per_epoch))
     look_every = max(1, round(stage.eval_every * batches.per_epoch))
     optimizer = make_optimizer(run.config.optimizer, stage, stage.clip, total)
-    weights = tuple((name, float(weight)) for name, weight in stage.loss.items())
-    contrasts = any(weight for _, weight in weights)
+    contrasts = any(weight for _, weight in loss_weights(stage))
     size = stage.pool.size if contrasts else 0
     shardings = run.placement.state(task.model_config, optimizer)
-    step_fn = jax.jit(
-        partial(
-            groot_step,
-            model=T5(dataclasses.replace(task.model_config, dropout_rate=stage.dropout)),
-            optimizer=optimizer,
-            settings=LossSettings(weights, stage.tau, stage.rank_margin, stage.reinforce_normalise),
-            nll_weight=stage.nll_weight,
-            average=stage.nll_average,
-            accumulate=stage.accumulate,
-        ),
-        donate_argnums=0,
-        out_shardings=(shardings, None),
-    )
+    step_fn = jit_groot_step(stage, task.model_config, optimizer, shardings)
     noisy = stage.generate_dropout > 0
     generator = run.generator
     if noisy:

@@ -1,0 +1,64 @@
+"""The jitted updates of both stages, as a config describes them.
+
+Built here alone, so that what preflight compiles and benchmarks time is what training runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from groot_jax.contrast.losses import LossSettings
+from groot_jax.contrast.update import TrainState, groot_step, nll_step
+from groot_jax.model.config import T5Config
+from groot_jax.model.t5 import T5
+
+
+def jit_nll_step(
+    stage: ConfigDict,
+    model_config: T5Config,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+) -> Callable[..., Any]:
+    """(state, NllBatch, key, columns) -> (state, metrics); `stage` is `config.nll`."""
+    step = partial(
+        nll_step,
+        model=T5(model_config),
+        optimizer=optimizer,
+        average=stage.average,
+        label_smoothing=stage.label_smoothing,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def jit_groot_step(
+    stage: ConfigDict,
+    model_config: T5Config,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+) -> Callable[..., Any]:
+    """(state, PoolBatch, key, columns) -> (state, metrics); `stage` is `config.groot`, or a
+    variant of it."""
+    step = partial(
+        groot_step,
+        model=T5(dataclasses.replace(model_config, dropout_rate=stage.dropout)),
+        optimizer=optimizer,
+        settings=LossSettings(
+            loss_weights(stage), stage.tau, stage.rank_margin, stage.reinforce_normalise
+        ),
+        nll_weight=stage.nll_weight,
+        average=stage.nll_average,
+        accumulate=stage.accumulate,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def loss_weights(stage: ConfigDict) -> tuple[tuple[str, float], ...]:
+    """The contrast losses and their weights, in the config's order."""
+    return tuple((name, float(weight)) for name, weight in stage.loss.items())
