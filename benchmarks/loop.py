@@ -50,6 +50,7 @@ from groot_jax.data.corpus import load_corpus
 from groot_jax.errors import exit_on_user_error
 from groot_jax.generate.beam_search import Beams
 from groot_jax.generate.generator import Generator
+from groot_jax.hosts import Hosts
 from groot_jax.reward import oracle as oracles
 from groot_jax.reward.oracle import Handle, Oracle
 from groot_jax.reward.pool import Candidate, PoolSettings, build_pool
@@ -59,7 +60,7 @@ from groot_jax.training.loop import Stage
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import device_setup
 from groot_jax.training.status import WorkdirLock
-from groot_jax.training.task import initial_params
+from groot_jax.training.task import initial_params, load_task
 
 # As soon as the device is done a thread notes the time; it must not wait long for Python's lock.
 _SWITCH_SECONDS = 5e-4
@@ -275,18 +276,18 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
             recorders.append(Recorder())
             state = jax.block_until_ready(stage.fresh())
             begun = time.perf_counter()
-            sentences, previous = 0, None
+            sentences, previous = 0.0, None
             stream = stage.updates(state, 0)
             del state
             for update in islice(stream, count):
-                if previous is not None:
-                    jax.device_get(previous.metrics)  # As training reads them: one update late.
+                if previous is not None:  # As training reads them: one update late.
+                    sentences += float(jax.device_get(previous.metrics)["gold_score"][1])
                 previous = update
-                sentences += update.sentences
-            jax.block_until_ready(previous)
+            assert previous is not None
+            sentences += float(jax.device_get(previous.metrics)["gold_score"][1])
             seconds = time.perf_counter() - begun
             recorders[-1].close()
-            results.append(LoopResult(sentences, seconds, recorders[-1].spans))
+            results.append(LoopResult(int(sentences), seconds, recorders[-1].spans))
 
     corpus = load_corpus(config.data, config.text.max_words)
     relay = Relay()
@@ -299,8 +300,9 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
             stack.enter_context(observed(relay))
             oracle = stack.enter_context(open_oracle(config))
             lock = stack.enter_context(WorkdirLock(folder))
-            task = train.open_task(config, folder, corpus, oracle, lock)
-            run = train.make_run(config, folder, corpus, task, oracle, console)
+            train.open_task(config, folder, corpus, oracle, lock)
+            task = load_task(folder, config)
+            run = train.make_run(config, folder, corpus, task, oracle, console, Hosts())
             seen: Any = _Generator(run.generator, relay)
             with mock.patch.object(train.Run, "train", drive):
                 train.train_system(dataclasses.replace(run, generator=seen), "groot")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from groot_jax.contrast.packing import plan_bins
+from groot_jax.contrast.packing import plan_bins, round_up
 from groot_jax.contrast.tree import build_tree, plant
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, labeling_of_word_tags, word_tags
@@ -76,7 +76,8 @@ def main() -> None:
             trees = [build_tree(pool, 0) for pool in targets[at : at + BATCH]]
             nodes = [len(tree.tokens) for tree in trees]
             plan = plan_bins(nodes, sources_BxS.sum(1).tolist(), buckets)
-            plant(trees, plan, sources_BxS, sources_BxS, settings.size, buckets)
+            edges = round_up(max(len(tree.labels) for tree in trees), buckets)
+            plant(trees, plan, sources_BxS, sources_BxS, settings.size, edges)
 
     parts: dict[str, Callable[[], Any]] = {"read": read, "score": score, "encode": encode}
     times: dict[str, list[float]] = {name: [] for name in parts}

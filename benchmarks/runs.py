@@ -114,7 +114,8 @@ def trained_pools(
     sentences = [train[i] for i in drawn]
     examples = encode(sentences, task.format)
     batches = evaluation_batches(examples, 32, task.ladder)
-    beams = task.generator().label(run.params, examples, batches)
+    found = task.generator().label(run.params, examples, batches)
+    beams = [found[index] for index in range(len(examples))]
     tasks = [
         ScoringTask(sentence.words, sentence.labeling, candidates, index)
         for index, (sentence, candidates) in enumerate(zip(sentences, beams, strict=True))

@@ -181,5 +181,10 @@ def get_config() -> ConfigDict:
     config.mesh.fsdp = 1
     config.mesh.tensor = 1
 
+    # Runs of several processes; see docs/launch.md.
+    config.distributed = ConfigDict()
+    config.distributed.start_timeout = 300.0  # Seconds until all have to be there.
+    config.distributed.timeout = 60.0  # Seconds after which a silent one counts as dead.
+
     config.compilation_cache = "~/.cache/groot_jax/xla"  # Compiled programs between runs; "" = off.
     return config

@@ -32,6 +32,8 @@ LOCK_FILE = "train.lock"  # See training/status.py.
 FREE_KEYS = (
     "checkpoint.keep",
     "compilation_cache",
+    "distributed.start_timeout",
+    "distributed.timeout",
     "evaluate.batch_size",
     "evaluate.bootstrap",
     "evaluate.decide",

@@ -13,12 +13,16 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TERMINATE_ONCE_IN = 30.0  # seconds
+
+# Called with what ends a job, before it ends: other processes of the run may have to be told.
+at_failure: list[Callable[[BaseException], None]] = []
 
 
 class UserError(Exception):
@@ -35,16 +39,16 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
     _quiet_after_failure()
     try:
         with _signals():
-            main()
+            _telling(main)
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
         print(f"interrupted{advice}", file=sys.stderr)
-        sys.exit(130)
+        _leave(130)
     except Terminated:
         print(f"terminated{advice}", file=sys.stderr)
-        sys.exit(143)
+        _leave(143)
     except BrokenPipeError:
         # Whoever read the output has enough of it. Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,7 +64,27 @@ def _fail(sentence: str) -> None:
     # Saves that were cut off would complain once more when the interpreter takes them apart.
     atexit.register(setattr, sys, "unraisablehook", lambda _: None)
     print("error:", " ".join(sentence.splitlines()), file=sys.stderr)
-    sys.exit(1)
+    _leave(1)
+
+
+def _telling(main: Callable[[], object]) -> None:
+    try:
+        main()
+    except BaseException as error:
+        for tell in at_failure:
+            tell(error)
+        if at_failure and isinstance(error, Exception) and not isinstance(error, UserError):
+            traceback.print_exc()
+            _leave(1)
+        raise
+
+
+def _leave(status: int) -> NoReturn:
+    if at_failure:  # The interpreter's own end would wait for the other processes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 @contextmanager

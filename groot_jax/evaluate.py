@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -26,6 +27,7 @@ from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.hosts import Hosts
 from groot_jax.reward.oracle import Oracle
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.evaluation import (
@@ -56,8 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = configs.parse_job(parser, argv, before_reading=_await_training)
     config, workdir = args.config, args.workdir
-    console = Console()
-    device_setup(config)
+    hosts = device_setup(config)
+    console = Console(quiet=not hosts.main)
     task = load_task(workdir, config)
     loaded = load_corpus(config.data, config.text.max_words)
     reported_rewards(config)
@@ -68,10 +70,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"config.data.{split}: there is no {split} split; name one or another --split"
         )
-    results = results_folder(workdir, task, loaded, console)
+    results = results_folder(workdir, task, loaded, console) if hosts.main else workdir
     with open_oracle(config) as oracle:
         if args.watch:
-            watch(task, corpus, oracle, workdir, split, systems, console, results)
+            watch(task, corpus, oracle, workdir, split, systems, console, results, hosts)
         else:
             evaluate_systems(
                 task,
@@ -79,12 +81,15 @@ def main(argv: list[str] | None = None) -> None:
                 oracle,
                 workdir,
                 (split,),
+                hosts=hosts,
                 systems=systems,
                 checkpoint=args.checkpoint,
                 console=console,
                 results=results,
             )
-    show_results(results, config, console)
+    if hosts.main:
+        show_results(results, config, console)
+    hosts.close()
 
 
 def _await_training(args: argparse.Namespace) -> None:
@@ -159,6 +164,7 @@ def evaluate_systems(
     workdir: Path,
     splits: Sequence[str],
     *,
+    hosts: Hosts,
     console: Console,
     systems: Sequence[str] | None = None,
     checkpoint: str = "best",
@@ -182,7 +188,7 @@ def evaluate_systems(
         homes = {system: home_of(workdir, task.config, system) for system in found}
         held = [s for s in found if int(checkpoint) in saved_steps(homes[s], s)]
         systems = held or found
-    scorer = scorer or _Scorer(task, corpus, oracle, results or workdir)
+    scorer = scorer or _Scorer(task, corpus, oracle, results or workdir, hosts)
     for system in systems or found:
         home = home_of(workdir, task.config, system)
         with Checkpoints(
@@ -190,8 +196,9 @@ def evaluate_systems(
         ) as checkpoints:
             step = choose_step(checkpoints, checkpoint)
             kind = checkpoint if checkpoint in ("best", "latest") else "step"
+            params = scorer.restore(checkpoints, step)
             for split in splits:
-                seconds = scorer.score(checkpoints, system, step, kind, split)
+                seconds = scorer.score(params, system, step, kind, split)
                 console.print(
                     f"{system}: {'best ' if kind == 'best' else ''}step {step} scored on {split} "
                     f"in {seconds:.1f} s",
@@ -221,21 +228,24 @@ def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
 class _Scorer:
     """Restores, decodes and scores; keeps the compiled search and the encoded splits."""
 
-    def __init__(self, task: Task, corpus: Corpus, oracle: Oracle, results: Path) -> None:
+    def __init__(
+        self, task: Task, corpus: Corpus, oracle: Oracle, results: Path, hosts: Hosts
+    ) -> None:
         self._task, self._oracle, self._results = task, oracle, results
         self._placement = place(task.config, task.model_config)
         generator = task.generator(batch_sharding=self._placement.batch)
         self._evaluators = {
-            split: Evaluator(task, generator, oracle, split_of(corpus, split))
+            split: Evaluator(task, generator, oracle, split_of(corpus, split), hosts)
             for split in ("dev", "test")
         }
 
-    def score(
-        self, checkpoints: Checkpoints, system: str, step: int, kind: str, split: str
-    ) -> float:
+    def restore(self, checkpoints: Checkpoints, step: int) -> Any:
+        """The parameters of a checkpoint."""
+        return checkpoints.restore_params(step, self._placement.shapes(self._task.model_config))
+
+    def score(self, params: Any, system: str, step: int, kind: str, split: str) -> float:
         """Writes the records of one checkpoint on one split; the seconds that it took."""
         begun = time.monotonic()
-        params = checkpoints.restore_params(step, self._placement.shapes(self._task.model_config))
         evaluator, dev = self._evaluators[split], self._evaluators["dev"]
         beams = evaluator.beams(params)
         seconds = time.monotonic() - begun
@@ -243,6 +253,8 @@ class _Scorer:
         dev_beams = None
         if needs_dev:
             dev_beams = beams if evaluator is dev else dev.beams(params)
+        if beams is None:
+            return time.monotonic() - begun  # Another process has them all.
         write_records(
             self._task,
             self._oracle,
@@ -268,6 +280,7 @@ def watch(
     systems: Sequence[str] | None,
     console: Console,
     results: Path,
+    hosts: Hosts,
 ) -> None:
     """Scores each checkpoint as it lands, until training has ended and all are scored; then the
     best of each system as such, for results.json.
@@ -278,32 +291,44 @@ def watch(
     for system in systems or ():
         if system not in known:
             raise UserError(f"--system={system}: {workdir} trains {', '.join(known)} only")
-    scorer = _Scorer(task, corpus, oracle, results)
+    scorer = _Scorer(task, corpus, oracle, results, hosts)
     seen: set[tuple[str, int]] = set()
-    while True:
+
+    def look() -> tuple[bool, list[tuple[str, int]]]:
+        """Whether training has ended, and what is there to be scored."""
         # Asked first: what lands after the answer is seen below, or in one more round.
-        ended, found = training_ended(workdir), len(seen)
-        for system in systems or systems_of(workdir, task.config):
+        ended = training_ended(workdir)
+        landed = [
+            (system, step)
+            for system in systems or systems_of(workdir, task.config)
+            for step in saved_steps(home_of(workdir, task.config, system), system)
+        ]
+        return ended, [item for item in landed if item not in seen]
+
+    while True:
+        ended, new = hosts.broadcast(look() if hosts.main else None)
+        for system, step in new:
+            seen.add((system, step))
             home = home_of(workdir, task.config, system)
-            for step in saved_steps(home, system):
-                if (system, step) in seen:
-                    continue
-                seen.add((system, step))
-                try:
-                    with Checkpoints(home, system, read_only=True) as checkpoints:
-                        seconds = scorer.score(checkpoints, system, step, "step", split)
-                except (UserError, OSError):
-                    time.sleep(_POLL_SECONDS)
-                    if step in saved_steps(home, system):
-                        raise
-                    line = f"{system}: step {step} was replaced before it was read"
-                else:
-                    line = f"{system}: step {step} scored on {split} in {seconds:.1f} s"
-                console.print(line, highlight=False)
-        if ended and len(seen) == found:
+            error: Exception | None = None
+            try:
+                with Checkpoints(home, system, read_only=True) as checkpoints:
+                    params = scorer.restore(checkpoints, step)
+            except (UserError, OSError) as e:
+                error = e
+            if hosts.merge(error is not None, any):
+                time.sleep(_POLL_SECONDS)
+                if error is not None and step in saved_steps(home, system):
+                    raise error
+                line = f"{system}: step {step} was replaced before it was read"
+            else:
+                seconds = scorer.score(params, system, step, "step", split)
+                line = f"{system}: step {step} scored on {split} in {seconds:.1f} s"
+            console.print(line, highlight=False)
+        if ended and not new:
             break
         time.sleep(_POLL_SECONDS)
-    present = systems_of(workdir, task.config)
+    present = hosts.broadcast(systems_of(workdir, task.config))
     wanted = [system for system in systems or present if system in present]
     if not wanted:
         raise UserError(
@@ -311,7 +336,15 @@ def watch(
             f"{f' of {systems[0]}' if systems else ''}; run groot_jax.train there again"
         )
     evaluate_systems(
-        task, corpus, oracle, workdir, (split,), systems=wanted, console=console, scorer=scorer
+        task,
+        corpus,
+        oracle,
+        workdir,
+        (split,),
+        hosts=hosts,
+        systems=wanted,
+        console=console,
+        scorer=scorer,
     )
 
 

@@ -33,9 +33,10 @@ from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span, half_ch
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluate import choose_step, home_of, systems_of
 from groot_jax.generate.generator import Generator
+from groot_jax.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.decisions import decide, labeling_probabilities, span_confidences
-from groot_jax.training.evaluation import open_oracle
+from groot_jax.training.evaluation import gather_beams, open_oracle
 from groot_jax.training.metrics import Beam, Scorer, distinct
 from groot_jax.training.setup import Placement, device_setup, place
 from groot_jax.training.task import Task, load_task
@@ -92,12 +93,18 @@ class Labeler:
     """A trained labeler. `load` reads one, `label` uses it; not tied to any training data."""
 
     def __init__(
-        self, task: Task, placement: Placement, params: Any, score: Scorer | None = None
+        self,
+        task: Task,
+        placement: Placement,
+        params: Any,
+        score: Scorer | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         self._task = task
         self._placement = placement
         self._params = params
         self._score = score
+        self._hosts = hosts or Hosts()
         self._generators: dict[int, Generator] = {}
 
     @classmethod
@@ -109,6 +116,7 @@ class Labeler:
         checkpoint: str = "best",
         config: ConfigDict | None = None,
         score: Scorer | None = None,
+        hosts: Hosts | None = None,
     ) -> Labeler:
         """Loads a checkpoint of a work directory.
 
@@ -117,6 +125,7 @@ class Labeler:
           checkpoint: best (on dev), latest, or a step.
           config: where given, replaces W/config.json.
           score: rewards of (candidate, gold, words) triples, for `decide="mbr"`.
+          hosts: the processes that label together, where there are several.
 
         Raises UserError where there is nothing to load.
         """
@@ -137,7 +146,7 @@ class Labeler:
             step = choose_step(checkpoints, checkpoint)
             placement = place(config, task.model_config)
             params = checkpoints.restore_params(step, placement.shapes(task.model_config))
-        return cls(task, placement, params, score)
+        return cls(task, placement, params, score, hosts)
 
     def label(self, words: Sequence[str], k: int = 5, decide: str = "map") -> Prediction:
         """Labels one sentence, given as its words."""
@@ -153,6 +162,7 @@ class Labeler:
         """Labels many sentences; `k` labelings each, fewer where fewer exist.
 
         The beam is at least as wide as in training, so that probabilities mean the same for any k.
+        Of several processes, which all give the same sentences, the first alone gets the answers.
         Raises UserError for a sentence that is too long, unless `text.long_sentences` is `window`.
         """
         if not _is_count(k):
@@ -163,6 +173,8 @@ class Labeler:
             raise UserError("decide='mbr' needs a reward; load the labeler with score=...")
         checked = [self.check(words) for words in sentences]
         beams = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
+        if beams is None:
+            return []
         return [
             _prediction(words, beam, k, decide, self._score)
             for words, beam in zip(checked, beams, strict=True)
@@ -230,10 +242,16 @@ class Labeler:
 
     def _beams(
         self, sentences: Sequence[tuple[str, ...]], width: int, batch_size: int | None
-    ) -> Iterator[Beam]:
+    ) -> Iterator[Beam] | None:
         cut = [self._windows(words) for words in sentences]
         pieces = [Sentence(window, ()) for windows in cut for window in windows]
-        found = iter(self._search(pieces, width, batch_size))
+        found = self._search(pieces, width, batch_size)
+        return None if found is None else self._whole(cut, iter(found), width)
+
+    def _whole(
+        self, cut: list[list[tuple[str, ...]]], found: Iterator[Beam], width: int
+    ) -> Iterator[Beam]:
+        """The beams of sentences, of those of their windows."""
         for windows in cut:
             beam: Beam = [Candidate((), 0.0, True, -1)]
             offset = 0
@@ -245,7 +263,7 @@ class Labeler:
 
     def _search(
         self, pieces: Sequence[Sentence], width: int, batch_size: int | None
-    ) -> list[list[Candidate]]:
+    ) -> list[Beam] | None:
         examples = encode(pieces, self._task.format, gold=False)
         if not examples:
             return []
@@ -255,8 +273,10 @@ class Labeler:
                 k=width, batch_sharding=self._placement.batch
             )
         size = batch_size or min(len(examples), self._task.config.evaluate.batch_size)
-        batches = evaluation_batches(examples, generator.rows(size), self._task.ladder)
-        return generator.label(self._params, examples, batches)
+        own_B = generator.own_rows(size)
+        batches = evaluation_batches(examples, len(own_B), self._task.ladder, own_B)
+        found = generator.label(self._params, examples, batches)
+        return gather_beams(dict(found), len(examples), self._hosts)
 
 
 def _is_count(value: Any) -> bool:
@@ -317,9 +337,9 @@ def main(argv: list[str] | None = None) -> None:
     config = args.config
     if args.reward:
         config.reward.name = args.reward
-    device_setup(config)
+    hosts = device_setup(config)
     with ExitStack() as stack:
-        source = stack.enter_context(open_input(args.file))
+        source = stack.enter_context(open_input(args.file)) if hosts.main else -1
         score: Scorer | None = None
         if args.decide == "mbr":
             score = stack.enter_context(open_oracle(config)).score
@@ -329,16 +349,19 @@ def main(argv: list[str] | None = None) -> None:
             checkpoint=args.checkpoint,
             config=config,
             score=score,
+            hosts=hosts,
         )
-        if os.isatty(source):
+        if hosts.main and os.isatty(source):
             print("type a sentence a line, Ctrl-D ends", file=sys.stderr)
         show = _pretty_printer() if args.pretty else _print_json
         size = config.evaluate.batch_size
-        for chunk in read_chunks(source, args.file, labeler.check, size):
+        read = read_chunks(source, args.file, labeler.check, size) if hosts.main else iter(())
+        while chunk := hosts.broadcast(next(read, None)):
             # Two sizes of batch, so that few programs are compiled.
             rows = 1 if len(chunk) == 1 else size
             for prediction in labeler.label_all(chunk, args.k, args.decide, batch_size=rows):
                 show(prediction)
+    hosts.close()
 
 
 def _print_json(prediction: Prediction) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
-from groot_jax.contrast.pools import pool_batch
+from groot_jax.contrast.pools import Sizes, pool_batch
 from groot_jax.contrast.update import NllBatch, OutputColumns, TrainState
 from groot_jax.data.batches import Batch, Example, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus, load_corpus
@@ -32,6 +33,8 @@ from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.generate.beam_search import Beams
 from groot_jax.generate.generator import Generator
+from groot_jax.hosts import Hosts
+from groot_jax.model import placing
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import T5, param_shapes
 from groot_jax.reward.oracle import Oracle
@@ -70,10 +73,12 @@ class Run:
     oracle: Oracle
     evaluator: Evaluator  # of dev
     console: Console
+    hosts: Hosts
 
     def train(self, stage: Stage) -> None:
         """The loop, with what is the same for all stages."""
-        loop.train(stage, self.workdir, self.config.checkpoint, self.evaluator, self.console)
+        settings = self.config.checkpoint
+        loop.train(stage, self.workdir, settings, self.evaluator, self.console, self.hosts)
 
 
 # ---- Set-up -----------------------------------------------------------------------------------
@@ -83,39 +88,51 @@ def main(argv: list[str] | None = None) -> None:
     parser = configs.job_parser("groot_jax.train", "Train a labeler: NLL, then GROOT.", True)
     args = configs.parse_job(parser, argv)
     config, workdir = args.config, args.workdir
-    console = Console()
-    device_setup(config)
+    hosts = device_setup(config)
+    console = Console(quiet=not hosts.main)
     with WorkdirLock(workdir) as lock:
-        if (workdir / configs.CONFIG_FILE).exists():
+        if hosts.main and (workdir / configs.CONFIG_FILE).exists():
             lock.take()
         corpus = load_corpus(config.data, config.text.max_words)
         for note in corpus.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=True)
         with open_oracle(config) as oracle:
-            task = open_task(config, workdir, corpus, oracle, lock)
+            if hosts.main:
+                open_task(config, workdir, corpus, oracle, lock)
+            hosts.barrier()
+            task = load_task(workdir, config)
             known = len(corpus.notes)
             corpus = without_too_long(corpus, task.format, config)
             for note in corpus.notes[known:]:
                 console.print(note, highlight=False, markup=False, soft_wrap=True)
-            write_status(workdir, "training")
-            try:
-                run = make_run(config, workdir, corpus, task, oracle, console)
+            with status_of(workdir) if hosts.main else nullcontext():
+                run = make_run(config, workdir, corpus, task, oracle, console, hosts)
                 if config.nll.enabled:
                     train_nll(run)
                 for system in config.systems:
                     train_system(run, system)
                 close(run)
-            except BaseException:
-                with suppress(UserError):  # On a full disk, what is raised says more.
-                    write_status(workdir, "stopped")
-                raise
-            write_status(workdir, "finished")
+    hosts.close()
+
+
+@contextmanager
+def status_of(workdir: Path) -> Iterator[None]:
+    """W/status.json says that training runs, and how it ended."""
+    write_status(workdir, "training")
+    try:
+        yield
+    except BaseException:
+        with suppress(UserError):  # On a full disk, what is raised says more.
+            write_status(workdir, "stopped")
+        raise
+    write_status(workdir, "finished")
 
 
 def open_task(
     config: ConfigDict, workdir: Path, corpus: Corpus, oracle: Oracle, lock: WorkdirLock
-) -> Task:
-    """The task of the work directory, which from then on belongs to this config.
+) -> None:
+    """Writes the task of the work directory, which from then on belongs to this config, or checks
+    the one that is there.
 
     A new directory is claimed only once the config has proved possible: whoever mends a mistake in
     it can name the same directory again.
@@ -126,7 +143,7 @@ def open_task(
         task = load_task(workdir, config)
         check_corpus(task, corpus, workdir)
         check_reward(oracle, corpus)
-        return task
+        return
     for split, sentences in (("train", corpus.train), ("dev", corpus.dev)):
         if not sentences:
             raise UserError(
@@ -147,7 +164,6 @@ def open_task(
     lock.take()
     configs.claim_workdir(workdir, config)
     save_task(task, workdir)
-    return load_task(workdir, config)
 
 
 def check_reward(oracle: Oracle, corpus: Corpus) -> None:
@@ -157,7 +173,13 @@ def check_reward(oracle: Oracle, corpus: Corpus) -> None:
 
 
 def make_run(
-    config: ConfigDict, workdir: Path, corpus: Corpus, task: Task, oracle: Oracle, console: Console
+    config: ConfigDict,
+    workdir: Path,
+    corpus: Corpus,
+    task: Task,
+    oracle: Oracle,
+    console: Console,
+    hosts: Hosts,
 ) -> Run:
     placement = place(config, task.model_config)
     generator = task.generator(batch_sharding=placement.batch)
@@ -170,19 +192,27 @@ def make_run(
         task=task,
         placement=placement,
         examples=encode(corpus.train, task.format),
-        columns=OutputColumns(jnp.asarray(task.grammar.columns_C), jnp.asarray(column_of_V)),
+        columns=placing.put(
+            OutputColumns(jnp.asarray(task.grammar.columns_C), jnp.asarray(column_of_V)),
+            placement.everywhere,
+        ),
         generator=generator,
         oracle=oracle,
-        evaluator=Evaluator(task, generator, oracle, corpus.dev, config.evaluate.dev_limit),
+        evaluator=Evaluator(task, generator, oracle, corpus.dev, hosts, config.evaluate.dev_limit),
         console=console,
+        hosts=hosts,
     )
 
 
 def key_of(run: Run, system: str) -> jax.Array:
     """Each system has random draws of its own; those of a step depend on the step alone."""
     # `rbg` compiles in a third of the time that threefry takes, with dropout in every layer.
-    key = jax.random.key(run.config.seed, impl="rbg")
-    return jax.random.fold_in(key, zlib.crc32(system.encode()))
+    draw = partial(_key, run.config.seed, zlib.crc32(system.encode()))
+    return jax.jit(draw, out_shardings=run.placement.everywhere)()
+
+
+def _key(seed: int, system: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed, impl="rbg"), system)
 
 
 # ---- Stage 0: likelihood of gold --------------------------------------------------------------
@@ -193,7 +223,13 @@ def train_nll(run: Run) -> None:
     stage = run.config.nll
     if stage.checkpoint:
         return  # Another work directory has done it; `stage_0_params` looks there.
-    batches = TrainingBatches(run.examples, stage.batch_size, run.task.ladder, run.config.seed)
+    batches = TrainingBatches(
+        run.examples,
+        stage.batch_size,
+        run.task.ladder,
+        run.config.seed,
+        own_B=run.placement.own_rows(stage.batch_size),
+    )
     total = max(1, round(stage.epochs * batches.per_epoch))
     optimizer = make_optimizer(run.config.optimizer, stage, run.config.optimizer.clip, total)
     shardings = run.placement.state(run.task.model_config, optimizer)
@@ -205,9 +241,9 @@ def train_nll(run: Run) -> None:
             data = NllBatch(
                 batch.source_BxS, batch.fused_source_BxS, batch.fused_target_BxT, batch.target_BxT
             )
-            data = jax.device_put(data, run.placement.batch)
+            data = placing.put(data, run.placement.batch)
             state, metrics = step_fn(state, data, key, run.columns)
-            yield Update(state, int((batch.index_B >= 0).sum()), metrics, {})
+            yield Update(state, metrics, {})
 
     run.train(
         Stage(
@@ -215,7 +251,9 @@ def train_nll(run: Run) -> None:
             total=total,
             look_every=max(1, round(stage.eval_every * batches.per_epoch)),
             patience=stage.patience,
-            fresh=lambda: new_state(initial_params(run.task), optimizer, shardings),
+            fresh=lambda: new_state(
+                initial_params(run.task, shardings.params), optimizer, shardings
+            ),
             shapes=state_shapes(param_shapes(run.task.model_config), optimizer, shardings),
             updates=updates,
         )
@@ -259,7 +297,7 @@ def stage_0_params(run: Run) -> Any:
     """The parameters that stage 1 starts from: the best of stage 0, here or where config says."""
     elsewhere = run.config.nll.checkpoint
     if not elsewhere and not run.config.nll.enabled:
-        return initial_params(run.task)
+        return initial_params(run.task, run.placement.params)
     workdir = Path(elsewhere).expanduser() if elsewhere else run.workdir
     target = run.placement.shapes(run.task.model_config)
     with Checkpoints(workdir, "nll", tie=run.config.checkpoint.tie, read_only=True) as checkpoints:
@@ -279,7 +317,11 @@ def train_system(run: Run, system: str) -> None:
     """GROOT, or a variant of it, for `groot.epochs` epochs from the best of stage 0."""
     stage = configs.variant(run.config, system)
     task = run.task
-    batches = TrainingBatches(run.examples, stage.batch_size, task.ladder, run.config.seed + 1)
+    own_B = run.placement.own_rows(stage.batch_size, stage.accumulate)
+    batches = TrainingBatches(
+        run.examples, stage.batch_size, task.ladder, run.config.seed + 1, own_B=own_B
+    )
+    counted_B = run.generator.counted_rows(len(own_B))
     total = max(1, round(stage.epochs * batches.per_epoch))
     look_every = max(1, round(stage.eval_every * batches.per_epoch))
     optimizer = make_optimizer(run.config.optimizer, stage, stage.clip, total)
@@ -323,7 +365,7 @@ def train_system(run: Run, system: str) -> None:
         return Scored(
             batch,
             beams,
-            np.asarray(beams.tokens_BxKxT),
+            placing.read(beams.tokens_BxKxT),
             lambda: dict(zip(indices, handle.result(), strict=True)),
         )
 
@@ -357,12 +399,13 @@ def train_system(run: Run, system: str) -> None:
                 start_token=task.model_config.decoder_start_token_id,
                 buckets=run.config.loader.node_buckets,
                 groups=batch_ways(run.placement.batch) * stage.accumulate,
+                merge_sizes=partial(merge_sizes, run.hosts),
             )
-            data = jax.device_put(data, run.placement.batch)
+            data = placing.put(data, run.placement.batch)
             state, metrics = step_fn(state, data, key, run.columns)
             ready.extend(score(*item) for item in made)
-            sentences = int((scored.batch.index_B >= 0).sum())
-            yield Update(state, sentences, metrics, pool_figures(pools))
+            counted = set(scored.batch.index_B[counted_B].tolist())
+            yield Update(state, metrics, pool_figures([pools[i] for i in pools if i in counted]))
 
     run.train(
         Stage(
@@ -387,13 +430,20 @@ class Scored:
     pools: Callable[[], dict[int, Pool]]  # waits for the oracle
 
 
-def pool_figures(pools: dict[int, Pool]) -> dict[str, tuple[float, float]]:
+def merge_sizes(hosts: Hosts, sizes: Sizes) -> Sizes:
+    """Shapes that all processes agree on."""
+    if hosts.count == 1:
+        return sizes
+    return Sizes(*hosts.merge(sizes, Sizes.join))
+
+
+def pool_figures(pools: Sequence[Pool]) -> dict[str, tuple[float, float]]:
     """Rewards of the training beams as (sum, denominator): rank 1, and all that are in a pool,
     which holds `groot.pool.beams` at most: not the mean over the top k that dev has."""
     if not pools:
         return {}
     first, beam, size = [], [], 0
-    for pool in pools.values():
+    for pool in pools:
         size += len(pool)
         ranked = [entry for entry in pool if entry.slot >= 0]
         beam += [entry.reward for entry in ranked]
@@ -414,8 +464,17 @@ def close(run: Run) -> None:
     from groot_jax.evaluate import evaluate_systems, show_results
 
     splits = ("test",) if run.corpus.test else ("dev",)
-    evaluate_systems(run.task, run.corpus, run.oracle, run.workdir, splits, console=run.console)
-    show_results(run.workdir, run.config, run.console)
+    evaluate_systems(
+        run.task,
+        run.corpus,
+        run.oracle,
+        run.workdir,
+        splits,
+        hosts=run.hosts,
+        console=run.console,
+    )
+    if run.hosts.main:
+        show_results(run.workdir, run.config, run.console)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,34 @@ Host code: the last place that sees labelings on their way down to the device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from groot_jax.contrast.packing import plan_bins
+from groot_jax.contrast.packing import plan_bins, round_up
 from groot_jax.contrast.tree import ancestors, build_tree, plant
 from groot_jax.contrast.update import PoolBatch
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.formats import Format
 from groot_jax.reward.pool import PoolEntry
+
+
+class Sizes(NamedTuple):
+    """What the shapes of an update depend on: all processes have to give it the same ones."""
+
+    nodes_B: list[int]  # of each sentence's token tree
+    sources_B: list[int]  # of each sentence's source tokens
+    edges: int  # of the largest tree
+
+    @staticmethod
+    def join(parts: Sequence[Sizes]) -> Sizes:
+        """Those of processes that have some rows each, the others being empty."""
+        return Sizes(
+            [max(nodes) for nodes in zip(*(part[0] for part in parts), strict=True)],
+            [max(sources) for sources in zip(*(part[1] for part in parts), strict=True)],
+            max(part[2] for part in parts),
+        )
 
 
 def pool_batch(
@@ -28,6 +46,7 @@ def pool_batch(
     start_token: int,
     buckets: Sequence[int],
     groups: int = 1,
+    merge_sizes: Callable[[Sizes], Sizes] | None = None,
 ) -> PoolBatch:
     """Arrays of one update.
 
@@ -37,6 +56,7 @@ def pool_batch(
       size: M, slots of a pool. One more holds gold where the pool does not, for the NLL term.
       buckets: sizes that a bin of trees may have.
       groups: so many equal parts of the batch share no bin, to be split over devices or updates.
+      merge_sizes: where other processes have the other rows of the batch: theirs put together.
     """
     B, M = len(batch.index_B), size + 1
     sequences: list[list[tuple[int, ...]]] = []
@@ -64,9 +84,16 @@ def pool_batch(
             gold_BxM[b, len(row)] = True
             row.append(example.target)
     trees = [build_tree(row, start_token) for row in sequences]
-    nodes_B, sources_B = [len(tree.tokens) for tree in trees], (batch.source_BxS != 0).sum(1)
-    plan = plan_bins(nodes_B, sources_B.tolist(), buckets, groups)
-    forest = plant(trees, plan, batch.source_BxS, batch.fused_target_BxT, M, buckets)
+    sizes = Sizes(
+        nodes_B=[len(tree.tokens) for tree in trees],
+        sources_B=(batch.source_BxS != 0).sum(1).tolist(),
+        edges=max(1, *(len(tree.labels) for tree in trees)),
+    )
+    if merge_sizes is not None:
+        sizes = merge_sizes(sizes)
+    plan = plan_bins(sizes.nodes_B, sizes.sources_B, buckets, groups)
+    num_edges = round_up(sizes.edges, buckets)
+    forest = plant(trees, plan, batch.source_BxS, batch.fused_target_BxT, M, num_edges)
     return PoolBatch(
         source_BxS=batch.source_BxS,
         fused_source_BxS=batch.fused_source_BxS,

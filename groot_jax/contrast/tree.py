@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from groot_jax.contrast.packing import Plan, round_up
+from groot_jax.contrast.packing import Plan
 
 
 class Tree(NamedTuple):
@@ -85,14 +85,14 @@ def plant(
     source_BxS: np.ndarray,
     fused_target_BxT: np.ndarray,
     num_candidates: int,
-    buckets: Sequence[int],
+    num_edges: int,
 ) -> Forest:
-    """Lays each tree where the plan says; E is the first of `buckets` that holds all its edges.
+    """Lays each tree where the plan says; E = `num_edges`, which holds the largest.
 
     fused_target_BxT: id that goes with the target tokens of a depth, 0: none.
     """
     (B, S), M, R, N = source_BxS.shape, num_candidates, plan.rows, plan.nodes
-    E = round_up(max(1, *(len(tree.labels) for tree in trees)), buckets)
+    E = num_edges
     forest = Forest(
         token_RxN=np.zeros((R, N), np.int32),
         depth_RxN=np.zeros((R, N), np.int32),

@@ -148,8 +148,15 @@ def encode(sentences: Sequence[Sentence], format_: Format, gold: bool = True) ->
     return examples
 
 
-def collate(examples: Sequence[Example], batch_size: int, size: tuple[int, int]) -> Batch:
+def collate(
+    examples: Sequence[Example],
+    batch_size: int,
+    size: tuple[int, int],
+    own_B: np.ndarray | None = None,
+) -> Batch:
     """Pads examples to `batch_size` rows and to the bucket `size` = (S, T).
+
+    Rows outside of `own_B`, which other processes fill, are left as padding.
 
     A template is no longer than the longest output, so its width L is T; it is padded by repeating
     EOS, its last item.
@@ -166,6 +173,8 @@ def collate(examples: Sequence[Example], batch_size: int, size: tuple[int, int])
         cap_B=np.zeros(batch_size, np.int32),
     )
     for row, e in enumerate(examples):
+        if own_B is not None and not own_B[row]:
+            continue
         batch.index_B[row] = e.index
         batch.source_BxS[row, : len(e.source)] = e.source
         batch.fused_source_BxS[row, : len(e.fused_source)] = e.fused_source
@@ -216,12 +225,16 @@ class TrainingBatches:
         ladder: Ladder,
         seed: int,
         num_steps: int = 1 << 30,
+        own_B: np.ndarray | None = None,
     ) -> None:
+        """`own_B`: rows that this process fills, as many as a batch shall have: padding beyond
+        `batch_size`."""
         self._examples = examples
         self._batch_size = batch_size
         self._sizes = [ladder.of(e) for e in examples]
         self._seed = seed
         self._num_steps = num_steps
+        self._own_B = np.ones(batch_size, bool) if own_B is None else own_B
         self._epoch: tuple[int, list] = (-1, [])
         self.per_epoch = len(_plan(self._sizes, batch_size, range(len(examples))))
 
@@ -238,7 +251,8 @@ class TrainingBatches:
             plan = [plan[i] for i in rng.permutation(len(plan))]
             self._epoch = (epoch, plan)
         size, members = plan[at]
-        return collate([self._examples[i] for i in members], self._batch_size, size)
+        rows = [self._examples[i] for i in members]
+        return collate(rows, len(self._own_B), size, self._own_B)
 
     def from_step(self, step: int, threads: int = 2) -> Iterator[Batch]:
         """Batches `step`, `step` + 1, ... up to the last, made ahead in background threads."""
@@ -248,12 +262,16 @@ class TrainingBatches:
 
 
 def evaluation_batches(
-    examples: Sequence[Example], batch_size: int, ladder: Ladder
+    examples: Sequence[Example],
+    batch_size: int,
+    ladder: Ladder,
+    own_B: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """Every example once, by bucket, padded with empty rows where a bucket is not full."""
+    """Every example once, by bucket, padded with empty rows where a bucket is not full; `own_B`:
+    the rows that this process fills."""
     sizes = [ladder.of(e) for e in examples]
     for size, members in _plan(sizes, batch_size, range(len(examples))):
-        yield collate([examples[i] for i in members], batch_size, size)
+        yield collate([examples[i] for i in members], batch_size, size, own_B)
 
 
 def padding_share(batches: Sequence[Batch]) -> float:

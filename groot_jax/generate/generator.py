@@ -18,6 +18,7 @@ from groot_jax.data.labeling import Candidate
 from groot_jax.generate.beam_search import Beams, SearchInput, beam_search
 from groot_jax.generate.grammar import Grammar
 from groot_jax.generate.walk import SearchPlan
+from groot_jax.model import placing
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import T5
 
@@ -55,7 +56,7 @@ class Generator:
                 dropout_key=key,
             )
 
-        self._search = jax.jit(search)
+        self._search = jax.jit(search, out_shardings=batch_sharding)
 
     def __call__(self, params: Any, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
         inputs = SearchInput(
@@ -65,12 +66,26 @@ class Generator:
             batch.fused_target_BxT,
             batch.cap_B,
         )
-        return self._search(params, jax.device_put(inputs, self._batch_sharding), dropout_key)
+        if self._batch_sharding is not None:
+            inputs = placing.put(inputs, self._batch_sharding)
+        return self._search(params, inputs, dropout_key)
 
     def rows(self, batch_size: int) -> int:
         """`batch_size` rounded up to what the mesh divides; the rows added are padding."""
         ways = batch_ways(self._batch_sharding) if self._batch_sharding else 1
         return -(-batch_size // ways) * ways
+
+    def own_rows(self, batch_size: int) -> np.ndarray:
+        """bool [rows]: the rows of such a batch that this process has to fill."""
+        if self._batch_sharding is None:
+            return np.ones(batch_size, bool)
+        return placing.own_rows(self._batch_sharding, self.rows(batch_size))
+
+    def counted_rows(self, rows: int) -> np.ndarray:
+        """bool [rows]: those that this process counts, so that each is counted once."""
+        if self._batch_sharding is None:
+            return np.ones(rows, bool)
+        return placing.counted_rows(self._batch_sharding, rows)
 
     def num_programs(self) -> int:
         """Programs compiled so far: one for each size of batch."""
@@ -79,11 +94,12 @@ class Generator:
     def read(
         self, beams: Beams, batch: Batch, examples: Sequence[Example]
     ) -> list[tuple[int, list[Candidate]]]:
-        """Waits for the device; (example index, candidates best first) of each real row.
+        """Waits for the device; (example index, candidates best first) of each real row that lies
+        on this process's devices.
 
         `slot` of a candidate is its row in `tokens_BxKxT`; unfinished slots are left out.
         """
-        tokens_BxKxT, scores_BxK, valid_BxK = (np.asarray(x) for x in beams)
+        tokens_BxKxT, scores_BxK, valid_BxK = (placing.read(x) for x in beams)
         result = []
         for b, index in enumerate(batch.index_B.tolist()):
             if index < 0:
@@ -98,20 +114,25 @@ class Generator:
 
     def label(
         self, params: Any, examples: Sequence[Example], batches: Iterable[Batch]
-    ) -> list[list[Candidate]]:
-        """Candidates of every example, in the examples' order.
+    ) -> dict[int, list[Candidate]]:
+        """Candidates of every example, by its index; of several processes, each has a share.
 
         The next batch is on the device while the last one is read.
         """
-        found: list[list[Candidate]] = [[] for _ in examples]
+        found: dict[int, list[Candidate]] = {}
         waiting: tuple[Beams, Batch] | None = None
+
+        def take(beams: Beams, batch: Batch) -> None:
+            counted = set(batch.index_B[self.counted_rows(len(batch.index_B))].tolist())
+            for index, candidates in self.read(beams, batch, examples):
+                if index in counted:
+                    found[index] = candidates
+
         for batch in batches:
             beams = self(params, batch)
             if waiting is not None:
-                for index, candidates in self.read(*waiting, examples):
-                    found[index] = candidates
+                take(*waiting)
             waiting = (beams, batch)
         if waiting is not None:
-            for index, candidates in self.read(*waiting, examples):
-                found[index] = candidates
+            take(*waiting)
         return found

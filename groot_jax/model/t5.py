@@ -225,9 +225,11 @@ class T5(nn.Module):
         return embedded.astype(self.config.dtype)
 
 
-def init_params(config: T5Config, seed: int) -> Any:
-    """Random parameters (nested dict of float32 arrays) with T5's initialisers."""
-    return jax.jit(lambda key: nn.unbox(_init(config, key)))(jax.random.key(seed))
+def init_params(config: T5Config, seed: int, shardings: Any = None) -> Any:
+    """Random parameters (nested dict of float32 arrays) with T5's initialisers, where `shardings`
+    says; the same ones wherever that is."""
+    init = jax.jit(lambda: nn.unbox(_init(config, jax.random.key(seed))), out_shardings=shardings)
+    return init()
 
 
 def logical_axes(config: T5Config) -> Any:

@@ -5,6 +5,7 @@ Used alike by the training job and by the evaluation job. Changes no parameter.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections.abc import Sequence
@@ -14,15 +15,18 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from groot_jax.data.batches import encode, evaluation_batches
-from groot_jax.data.labeling import Labeling, Sentence
+from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
 from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
+from groot_jax.hosts import Hosts
 from groot_jax.reward.correction import corrections
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
 from groot_jax.training.decisions import choose_threshold, decide
 from groot_jax.training.metrics import (
     Beam,
+    Totals,
+    merge_totals,
     per_sentence,
     score_beams,
     summarise,
@@ -52,35 +56,41 @@ class Evaluator:
         generator: Generator,
         oracle: Oracle,
         sentences: Sequence[Sentence],
+        hosts: Hosts,
         limit: int = 0,
     ) -> None:
         self.sentences = list(sentences[:limit] if limit else sentences)
         self._task = task
         self._generator = generator
         self._oracle = oracle
+        self._hosts = hosts
         self._examples = encode(self.sentences, task.format, gold=False)
-        self._batches = list(
-            evaluation_batches(
-                self._examples, generator.rows(task.config.evaluate.batch_size), task.ladder
-            )
-        )
+        own_B = generator.own_rows(task.config.evaluate.batch_size)
+        self._batches = list(evaluation_batches(self._examples, len(own_B), task.ladder, own_B))
 
-    def beams(self, params: Any) -> list[Beam]:
-        """Candidates of every sentence, best first."""
-        return list(self._generator.label(params, self._examples, self._batches))
+    def beams(self, params: Any) -> list[Beam] | None:
+        """Candidates of every sentence, best first; None in all processes but the first."""
+        return gather_beams(self._found(params), len(self.sentences), self._hosts)
+
+    def _found(self, params: Any) -> dict[int, Beam]:
+        return dict(self._generator.label(params, self._examples, self._batches))
 
     def look(self, params: Any) -> dict[str, float]:
         """The few figures that training watches: under the training reward alone."""
         name = self._task.config.reward.name
         k = self._generator.k
-        scores = score_beams(
-            self.sentences,
-            self.beams(params),
-            {},
-            scorers={name: self._oracle.score},
-            malformed_penalty=self._task.config.reward.malformed_penalty,
-        )
-        metrics = summarise(totals(scores, name, (k,)), name)
+        found = sorted(self._found(params).items())
+        sums: Totals = {}
+        if found:
+            scores = score_beams(
+                [self.sentences[index] for index, _ in found],
+                [beam for _, beam in found],
+                {},
+                scorers={name: self._oracle.score},
+                malformed_penalty=self._task.config.reward.malformed_penalty,
+            )
+            sums = totals(scores, name, (k,))
+        metrics = summarise(self._hosts.merge(sums, merge_totals), name)
         return {
             "reward@1": metrics["reward@1"],
             "mean_reward": metrics[f"mean_reward@{k}"],
@@ -88,6 +98,24 @@ class Evaluator:
             "span_f1": metrics["span_f1"],
             "exact_match": metrics["exact_match"],
         }
+
+
+def gather_beams(found: dict[int, Beam], count: int, hosts: Hosts) -> list[Beam] | None:
+    """The beams of `count` sentences, of which each process has found some; None in all processes
+    but the first."""
+    if hosts.count == 1:
+        return [found[index] for index in range(count)]
+    parts = hosts.collect([[i, [dataclasses.astuple(c) for c in b]] for i, b in found.items()])
+    if parts is None:
+        return None
+    beams = {
+        index: [
+            Candidate(tuple(Span(*span) for span in labeling), *rest) for labeling, *rest in beam
+        ]
+        for part in parts
+        for index, beam in part
+    }
+    return [beams[index] for index in range(count)]
 
 
 def write_records(

@@ -13,13 +13,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax.contrast.update import Metrics, TrainState
+from groot_jax.hosts import Hosts
+from groot_jax.model import placing
 from groot_jax.training.checkpoints import Checkpoints, Look, Meta, best_look
 from groot_jax.training.evaluation import Evaluator
-from groot_jax.training.monitor import Monitor
+from groot_jax.training.metrics import Totals, merge_totals
+from groot_jax.training.monitor import open_monitor
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,8 @@ class Update:
     """What a stage hands to the loop after each update; `metrics` may still be on the device."""
 
     state: TrainState
-    sentences: int
     metrics: Metrics
-    figures: dict[str, tuple[float, float]]  # known on the host already
+    figures: dict[str, tuple[float, float]]  # of this process's sentences, on the host already
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,12 @@ class Stage:
 
 
 def train(
-    stage: Stage, workdir: Path, settings: ConfigDict, evaluator: Evaluator, console: Console
+    stage: Stage,
+    workdir: Path,
+    settings: ConfigDict,
+    evaluator: Evaluator,
+    console: Console,
+    hosts: Hosts,
 ) -> None:
     """Runs a stage's updates from its latest checkpoint; looks at dev and saves now and then.
 
@@ -68,21 +76,23 @@ def train(
         start = latest or 0
         sums = _Sums()
         previous: Update | None = None
-        with Monitor(workdir, system, start=start, total=total, console=console) as monitor:
+        with open_monitor(
+            workdir, system, start=start, total=total, console=console, main=hosts.main
+        ) as monitor:
             begun = time.monotonic()
             dev: dict[str, float] = meta.looks[-1].metrics if meta.looks else {}
             for step, update in enumerate(stage.updates(state, start), start + 1):
                 # The device works on this update; what is read now is the one before.
                 if previous is not None:
-                    sums.add(previous)
-                    monitor.advance(step - 1, previous.sentences, sums.shown() | _shown(dev))
+                    sentences = sums.add(previous)
+                    monitor.advance(step - 1, sentences, sums.shown() | _shown(dev))
                 previous = update
                 if step % stage.look_every and step != total:
                     continue
-                sums.add(update)
-                monitor.advance(step, update.sentences, sums.shown() | _shown(dev))
+                sentences = sums.add(update)
+                monitor.advance(step, sentences, sums.shown() | _shown(dev))
                 previous = None
-                monitor.log(step, "train", sums.means())
+                monitor.log(step, "train", sums.means(hosts))
                 sums = _Sums()
                 looked = time.monotonic()
                 dev = evaluator.look(update.state.params)
@@ -106,24 +116,31 @@ class _Sums:
     """Sums of (sum, denominator) over the updates since the last look."""
 
     def __init__(self) -> None:
-        self._totals: dict[str, list[float]] = {}
-        self._last: dict[str, float] = {}
+        self._metrics: Totals = {}  # of all sentences
+        self._figures: Totals = {}  # of this process's
+        self._loss = float("nan")
 
-    def add(self, update: Update) -> None:
-        for key, (total, count) in (jax.device_get(update.metrics) | update.figures).items():
-            sums = self._totals.setdefault(key, [0.0, 0.0])
-            sums[0] += float(total)
-            sums[1] += float(count)
-            self._last[key] = float(total) / max(float(count), 1e-9)
+    def add(self, update: Update) -> int:
+        """Waits for the update; the sentences that were in it."""
+        metrics = jax.device_get(update.metrics)
+        self._metrics = merge_totals([self._metrics, metrics])
+        self._figures = merge_totals([self._figures, update.figures])
+        self._loss = float(metrics["loss"][0]) / max(float(metrics["loss"][1]), 1e-9)
+        return int(metrics["gold_score"][1])
 
-    def means(self) -> dict[str, float]:
-        return {key: total / max(count, 1e-9) for key, (total, count) in self._totals.items()}
+    def means(self, hosts: Hosts | None = None) -> dict[str, float]:
+        """Of this process's sentences, or of all processes together."""
+        figures = self._figures
+        if hosts is not None:
+            figures = hosts.merge(figures, merge_totals)
+        both = {**self._metrics, **figures}
+        return {key: float(total) / max(float(count), 1e-9) for key, (total, count) in both.items()}
 
     def shown(self) -> dict[str, float]:
         """For the progress bar: this update's loss, and rewards as a mean since the last look."""
         means = self.means()
         names = {"reward@1": "reward@1", "beam_reward": "beams"}
-        shown = {"loss": self._last.get("loss", float("nan"))}
+        shown = {"loss": self._loss}
         return shown | {label: means[key] for key, label in names.items() if key in means}
 
 
@@ -139,10 +156,9 @@ def _look_line(system: str, step: int, total: int, dev: dict[str, float], best: 
 
 
 def new_state(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:
-    """Step 0, placed just as the updates will leave it, so that they are compiled once."""
-    params = jax.device_put(params, shardings.params)
+    """Step 0 of placed parameters, just as the updates will leave it: they are compiled once."""
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-    return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state)
+    return TrainState(placing.put(np.int32(0), shardings.step), params, opt_state)
 
 
 def state_shapes(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:

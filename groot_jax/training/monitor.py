@@ -117,6 +117,36 @@ class Monitor:
             self._board.flush()
 
 
+class Silent:
+    """A monitor that shows and writes nothing: for all processes of a run but one."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def advance(self, step: int, sentences: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def exclude(self, seconds: float) -> None:
+        pass
+
+    def log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        pass
+
+
+def open_monitor(
+    workdir: Path, system: str, *, start: int, total: int, console: Console, main: bool
+) -> Monitor | Silent:
+    if not main:
+        return Silent()
+    return Monitor(workdir, system, start=start, total=total, console=console)
+
+
 def _drop_after(path: Path, system: str, step: int) -> None:
     if not path.exists():
         return

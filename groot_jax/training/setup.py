@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from groot_jax import config as configs
 from groot_jax.contrast.update import TrainState
-from groot_jax.errors import UserError
+from groot_jax.hosts import Hosts, connect
+from groot_jax.model import placing
 from groot_jax.model.config import T5Config
 from groot_jax.model.partitioning import batch_sharding, batch_ways, make_mesh, param_shardings
 from groot_jax.model.t5 import param_shapes
 
 
-def device_setup(config: ConfigDict) -> None:
-    """Keeps compiled programs on disk between runs, where `config.compilation_cache` says."""
+def device_setup(config: ConfigDict) -> Hosts:
+    """Joins the processes of the run, and keeps compiled programs on disk between runs, where
+    `config.compilation_cache` says. Comes before anything that asks for devices."""
     # Orbax logs, with tracebacks, what it raises as well, and warns of its own defaults; of many
     # arrays that fail together, asyncio logs all but the one that is raised.
     for name in ("absl", "asyncio"):
@@ -33,6 +35,7 @@ def device_setup(config: ConfigDict) -> None:
         folder = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return connect(config.distributed.start_timeout, config.distributed.timeout)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,19 @@ class Placement:
 
     params: Any  # a NamedSharding for each parameter
     batch: NamedSharding  # first axis over `data` and `fsdp`
+
+    def rows(self, batch_size: int, parts: int = 1) -> int:
+        """`batch_size` rounded up to what the devices, times `parts`, divide; padding fills up."""
+        least = batch_ways(self.batch) * parts
+        return -(-batch_size // least) * least
+
+    def own_rows(self, batch_size: int, parts: int = 1) -> np.ndarray:
+        """bool [rows]: the rows of such a batch that this process has to fill."""
+        return placing.own_rows(self.batch, self.rows(batch_size, parts))
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        return NamedSharding(self.batch.mesh, PartitionSpec())
 
     def shapes(self, config: T5Config) -> Any:
         """Shapes of the parameters with their shardings: what a checkpoint is restored onto."""
@@ -54,7 +70,7 @@ class Placement:
 
     def state(self, config: T5Config, optimizer: optax.GradientTransformation) -> TrainState:
         """Shardings of a training state: moments lie as their parameters do."""
-        everywhere: Any = NamedSharding(self.batch.mesh, PartitionSpec())
+        everywhere: Any = self.everywhere
 
         def moment(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> NamedSharding:
             # Adafactor's are rows and columns of theirs.
@@ -73,26 +89,8 @@ class Placement:
 def place(config: ConfigDict, model_config: T5Config) -> Placement:
     """Lays the mesh of the config over the devices.
 
-    Raises UserError where the mesh does not fit them or does not divide a batch size, or a part of
-    one that `accumulate` makes.
+    Raises UserError where the mesh does not fit them.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     batch = batch_sharding(mesh)
-    ways = batch_ways(batch)
-    for stage in ("nll", "groot"):
-        size = config[stage].batch_size
-        if size % ways:
-            raise UserError(
-                f"config.{stage}.batch_size is {size}, which {ways} data-parallel devices do not "
-                f"divide; take a multiple of {ways}"
-            )
-    for system in config.systems:
-        settings = configs.variant(config, system)
-        least = ways * settings.accumulate
-        if settings.batch_size % least:
-            raise UserError(
-                f"config.groot.batch_size is {settings.batch_size} for the system {system}, which "
-                f"{ways} data-parallel devices times accumulate={settings.accumulate} do not "
-                f"divide; take a multiple of {least}"
-            )
     return Placement(param_shardings(mesh, model_config), batch)

@@ -26,6 +26,7 @@ from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import Grammar, make_grammar
+from groot_jax.model import placing
 from groot_jax.model.config import T5Config, preset
 from groot_jax.model.pretrained import load_config, load_pretrained, resize_embeddings
 from groot_jax.model.t5 import T5, init_params
@@ -152,13 +153,15 @@ def _task(
     )
 
 
-def initial_params(task: Task) -> Any:
-    """Random parameters, or those of `model.init` with rows added for new pieces."""
+def initial_params(task: Task, shardings: Any = None) -> Any:
+    """Random parameters, or those of `model.init` with rows added for new pieces, where
+    `shardings` says."""
     init = task.config.model.init
     if not init:
-        return init_params(task.model_config, task.config.seed)
+        return init_params(task.model_config, task.config.seed, shardings)
     _, params = load_pretrained(init)
-    return resize_embeddings(params, task.model_config.vocab_size)
+    params = resize_embeddings(params, task.model_config.vocab_size)
+    return params if shardings is None else placing.put(params, shardings)
 
 
 def save_task(task: Task, workdir: Path) -> None:

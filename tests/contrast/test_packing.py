@@ -63,7 +63,8 @@ def forest_of(pools: list, groups: int) -> tuple[Plan, Forest, np.ndarray]:
     trees = [build_tree(pool, 0) for pool in pools]
     sizes = [len(tree.tokens) for tree in trees]
     plan = plan_bins(sizes, (source_BxS != 0).sum(1).tolist(), BUCKETS, groups)
-    return plan, plant(trees, plan, source_BxS, fused_BxT, 5, BUCKETS), fused_BxT
+    edges = max(len(tree.labels) for tree in trees)
+    return plan, plant(trees, plan, source_BxS, fused_BxT, 5, edges), fused_BxT
 
 
 @pytest.mark.parametrize("groups", [1, 2])

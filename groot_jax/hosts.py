@@ -1,0 +1,420 @@
+"""The processes of one run: how they find each other, what they tell each other, how they end.
+
+A run over several hosts is the same command on each, with JAX_COORDINATOR_ADDRESS,
+JAX_NUM_PROCESSES and JAX_PROCESS_ID in its environment, or with GROOT_DISTRIBUTED=auto where JAX
+finds these out by itself (a TPU pod, Slurm). What processes say to each other here is a few numbers
+in JSON, by way of JAX's coordination service and never through the devices. Knows nothing of
+models or data.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax._src import clusters, distributed  # No public way leads to the key-value store.
+
+from groot_jax import errors
+from groot_jax.errors import UserError
+
+_PART = 1 << 20  # Bytes of one entry of the store; longer messages take several.
+_BEAT = 1.0  # Seconds between signs of life.
+_ROOT = "groot_jax/"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process of a run this is."""
+
+    coordinator: str  # host:port of process 0
+    count: int
+    index: int
+    devices: tuple[int, ...] | None = None  # local ones that it may use; None: all
+
+
+class Hosts:
+    """What the processes of a run do together; every one has to make the same calls in turn."""
+
+    def __init__(self, index: int = 0, names: tuple[str, ...] = ("",)) -> None:
+        self.index, self.names = index, names
+        self.count = len(names)
+        self._turn = 0
+        self._stale: list[str] = []
+        self._watch: _Watch | None = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes what all have found."""
+        return self.index == 0
+
+    def collect(self, value: Any) -> list[Any] | None:
+        """The values of all processes in order, for process 0; None for the others."""
+        if self.count == 1:
+            return [value]
+        key = self._next()
+        _put(f"{key}/{self.index}", value)
+        if not self.main:
+            return None
+        values = [_get(f"{key}/{index}") for index in range(self.count)]
+        # Whoever has sent this message has read all that was sent to it before.
+        for stale in self._stale:
+            _client().key_value_delete(stale)
+        self._stale = [key]
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """Process 0's value, for all."""
+        if self.count == 1:
+            return value
+        key = f"{self._next()}/all"
+        if self.main:
+            _put(key, value)
+            self._stale.append(key)
+            return value
+        return _get(key)
+
+    def merge(self, value: Any, join: Callable[[list[Any]], Any]) -> Any:
+        """`join` of the values of all processes, worked out once and the same for all."""
+        values = self.collect(value)
+        return self.broadcast(join(values) if values is not None else None)
+
+    def barrier(self) -> None:
+        """Until all processes are here."""
+        self.merge(None, lambda _: None)
+
+    def close(self) -> None:
+        """Leaves the run, once all are ready to."""
+        if self.count == 1:
+            return
+        self.barrier()
+        assert self._watch is not None
+        self._watch.stop()
+        errors.at_failure.clear()
+        jax.distributed.shutdown()
+
+    def _next(self) -> str:
+        self._turn += 1
+        return f"{_ROOT}{self._turn}"
+
+
+# ---- Coming together --------------------------------------------------------------------------
+
+
+def connect(start_timeout: float, timeout: float) -> Hosts:
+    """Joins the run that the environment names; alone where it names none.
+
+    Args:
+      start_timeout: seconds until all processes have to be there.
+      timeout: seconds without a sign of life after which a process counts as dead. It ends all.
+
+    Raises UserError where the environment is wrong, or where processes do not arrive.
+    """
+    place = place_from_environment(os.environ)
+    if place is None or place.count == 1:
+        return Hosts()
+    names = roll_call(place, start_timeout)
+    hosts = Hosts(place.index, names)
+    # Without this, SIGTERM only sets a flag.
+    jax.config.update("jax_enable_preemption_service", False)
+    _say_when_aborted(hosts)
+    jax.distributed.initialize(
+        place.coordinator,
+        place.count,
+        place.index,
+        local_device_ids=place.devices,
+        initialization_timeout=int(start_timeout),
+        # The watch is faster and says more; this is for when it can't.
+        heartbeat_timeout_seconds=int(2 * timeout) + 10,
+        shutdown_timeout_seconds=int(timeout),
+    )
+    hosts._watch = _Watch(hosts, timeout)
+    errors.at_failure.append(hosts._watch.failed)
+    jax.devices()  # Processes wait for each other here.
+    return hosts
+
+
+def place_from_environment(env: Any) -> Place | None:
+    """Which process this is, of which run. None: of none. UserError where that is half said."""
+    mode = env.get("GROOT_DISTRIBUTED", "")
+    if mode not in ("", "auto"):
+        raise UserError(f"GROOT_DISTRIBUTED={mode}: only 'auto' is known; or leave it out")
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [name for name in names if env.get(name)]
+    if mode == "auto" and not given:
+        address, count, index, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, 60
+        )
+        if address is None or count is None or index is None:
+            raise UserError(
+                "GROOT_DISTRIBUTED=auto: this is no TPU pod, Slurm job or other cluster that JAX "
+                f"knows; set {', '.join(names)} instead"
+            )
+        return Place(address, count, index, tuple(devices) if devices is not None else None)
+    if not given:
+        return None
+    if missing := [name for name in names if name not in given]:
+        raise UserError(
+            f"{given[0]} is set, but {missing[0]} is not; set all of {', '.join(names)}"
+        )
+    address = env[names[0]]
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"{names[0]}={address}: write host:port of process 0")
+    numbers = [env[name] for name in names[1:]]
+    if not all(number.isdecimal() for number in numbers) or int(numbers[1]) >= int(numbers[0]):
+        raise UserError(
+            f"{names[1]}={numbers[0]}, {names[2]}={numbers[1]}: processes are counted from 0, and "
+            "each has a number below their count"
+        )
+    return Place(address, int(numbers[0]), int(numbers[1]))
+
+
+def roll_call(place: Place, timeout: float) -> tuple[str, ...]:
+    """Waits until all processes are there; their names, by index.
+
+    JAX itself does not say who is missing. Uses the coordinator's port before JAX does. Raises
+    UserError, in every process that is there, naming those that are not.
+    """
+    host, _, port = place.coordinator.rpartition(":")
+    deadline = time.monotonic() + timeout
+    name = f"{socket.gethostname()}, pid {os.getpid()}"
+    if place.index == 0:
+        return _call_roll(int(port), place.count, name, deadline, timeout)
+    answer: Any = None
+    while answer is None:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=5.0) as line:
+                line.settimeout(max(deadline + 5.0 - time.monotonic(), 1.0))
+                line.sendall(json.dumps([place.index, place.count, name]).encode() + b"\n")
+                answer = json.loads(line.makefile().readline())
+        except (OSError, ValueError) as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"process 0 of {place.count}, at {place.coordinator}, did not answer process "
+                    f"{place.index} within {timeout:.0f} s ({error}): look at its log, or raise "
+                    "config.distributed.start_timeout"
+                ) from None
+            time.sleep(0.2)
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return tuple(answer["names"])
+
+
+def _call_roll(
+    port: int, count: int, name: str, deadline: float, timeout: float
+) -> tuple[str, ...]:
+    names: list[str | None] = [name] + [None] * (count - 1)
+    lines: list[socket.socket] = []
+    problem = ""
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    try:
+        server = socket.create_server(
+            ("", port), family=family, dualstack_ipv6=family == socket.AF_INET6, backlog=count
+        )
+    except OSError as error:
+        raise UserError(
+            f"process 0 cannot listen on port {port} of JAX_COORDINATOR_ADDRESS "
+            f"({error.strerror}): choose another port"
+        ) from error
+    with server:
+        while None in names and not problem:
+            server.settimeout(max(deadline - time.monotonic(), 0.01))
+            try:
+                line, _ = server.accept()
+                line.settimeout(5.0)
+                index, theirs, who = json.loads(line.makefile().readline())
+            except TimeoutError:
+                if time.monotonic() < deadline:
+                    continue  # Somebody who said nothing.
+                missing = [str(i) for i, n in enumerate(names) if n is None]
+                problem = (
+                    f"process {', '.join(missing)} of {count} did not arrive within "
+                    f"{timeout:.0f} s: look at its log, or raise config.distributed.start_timeout"
+                )
+                break
+            except (OSError, ValueError, TypeError):
+                continue  # Not one of ours.
+            lines.append(line)
+            if theirs != count or not 0 < index < count or names[index] not in (None, who):
+                problem = (
+                    f"{who} says that it is process {index} of {theirs}, which does not go with "
+                    f"{name}, process 0 of {count}: give each process a number of its own and all "
+                    "the same count"
+                )
+            else:
+                names[index] = who
+        answer = {"error": problem} if problem else {"names": names}
+        for line in lines:
+            try:
+                line.sendall(json.dumps(answer).encode() + b"\n")
+                line.close()
+            except OSError:
+                pass  # It will be missed soon enough.
+    if problem:
+        raise UserError(problem)
+    return tuple(str(n) for n in names)
+
+
+# ---- Messages ---------------------------------------------------------------------------------
+
+
+def _client() -> Any:
+    return distributed.global_state.client
+
+
+def _put(key: str, value: Any) -> None:
+    data = zlib.compress(json.dumps(value).encode(), 1)
+    parts = [data[at : at + _PART] for at in range(0, len(data), _PART)]
+    for number, part in enumerate(parts[1:], 1):
+        _client().key_value_set_bytes(f"{key}/part/{number}", part)
+    # Last, since it says that all are there.
+    _client().key_value_set_bytes(f"{key}/head", len(parts).to_bytes(4, "big") + parts[0])
+
+
+def _get(key: str) -> Any:
+    """Waits as long as it takes: whether the sender still lives is the watch's business."""
+    while True:
+        try:
+            head = _client().blocking_key_value_get_bytes(f"{key}/head", 10_000)
+            break
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+    data = head[4:]
+    for number in range(1, int.from_bytes(head[:4], "big")):
+        data += _client().blocking_key_value_get_bytes(f"{key}/part/{number}", 60_000)
+    return json.loads(zlib.decompress(data))
+
+
+# ---- Ending together --------------------------------------------------------------------------
+
+
+class _Watch:
+    """A thread that shows signs of life and ends this process when the run is over for another.
+
+    Process 0 hears them all and passes sentence; the others ask it.
+    """
+
+    def __init__(self, hosts: Hosts, timeout: float) -> None:
+        self._hosts, self._timeout = hosts, timeout
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hosts", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def failed(self, error: BaseException) -> None:
+        """Tells the others what ends this process."""
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            # Most likely of a connection to a process that died: the watch is about to say which.
+            self._thread.join(self._timeout + 5 * _BEAT)
+        said = " ".join(str(error).splitlines()) or type(error).__name__
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        self._stop(f"process {_name(self._hosts, self._hosts.index)} stopped: {kind}{said[:1000]}")
+        if self._hosts.main:
+            time.sleep(2 * _BEAT)  # The others hear it from here.
+        self._end.set()
+
+    def _stop(self, sentence: str) -> None:
+        with suppress(jax.errors.JaxRuntimeError):  # Somebody was first.
+            _client().key_value_set_bytes(f"{_ROOT}stop", sentence.encode())
+
+    def _run(self) -> None:
+        beat = 0
+        heard: dict[str, tuple[bytes, float]] = {}
+        refused = 0.0
+        while not self._end.wait(_BEAT):
+            beat += 1
+            now = time.monotonic()
+            try:
+                own = f"{_ROOT}beat/{self._hosts.index}"
+                _client().key_value_set_bytes(own, str(beat).encode(), allow_overwrite=True)
+                if self._hosts.main:
+                    beats = dict(_client().key_value_dir_get_bytes(f"{_ROOT}beat/"))
+                    if silent := self._silent(beats, heard, now):
+                        self._stop(silent)
+                if sentence := _sentence():
+                    self._leave(sentence)
+                refused = 0.0
+            except jax.errors.JaxRuntimeError:
+                refused = refused or now
+                if now - refused > self._timeout:
+                    self._leave(_lost(self._hosts))
+
+    def _silent(
+        self, beats: dict[str, bytes], heard: dict[str, tuple[bytes, float]], now: float
+    ) -> str:
+        for index in range(1, self._hosts.count):
+            key = f"{_ROOT}beat/{index}"
+            beat = beats.get(key, b"")
+            if key not in heard or heard[key][0] != beat:
+                heard[key] = (beat, now)
+            elif now - heard[key][1] > self._timeout:
+                return (
+                    f"process {_name(self._hosts, index)} has given no sign of life for "
+                    f"{self._timeout:.0f} s: it was killed, or its host or network failed; run the "
+                    "same command again to continue"
+                )
+        return ""
+
+    def _leave(self, sentence: str) -> None:
+        if self._end.is_set():
+            return
+        if self._hosts.main:
+            time.sleep(2 * _BEAT)  # The others hear it from here.
+        _end_process(sentence)
+
+
+def _sentence() -> str:
+    try:
+        said: bytes = _client().key_value_try_get_bytes(f"{_ROOT}stop")
+    except jax.errors.JaxRuntimeError as error:
+        if "NOT_FOUND" not in str(error):
+            raise
+        return ""
+    return said.decode()
+
+
+def _name(hosts: Hosts, index: int) -> str:
+    return f"{index} of {hosts.count} ({hosts.names[index]})"
+
+
+def _lost(hosts: Hosts) -> str:
+    return (
+        f"process {_name(hosts, 0)}, which coordinates the run, can no longer be reached: it "
+        "ended, or its host or network failed; run the same command again to continue"
+    )
+
+
+def _end_process(sentence: str) -> None:
+    sys.stdout.flush()
+    os.write(2, f"error: {sentence}\n".encode())
+    os._exit(1)
+
+
+def _say_when_aborted(hosts: Hosts) -> None:
+    """JAX aborts, with a stack trace, as soon as the coordinator is gone. One sentence instead."""
+
+    def aborted(_: int) -> None:
+        os.write(2, f"error: {_lost(hosts)}\n".encode())
+        os._exit(1)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
+    _KEPT.append(handler)
+    ctypes.CDLL(None).signal(6, handler)  # SIGABRT; Python's own handlers run too late.
+
+
+_KEPT: list[Any] = []  # What C holds on to.
