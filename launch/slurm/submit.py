@@ -1,0 +1,113 @@
+"""Writes the batch script that trains on one or more nodes of a Slurm cluster, and submits it.
+
+    python launch/slurm/submit.py --name=groot --nodes=4 --gpus-per-node=8 --time=24:00:00 \\
+        --setup='source .venv/bin/activate' -- \\
+        python -m groot_jax.train --config=configs/retail.py --workdir=runs/demo
+
+One process per node, which has all its GPUs. After a preemption, and when the time is over, the job
+queues again and the same command continues from its checkpoints. `--dry-run` prints the command
+with the script and submits nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from groot_jax.errors import UserError, exit_on_user_error
+from launch.commands import Parser, Runner, number
+from launch.jobs import check_name, check_workdir, parse_environment, parse_job
+
+
+def make_parser() -> Parser:
+    parser = Parser("launch/slurm/submit.py", __doc__ or "")
+    parser.add_argument("--name", required=True, help="of the job")
+    parser.add_argument("--nodes", type=number(1), default=1)
+    parser.add_argument("--gpus-per-node", type=number(0), default=0)
+    parser.add_argument("--cpus-per-task", type=number(0), default=0, help="for its one process")
+    parser.add_argument("--time", help="limit, such as 24:00:00")
+    parser.add_argument("--partition")
+    parser.add_argument("--account")
+    parser.add_argument(
+        "--sbatch-flag",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="any other, such as --sbatch-flag=--constraint=h100",
+    )
+    parser.add_argument("--setup", default="", help="shell lines to begin with: modules, venv")
+    parser.add_argument("--env", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--output", default="groot-%j.log", help="the log (groot-%%j.log)")
+    parser.add_argument(
+        "--warn", type=number(1), default=120, help="seconds before the end at which to stop (120)"
+    )
+    parser.add_argument("--max-restarts", type=number(0), default=10, help="when time is over (10)")
+    parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else argv
+    split = words.index("--") if "--" in words else len(words)
+    args = make_parser().parse_args(words[:split])
+    Runner(args.dry_run).run("sbatch", stdin=render(args, words[split + 1 :]))
+
+
+def render(args: argparse.Namespace, words: list[str]) -> str:
+    """The batch script. Raises UserError."""
+    job = parse_job(words)
+    check_workdir(job.workdir, [], "")
+    if args.gpus_per_node:
+        job.check_mesh(args.nodes * args.gpus_per_node, "the nodes")
+    flags = [
+        f"--job-name={check_name(args.name)}",
+        f"--nodes={args.nodes}",
+        "--ntasks-per-node=1",
+        f"--signal=B:USR1@{args.warn}",
+        "--requeue",
+        "--open-mode=append",
+        f"--output={args.output}",
+    ]
+    flags += [f"--gpus-per-node={args.gpus_per_node}"] if args.gpus_per_node else []
+    flags += [f"--cpus-per-task={args.cpus_per_task}"] if args.cpus_per_task else []
+    flags += [f"--time={args.time}"] if args.time else []
+    flags += [f"--partition={args.partition}"] if args.partition else []
+    flags += [f"--account={args.account}"] if args.account else []
+    flags += args.sbatch_flag
+    for flag in flags:
+        if not flag.startswith("--") or any(c in flag for c in "\n\r"):
+            raise UserError(f"{flag!r} is no flag of sbatch: write --KEY=VALUE, on one line")
+    environment = {"PYTHONUNBUFFERED": "1"}
+    if args.cpus_per_task:
+        environment["SRUN_CPUS_PER_TASK"] = str(args.cpus_per_task)  # srun looks nowhere else.
+    if args.nodes > 1:
+        environment["GROOT_DISTRIBUTED"] = "auto"
+        if args.gpus_per_node:
+            # Under Slurm JAX gives each process one GPU unless it is told otherwise.
+            devices = ",".join(str(device) for device in range(args.gpus_per_node))
+            environment["JAX_LOCAL_DEVICE_IDS"] = devices
+    environment |= parse_environment(args.env)
+    template = Environment(
+        loader=FileSystemLoader(Path(__file__).resolve().parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("job.sh.j2")
+    return template.render(
+        flags=[shlex.quote(flag) for flag in flags],
+        exports=[f"{key}={shlex.quote(value)}" for key, value in environment.items()],
+        setup=args.setup,
+        command=shlex.join(job.command),
+        max_restarts=args.max_restarts,
+    )
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
