@@ -45,6 +45,7 @@ _AT_LEAST_0: _Rule = ("0 or more", lambda v: v >= 0)
 _AT_LEAST_1: _Rule = ("1 or more", lambda v: v >= 1)
 _AT_LEAST_2: _Rule = ("2 or more", lambda v: v >= 2)
 _ABOVE_0: _Rule = ("above 0", lambda v: v > 0)
+_AT_LEAST_5: _Rule = ("5 or more", lambda v: v >= 5)
 _SHARE: _Rule = ("at least 0 and at most 1", lambda v: 0 <= v <= 1)
 _PART: _Rule = ("at least 0 and below 1", lambda v: 0 <= v < 1)
 _AXIS: _Rule = ("-1 (the devices that are left) or 1 and more", lambda v: v == -1 or v >= 1)
@@ -57,6 +58,8 @@ _RANGES: dict[str, _Rule] = {
     "data.train_limit": _AT_LEAST_0,
     "data.retail_seed": _AT_LEAST_0,
     "text.vocab_size": _AT_LEAST_1,
+    "distributed.start_timeout": _AT_LEAST_5,
+    "distributed.timeout": _AT_LEAST_5,
     "loader.rungs": _AT_LEAST_1,
     "loader.padding": _SHARE,
     "text.max_words": _AT_LEAST_1,

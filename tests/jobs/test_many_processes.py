@@ -1,0 +1,186 @@
+"""The jobs on several processes: the same answers, each sentence once, and an end when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from groot_jax.training.checkpoints import saved_steps
+from tests.jobs.support import ROOT, TIMEOUT, Ended, Jobs, job_environment, wait_for
+
+# One system, and few updates: what differs between meshes shows at once.
+FLAGS = (
+    "--config.distributed.timeout=8",
+    "--config.systems=groot",
+    "--config.nll.epochs=2",
+    "--config.groot.epochs=1",
+    "--config.evaluate.decide=map",
+)
+TOTALS = {"nll": 8, "groot": 4}
+LOOK = 4  # The first look of stage 0.
+
+
+def start(
+    jobs: Jobs, job: str, workdir: Path, processes: int, devices: int, *flags: str
+) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "launch" / "local.py")]
+    command += [f"--processes={processes}", f"--devices={devices}", "--"]
+    command += [sys.executable, "-m", f"groot_jax.{job}", *jobs.argv(job, workdir, *flags)]
+    return subprocess.Popen(
+        command,
+        env=job_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def call(
+    jobs: Jobs, job: str, workdir: Path, processes: int, devices: int, *flags: str, text: str = ""
+) -> Ended:
+    with start(jobs, job, workdir, processes, devices, *flags) as process:
+        out, err = process.communicate(text, timeout=TIMEOUT)
+    return Ended(process.returncode, out, err)
+
+
+def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a JSON value but those that a clock or chance gives."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key not in ("seconds", "interval", "share_not_above"):
+                yield from numbers(item, f"{path}/{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from numbers(item, f"{path}/{index}")
+    elif isinstance(value, (int, float)):
+        yield path, value
+
+
+def state_of(workdir: Path, system: str) -> dict[str, np.ndarray]:
+    """Step, parameters and optimizer of the latest checkpoint, whatever devices wrote it."""
+    folder = workdir / "checkpoints" / system / str(saved_steps(workdir, system)[-1]) / "state"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        shapes = checkpointer.metadata(folder.absolute()).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        tree = checkpointer.restore(folder.absolute(), restore_args=as_numpy)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_results(a: Path, b: Path) -> None:
+    left, right = (dict(numbers(json.loads((w / "results.json").read_text()))) for w in (a, b))
+    assert left.keys() == right.keys() and len(left) > 100
+    assert {key: value for key, value in left.items() if abs(value - right[key]) > 1e-3} == {}
+
+
+def pid_of(workdir: Path, index: int) -> int | None:
+    """The job's process `index` on this work directory."""
+    for folder in Path("/proc").iterdir():
+        try:
+            if not folder.name.isdigit() or b"groot_jax" not in (folder / "cmdline").read_bytes():
+                continue
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # It has just ended, or is somebody else's.
+        if (
+            f"--workdir={workdir}".encode() in words
+            and f"JAX_PROCESS_ID={index}".encode() in variables
+        ):
+            return int(folder.name)
+    return None
+
+
+@pytest.fixture(scope="module")
+def on_four(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained by one process with four devices, without an interruption."""
+    workdir = tmp_path_factory.mktemp("one_by_four") / "w"
+    ended = call(jobs, "train", workdir, 1, 4, *FLAGS)
+    assert ended.status == 0, ended.err
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(
+    jobs: Jobs, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Ended, Ended]:
+    """Trained by two processes with two devices each; process 1 is killed in the midst of it."""
+    workdir = tmp_path_factory.mktemp("two_by_two") / "w"
+    with start(jobs, "train", workdir, 2, 2, *FLAGS) as process:
+        wait_for(lambda: LOOK in saved_steps(workdir, "nll"), process)
+        victim = pid_of(workdir, 1)
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    killed = Ended(process.returncode, out, err)
+    return workdir, killed, call(jobs, "train", workdir, 2, 2, *FLAGS)
+
+
+def test_a_killed_process_ends_the_others_by_name_and_the_run_resumes(killed_and_resumed):
+    workdir, killed, resumed = killed_and_resumed
+    assert killed.status == 137
+    assert "process 1 was killed by SIGKILL" in killed.err
+    said = [line for line in killed.err.splitlines() if line.startswith("[0] error:")]
+    assert len(said) == 1 and "process 1 of 2 (" in said[0], killed.err
+    assert "run the same command again" in said[0]
+    assert resumed.status == 0, resumed.err
+    assert "nll: continues from step" in resumed.out
+    # One process speaks for all.
+    assert all(line.startswith("[0]") for line in resumed.out.splitlines() if "dev:" in line)
+    assert {s: saved_steps(workdir, s)[-1] for s in TOTALS} == TOTALS
+
+
+def test_two_processes_train_what_one_with_as_many_devices_does(on_four, killed_and_resumed):
+    workdir, *_ = killed_and_resumed
+    assert_same_results(workdir, on_four)
+    for system in TOTALS:
+        left, right = state_of(workdir, system), state_of(on_four, system)
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            np.testing.assert_allclose(value, right[key], atol=2e-4, rtol=1e-3, err_msg=key)
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 8), (2, 1)])
+def test_a_checkpoint_is_evaluated_on_other_meshes(
+    jobs, killed_and_resumed, tmp_path, processes, devices
+):
+    """Of 24 sentences and batches of 16, the last one is uneven; 1 x 1 runs the job without any
+    other process or device."""
+    workdir = tmp_path / "w"
+    shutil.copytree(killed_and_resumed[0], workdir)
+    shutil.rmtree(workdir / "eval")
+    (workdir / "results.json").unlink()
+    ended = call(jobs, "evaluate", workdir, processes, devices)
+    assert ended.status == 0, ended.err
+    assert_same_results(workdir, killed_and_resumed[0])
+
+
+def test_processes_label_together_what_one_labels(jobs, killed_and_resumed):
+    workdir, *_ = killed_and_resumed
+    text = "find red levi jeans\n\nshow me big apple shirt\ni want orange orange running shoes\n"
+    alone = jobs.call("predict", workdir, "-k=3", text=text)
+    together = call(jobs, "predict", workdir, 2, 2, "-k=3", text=text)
+    assert (alone.status, together.status) == (0, 0), together.err
+    lines = [
+        json.loads(line.removeprefix("[0] ")) for line in together.out.splitlines() if "{" in line
+    ]
+    expected = [json.loads(line) for line in alone.out.splitlines()]
+    assert [line["words"] for line in lines] == [line["words"] for line in expected]
+    assert [len(line["labelings"]) for line in lines] == [3, 0, 3, 3]
+    for line, other in zip(lines, expected, strict=True):
+        left, right = dict(numbers(line)), dict(numbers(other))
+        assert left.keys() == right.keys()
+        assert all(abs(left[key] - right[key]) < 1e-3 for key in left)
