@@ -1,0 +1,236 @@
+"""Processes that find each other, talk, and end together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from groot_jax.errors import UserError
+from groot_jax.hosts import Hosts, Place, place_from_environment, roll_call
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 120.0
+# What each process runs; `work(hosts)` is the test's.
+PROGRAM = """
+    import sys, time
+    from groot_jax.errors import UserError, exit_on_user_error
+    from groot_jax.hosts import connect
+
+    {work}
+
+    def main():
+        hosts = connect(30.0, 6.0)
+        work(hosts)
+        print("done", flush=True)
+        hosts.close()
+
+    exit_on_user_error(main)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(work: str, count: int) -> list[subprocess.Popen[str]]:
+    port = free_port()
+    program = textwrap.dedent(PROGRAM).format(work=textwrap.dedent(work))
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "PYTHONPATH": str(ROOT),
+                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                "JAX_NUM_PROCESSES": str(count),
+                "JAX_PROCESS_ID": str(index),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def ends(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    found = []
+    for process in processes:
+        out, err = process.communicate(timeout=LIMIT)
+        found.append((process.returncode, out, err))
+    return found
+
+
+def error_line(err: str) -> str:
+    """The sentence that a process ends with. (JAX logs of its own when the coordinator is gone.)"""
+    (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert err.splitlines()[-1] == line
+    return line
+
+
+def test_one_process_talks_to_itself():
+    hosts = Hosts()
+    assert hosts.main and hosts.count == 1
+    assert hosts.collect({"a": 1}) == [{"a": 1}]
+    assert hosts.broadcast([1]) == [1]
+    assert hosts.merge(3, sum) == 3
+    hosts.barrier()
+    hosts.close()
+
+
+def test_messages_reach_all_in_the_order_of_processes():
+    work = """
+    def work(hosts):
+        for turn in range(20):
+            assert hosts.merge(turn * hosts.index, sum) == 3 * turn
+            assert hosts.broadcast([turn, "ü"] if hosts.main else None) == [turn, "ü"]
+        import random
+        noise = random.Random(hosts.index).randbytes(3_000_000).hex()  # Several parts.
+        found = hosts.collect(noise)
+        if hosts.main:
+            assert found == [random.Random(i).randbytes(3_000_000).hex() for i in range(3)]
+        else:
+            assert found is None
+        hosts.barrier()
+    """
+    for status, out, err in ends(start(work, 3)):
+        assert (status, out) == (0, "done\n"), err
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_process_that_fails_ends_all_with_its_sentence(failing):
+    work = f"""
+    def work(hosts):
+        if hosts.index == {failing}:
+            raise UserError("data.txt:3: has no tag; mend the line")
+        time.sleep(60)
+    """
+    found = ends(start(work, 2))
+    assert [status for status, *_ in found] == [1, 1]
+    assert error_line(found[failing][2]) == "error: data.txt:3: has no tag; mend the line"
+    other = error_line(found[1 - failing][2])
+    assert f"process {failing} of 2 (" in other and "data.txt:3: has no tag" in other
+
+
+def test_a_bug_in_one_process_ends_all():
+    work = """
+    def work(hosts):
+        if hosts.index == 1:
+            1 / 0
+        time.sleep(60)
+    """
+    (status0, _, err0), (status1, _, err1) = ends(start(work, 2))
+    assert (status0, status1) == (1, 1)
+    assert "ZeroDivisionError" in error_line(err0)
+    assert err1.startswith("Traceback")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_is_missed_by_name(victim):
+    work = """
+    def work(hosts):
+        hosts.barrier()
+        print("here", flush=True)
+        time.sleep(60)
+    """
+    processes = start(work, 2)
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "here\n"
+    begun = time.monotonic()
+    os.kill(processes[victim].pid, signal.SIGKILL)
+    found = ends(processes)
+    assert time.monotonic() - begun < 20
+    assert found[victim][0] == -signal.SIGKILL
+    status, _, err = found[1 - victim]
+    assert status == 1
+    line = error_line(err)
+    assert f"process {victim} of 2 (" in line and "run the same command again" in line
+
+
+def test_those_who_do_not_arrive_are_named_to_those_who_do():
+    port = free_port()
+    said = {}
+
+    def arrive(index: int) -> None:
+        try:
+            roll_call(Place(f"localhost:{port}", 4, index), timeout=1.5)
+        except UserError as error:
+            said[index] = str(error)
+
+    threads = [threading.Thread(target=arrive, args=(index,)) for index in (0, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said[0] == said[2]
+    assert said[0].startswith("process 1, 3 of 4 did not arrive within 2 s")
+
+
+def test_a_coordinator_that_does_not_arrive_is_named():
+    place = Place(f"localhost:{free_port()}", 2, 1)
+    with pytest.raises(UserError, match=rf"process 0 of 2, at {place.coordinator}, did not answer"):
+        roll_call(place, timeout=0.5)
+
+
+def test_two_processes_of_one_number_are_refused():
+    port = free_port()
+    said = []
+
+    def arrive(index: int, count: int) -> None:
+        try:
+            roll_call(Place(f"localhost:{port}", count, index), timeout=10.0)
+        except UserError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=arrive, args=place) for place in [(0, 3), (1, 2)]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 2 and all("is process 1 of 2" in line for line in said)
+
+
+GOOD = {
+    "JAX_COORDINATOR_ADDRESS": "host:1234",
+    "JAX_NUM_PROCESSES": "4",
+    "JAX_PROCESS_ID": "3",
+}
+
+
+def test_the_environment_says_which_process_this_is():
+    assert place_from_environment({}) is None
+    assert place_from_environment(GOOD) == Place("host:1234", 4, 3)
+    assert place_from_environment({**GOOD, "GROOT_DISTRIBUTED": "auto"}) == Place("host:1234", 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"JAX_PROCESS_ID": ""}, "JAX_PROCESS_ID is not"),
+        ({"JAX_PROCESS_ID": "4"}, "counted from 0"),
+        ({"JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES=many"),
+        ({"JAX_COORDINATOR_ADDRESS": "host"}, "write host:port"),
+        ({"GROOT_DISTRIBUTED": "yes"}, "only 'auto' is known"),
+    ],
+)
+def test_a_wrong_environment_is_a_sentence(changes, message):
+    with pytest.raises(UserError, match=message):
+        place_from_environment({**GOOD, **changes})
+
+
+def test_auto_outside_of_a_cluster_is_a_sentence():
+    with pytest.raises(UserError, match="no TPU pod, Slurm job or other cluster"):
+        place_from_environment({"GROOT_DISTRIBUTED": "auto"})
