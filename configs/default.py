@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # adamw | adafactor
     config.optimizer.weight_decay = 0.0
-    config.optimizer.clip = 1.0  # Global norm; 0 = none. Stage 1 has its own.
+    config.optimizer.clip = 10.0  # Global norm; 0 = none. Stage 1 has its own.
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.98
 
@@ -97,7 +97,9 @@ def get_config() -> ConfigDict:
     config.nll.warmup = 0.05  # Share of the steps.
     config.nll.schedule = "cosine"  # constant | linear | cosine, to `final_scale` at the last step.
     config.nll.final_scale = 0.1
-    config.nll.average = "token"  # token | sentence: what the mean of -s(gold) runs over.
+    # token | sentence: what the mean of -s(gold) runs over. Batches hold sentences of like length,
+    # so that a mean over their tokens makes more of the tokens of short ones.
+    config.nll.average = "sentence"
     config.nll.label_smoothing = 0.0
     config.nll.eval_every = 1.0  # Epochs between looks at dev.
     config.nll.patience = 4  # Stop after so many looks without a better dev reward; 0 = never.
@@ -158,8 +160,8 @@ def get_config() -> ConfigDict:
     # A checkpoint is written at every look at dev: the best and the latest are kept.
     config.checkpoint = ConfigDict()
     config.checkpoint.keep = 1  # Latest checkpoints kept, beside the best.
-    # Best: the highest dev reward of rank 1; among those within `tie` of it, the highest mean over
-    # the top k.
+    # Best so far: the highest dev reward of rank 1; among those within `tie` of it, the highest
+    # mean over the top k.
     config.checkpoint.tie = 0.005
 
     config.loader = ConfigDict()

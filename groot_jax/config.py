@@ -347,7 +347,10 @@ def dump(config: ConfigDict, path: Path) -> None:
 
 
 def load_dumped(path: Path) -> ConfigDict:
-    """Reads what `dump` wrote, equal to what was dumped. Raises UserError."""
+    """Reads what `dump` wrote; keys that are newer than the file get their defaults.
+
+    Raises UserError where it is not there or not what was written.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"), object_hook=_lists_to_tuples)
     except FileNotFoundError as error:
@@ -361,7 +364,16 @@ def load_dumped(path: Path) -> ConfigDict:
         raise UserError(f"{path} is not the JSON that training wrote: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not the JSON that training wrote: it holds no object")
+    _fill(values, default_config().to_dict())
     return ConfigDict(values).lock()
+
+
+def _fill(values: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Adds what `values` lacks, down to the last section; variants are whole as they are."""
+    for key, default in defaults.items():
+        value = values.setdefault(key, default)
+        if isinstance(value, dict) and isinstance(default, dict) and key != "variants":
+            _fill(value, default)
 
 
 def _lists_to_tuples(values: dict[str, Any]) -> dict[str, Any]:

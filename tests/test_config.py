@@ -222,13 +222,17 @@ def test_a_folder_that_is_no_work_directory_is_named(tmp_path: Path) -> None:
         parse_job(job_parser("groot_jax.evaluate", "Scores."), [f"--workdir={tmp_path}"])
 
 
-def test_a_dumped_config_of_another_version_names_the_missing_key(tmp_path: Path) -> None:
-    claim_workdir(tmp_path, load(RETAIL))
+def test_a_dumped_config_of_an_earlier_version_gets_the_defaults_of_newer_keys(
+    tmp_path: Path,
+) -> None:
+    config = load(RETAIL, [("groot.epochs", "7"), ("variants.cold.tau", "1")])
+    claim_workdir(tmp_path, config)
     values = json.loads((tmp_path / "config.json").read_text())
-    del values["groot"]["tau"]
+    del values["groot"]["tau"], values["distributed"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"config\.json.*config\.groot\.tau is missing"):
-        parse_job(job_parser("groot_jax.evaluate", "Scores."), [f"--workdir={tmp_path}"])
+    args = parse_job(job_parser("groot_jax.evaluate", "Scores."), [f"--workdir={tmp_path}"])
+    assert args.config == config
+    claim_workdir(tmp_path, config)  # And training there goes on.
 
 
 # ---- Broken config files ----------------------------------------------------------------------
