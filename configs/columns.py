@@ -11,13 +11,10 @@ from ml_collections import ConfigDict
 
 from configs.default import get_config as default_config
 from groot_jax.config import parse_arg
-from groot_jax.errors import UserError
 
 
 def get_config(arg: str = "") -> ConfigDict:
     paths = parse_arg(arg, train="", dev="", test="")
-    if not paths["train"]:
-        raise UserError("--config=configs/columns.py:train=PATH has to name the training file")
     config = default_config()
     config.data.reader = "auto"
     config.data.train = paths["train"]

@@ -83,10 +83,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; --help lists what there is")
 
 
-def job_parser(prog: str, description: str, config_file: bool = False) -> argparse.ArgumentParser:
+def job_parser(
+    prog: str, description: str, config_file: bool = False, workdir: bool = True
+) -> argparse.ArgumentParser:
     """A parser with what every job takes; the job adds flags of its own.
 
     `config_file`: the job starts from `--config=FILE.py`; otherwise from `--workdir`'s config.json.
+    Without `workdir` it has no such folder and reads no data, which the config need not name then.
     """
     parser = _Parser(
         prog=f"python -m {prog}",
@@ -101,13 +104,14 @@ def job_parser(prog: str, description: str, config_file: bool = False) -> argpar
             metavar="FILE.py[:ARG]",
             help="the experiment, such as configs/retail.py; what follows a colon goes to the file",
         )
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=lambda text: Path(text).expanduser(),
-        metavar="FOLDER",
-        help="the run's own folder: config, checkpoints, metrics, results and report",
-    )
+    if workdir:
+        parser.add_argument(
+            "--workdir",
+            required=True,
+            type=lambda text: Path(text).expanduser(),
+            metavar="FOLDER",
+            help="the run's own folder: config, checkpoints, metrics, results and report",
+        )
     return parser
 
 
@@ -130,7 +134,7 @@ def parse_job(
             raise UserError(f"{parser.prog}: there is no flag {flag}{hint}; --help lists them")
     args = parser.parse_args(plain)
     if hasattr(args, "config"):
-        args.config = load(args.config, overrides)
+        args.config = load(args.config, overrides, has_data=hasattr(args, "workdir"))
     else:
         before_reading(args)
         path = args.workdir / CONFIG_FILE
@@ -162,11 +166,13 @@ def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
 # ---- Reading ----------------------------------------------------------------------------------
 
 
-def load(config_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+def load(
+    config_arg: str, overrides: Sequence[tuple[str, str]] = (), has_data: bool = True
+) -> ConfigDict:
     """Runs the config file `path.py` or `path.py:arg` and applies the overrides, in their order.
 
-    The result has the keys and types of configs/default.py, is validated, and is locked. Raises
-    UserError.
+    The result has the keys and types of configs/default.py, is validated, and is locked; without
+    `has_data` it need not name any. Raises UserError.
     """
     name, colon, arg = config_arg.partition(".py:")
     path = Path(name + ".py" if colon else name)
@@ -182,14 +188,16 @@ def load(config_arg: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDi
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not a ConfigDict")
     check_keys(config, default, str(path))
-    return _finish(config, overrides)
+    return _finish(config, overrides, has_data)
 
 
-def _finish(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> ConfigDict:
+def _finish(
+    config: ConfigDict, overrides: Sequence[tuple[str, str]], has_data: bool = True
+) -> ConfigDict:
     with config.unlocked():
         for key, text in overrides:
             override(config, key, text)
-    validate(config)
+    validate(config, has_data)
     return config.lock()
 
 

@@ -213,8 +213,11 @@ def variant(config: ConfigDict, name: str) -> FrozenConfigDict:
 # ---- Values -----------------------------------------------------------------------------------
 
 
-def validate(config: ConfigDict) -> None:
-    """Checks a whole config; raises UserError for the first thing that is wrong."""
+def validate(config: ConfigDict, has_data: bool = True) -> None:
+    """Checks a whole config; raises UserError for the first thing that is wrong.
+
+    Without `has_data` it need not say where its data are.
+    """
     flat = flatten(config)
     for key, value in flat.items():
         if not isinstance(value, tuple):
@@ -227,7 +230,8 @@ def validate(config: ConfigDict) -> None:
         )
     for rule in config.evaluate.decide:
         _check_value("evaluate.decide", rule)
-    _check_data(config)
+    if has_data:
+        _check_data(config)
     _check_text_and_model(config)
     _check_update("config.groot", config.groot)
     _check_systems(config)
@@ -267,7 +271,8 @@ def _check_data(config: ConfigDict) -> None:
         raise UserError("config.data.reader is tfds, so config.data.tfds_name has to name a set")
     if data.reader not in ("tfds", "retail") and not data.train:
         raise UserError(
-            "config.data.train is empty: name the training file, or take config.data.reader=retail"
+            "config.data.train is empty: name the training file (--config=FILE.py:train=PATH where "
+            "the file takes it), or take config.data.reader=retail"
         )
     if data.dev_fraction + data.test_fraction >= 1:
         raise UserError(

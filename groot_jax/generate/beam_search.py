@@ -20,6 +20,7 @@ sequences out. For K = 2 and a sentence of two words in sentinel_tag:
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -304,6 +305,13 @@ def _segments(steps: int) -> list[int]:
     """
     count = min(max(steps // 8, 1), 4)
     return [-(-steps * i // count) for i in range(1, count + 1)]
+
+
+def loop_trips(steps: int) -> tuple[int, ...]:
+    """Turns that each of a search's loops takes at most, in their order: those of the segments,
+    then the backtrack."""
+    ends = [1, *_segments(steps)]
+    return (*(end - start for start, end in pairwise(ends)), steps + 1)
 
 
 def _grown(loop: _Loop, steps: int, nodes: int) -> _Loop:

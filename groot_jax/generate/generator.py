@@ -56,6 +56,7 @@ class Generator:
                 dropout_key=key,
             )
 
+        # Prefix of the results' tree: every one of them has the sentences first.
         self._search = jax.jit(search, out_shardings=batch_sharding)
 
     def __call__(self, params: Any, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
@@ -69,6 +70,10 @@ class Generator:
         if self._batch_sharding is not None:
             inputs = placing.put(inputs, self._batch_sharding)
         return self._search(params, inputs, dropout_key)
+
+    def lower(self, params: Any, inputs: SearchInput) -> Any:
+        """The search as `jax.jit(...).lower` has it; shapes with shardings may stand for arrays."""
+        return self._search.lower(params, inputs, None)
 
     def rows(self, batch_size: int) -> int:
         """`batch_size` rounded up to what the mesh divides; the rows added are padding."""

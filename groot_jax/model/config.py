@@ -6,6 +6,7 @@ Plain data; it imports nothing of JAX, holds no weights and reads no files.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -155,6 +156,22 @@ def preset(name: str, variant: str, vocab_size: int, **changes: Any) -> T5Config
         tie_word_embeddings=variant == "v1_0",
     )
     return dataclasses.replace(config, **changes)
+
+
+def released(name: str) -> tuple[str, str, int] | None:
+    """(preset, variant, rows of the embedding) of a well-known Hub id; None for any other.
+
+    T5, T5 v1.1, Flan-T5 and mT5, in all their sizes. mT5 and Flan-T5 have the shapes of v1.1.
+    """
+    match = re.fullmatch(r"(?:(?:google|google-t5)/)?(t5-v1_1|flan-t5|mt5|t5)-(\w+)", name)
+    if match is None:
+        return None
+    family, size = match.groups()
+    variant = "v1_0" if family == "t5" else "v1_1"
+    size = {"3b": "xl", "11b": "xxl"}.get(size, size) if family == "t5" else size
+    if size not in _SHAPES[variant] or size in _TINY:
+        return None
+    return size, variant, 250112 if family == "mt5" else 32128
 
 
 def _check(key: str, value: str, known: tuple[str, ...], written: str | None = None) -> None:

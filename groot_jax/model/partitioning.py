@@ -7,7 +7,7 @@ nothing of what the parameters are for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -34,25 +34,31 @@ DEFAULT_RULES: Rules = {
 }
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices with axes data, fsdp, tensor; one size may be -1: what is left.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh with axes data, fsdp, tensor over all devices, or those given; one size may be -1:
+    what is left.
 
     Raises UserError where the sizes do not multiply to the number of devices.
     """
     sizes = dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
-    devices = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     written = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
     free = [axis for axis, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size != -1)
-    if len(free) == 1 and known > 0 and devices % known == 0:
-        sizes[free[0]] = devices // known
-    if min(sizes.values()) < 1 or math.prod(sizes.values()) != devices:
+    if len(free) == 1 and known > 0 and count % known == 0:
+        sizes[free[0]] = count // known
+    if min(sizes.values()) < 1 or math.prod(sizes.values()) != count:
         raise UserError(
-            f"config.mesh: {written} does not fit {devices} devices; the sizes must multiply to "
-            f"{devices}, and one of them may be -1 for what is left"
+            f"config.mesh: {written} does not fit {count} devices; the sizes must multiply to "
+            f"{count}, and one of them may be -1 for what is left"
         )
     return jax.make_mesh(
-        tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
+        tuple(sizes.values()),
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * len(MESH_AXES),
+        devices=devices,
     )
 
 

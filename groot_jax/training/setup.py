@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,11 +87,13 @@ class Placement:
         return TrainState(everywhere, self.params, opt_state)
 
 
-def place(config: ConfigDict, model_config: T5Config) -> Placement:
-    """Lays the mesh of the config over the devices.
+def place(
+    config: ConfigDict, model_config: T5Config, devices: Sequence[jax.Device] | None = None
+) -> Placement:
+    """Lays the mesh of the config over all devices, or those given.
 
     Raises UserError where the mesh does not fit them.
     """
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     batch = batch_sharding(mesh)
     return Placement(param_shardings(mesh, model_config), batch)

@@ -1,0 +1,204 @@
+"""Batches of made-up sentences with the shapes that training on real ones has; no corpus needed.
+
+The host code is the real one: formats, grammar, collation, token trees and their bins. Sentences
+have all the same number of words, pieces a word and types, so that the shapes say what they stand
+for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from groot_jax.contrast.pools import pool_batch
+from groot_jax.contrast.update import NllBatch, PoolBatch
+from groot_jax.data.batches import Batch, Example, Ladder, collate, encode
+from groot_jax.data.formats import Format, make_format
+from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
+from groot_jax.data.tokenizer import WordTokenizer
+from groot_jax.generate.beam_search import SearchInput
+from groot_jax.reward.pool import PoolEntry
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """What the made-up sentences are like; the defaults are long sentences of SNIPS or CoNLL.
+
+    words: of each sentence. pieces: of a word, on average over two words (1.5: one, two, ...).
+    types: of spans; half of their labels have two pieces where the tokenizer is a pretrained one,
+    such as `playlist owner`.
+    """
+
+    words: int = 32
+    pieces: float = 1.5
+    types: int = 12
+
+
+class _Pieces:
+    """A vocabulary whose words spell out their pieces: `417.1033` is pieces 417 and 1033."""
+
+    pad_id, eos_id, unk_id = 0, 1, 2
+
+    def __init__(self, size: int, labels: Sequence[str], sentinels: int) -> None:
+        self.size = size
+        self.sentinels = tuple(size - 1 - i for i in range(sentinels))
+        names = dict.fromkeys(part for label in labels for part in label.split())
+        self._ids = {name: 3 + i for i, name in enumerate(names)}
+        self.first_word = 3 + len(names)
+
+    def encode(self, text: str) -> list[int]:
+        parts = text.split()
+        if all(part in self._ids for part in parts):
+            return [self._ids[part] for part in parts]
+        # A literal such as `[` is none of the pieces, and the format adds one.
+        return [int(p) if p.isdigit() else self.unk_id for p in text.split(".")]
+
+    def decode(self, ids: list[int]) -> str:
+        return ".".join(map(str, ids))
+
+    def save(self, folder: Path) -> None:
+        raise ValueError("a made-up vocabulary is never saved")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sentences encoded for a format, with the bucket that they fall into."""
+
+    format: Format
+    examples: list[Example]
+    pools: Mapping[int, Sequence[PoolEntry]]
+    size: tuple[int, int]  # S, T
+
+
+def make_workload(
+    config: ConfigDict,
+    vocab_size: int,
+    sentences: Sentences,
+    count: int,
+    size: tuple[int | None, int | None] = (None, None),
+) -> Workload:
+    """`count` sentences under `config`'s format, each with a pool of `groot.pool.size` candidates.
+
+    vocab_size: of the tokenizer. size: (S, T) to pad to, instead of config.loader's buckets.
+    Raises UserError for sentences that the config cannot hold.
+    """
+    text = config.text
+    pretrained = bool(config.model.init) or text.tokenizer not in ("auto", "train")
+    types = [f"t{i} b" if pretrained and i % 2 else f"t{i}" for i in range(sentences.types)]
+    labels = ["O", "I", *types]
+    pieces = _Pieces(vocab_size, labels, max(100, text.max_words))
+    tokenizer = WordTokenizer(pieces, () if pretrained else labels)
+    name = text.format
+    if name == "auto":
+        name = "sentinel_tag" if config.model.init else "fused_sentinel"
+    format_ = make_format(name, tokenizer, types)
+    rng = random.Random(0)
+    last = pieces.sentinels[-1]
+
+    def word(index: int) -> str:
+        extra = int((index + 1) * sentences.pieces) - int(index * sentences.pieces)
+        return ".".join(str(rng.randrange(pieces.first_word, last)) for _ in range(max(extra, 1)))
+
+    made = [
+        Sentence(
+            tuple(word(i) for i in range(sentences.words)),
+            _labeling(sentences.words, types, rng),
+        )
+        for _ in range(count)
+    ]
+    examples = encode(made, format_)
+    ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
+    longest = max(ladder.of(e)[0] for e in examples), max(ladder.of(e)[1] for e in examples)
+    pools = {
+        e.index: _pool(e.sentence.labeling, sentences.words, types, config.groot.pool.size, rng)
+        for e in examples
+    }
+    return Workload(format_, examples, pools, (size[0] or longest[0], size[1] or longest[1]))
+
+
+def _labeling(words: int, types: Sequence[str], rng: random.Random) -> Labeling:
+    """Half of the words outside, the others in spans of about two words."""
+    tags = [rng.choice(["O", "O", "I", rng.choice(types)]) for _ in range(words)]
+    return labeling_of_word_tags(tags)[0]
+
+
+def _pool(
+    gold: Labeling, words: int, types: Sequence[str], size: int, rng: random.Random
+) -> list[PoolEntry]:
+    """Gold and candidates that differ from it in the type of one or two spans.
+
+    Such pools have 0.39-0.44 tree nodes a token on trained models; see the test.
+    """
+    labelings: dict[Labeling, None] = {gold: None}
+    while len(labelings) < size:
+        spans = list(gold)
+        for _ in range(rng.choice((1, 2))):
+            at = rng.randrange(len(spans)) if spans else 0
+            if spans:
+                spans[at] = spans[at]._replace(type=rng.choice(types))
+        changed = tuple(spans)
+        if changed in labelings:
+            changed = _labeling(words, types, rng)
+        labelings[changed] = None
+    return [
+        PoolEntry(labeling, float(labeling == gold), float("nan"), "beam", -1, -1)
+        for labeling in labelings
+    ]
+
+
+def _batch(workload: Workload, rows: int) -> Batch:
+    examples = [workload.examples[i % len(workload.examples)] for i in range(rows)]
+    return collate(examples, rows, workload.size)
+
+
+def search_input(workload: Workload, rows: int) -> SearchInput:
+    """What the search of `rows` sentences reads."""
+    batch = _batch(workload, rows)
+    return SearchInput(
+        batch.source_BxS,
+        batch.fused_source_BxS,
+        batch.template_BxL,
+        batch.fused_target_BxT,
+        batch.cap_B,
+    )
+
+
+def nll_input(workload: Workload, rows: int) -> NllBatch:
+    """What a step of stage 0 reads."""
+    batch = _batch(workload, rows)
+    return NllBatch(
+        batch.source_BxS, batch.fused_source_BxS, batch.fused_target_BxT, batch.target_BxT
+    )
+
+
+def pool_input(
+    workload: Workload,
+    stage: Any,
+    *,
+    rows: int,
+    groups: int,
+    buckets: Sequence[int],
+    start_token: int,
+) -> PoolBatch:
+    """What an update reads: the bins of one group of sentences, `groups` times over."""
+    batch = _batch(workload, rows // groups)
+    group = pool_batch(
+        batch,
+        workload.examples,
+        workload.pools,
+        None,
+        workload.format,
+        size=stage.pool.size,
+        start_token=start_token,
+        buckets=buckets,
+    )
+    import jax
+
+    whole: PoolBatch = jax.tree.map(lambda x: np.concatenate([x] * groups), group)
+    return whole.replace(groups=groups)
