@@ -58,7 +58,9 @@ def get_config() -> ConfigDict:
     config.model.init = ""  # Hugging Face folder or Hub id to start from; empty: from scratch.
     config.model.dtype = "float32"  # float32 | bfloat16: the type of matrix products.
     config.model.dropout = 0.1
-    config.model.remat = "none"  # none | full: recompute activations in the backward pass.
+    # Activations recomputed in the backward pass, for memory: none | dots (all but the products
+    # with weights) | full (all within a block).
+    config.model.remat = "none"
     # Output columns that the softmax runs over: `legal` (those that the format can emit) or `full`.
     config.model.normalise = "legal"
 
@@ -182,6 +184,20 @@ def get_config() -> ConfigDict:
     config.mesh.data = -1
     config.mesh.fsdp = 1
     config.mesh.tensor = 1
+    # Mesh axes that each logical axis of parameters and activations is split over: "" = none,
+    # several with commas. A dimension that they do not divide is not split.
+    config.mesh.rules = ConfigDict()
+    config.mesh.rules.batch = "data,fsdp"  # Sentences, their candidates, caches and tree bins.
+    config.mesh.rules.vocab = "tensor"
+    config.mesh.rules.embed = "fsdp"  # The model dimension of parameters.
+    config.mesh.rules.mlp = "tensor"
+    config.mesh.rules.joined_kv = "tensor"  # Heads times head dimension, of parameters.
+    config.mesh.rules.heads = "tensor"
+    config.mesh.rules.hidden = ""  # The model dimension of activations.
+    config.mesh.rules.relpos_buckets = ""
+    config.mesh.rules.norm = ""
+    # When fsdp or tensor leaves over 2 % of the parameters' bytes replicated: warn | error | allow.
+    config.mesh.replicated = "warn"
 
     # Runs of several processes; see docs/launch.md.
     config.distributed = ConfigDict()

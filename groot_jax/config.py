@@ -46,6 +46,7 @@ FREE_KEYS = (
     "reward.workers",
     "systems",
 )
+FREE_SECTIONS = ("mesh",)
 
 __all__ = [
     "claim_workdir",
@@ -445,7 +446,7 @@ def _is_free(key: str) -> bool:
     section, _, rest = key.partition(".")
     if section == "variants":
         key = f"groot.{rest.partition('.')[2]}"
-    return key in FREE_KEYS
+    return key in FREE_KEYS or section in FREE_SECTIONS
 
 
 def _shown(flat: dict[str, Any], key: str) -> str:

@@ -30,13 +30,14 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "model.preset": ("nano", "mini", "small", "base", "large", "xl", "xxl"),
     "model.variant": ("v1_0", "v1_1"),
     "model.dtype": ("float32", "bfloat16"),
-    "model.remat": ("none", "full"),
+    "model.remat": ("none", "dots", "full"),
     "model.normalise": ("legal", "full"),
     "optimizer.name": ("adamw", "adafactor"),
     "nll.schedule": _SCHEDULES,
     "nll.average": _AVERAGES,
     "groot.schedule": _SCHEDULES,
     "groot.nll_average": _AVERAGES,
+    "mesh.replicated": ("warn", "error", "allow"),
     "evaluate.decide": ("map", "mbr", "threshold"),
 }
 
@@ -235,11 +236,7 @@ def validate(config: ConfigDict, has_data: bool = True) -> None:
     _check_text_and_model(config)
     _check_update("config.groot", config.groot)
     _check_systems(config)
-    axes = {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
-    if list(axes.values()).count(-1) > 1:
-        raise UserError(
-            f"config.mesh: only one axis may be -1 (the devices that are left), not {axes}"
-        )
+    _check_mesh(config.mesh)
 
 
 def _check_value(key: str, value: Any, shown: str = "") -> None:
@@ -303,6 +300,21 @@ def _check_text_and_model(config: ConfigDict) -> None:
             f"config.text.tokenizer=train makes a new vocabulary, which the embeddings of "
             f"config.model.init={model.init} do not fit: take config.text.tokenizer=auto"
         )
+
+
+def _check_mesh(mesh: ConfigDict) -> None:
+    axes = {axis: mesh[axis] for axis in ("data", "fsdp", "tensor")}
+    if list(axes.values()).count(-1) > 1:
+        raise UserError(
+            f"config.mesh: only one axis may be -1 (the devices that are left), not {axes}"
+        )
+    for name, rule in mesh.rules.items():
+        for axis in filter(None, (part.strip() for part in rule.split(","))):
+            if axis not in axes:
+                raise UserError(
+                    f"config.mesh.rules.{name} is {rule!r}; it can be '' or mesh axes with commas "
+                    f"between them: {', '.join(axes)}"
+                )
 
 
 def _check_systems(config: ConfigDict) -> None:

@@ -233,7 +233,7 @@ class _Scorer:
     ) -> None:
         self._task, self._oracle, self._results = task, oracle, results
         self._placement = place(task.config, task.model_config)
-        generator = task.generator(batch_sharding=self._placement.batch)
+        generator = task.generator(layout=self._placement.layout)
         self._evaluators = {
             split: Evaluator(task, generator, oracle, split_of(corpus, split), hosts)
             for split in ("dev", "test")

@@ -270,7 +270,7 @@ class Labeler:
         generator = self._generators.get(width)
         if generator is None:
             generator = self._generators[width] = self._task.generator(
-                k=width, batch_sharding=self._placement.batch
+                k=width, layout=self._placement.layout
             )
         size = batch_size or min(len(examples), self._task.config.evaluate.batch_size)
         own_B = generator.own_rows(size)

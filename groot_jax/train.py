@@ -182,7 +182,7 @@ def make_run(
     hosts: Hosts,
 ) -> Run:
     placement = place(config, task.model_config)
-    generator = task.generator(batch_sharding=placement.batch)
+    generator = task.generator(layout=placement.layout)
     column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
     column_of_V[task.grammar.columns_C] = np.arange(len(task.grammar.columns_C))
     return Run(
@@ -233,7 +233,7 @@ def train_nll(run: Run) -> None:
     total = max(1, round(stage.epochs * batches.per_epoch))
     optimizer = make_optimizer(run.config.optimizer, stage, run.config.optimizer.clip, total)
     shardings = run.placement.state(run.task.model_config, optimizer)
-    step_fn = jit_nll_step(stage, run.task.model_config, optimizer, shardings)
+    step_fn = jit_nll_step(stage, run.task.model_config, optimizer, shardings, run.placement.layout)
     key = key_of(run, "nll")
 
     def updates(state: TrainState, start: int) -> Iterator[Update]:
@@ -328,12 +328,12 @@ def train_system(run: Run, system: str) -> None:
     contrasts = any(weight for _, weight in loss_weights(stage))
     size = stage.pool.size if contrasts else 0
     shardings = run.placement.state(task.model_config, optimizer)
-    step_fn = jit_groot_step(stage, task.model_config, optimizer, shardings)
+    step_fn = jit_groot_step(stage, task.model_config, optimizer, shardings, run.placement.layout)
     noisy = stage.generate_dropout > 0
     generator = run.generator
     if noisy:
         config = dataclasses.replace(task.model_config, dropout_rate=stage.generate_dropout)
-        generator = task.generator(model=T5(config), batch_sharding=run.placement.batch)
+        generator = task.generator(model=T5(config), layout=run.placement.layout)
     key = key_of(run, system)
     noise = key_of(run, f"{system}, generation")  # Draws unlike those of the update.
 

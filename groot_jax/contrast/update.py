@@ -16,6 +16,7 @@ import optax
 
 from groot_jax.contrast.losses import LossSettings, Pool, contrast
 from groot_jax.contrast.projection import OutputColumns, token_log_probs
+from groot_jax.model.layout import constrain
 from groot_jax.model.t5 import T5
 
 Params: TypeAlias = Any
@@ -268,7 +269,7 @@ def groot_step(
         slices = batch.parts(accumulate)
 
         def add(carry: Any, item: tuple[PoolBatch, jax.Array]) -> tuple[Any, None]:
-            part, index = item
+            part, index = constrain(item[0], "batch"), item[1]
             new = grad_fn(state.params, part, jax.random.fold_in(key, index))
             return jax.tree.map(jnp.add, carry, new), None
 

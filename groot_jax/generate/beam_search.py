@@ -339,7 +339,8 @@ def _backtrack(loop: _Loop, length: int, eos_id: int) -> jax.Array:
     """Follows the parent pointers from each end to the start, [B, K, length]; 0 after the end."""
     finished = loop.finished
     rows, B, K, W = loop.chunk_TxBxKxW.shape
-    at_BxKx1 = jnp.arange(B)[:, None, None], jnp.arange(K)[None, :, None]
+    # By vmap, so that each sentence's are its own: on a mesh other indices would be exchanged.
+    write = jax.vmap(jax.vmap(lambda row_T, at_W, new_W: row_T.at[at_W].set(new_W, mode="drop")))
 
     def back(carry: tuple[jax.Array, jax.Array], row: jax.Array) -> tuple[Any, None]:
         slot_BxK, out_BxKxT = carry
@@ -352,9 +353,10 @@ def _backtrack(loop: _Loop, length: int, eos_id: int) -> jax.Array:
         place_BxKxW = jnp.where(
             filled_BxKxW, depth_BxK[..., None] + jnp.arange(W), out_BxKxT.shape[2]
         )
-        out_BxKxT = out_BxKxT.at[*at_BxKx1, place_BxKxW].set(chunk_BxKxW, mode="drop")
+        out_BxKxT = write(out_BxKxT, place_BxKxW, chunk_BxKxW)
         end_BxK = jnp.where(last_BxK & finished.ended_BxK, depth_BxK + fill_BxK, out_BxKxT.shape[2])
-        out_BxKxT = out_BxKxT.at[*at_BxKx1, end_BxK[..., None]].set(eos_id, mode="drop")
+        eos_BxKx1 = jnp.full((B, K, 1), eos_id, jnp.int32)
+        out_BxKxT = write(out_BxKxT, end_BxK[..., None], eos_BxKx1)
         parent_BxK = take(loop.parent_TxBxK[row], slot_BxK)
         return (jnp.where(on_path_BxK, parent_BxK, slot_BxK), out_BxKxT), None
 

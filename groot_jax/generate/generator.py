@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
 
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.formats import Format
@@ -19,6 +18,7 @@ from groot_jax.generate.beam_search import Beams, SearchInput, beam_search
 from groot_jax.generate.grammar import Grammar
 from groot_jax.generate.walk import SearchPlan
 from groot_jax.model import placing
+from groot_jax.model.layout import Layout, compiler_options, use_layout
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import T5
 
@@ -36,28 +36,33 @@ class Generator:
         use_grammar: bool = True,
         length_penalty: float = 0.0,
         keep_unfinished: bool = False,
-        batch_sharding: NamedSharding | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self.k = k
         self._format = format_
-        self._batch_sharding = batch_sharding
+        self._batch_sharding = layout.batch if layout else None
         plan = SearchPlan(grammar, model.config.vocab_size)
 
         def search(params: Any, inputs: SearchInput, key: jax.Array | None) -> Beams:
-            return beam_search(
-                model,
-                params,
-                plan,
-                inputs,
-                k=k,
-                use_grammar=use_grammar,
-                length_penalty=length_penalty,
-                keep_unfinished=keep_unfinished,
-                dropout_key=key,
-            )
+            with use_layout(layout):
+                return beam_search(
+                    model,
+                    params,
+                    plan,
+                    inputs,
+                    k=k,
+                    use_grammar=use_grammar,
+                    length_penalty=length_penalty,
+                    keep_unfinished=keep_unfinished,
+                    dropout_key=key,
+                )
 
-        # Prefix of the results' tree: every one of them has the sentences first.
-        self._search = jax.jit(search, out_shardings=batch_sharding)
+        # Every result has the sentences first.
+        self._search = jax.jit(
+            search,
+            out_shardings=self._batch_sharding,
+            compiler_options=compiler_options(layout.mesh) if layout else None,
+        )
 
     def __call__(self, params: Any, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
         inputs = SearchInput(

@@ -14,7 +14,7 @@ from groot_jax.errors import UserError
 
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
 DTYPES = ("float32", "bfloat16")
-REMAT = ("none", "full")
+REMAT = ("none", "dots", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,8 @@ class T5Config:
     pad_token_id: int = 0
     eos_token_id: int = 1
     dtype: str = "float32"  # Of matrix products; parameters, softmax and layer norm are float32.
-    remat: str = "none"  # `full` recomputes each block's activations in the backward pass.
+    # What the backward pass recomputes of a block: nothing, all but products with weights, all.
+    remat: str = "none"
 
     def __post_init__(self) -> None:
         activation = self.feed_forward_proj.removeprefix("gated-")

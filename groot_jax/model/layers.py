@@ -17,6 +17,7 @@ import numpy as np
 from jax.nn.initializers import normal
 
 from groot_jax.model.config import T5Config
+from groot_jax.model.layout import constrain
 
 Array: TypeAlias = jax.Array
 # key_BxHxDhxL, value_BxHxLxDh. Keys lie by L: a head is narrower than the 128 lanes of a TPU, and
@@ -29,6 +30,14 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_new": functools.partial(nn.gelu, approximate=True),
     "silu": nn.silu,
+}
+
+
+# What a block under remat keeps for the backward pass.
+_SAVED: dict[str, Any] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": None,
 }
 
 
@@ -70,6 +79,12 @@ def dropout(module: nn.Module, x: Array, rate: float, deterministic: bool) -> Ar
 def additive(mask: Array) -> Array:
     """0 where the mask holds, else float32's lowest (finite: a row without keys has no NaN)."""
     return jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
+
+
+def residual(x_BxNxD: Array) -> Array:
+    """The stream between blocks: split by sentence, so that weights come to it and not it to
+    them."""
+    return constrain(x_BxNxD, "batch", None, "hidden")
 
 
 def partitioned(init: Any, axes: tuple[str, ...]) -> Any:
@@ -130,7 +145,7 @@ class Attention(nn.Module):
 
     def _split(self, x_BxNxE: Array) -> Array:
         heads = (*x_BxNxE.shape[:2], self.config.num_heads, self.config.d_kv)
-        return x_BxNxE.reshape(heads).swapaxes(1, 2)
+        return constrain(x_BxNxE.reshape(heads).swapaxes(1, 2), "batch", "heads")
 
     def key_value(self, x_BxNxD: Array) -> KeyValue:
         """key_BxHxDhxN and value_BxHxNxDh of each position."""
@@ -218,6 +233,7 @@ class DenseReluDense(nn.Module):
             x = activation(self.wi_0(x)) * self.wi_1(x)
         else:
             x = activation(self.wi(x))
+        x = constrain(x, "batch", "mlp")
         x = self.wo(dropout(self, x, self.config.dropout_rate, deterministic))
         return x.reshape(x_BxNxD.shape)
 
@@ -267,7 +283,7 @@ class Block(nn.Module):
         x_BxNxD = self.layer.attention(x_BxNxD, bias, deterministic)
         if cross is not None:
             x_BxNxD = self.layer.cross_attention(x_BxNxD, *cross, deterministic)
-        return self.layer.feed_forward(x_BxNxD, deterministic)
+        return residual(self.layer.feed_forward(x_BxNxD, deterministic))
 
     def extend(
         self,
@@ -280,7 +296,7 @@ class Block(nn.Module):
     ) -> tuple[Array, KeyValue]:
         x_BxNxD, cache = self.layer.attention.extend(x_BxNxD, bias, cache, slot)
         x_BxNxD = self.layer.cross_attention(x_BxNxD, cross, cross_bias, True)
-        return self.layer.feed_forward(x_BxNxD, True), cache
+        return residual(self.layer.feed_forward(x_BxNxD, True)), cache
 
     def cross_kv(self, encoded_BxSxD: Array) -> KeyValue:
         return self.layer.cross_attention.EncDecAttention.key_value(encoded_BxSxD)
@@ -297,7 +313,8 @@ class Blocks(nn.Module):
     def setup(self) -> None:
         c = self.config
         # `deterministic`, argument 4 counted from self, stays a Python bool under remat.
-        cls = nn.remat(Block, static_argnums=(4,)) if c.remat == "full" else Block
+        cls = nn.remat(Block, static_argnums=(4,), policy=_SAVED[c.remat])
+        cls = Block if c.remat == "none" else cls
         count = c.num_decoder_layers if self.decoder else c.num_layers
         self.blocks = [cls(c, self.decoder, i == 0, name=str(i)) for i in range(count)]
 
@@ -318,7 +335,7 @@ class Stack(nn.Module):
         deterministic: bool,
     ) -> Array:
         rate = self.config.dropout_rate
-        x_BxNxD = dropout(self, x_BxNxD, rate, deterministic)
+        x_BxNxD = residual(dropout(self, x_BxNxD, rate, deterministic))
         for i, block in enumerate(self.block.blocks):
             kv = (cross[0][i], cross[1]) if cross is not None else None
             x_BxNxD = block(x_BxNxD, bias, kv, deterministic)

@@ -1,37 +1,24 @@
-"""Where parameters live: logical axis names, one rules table, one mesh (data, fsdp, tensor).
+"""Where parameters live: the names that the model gives them, laid over a mesh.
 
-Turns the names that the model gives its parameters into NamedShardings. It moves no data and knows
-nothing of what the parameters are for.
+Turns logical axis names into NamedShardings. It moves no data and knows nothing of what the
+parameters are for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
+from groot_jax.model.layout import DEFAULT_RULES, MESH_AXES, Layout, Rules
 from groot_jax.model.t5 import logical_axes, param_shapes
 
-MESH_AXES = ("data", "fsdp", "tensor")
-
-Rules: TypeAlias = Mapping[str, str | tuple[str, ...] | None]
-
-# Logical axis -> mesh axes; None: replicated.
-DEFAULT_RULES: Rules = {
-    "batch": ("data", "fsdp"),
-    "vocab": "tensor",
-    "embed": "fsdp",
-    "mlp": "tensor",
-    "joined_kv": "tensor",
-    "heads": "tensor",
-    "relpos_buckets": None,
-    "norm": None,
-}
+_REPLICATED = 0.02  # A larger share of the parameters' bytes is worth a word.
 
 
 def make_mesh(
@@ -68,42 +55,61 @@ def param_shardings(mesh: Mesh, config: T5Config, rules: Rules = DEFAULT_RULES) 
     A dimension that its mesh axes do not divide evenly (a vocabulary of odd size, say) is
     replicated. Raises UserError for a logical axis without a rule.
     """
+    layout = Layout(mesh, rules)
+    return jax.tree.map(
+        lambda shape, names: layout.sharding(shape.shape, tuple(names)),
+        param_shapes(config),
+        logical_axes(config),
+    )
 
-    def sharding(shape: jax.ShapeDtypeStruct, names: PartitionSpec) -> NamedSharding:
-        axes = (_mesh_axes(mesh, rules, name) for name in names)
-        fits = (
-            axis if size % _axis_size(mesh, axis) == 0 else None
-            for size, axis in zip(shape.shape, axes, strict=True)
-        )
-        return NamedSharding(mesh, PartitionSpec(*fits))
 
-    return jax.tree.map(sharding, param_shapes(config), logical_axes(config))
+def factored_sharding(
+    moment: Sequence[int], shape: Sequence[int], sharding: NamedSharding
+) -> NamedSharding:
+    """The sharding of an optimizer's moment, by that of its parameter.
+
+    A moment has its parameter's shape, or that without one dimension (Adafactor's rows and
+    columns), and lies as the dimensions that are left. Any other is replicated.
+    """
+    spec = list(sharding.spec)
+    if tuple(moment) == tuple(shape):
+        return sharding
+    for dropped in range(len(shape)):
+        left = [i for i in range(len(shape)) if i != dropped]
+        if tuple(moment) == tuple(shape[i] for i in left):
+            return NamedSharding(sharding.mesh, PartitionSpec(*(spec[i] for i in left)))
+    return NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def replicated_share(shapes: Any, shardings: Any) -> float:
+    """Share of the parameters' bytes that every device holds in whole."""
+    total = whole = 0
+    for shape, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True):
+        size = math.prod(shape.shape) * shape.dtype.itemsize
+        total += size
+        whole += size if sharding.shard_shape(shape.shape) == tuple(shape.shape) else 0
+    return whole / total
+
+
+def replication_problem(mesh: Mesh, config: T5Config, shardings: Any) -> str:
+    """A sentence where fsdp or tensor splits too little of the parameters; otherwise nothing."""
+    share = replicated_share(param_shapes(config), shardings)
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1 or share <= _REPLICATED:
+        return ""
+    return (
+        f"config.mesh: {share:.0%} of the parameters' bytes lie on every device whole, though "
+        f"fsdp={mesh.shape['fsdp']} and tensor={mesh.shape['tensor']}: take sizes that divide the "
+        "model's dimensions, or change config.mesh.rules"
+    )
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSharding:
     """Sharding of an array whose first axis is the batch."""
-    return NamedSharding(mesh, PartitionSpec(_mesh_axes(mesh, rules, "batch")))
+    return Layout(mesh, rules).batch
 
 
 def batch_ways(sharding: NamedSharding) -> int:
     """Devices that a batch is split over."""
-    return _axis_size(sharding.mesh, sharding.spec[0])
-
-
-def _mesh_axes(mesh: Mesh, rules: Rules, name: str) -> str | tuple[str, ...] | None:
-    if name not in rules:
-        raise UserError(f"partitioning rules: no rule for '{name}'; give it a mesh axis or None")
-    axes = rules[name]
-    unknown = set((axes,) if isinstance(axes, str) else axes or ()) - set(mesh.axis_names)
-    if unknown:
-        raise UserError(
-            f"partitioning rules: '{name}' names the mesh axis '{min(unknown)}', but the mesh has "
-            f"{', '.join(mesh.axis_names)}"
-        )
-    return axes
-
-
-def _axis_size(mesh: Mesh | AbstractMesh, axes: str | tuple[str, ...] | None) -> int:
-    return math.prod(
-        mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ())
-    )
+    axes = sharding.spec[0]
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(sharding.mesh.shape[axis] for axis in names)

@@ -16,6 +16,7 @@ from jax.nn.initializers import normal
 
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Array, Layers, Stack, additive, partitioned
+from groot_jax.model.layout import constrain
 
 
 class _Head(nn.Module):
@@ -123,7 +124,7 @@ class T5(nn.Module):
         """Zeros for `extend`: per decoder layer key_BxHxDhxL and value_BxHxLxDh, L = slots."""
         c = self.config
         shape = (batch, c.num_heads, slots, c.d_kv)
-        value = jnp.zeros(shape, c.dtype)
+        value = constrain(jnp.zeros(shape, c.dtype), "batch", "heads")
         return tuple((value.swapaxes(2, 3), value) for _ in range(c.num_decoder_layers))
 
     def bias_by_distance(self, steps: int) -> Array:

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
@@ -111,7 +110,7 @@ class Programs:
 
     def needed_flops(self, step: str) -> float:
         """FLOPs that the model asks for, over all devices; see `roofline.needed_flops`."""
-        rows, (_, T) = self.rows(step), self.workload.size
+        rows = self.rows(step)
         examples = [self.workload.examples[i % len(self.workload.examples)] for i in range(rows)]
         sources = np.array([len(e.source) for e in examples], float)
         targets = np.array([len(e.target) for e in examples], float)
@@ -150,7 +149,7 @@ class Programs:
         shardings = self.placement.state(self.model_config, optimizer)
         state = state_shapes(param_shapes(self.model_config), optimizer, shardings)
         batch = self._placed(workloads.nll_input(self.workload, self.rows("nll")))
-        step = jit_nll_step(stage, self.model_config, optimizer, shardings)
+        step: Any = jit_nll_step(stage, self.model_config, optimizer, shardings, self.placement.layout)
         return step.lower(state, batch, self._key(), self._columns())
 
     def _update(self) -> Any:
@@ -160,7 +159,7 @@ class Programs:
         state = state_shapes(param_shapes(self.model_config), optimizer, shardings)
         groups = batch_ways(self.placement.batch) * stage.accumulate
         batch = self._pool_input(groups, self.rows("update"))
-        step = jit_groot_step(stage, self.model_config, optimizer, shardings)
+        step: Any = jit_groot_step(stage, self.model_config, optimizer, shardings, self.placement.layout)
         return step.lower(state, self._placed(batch), self._key(), self._columns())
 
     def _pool_input(self, groups: int, rows: int) -> Any:
@@ -182,7 +181,7 @@ class Programs:
             k=settings.k,
             use_grammar=settings.grammar,
             length_penalty=settings.length_penalty,
-            batch_sharding=self.placement.batch,
+            layout=self.placement.layout,
         )
         inputs = workloads.search_input(self.workload, self.rows("generate"))
         return generator.lower(self.placement.shapes(self.model_config), self._placed(inputs))
@@ -206,8 +205,7 @@ class Programs:
         return self._everywhere(key.shape, key.dtype)
 
     def _everywhere(self, shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
-        sharding = NamedSharding(self.placement.batch.mesh, PartitionSpec())
-        return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=self.placement.layout.everywhere)
 
     def _placed(self, batch: Any) -> Any:
         """The shapes of a batch, its sentences over the devices."""

@@ -7,12 +7,14 @@ for.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -198,7 +200,5 @@ def pool_input(
         start_token=start_token,
         buckets=buckets,
     )
-    import jax
-
-    whole: PoolBatch = jax.tree.map(lambda x: np.concatenate([x] * groups), group)
-    return whole.replace(groups=groups)
+    whole = jax.tree.map(lambda x: np.concatenate([x] * groups), group)
+    return dataclasses.replace(whole, groups=groups)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +15,21 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import TrainState
 from groot_jax.hosts import Hosts, connect
 from groot_jax.model import placing
 from groot_jax.model.config import T5Config
-from groot_jax.model.partitioning import batch_sharding, batch_ways, make_mesh, param_shardings
+from groot_jax.model.layout import Layout
+from groot_jax.model.partitioning import (
+    batch_ways,
+    factored_sharding,
+    make_mesh,
+    param_shardings,
+    replication_problem,
+)
 from groot_jax.model.t5 import param_shapes
 
 
@@ -44,7 +52,12 @@ class Placement:
     """Where parameters and batches live on the mesh."""
 
     params: Any  # a NamedSharding for each parameter
-    batch: NamedSharding  # first axis over `data` and `fsdp`
+    layout: Layout
+
+    @property
+    def batch(self) -> NamedSharding:
+        """Of batches and candidates: sentences over `data` and `fsdp`, unless the rules differ."""
+        return self.layout.batch
 
     def rows(self, batch_size: int, parts: int = 1) -> int:
         """`batch_size` rounded up to what the devices, times `parts`, divide; padding fills up."""
@@ -57,7 +70,7 @@ class Placement:
 
     @property
     def everywhere(self) -> NamedSharding:
-        return NamedSharding(self.batch.mesh, PartitionSpec())
+        return self.layout.everywhere
 
     def shapes(self, config: T5Config) -> Any:
         """Shapes of the parameters with their shardings: what a checkpoint is restored onto."""
@@ -72,15 +85,12 @@ class Placement:
     def state(self, config: T5Config, optimizer: optax.GradientTransformation) -> TrainState:
         """Shardings of a training state: moments lie as their parameters do."""
         everywhere: Any = self.everywhere
-
-        def moment(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> NamedSharding:
-            # Adafactor's are rows and columns of theirs.
-            return sharding if len(shape.shape) == len(sharding.spec) else everywhere
-
+        shapes = param_shapes(config)
         opt_state = optax.tree_utils.tree_map_params(
             optimizer,
-            moment,
-            jax.eval_shape(optimizer.init, param_shapes(config)),
+            lambda moment, shape, sharding: factored_sharding(moment.shape, shape.shape, sharding),
+            jax.eval_shape(optimizer.init, shapes),
+            shapes,
             self.params,
             transform_non_params=lambda _: everywhere,
         )
@@ -92,8 +102,15 @@ def place(
 ) -> Placement:
     """Lays the mesh of the config over all devices, or those given.
 
-    Raises UserError where the mesh does not fit them.
+    Raises UserError where the mesh does not fit them, and where it replicates too much and
+    `mesh.replicated` forbids it.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
-    batch = batch_sharding(mesh)
-    return Placement(param_shardings(mesh, model_config), batch)
+    layout = Layout(mesh, config.mesh.rules.to_dict())
+    params = param_shardings(mesh, model_config, layout.rules)
+    problem = replication_problem(mesh, model_config, params)
+    if problem and config.mesh.replicated == "error":
+        raise UserError(problem)
+    if problem and config.mesh.replicated == "warn" and jax.process_index() == 0:
+        print(f"warning: {problem}", file=sys.stderr)
+    return Placement(params, layout)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import TrainState, groot_step, nll_step
 from groot_jax.model.config import T5Config
+from groot_jax.model.layout import Layout, compiler_options, use_layout
 from groot_jax.model.t5 import T5
 
 
@@ -25,8 +26,11 @@ def jit_nll_step(
     model_config: T5Config,
     optimizer: optax.GradientTransformation,
     shardings: TrainState,
+    layout: Layout | None = None,
 ) -> Callable[..., Any]:
-    """(state, NllBatch, key, columns) -> (state, metrics); `stage` is `config.nll`."""
+    """(state, NllBatch, key, columns) -> (state, metrics); `stage` is `config.nll`.
+
+    `layout` lays out the activations; without it the compiler alone decides."""
     step = partial(
         nll_step,
         model=T5(model_config),
@@ -34,7 +38,7 @@ def jit_nll_step(
         average=stage.average,
         label_smoothing=stage.label_smoothing,
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return _jit(step, shardings, layout)
 
 
 def jit_groot_step(
@@ -42,6 +46,7 @@ def jit_groot_step(
     model_config: T5Config,
     optimizer: optax.GradientTransformation,
     shardings: TrainState,
+    layout: Layout | None = None,
 ) -> Callable[..., Any]:
     """(state, PoolBatch, key, columns) -> (state, metrics); `stage` is `config.groot`, or a
     variant of it."""
@@ -56,7 +61,21 @@ def jit_groot_step(
         average=stage.nll_average,
         accumulate=stage.accumulate,
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return _jit(step, shardings, layout)
+
+
+def _jit(step: partial[Any], shardings: TrainState, layout: Layout | None) -> Callable[..., Any]:
+    @wraps(step.func)
+    def laid_out(*args: Any) -> Any:
+        with use_layout(layout):
+            return step(*args)
+
+    return jax.jit(
+        laid_out,
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+        compiler_options=compiler_options(jax.tree.leaves(shardings)[0].mesh),
+    )
 
 
 def loss_weights(stage: ConfigDict) -> tuple[tuple[str, float], ...]:
