@@ -29,7 +29,8 @@ import jax.numpy as jnp
 from groot_jax.generate import walk
 from groot_jax.generate.selection import NEG_INF, Finished, best_continuations, merge, top_k
 from groot_jax.generate.walk import Beam, SearchPlan, take
-from groot_jax.model.t5 import T5
+from groot_jax.model.layout import constrain
+from groot_jax.model.t5 import T5, decoding_params
 
 # Of an input field: numpy on the host, jax.Array once placed or traced.
 Array: TypeAlias = Any
@@ -110,6 +111,8 @@ def beam_search(
     width, steps, even = plan.chunks(T, use_grammar)
     N = k * width
     variables = {"params": params}
+    # Of the loop: gathered once, where devices hold parts of them, and not in each step.
+    decoding = {"params": decoding_params(config, params)}
 
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     encoded_BxSxD = model.apply(
@@ -126,6 +129,8 @@ def beam_search(
     # With all columns the weights are used as they lie, not gathered.
     columns_C = tables.columns_C if config.vocab_size > C else None
     weights = model.apply(variables, columns_C, method=model.output_weights)
+    vocab = None if columns_C is not None else "vocab"  # A format's columns are few.
+    weights = constrain(weights, *((vocab, None) if config.tie_word_embeddings else (None, vocab)))
     bias_HxT = model.apply(variables, T + 1, method=model.bias_by_distance)
     literals_BxL = walk.literals_ahead(inputs.template_BxL, config.eos_token_id)
 
@@ -177,7 +182,7 @@ def beam_search(
             distance_BxKxWxL = jnp.broadcast_to(distance_BxKxWxL, (1, J, width, steps * N))
         depth_BxN = jnp.minimum(depth_BxKxW.reshape(B, J * width), T - 1)
         hidden_BxNxD, cache = model.apply(
-            variables,
+            decoding,
             beam.chunk_BxKxW.reshape(B, J * width),
             step * N,
             distance_BxKxWxL.reshape(-1, J * width, steps * N),
@@ -194,7 +199,7 @@ def beam_search(
     def log_probs(hidden_BxKxWxD: jax.Array, beam: Beam) -> tuple[jax.Array, jax.Array]:
         """Two parts whose sum is the log-probability of what each chunk forces and of one more
         column: [B, K], normalisers and forced logits, and [B, K, C], the logits of that column."""
-        logits_BxKxWxC = model.apply(variables, hidden_BxKxWxD, weights, method=model.project)
+        logits_BxKxWxC = model.apply(decoding, hidden_BxKxWxD, weights, method=model.project)
         norm_BxKxW = jax.nn.logsumexp(logits_BxKxWxC, axis=-1)
         last_BxK = beam.fill_BxK - 1
         score_BxK = -jnp.where(jnp.arange(width) <= last_BxK[..., None], norm_BxKxW, 0.0).sum(-1)

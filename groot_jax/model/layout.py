@@ -123,12 +123,34 @@ def constrain(x: Any, *names: str | None) -> Any:
     return jax.tree.map(one, x)
 
 
-def compiler_options(mesh: Mesh) -> dict[str, bool]:
+def gather(params: Any, names: Any) -> Any:
+    """Parameters as a computation over sentences reads them: whole along the mesh axes that split
+    the sentences, still split along the others.
+
+    The compiler would gather them wherever they are used: in each turn of a loop anew. `names`: of
+    each parameter's dimensions, in their tree. Without a layout they come back as they are.
+    """
+    layout = _in_use.get()
+    if layout is None or layout.mesh.size == 1:
+        return params
+    batch = set(layout.axes("batch"))
+    rules = {
+        name: "" if batch & set(layout.axes(name)) else rule for name, rule in layout.rules.items()
+    }
+    whole = Layout(layout.mesh, rules)
+    return jax.tree.map(
+        lambda x, axes: jax.lax.with_sharding_constraint(x, whole.sharding(x.shape, tuple(axes))),
+        params,
+        names,
+    )
+
+
+def compiler_options(mesh: Mesh | AbstractMesh) -> dict[str, bool]:
     """For `jax.jit` of what draws dropout: each TPU chip draws that of its own sentences.
 
     Without it every chip draws that of the whole batch, which costs the more the more chips there
     are. What is drawn depends on the mesh then. Other platforms know no such option.
     """
-    if mesh.size == 1 or mesh.devices.flat[0].platform != "tpu":
+    if mesh.size == 1 or isinstance(mesh, AbstractMesh) or mesh.devices.flat[0].platform != "tpu":
         return {}
     return {"xla_tpu_spmd_rng_bit_generator_unsafe": True}

@@ -16,7 +16,7 @@ from jax.nn.initializers import normal
 
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Array, Layers, Stack, additive, partitioned
-from groot_jax.model.layout import constrain
+from groot_jax.model.layout import constrain, gather
 
 
 class _Head(nn.Module):
@@ -235,14 +235,31 @@ def init_params(config: T5Config, seed: int, shardings: Any = None) -> Any:
 
 def logical_axes(config: T5Config) -> Any:
     """A PartitionSpec of logical axis names for each parameter, in the parameters' tree."""
-    boxed = jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
-    return nn.get_partition_spec(boxed)
+    return nn.get_partition_spec(_boxed_shapes(config))
+
+
+def decoding_params(config: T5Config, params: Any) -> Any:
+    """What `extend` and `project` read of the parameters, for a loop: kernels in the compute type,
+    and gathered once on a mesh that splits them like sentences."""
+
+    def ready(path: Any, x: Array) -> Array:
+        return x.astype(config.dtype) if path[-1].key == "kernel" else x
+
+    read = {"decoder": params["decoder"], "shared": params["shared"]}
+    axes = logical_axes(config)
+    return gather(
+        jax.tree_util.tree_map_with_path(ready, read), {name: axes[name] for name in read}
+    )
 
 
 def param_shapes(config: T5Config) -> Any:
     """A ShapeDtypeStruct for each parameter, in the parameters' tree."""
-    init = functools.partial(_init, config)
-    return nn.unbox(jax.eval_shape(init, jax.random.key(0)))
+    return nn.unbox(_boxed_shapes(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _boxed_shapes(config: T5Config) -> Any:
+    return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
 
 
 def _init(config: T5Config, key: Array) -> Any:

@@ -100,6 +100,8 @@ def prepare_environment() -> None:
     """Before JAX is imported: on the CPU, and libtpu must not look for a TPU's metadata."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    # Compiling takes no TPU, so that several processes may do it at a time.
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     # What it would otherwise complain of on standard error.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -200,9 +200,14 @@ class Program:
         trips: Mapping[str, int],
         fused: bool = False,
         hidden: bool = False,
+        seen: set[str] | None = None,
     ) -> float:
-        """Adds a computation `times` over; returns its product FLOPs once, for a fusion's part."""
+        """Adds a computation `times` over; returns its product FLOPs once, for a fusion's part.
+
+        `seen`: channels of collectives that are under way in the computation around the fusion.
+        """
         inside = 0.0
+        seen = set() if seen is None else seen
         for i in self.computations.get(name, ()):
             if i.opcode == "while":
                 turns = times * (_trips(i) or trips.get(i.name, 1))
@@ -217,13 +222,22 @@ class Program:
             flops = 0.0
             if i.opcode == "fusion":
                 for part in i.called("calls"):
-                    asynchronous = "async" in part or "async" in i.name
-                    flops += self._add(part, times, cost, trips, True, asynchronous)
+                    flops += self._add(part, times, cost, trips, True, hidden, seen)
             elif i.opcode in ("convolution", "dot"):
                 flops = self._product(i)
                 cost.flops += times * flops
             elif kind := _kind(i):
-                self._add_collective(i, kind, times, cost, hidden)
+                # Drawn out over several fusions that compute meanwhile, each of which names it.
+                drawn_out = fused and "async_collective_fusion_config" in i.attributes
+                channel = re.search(r"channel_id=(\d+)", i.attributes)
+                if drawn_out and channel:
+                    if channel[1] in seen:
+                        continue
+                    seen.add(channel[1])
+                # How a TPU's program writes it.
+                if fused and name.startswith("all-reduce-scatter"):
+                    kind = "reduce-scatter"
+                self._add_collective(i, kind, times, cost, hidden or drawn_out)
             inside += flops
             if fused:
                 continue

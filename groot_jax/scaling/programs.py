@@ -35,7 +35,6 @@ from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Placement
 from groot_jax.training.steps import jit_groot_step, jit_nll_step
 
-STEPS = ("nll", "generate", "update")
 _ROWS = 128  # Embedding rows are a multiple of it, as in training/task.py.
 _SENTINELS = 100
 
@@ -149,7 +148,9 @@ class Programs:
         shardings = self.placement.state(self.model_config, optimizer)
         state = state_shapes(param_shapes(self.model_config), optimizer, shardings)
         batch = self._placed(workloads.nll_input(self.workload, self.rows("nll")))
-        step: Any = jit_nll_step(stage, self.model_config, optimizer, shardings, self.placement.layout)
+        step: Any = jit_nll_step(
+            stage, self.model_config, optimizer, shardings, self.placement.layout
+        )
         return step.lower(state, batch, self._key(), self._columns())
 
     def _update(self) -> Any:
@@ -159,7 +160,9 @@ class Programs:
         state = state_shapes(param_shapes(self.model_config), optimizer, shardings)
         groups = batch_ways(self.placement.batch) * stage.accumulate
         batch = self._pool_input(groups, self.rows("update"))
-        step: Any = jit_groot_step(stage, self.model_config, optimizer, shardings, self.placement.layout)
+        step: Any = jit_groot_step(
+            stage, self.model_config, optimizer, shardings, self.placement.layout
+        )
         return step.lower(state, self._placed(batch), self._key(), self._columns())
 
     def _pool_input(self, groups: int, rows: int) -> Any:
@@ -192,13 +195,9 @@ class Programs:
         )
 
     def _columns(self) -> OutputColumns:
-        columns = len(self._grammar().columns_C)
-        return OutputColumns(
-            *(
-                self._everywhere((size,), np.int32)
-                for size in (columns, self.model_config.vocab_size)
-            )
-        )
+        sizes = (len(self._grammar().columns_C), self.model_config.vocab_size)
+        arrays: Any = (self._everywhere((size,), np.int32) for size in sizes)
+        return OutputColumns(*arrays)
 
     def _key(self) -> jax.ShapeDtypeStruct:
         key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))

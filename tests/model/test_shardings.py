@@ -1,0 +1,130 @@
+"""Layouts of parameters, moments and activations, without devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from groot_jax.config import default_config, load
+from groot_jax.errors import UserError
+from groot_jax.model.config import preset
+from groot_jax.model.layout import DEFAULT_RULES, MESH_AXES, Layout, constrain, use_layout
+from groot_jax.model.partitioning import param_shardings, replicated_share, replication_problem
+from groot_jax.model.t5 import T5, init_params, param_shapes
+from groot_jax.training import setup
+from groot_jax.training.setup import Placement
+from tests.model import golden_shardings
+
+RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
+GOLDEN = Path(golden_shardings.__file__).with_suffix(".txt")
+
+
+def mesh(data=1, fsdp=1, tensor=1):
+    return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def test_layouts_are_those_on_file():
+    """A change of layout is seen in review: in the difference of the file."""
+    found = "\n".join(golden_shardings.lines())
+    assert found == GOLDEN.read_text().rstrip("\n") + "\n", (
+        "parameters lie elsewhere than the file says; if that is wanted, write it anew: "
+        f"{golden_shardings.__doc__.splitlines()[2].strip()}"
+    )
+
+
+def test_the_rules_of_the_config_are_the_default():
+    assert default_config().mesh.rules.to_dict() == DEFAULT_RULES
+
+
+@pytest.mark.parametrize("value", ["fsdp,model", "batch"])
+def test_a_rule_that_names_no_mesh_axis_is_refused(value):
+    with pytest.raises(UserError, match=r"config\.mesh\.rules\.embed is .* data, fsdp, tensor"):
+        load(RETAIL, [("mesh.rules.embed", value)])
+
+
+def test_one_mesh_axis_splits_one_dimension():
+    layout = Layout(mesh(fsdp=2, tensor=2), DEFAULT_RULES | {"mlp": "fsdp", "vocab": "fsdp,tensor"})
+    assert layout.sharding((8, 8), ("embed", "mlp")).spec == PartitionSpec("fsdp", None)
+    assert layout.sharding((8, 8), ("vocab", None)).spec == PartitionSpec(("fsdp", "tensor"), None)
+    assert layout.sharding((6, 8), ("vocab", None)).spec == PartitionSpec(None, None)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_moments_lie_as_their_parameters_do(name):
+    config = preset("mini", "v1_1", 256)
+    layout = Layout(mesh(fsdp=2, tensor=4), DEFAULT_RULES)
+    shardings = param_shardings(layout.mesh, config)
+    optimizer = optax.adafactor(1e-3) if name == "adafactor" else optax.adamw(1e-3)
+    state = Placement(shardings, layout).state(config, optimizer)
+    shapes = jax.eval_shape(optimizer.init, param_shapes(config))
+    whole = held = 0
+    for shape, sharding in zip(
+        jax.tree.leaves(shapes), jax.tree.leaves(state.opt_state), strict=True
+    ):
+        whole += shape.size
+        held += np.prod(sharding.shard_shape(shape.shape), dtype=int)
+    assert held < whole * (0.14 if name == "adamw" else 0.6)  # An eighth; half or a quarter.
+
+
+def test_too_much_replication_is_said_aloud(capsys, monkeypatch):
+    config = preset("nano", "v1_1", 256, num_heads=3, d_kv=5, d_ff=33)
+    split = mesh(tensor=2)
+    shardings = param_shardings(split, config)
+    assert replicated_share(param_shapes(config), shardings) > 0.5
+    problem = replication_problem(split, config, shardings)
+    assert "config.mesh" in problem and "tensor=2" in problem
+    assert not replication_problem(mesh(data=8), config, param_shardings(mesh(data=8), config))
+    even = preset("nano", "v1_1", 256)
+    assert not replication_problem(split, even, param_shardings(split, even))
+
+    monkeypatch.setattr(setup, "replication_problem", lambda *_: "too much")
+    setup.place(load(RETAIL), config)
+    assert capsys.readouterr().err == "warning: too much\n"
+    setup.place(load(RETAIL, [("mesh.replicated", "allow")]), config)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="too much"):
+        setup.place(load(RETAIL, [("mesh.replicated", "error")]), config)
+
+
+def test_constraints_cost_nothing_on_one_device():
+    config = preset("nano", "v1_1", 64, num_layers=1, num_decoder_layers=1)
+    params, ids = init_params(config, 0), jnp.ones((2, 4), jnp.int32)
+
+    def run(params, ids):
+        return T5(config).apply({"params": params}, ids, ids)
+
+    def laid_out(params, ids):
+        with use_layout(Layout(mesh(), DEFAULT_RULES)):
+            return run(params, ids)
+
+    assert str(jax.make_jaxpr(run)(params, ids)) == str(jax.make_jaxpr(laid_out)(params, ids))
+    x = jnp.ones((2, 3))
+    assert constrain(x, "batch") is x
+
+
+def test_a_policy_of_rematerialisation_changes_no_gradient():
+    config = preset("nano", "v1_1", 64, num_layers=2, num_decoder_layers=2, dropout_rate=0.0)
+    params = init_params(config, 0)
+    ids = jnp.arange(2, 14).reshape(2, 6)
+
+    def gradient(remat):
+        model = T5(dataclasses.replace(config, remat=remat))
+        loss = lambda p: jnp.square(model.apply({"params": p}, ids, ids)).mean()  # noqa: E731
+        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+        return compiled(params), str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
+
+    plain, products = gradient("none")
+    for remat in ("dots", "full"):
+        found, again = gradient(remat)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, plain
+        )
+        assert again > products, remat
+    assert gradient("dots")[1] < gradient("full")[1]

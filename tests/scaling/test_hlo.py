@@ -1,0 +1,186 @@
+"""What is counted in a compiled program's text, on texts small enough to count by hand."""
+
+from __future__ import annotations
+
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from groot_jax.scaling.chips import CHIPS, Slice
+from groot_jax.scaling.hlo import Cost, Program
+from groot_jax.scaling.roofline import estimate
+
+
+def program(text: str) -> Program:
+    return Program(textwrap.dedent(text))
+
+
+def test_collectives_are_counted_once_with_the_larger_of_operand_and_result() -> None:
+    cost = program("""
+        HloModule m, num_partitions=8
+
+        ENTRY %main (p: f32[16,128]) -> f32[128,128] {
+          %p = f32[16,128]{1,0} parameter(0)
+          %ag = (f32[16,128]{1,0}, f32[128,128]{1,0}) all-gather-start(%p), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}
+          %agd = f32[128,128]{1,0} all-gather-done(%ag)
+          %ar = f32[128,128]{1,0} all-reduce(%agd), channel_id=2, replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+          %rs = f32[16,128]{1,0} reduce-scatter(%ar), channel_id=3, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+          %one = f32[16,128]{1,0} all-reduce(%rs), channel_id=4, replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}, to_apply=%add
+          ROOT %cp = f32[16,128]{1,0} collective-permute(%one), channel_id=5, source_target_pairs={{0,1},{1,0}}
+        }
+    """).cost()
+    whole, part = 4 * 128 * 128, 4 * 16 * 128
+    assert cost.collectives == {
+        "all-gather": (1, whole),
+        "all-reduce": (1, whole),
+        "reduce-scatter": (1, whole),
+        "collective-permute": (1, part),
+    }
+    groups = [(kind, group, hidden) for kind, _, group, _, hidden in cost.transfers]
+    assert groups == [
+        ("all-gather", 8, True),
+        ("all-reduce", 2, False),
+        ("reduce-scatter", 4, False),
+        ("collective-permute", 2, False),
+    ]
+
+
+LOOP = """
+    HloModule m, num_partitions=4
+
+    %body (t: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
+      %t = (s32[], f32[8,8]) parameter(0)
+      %i = s32[] get-tuple-element(%t), index=0
+      %x = f32[8,8]{1,0} get-tuple-element(%t), index=1
+      %dot = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+      %r = f32[8,8]{1,0} all-reduce(%dot), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
+      ROOT %out = (s32[], f32[8,8]) tuple(%i, %r)
+    }
+
+    %cond (t.1: (s32[], f32[8,8])) -> pred[] {
+      %t.1 = (s32[], f32[8,8]) parameter(0)
+      %i.1 = s32[] get-tuple-element(%t.1), index=0
+      ROOT %less = pred[] compare(%i.1, %i.1), direction=LT
+    }
+
+    ENTRY %main (p: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
+      %p = (s32[], f32[8,8]) parameter(0)
+      %first = (s32[], f32[8,8]) while(%p), condition=%cond, body=%body
+      ROOT %second = (s32[], f32[8,8]) while(%first), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+    }
+"""
+
+
+def test_a_loop_counts_as_often_as_it_turns() -> None:
+    loops = program(LOOP)
+    assert [loop.name for loop in loops.loops()] == ["first"]
+    assert loops.cost().flops == (1 + 5) * 2 * 8 * 8 * 8
+    assert loops.cost((7,)).flops == (7 + 5) * 2 * 8 * 8 * 8
+    assert loops.cost((7,)).collectives == {"all-reduce": (12, 12 * 4 * 8 * 8)}
+    assert [(role, i.opcode) for role, i in loops.collectives_in_loops()] == 2 * [
+        ("body", "all-reduce")
+    ]
+
+
+def test_a_gather_drawn_out_over_fusions_is_one_and_hidden_behind_them() -> None:
+    cost = program("""
+        HloModule m, num_partitions=4
+
+        %start (a: bf16[8,8]) -> bf16[32,8] {
+          %a = bf16[8,8]{1,0} parameter(0)
+          ROOT %g = bf16[32,8]{1,0} all-gather(%a), channel_id=3, replica_groups=[1,4]<=[4], backend_config={"async_collective_fusion_config":{}}
+        }
+
+        %middle (b: bf16[8,8]) -> bf16[32,8] {
+          %b = bf16[8,8]{1,0} parameter(0)
+          ROOT %h = bf16[32,8]{1,0} all-gather(%b), channel_id=3, replica_groups=[1,4]<=[4], backend_config={"async_collective_fusion_config":{}}
+        }
+
+        %all-reduce-scatter.1 (c: bf16[32,8]) -> bf16[8,8] {
+          %c = bf16[32,8]{1,0} parameter(0)
+          %s = bf16[32,8]{1,0} all-reduce(%c), channel_id=4, replica_groups=[1,4]<=[4], to_apply=%add
+          ROOT %d = bf16[8,8]{1,0} dynamic-slice(%s), dynamic_slice_sizes={8,8}
+        }
+
+        ENTRY %main (p: bf16[8,8]) -> bf16[8,8] {
+          %p = bf16[8,8]{1,0} parameter(0)
+          %f = bf16[32,8]{1,0} fusion(%p), kind=kOutput, calls=%start
+          %f.1 = bf16[32,8]{1,0} fusion(%p), kind=kOutput, calls=%middle
+          ROOT %f.2 = bf16[8,8]{1,0} fusion(%f.1), kind=kCustom, calls=%all-reduce-scatter.1
+        }
+    """).cost()
+    assert cost.collectives == {"all-gather": (1, 512), "reduce-scatter": (1, 512)}
+    assert [hidden for *_, hidden in cost.transfers] == [True, False]
+
+
+def test_products_as_a_tpu_writes_them() -> None:
+    """A batched product is a convolution whose window meets each batch once."""
+    cost = program("""
+        HloModule m
+
+        ENTRY %main (a: bf16[4,8,16], b: bf16[4,16,32]) -> bf16[4,8,32] {
+          %a = bf16[4,8,16]{2,1,0} parameter(0)
+          %b = bf16[4,16,32]{2,1,0} parameter(1)
+          ROOT %c = bf16[4,8,32]{2,1,0} convolution(%a, %b), window={size=4 stride=3 pad=3_3 lhs_dilate=4}, dim_labels=0bf_0io->0bf
+        }
+    """).cost()
+    assert cost.flops == 2 * 4 * 8 * 16 * 32
+
+
+def test_traffic_leaves_out_what_stays_on_the_chip_and_counts_the_padding_of_tiles() -> None:
+    cost = program("""
+        HloModule m
+
+        %slice (t: f32[1000,128], i: s32[]) -> f32[1,128] {
+          %t = f32[1000,128]{1,0} parameter(0)
+          %i = s32[] parameter(1)
+          ROOT %row = f32[1,128]{1,0} dynamic-slice(%t, %i, %i), dynamic_slice_sizes={1,128}
+        }
+
+        ENTRY %main (p: f32[8,64], t: f32[1000,128], i: s32[]) -> f32[8,64] {
+          %p = f32[8,64]{1,0:T(8,128)} parameter(0)
+          %t = f32[1000,128]{1,0:T(8,128)} parameter(1)
+          %i = s32[]{:T(128)S(6)} parameter(2)
+          %near = f32[8,64]{1,0:T(8,128)S(1)} copy(%p)
+          %row = f32[1,128]{1,0:T(8,128)S(1)} fusion(%t, %i), kind=kLoop, calls=%slice
+          ROOT %far = f32[8,64]{1,0:T(8,128)} add(%near, %near)
+        }
+    """).cost()
+    padded = 4 * 8 * 128
+    assert cost.hbm_bytes == padded + 4 * 128 + padded  # read once, a row, written once
+
+
+def test_the_count_of_a_real_program_is_the_compilers() -> None:
+    def f(x, w):
+        for _ in range(3):
+            x = jnp.tanh(x @ w)
+        return x
+
+    compiled = jax.jit(f).lower(jnp.ones((32, 64)), jnp.ones((64, 64))).compile()
+    assert Program(compiled.as_text()).cost().flops == 3 * 2 * 32 * 64 * 64
+
+
+def test_the_roofline_takes_the_longer_of_products_and_memory_and_adds_what_is_not_hidden() -> None:
+    chip = CHIPS["v5e"]
+    slice_ = Slice(chip, (4, 4))
+    products, memory = chip.flops, chip.hbm_rate
+    cost = Cost(parts=[(products, memory / 2, 2.0), (0.0, 3 * memory, 1.0)])
+    whole = estimate(cost, slice_)
+    assert whole.seconds == pytest.approx(5.0)
+    assert whole.bound_by == "hbm"
+    rate = slice_.collective_rate(16)
+    assert rate == 2 * chip.link_rate  # Four a side: no ring.
+    cost.transfers = [("all-gather", rate * 16 / 15, 16, 4.0, True)]
+    assert estimate(cost, slice_).seconds == pytest.approx(5.0)
+    cost.transfers.append(("all-reduce", rate * 16 / 15, 16, 3.0, False))
+    assert estimate(cost, slice_).seconds == pytest.approx(11.0)
+    assert estimate(cost, slice_).bound_by == "ici"
+
+
+def test_rings_have_two_links() -> None:
+    assert Slice(CHIPS["v5e"], (16, 16)).collective_rate(16) == 2 * 50e9
+    assert Slice(CHIPS["v5e"], (16, 16)).collective_rate(256) == 4 * 50e9
+    assert Slice(CHIPS["v5p"], (8, 8, 8)).collective_rate(512) == 6 * 100e9
+    assert Slice(CHIPS["v5e"], (2, 2)).collective_rate(4) == 2 * 50e9
