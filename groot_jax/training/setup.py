@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import TrainState
+from groot_jax.errors import UserError
 from groot_jax.hosts import Hosts, connect
 from groot_jax.model import placing
 from groot_jax.model.config import T5Config
