@@ -1,0 +1,184 @@
+"""The same answer on every mesh: losses, gradients, updated parameters and candidates."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MESHES = ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8))
+# In a process of its own: the number of CPU devices is fixed at start. Batches of 12 sentences fit
+# no mesh of 8, and 5 sentences are fewer than there are devices.
+PROGRAM = '''
+import json
+import sys
+from unittest import mock
+
+import jax
+import numpy as np
+
+from groot_jax import config as configs
+from groot_jax.contrast.pools import pool_batch
+from groot_jax.contrast.update import NllBatch, OutputColumns
+from groot_jax.data.batches import TrainingBatches, encode, evaluation_batches
+from groot_jax.data.corpus import load_corpus
+from groot_jax.model import placing
+from groot_jax.model.partitioning import batch_ways
+from groot_jax.model.t5 import init_params
+from groot_jax.reward.oracle import Oracle
+from groot_jax.reward.pool import PoolSettings, ScoringTask
+from groot_jax.reward.rewards import RewardSpec
+from groot_jax.training.loop import new_state
+from groot_jax.training.optimizer import make_optimizer
+from groot_jax.training.setup import place
+from groot_jax.training.steps import jit_groot_step, jit_nll_step
+from groot_jax.training.task import make_task
+
+settings = [
+    ("data.train_limit", "40"), ("text.vocab_size", "200"), ("loader.rungs", "1"),
+    ("generate.k", "3"), ("nll.batch_size", "12"), ("groot.batch_size", "12"),
+    ("loader.node_buckets", "128"), ("model.dropout", "0"), ("groot.dropout", "0"),
+    ("groot.pool.size", "6"), ("reward.workers", "0"), ("optimizer.clip", "0"),
+    ("groot.clip", "0"), ("mesh.replicated", "allow"),
+]
+config = configs.load(sys.argv[1], settings)
+corpus = load_corpus(config.data, config.text.max_words)
+task = make_task(config, corpus)
+examples = encode(corpus.train, task.format)
+few = encode(corpus.dev[:5], task.format, gold=False)
+columns = task.grammar.columns_C
+column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
+column_of_V[columns] = np.arange(len(columns))
+start = init_params(task.model_config, 0)
+# Gradients, by plain descent: one step of rate 1 moves parameters by them.
+config.unlock()
+beams_of_one = None
+
+
+def flat(tree):
+    return {jax.tree_util.keystr(k): placing.read(v) for k, v in
+            jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def answers(sizes):
+    """On a mesh: metrics and parameters after an update of each kind, and candidates."""
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = sizes
+    count = int(np.prod(sizes))
+    placement = place(config, task.model_config, jax.devices()[:count])
+    everywhere = placement.everywhere
+    outputs = placing.put(OutputColumns(columns, column_of_V), everywhere)
+    key = placing.put(jax.random.key_data(jax.random.key(0, impl="rbg")), everywhere)
+    key = jax.random.wrap_key_data(key, impl="rbg")
+    params = placing.put(jax.tree.map(np.asarray, start), placement.params)
+    found = {}
+
+    generator = task.generator(layout=placement.layout)
+    own_B = generator.own_rows(4)
+    batches = list(evaluation_batches(few, len(own_B), task.ladder, own_B))
+    labeled = generator.label(params, few, batches)
+    assert sorted(labeled) == list(range(5))
+    candidates = [[(tuple(map(tuple, c.labeling)), c.score) for c in labeled[i]] for i in range(5)]
+
+    import optax
+    descent = optax.sgd(1.0)
+    own_B = placement.own_rows(12)
+    batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
+    assert (batch.index_B >= 0).sum() == 12
+    data = NllBatch(batch.source_BxS, batch.fused_source_BxS, batch.fused_target_BxT,
+                    batch.target_BxT)
+    shardings = placement.state(task.model_config, descent)
+    step = jit_nll_step(config.nll, task.model_config, descent, shardings, placement.layout)
+    state, metrics = step(new_state(params, descent, shardings),
+                          placing.put(data, placement.batch), key, outputs)
+    found["nll"] = flat(state.params), jax.device_get(metrics)
+
+    for accumulate in (1, 2):
+        config.groot.accumulate = accumulate
+        own_B = placement.own_rows(12, accumulate)
+        batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
+        params = placing.put(jax.tree.map(np.asarray, start), placement.params)
+        beams = generator(params, batch)
+        tasks, indices = [], []
+        for index, listed in generator.read(beams, batch, examples):
+            s = examples[index].sentence
+            tasks.append(ScoringTask(s.words, s.labeling, listed, index))
+            indices.append(index)
+        with Oracle(RewardSpec.from_config(config.reward), 0) as oracle:
+            pools = oracle.pools(tasks, PoolSettings.from_config(config.groot.pool))
+        data = pool_batch(
+            batch, examples, dict(zip(indices, pools)), placing.read(beams.tokens_BxKxT),
+            task.format, size=6, start_token=0, buckets=config.loader.node_buckets,
+            groups=batch_ways(placement.batch) * accumulate,
+        )
+        step = jit_groot_step(config.groot, task.model_config, descent, shardings, placement.layout)
+        state, metrics = step(new_state(params, descent, shardings),
+                              placing.put(data, placement.batch), key, outputs)
+        found[f"groot, accumulate {accumulate}"] = flat(state.params), jax.device_get(metrics)
+    return found, candidates
+
+
+def worst(left, right):
+    return max(float(np.abs(left[k] - right[k]).max()) for k in left)
+
+
+expected, expected_candidates = answers((1, 1, 1))
+one, two = (expected[f"groot, accumulate {n}"] for n in (1, 2))
+report = {"accumulate": worst(one[0], two[0]), "moved": worst(flat(start), one[0])}
+for sizes in json.loads(sys.argv[2]):
+    found, candidates = answers(sizes)
+    for name, (params, metrics) in found.items():
+        there, numbers = expected[name]
+        differ = {k: abs(float(a) - float(numbers[k][0])) / max(abs(float(numbers[k][0])), 1e-6)
+                  for k, (a, _) in metrics.items()}
+        counts = {k: (float(n), float(numbers[k][1])) for k, (_, n) in metrics.items()}
+        assert all(a == b for a, b in counts.values()), counts
+        report[f"{sizes} {name}"] = {"params": worst(params, there), "metrics": max(differ.values())}
+    assert [[y for y, _ in c] for c in candidates] == [[y for y, _ in c] for c in expected_candidates]
+    report[f"{sizes} scores"] = max(
+        abs(a - b) for c, d in zip(candidates, expected_candidates)
+        for (_, a), (_, b) in zip(c, d)
+    )
+print(json.dumps(report))
+'''
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    env = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "NPROC": "16",  # Fewer threads than two a device can deadlock in a collective.
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(ROOT / "configs" / "retail.py"), json.dumps(MESHES)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+def test_a_mesh_gives_the_answers_of_one_device(report, sizes):
+    """Parameters after a step of plain descent at rate 1, so that they differ by the gradients."""
+    assert report["moved"] > 0.1
+    for name in ("nll", "groot, accumulate 1", "groot, accumulate 2"):
+        found = report[f"{list(sizes)} {name}"]
+        assert found["params"] < 1e-4 * report["moved"], name
+        assert found["metrics"] < 1e-4, name
+    assert report[f"{list(sizes)} scores"] < 1e-3
+
+
+def test_accumulation_gives_the_update_of_the_whole_batch(report):
+    assert report["accumulate"] < 1e-4 * report["moved"]
