@@ -7,7 +7,7 @@ Parameters have their names in the model (`nn.with_logical_partitioning`); activ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -121,6 +121,32 @@ def constrain(x: Any, *names: str | None) -> Any:
         return jax.lax.with_sharding_constraint(leaf, layout.sharding(leaf.shape, padded))
 
     return jax.tree.map(one, x)
+
+
+def by_sentence(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
+    """`function` of each device's own rows of `x`, for what the compiler would not split: it must
+    work row by row, and every result have the rows first."""
+    layout = _in_use.get()
+    if layout is None or layout.mesh.size == 1 or x.shape[0] % layout.ways("batch"):
+        return function(x)
+    rows = layout.batch.spec
+    return jax.shard_map(function, mesh=layout.mesh, in_specs=rows, out_specs=rows)(x)
+
+
+def looked_up(x: jax.Array) -> jax.Array:
+    """Rows [B, N, D] of a table whose columns may be split as sentences are, laid out by sentence.
+
+    In two steps, since the compiler finds no exchange from the one to the other in a single one
+    where a second mesh axis splits the sentences: it would hold all rows on every device.
+    """
+    layout = _in_use.get()
+    if layout is None or layout.mesh.size == 1:
+        return x
+    columns = layout.axes("embed")
+    rows = tuple(axis for axis in layout.axes("batch") if axis not in columns)
+    halfway = Layout(layout.mesh, {"batch": ",".join(rows), "embed": ",".join(columns)})
+    sharding = halfway.sharding(x.shape, ("batch", None, "embed"))
+    return constrain(jax.lax.with_sharding_constraint(x, sharding), "batch", None, "hidden")
 
 
 def gather(params: Any, names: Any) -> Any:

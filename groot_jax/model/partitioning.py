@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
@@ -49,7 +49,9 @@ def make_mesh(
     )
 
 
-def param_shardings(mesh: Mesh, config: T5Config, rules: Rules = DEFAULT_RULES) -> Any:
+def param_shardings(
+    mesh: Mesh | AbstractMesh, config: T5Config, rules: Rules = DEFAULT_RULES
+) -> Any:
     """A NamedSharding for each parameter of `config`, in the parameters' tree.
 
     A dimension that its mesh axes do not divide evenly (a vocabulary of odd size, say) is
@@ -91,7 +93,7 @@ def replicated_share(shapes: Any, shardings: Any) -> float:
     return whole / total
 
 
-def replication_problem(mesh: Mesh, config: T5Config, shardings: Any) -> str:
+def replication_problem(mesh: Mesh | AbstractMesh, config: T5Config, shardings: Any) -> str:
     """A sentence where fsdp or tensor splits too little of the parameters; otherwise nothing."""
     share = replicated_share(param_shapes(config), shardings)
     if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1 or share <= _REPLICATED:

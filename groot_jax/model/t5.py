@@ -7,6 +7,7 @@ arguments and results, never hidden collections; no strings, no files, no search
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from jax.nn.initializers import normal
 
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Array, Layers, Stack, additive, partitioned
-from groot_jax.model.layout import constrain, gather
+from groot_jax.model.layout import constrain, gather, looked_up
 
 
 class _Head(nn.Module):
@@ -157,7 +158,7 @@ class T5(nn.Module):
         bias_BxHxNxL = jnp.moveaxis(bias_HxT[:, distance_BxNxL], 0, 1)
         bias_BxHxNxL = bias_BxHxNxL + additive(mask_BxNxL[:, None])
         cross_bias = additive(source_mask_BxS[:, None, None, :])
-        x_BxNxD = self._embed(tokens_BxN, fused_BxN)
+        x_BxNxD = self._embed(tokens_BxN, fused_BxN, lay_out=lambda rows: rows)
         extended = []
         for block, layer_cache, kv in zip(self.decoder.block.blocks, cache, cross, strict=True):
             x_BxNxD, layer_cache = block.extend(
@@ -218,11 +219,13 @@ class T5(nn.Module):
         at_BxNxT = jax.nn.one_hot(positions_BxN, num_positions, dtype=jnp.float32)
         return jnp.einsum("bnt,htu,bmu->bhnm", at_BxNxT, bias_HxTxT, at_BxNxT)
 
-    def _embed(self, ids: Array, fused: Array | None) -> Array:
+    def _embed(
+        self, ids: Array, fused: Array | None, lay_out: Callable[[Array], Array] = looked_up
+    ) -> Array:
         table_VxD = self.shared.embedding
-        embedded = table_VxD[ids]
+        embedded = lay_out(table_VxD[ids])
         if fused is not None:
-            embedded += jnp.where(fused[..., None] != 0, table_VxD[fused], 0.0)
+            embedded += jnp.where(fused[..., None] != 0, lay_out(table_VxD[fused]), 0.0)
         return embedded.astype(self.config.dtype)
 
 

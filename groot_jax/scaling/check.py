@@ -227,9 +227,11 @@ def search(question: Question, tries: int) -> list[tuple[Choice, dict[str, Any]]
             found.append((choice, check_steps(question.on(choice), ("update",))["update"]))
         except UserError:
             continue
-    return sorted(
-        found, key=lambda item: -item[1].get("sentences_per_second", 0.0) * item[1]["fits"]
-    )
+
+    def rate(item: tuple[Choice, dict[str, Any]]) -> float:
+        return float(item[1]["sentences_per_second"]) if item[1]["fits"] else 0.0
+
+    return sorted(found, key=rate, reverse=True)
 
 
 def spread(items: Sequence[Choice], count: int) -> list[Choice]:

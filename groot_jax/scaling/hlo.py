@@ -311,6 +311,8 @@ class Program:
             return self._fusion_moved(i)
         if i.opcode in _SLICES:
             return 2.0 * _hbm(i.shapes)
+        if i.opcode in ("slice-start", "dynamic-slice-start"):
+            return float(i.shapes[1].bytes + _hbm(i.shapes[1:2]))  # (operand, slice, ...)
         if i.opcode == "dynamic-update-slice":
             return 2.0 * _hbm(read[1]) if i.shapes[0].in_hbm else 0.0
         results = i.shapes[:1] if i.opcode.endswith("-start") else i.shapes

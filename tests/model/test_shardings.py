@@ -50,7 +50,9 @@ def test_a_rule_that_names_no_mesh_axis_is_refused(value):
 
 
 def test_one_mesh_axis_splits_one_dimension():
-    layout = Layout(mesh(fsdp=2, tensor=2), DEFAULT_RULES | {"mlp": "fsdp", "vocab": "fsdp,tensor"})
+    layout = Layout(
+        mesh(fsdp=2, tensor=2), dict(DEFAULT_RULES) | {"mlp": "fsdp", "vocab": "fsdp,tensor"}
+    )
     assert layout.sharding((8, 8), ("embed", "mlp")).spec == PartitionSpec("fsdp", None)
     assert layout.sharding((8, 8), ("vocab", None)).spec == PartitionSpec(("fsdp", "tensor"), None)
     assert layout.sharding((6, 8), ("vocab", None)).spec == PartitionSpec(None, None)
@@ -60,7 +62,7 @@ def test_one_mesh_axis_splits_one_dimension():
 def test_moments_lie_as_their_parameters_do(name):
     config = preset("mini", "v1_1", 256)
     layout = Layout(mesh(fsdp=2, tensor=4), DEFAULT_RULES)
-    shardings = param_shardings(layout.mesh, config)
+    shardings = param_shardings(mesh(fsdp=2, tensor=4), config)
     optimizer = optax.adafactor(1e-3) if name == "adafactor" else optax.adamw(1e-3)
     state = Placement(shardings, layout).state(config, optimizer)
     shapes = jax.eval_shape(optimizer.init, param_shapes(config))
