@@ -92,9 +92,11 @@ def _advice(question: Question, failed: list[str], tries: int) -> str:
     larger = check.larger_slice(question)
     if larger is None:
         return "no slice of these chips holds it"
+    least = check.least_state(question) / GIB
     return (
-        f"none of the nearest meshes and batches tried does either; {larger.name} is the next "
-        "slice that holds its parameters and moments with room to spare"
+        "none of the nearest meshes and batches does either: split over all chips, parameters and "
+        f"moments take {least:.1f} GiB of each; {larger.name} is the next slice that holds them "
+        "with room to spare"
     )
 
 

@@ -16,16 +16,22 @@ import jax
 from ml_collections import ConfigDict
 
 from groot_jax.errors import UserError
+from groot_jax.model.config import T5Config
+from groot_jax.model.t5 import param_shapes
 from groot_jax.scaling.chips import GIB, Slice, abstract_devices
 from groot_jax.scaling.hlo import Program
 from groot_jax.scaling.programs import Programs, model_of
 from groot_jax.scaling.roofline import estimate
-from groot_jax.scaling.workload import Sentences, make_workload
+from groot_jax.scaling.workload import Sentences, Workload, make_workload
 from groot_jax.training.setup import place
 
 _EXAMPLES = 16  # Sentences made up; larger batches repeat them.
+_MOST_CHIPS = 1 << 14
 _STATE_SHARE = 0.8  # Of a chip's memory, for a training state that leaves room to work in.
-_COMPILERS = 2  # At a time: each keeps about one core and some GiB busy.
+# Compilers at a time, each of which keeps about one core busy; models of more parameters than
+# `_LARGE` take some GiB of host memory each, and wait for one another.
+_COMPILERS = 2
+_LARGE = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,17 @@ class Question:
     sentences: Sentences
     size: tuple[int | None, int | None] = (None, None)
 
-    def programs(self) -> Programs:
-        """Everything ready to be compiled. Raises UserError for a mesh or batch that is none."""
+    def parts(self) -> tuple[T5Config, Workload, list[Any]]:
+        """Model, sentences and devices. Raises UserError for what the config has wrong."""
+        devices = abstract_devices(self.slice)
         model_config, vocab_size = model_of(self.config)
         workload = make_workload(self.config, vocab_size, self.sentences, _EXAMPLES, self.size)
-        placement = place(self.config, model_config, abstract_devices(self.slice))
+        return model_config, workload, devices
+
+    def programs(self, parts: tuple[T5Config, Workload, list[Any]] | None = None) -> Programs:
+        """Everything ready to be compiled. Raises UserError for a mesh or batch that is none."""
+        model_config, workload, devices = parts or self.parts()
+        placement = place(self.config, model_config, devices)
         return Programs(self.config, model_config, placement, workload)
 
     def on(self, choice: Choice) -> Question:
@@ -74,9 +86,18 @@ class Choice(NamedTuple):
 
 
 def check_steps(question: Question, steps: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What --json says of each step; those that do not fit have a `reason`. Raises UserError."""
-    programs = question.programs()
-    with ThreadPoolExecutor(_COMPILERS) as pool:
+    """What --json says of each step; those that do not fit have a `reason`.
+
+    A mesh or batch that does not divide the slice does not fit it. Raises UserError for what would
+    be wrong on any.
+    """
+    parts = question.parts()
+    try:
+        programs = question.programs(parts)
+    except UserError as error:
+        return {step: _refused(str(error), None, None) for step in steps}
+    large = model_size(parts[0]) > _LARGE
+    with ThreadPoolExecutor(1 if large else _COMPILERS) as pool:
         found = pool.map(lambda step: _check(programs, step, question.slice), steps)
         return dict(zip(steps, found, strict=True))
 
@@ -140,7 +161,12 @@ def refusal(message: str) -> int | None:
     return int(float(used[1]) * 1024.0 ** ("KMGT".index(used[2]) + 1)) if used else None
 
 
-def _refused(reason: str, needed: int, argument: int) -> dict[str, Any]:
+def model_size(config: T5Config) -> int:
+    """Number of parameters."""
+    return sum(math.prod(shape.shape) for shape in jax.tree.leaves(param_shapes(config)))
+
+
+def _refused(reason: str, needed: int | None, argument: int | None) -> dict[str, Any]:
     unknown = ("temp_bytes", "output_bytes", "flops", "hbm_bytes", "estimated_seconds", "bound_by")
     return {
         "fits": False,
@@ -204,17 +230,20 @@ def nearest_that_fits(question: Question, steps: Sequence[str], tries: int) -> C
 
 def larger_slice(question: Question) -> Slice | None:
     """The next slice of the chip, doubling the shortest side, whose chips hold the training state,
-    split as far as it can be; nothing is compiled."""
+    split over all of them; nothing is compiled."""
     grid = list(question.slice.grid)
-    programs = question.programs()
-    _, state = programs.state_bytes()
-    split = programs.placement.layout.mesh.size // programs.placement.layout.mesh.shape["data"]
-    total = state * split
-    while math.prod(grid) < 1 << 14:
+    state = question.slice.size * least_state(question)
+    while math.prod(grid) < _MOST_CHIPS:
         grid[grid.index(min(grid))] *= 2
-        if total / math.prod(grid) <= _STATE_SHARE * question.slice.chip.hbm_bytes:
+        if state / math.prod(grid) <= _STATE_SHARE * question.slice.chip.hbm_bytes:
             return Slice(question.slice.chip, tuple(grid))
     return None
+
+
+def least_state(question: Question) -> int:
+    """Bytes of parameters and moments on a chip where they are split over the whole slice."""
+    chips = question.slice.size
+    return question.on(Choice((1, chips, 1), chips)).programs().state_bytes()[1]
 
 
 def search(question: Question, tries: int) -> list[tuple[Choice, dict[str, Any]]]:

@@ -1,0 +1,194 @@
+"""Preflight as a job: what it prints and answers, and the sentences that it ends with."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from groot_jax import preflight
+from groot_jax.errors import exit_on_user_error
+from groot_jax.model.config import released
+from groot_jax.scaling import check
+from groot_jax.scaling.check import Choice, Question, refusal
+from groot_jax.scaling.chips import parse_topology
+from groot_jax.scaling.workload import Sentences
+from tests.jobs.support import ROOT, error_of, job_environment
+
+RETAIL = f"--config={ROOT / 'configs' / 'retail.py'}"
+SMALL = (
+    RETAIL,
+    "--words=6",
+    "--types=3",
+    "--config.generate.k=2",
+    "--config.groot.pool.size=3",
+    "--config.nll.batch_size=8",
+    "--config.groot.batch_size=8",
+)
+
+
+def call(*flags: str, timeout: float = 600.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "groot_jax.preflight", *flags],
+        env=job_environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def with_libtpu() -> None:
+    pytest.importorskip("libtpu", reason="needs libtpu: make test TORCH=1 installs it")
+
+
+@pytest.fixture(scope="module")
+def small() -> subprocess.CompletedProcess[str]:
+    with_libtpu()
+    return call(*SMALL, "--topology=v5e:2x2", "--json")
+
+
+@pytest.mark.slow
+def test_a_small_model_fits_and_the_last_line_says_so(small: Any) -> None:
+    assert small.returncode == 0, small.stderr
+    assert small.stderr == ""
+    report = json.loads(small.stdout.splitlines()[-1])
+    assert report["fits"] is True
+    assert (report["chips"], report["hbm_per_chip_bytes"]) == (4, 16 << 30)
+    assert list(report["steps"]) == ["nll", "generate", "update"]
+    for name, step in report["steps"].items():
+        assert step["fits"], name
+        for key in ("argument_bytes", "output_bytes", "flops", "hbm_bytes"):
+            assert step[key] > 0, (name, key)
+        assert step["temp_bytes"] >= 0
+        assert 0 < step["needed_bytes"] < report["hbm_per_chip_bytes"]
+        assert step["estimated_seconds"] > 0
+        assert step["bound_by"] in ("flops", "hbm", "ici")
+        assert 0 < step["model_flop_utilisation"] < 1
+    # Gradients are summed over the chips; the search asks them only whether to go on.
+    assert report["steps"]["update"]["collectives"]["all-reduce"]["bytes"] > 1e5
+    search = report["steps"]["generate"]["collectives"]
+    assert list(search) == ["all-reduce"]
+    assert search["all-reduce"]["bytes"] <= 4 * search["all-reduce"]["count"]
+    assert "fits" in small.stdout and "sentences/s" in small.stdout
+
+
+@pytest.mark.parametrize(
+    "flags, parts",
+    [
+        (["--topology=v9:2x2"], ["--topology=v9:2x2", "v4, v5e, v5p, v6e"]),
+        (["--topology=4x4"], ["CHIP:AxB"]),
+        (["--topology=v5p:4x4"], ["3 dimensions", "v5p:4x4x4"]),
+        (["--topology=v5e:2x2", "--steps=nll,train"], ["--steps", "'train'"]),
+        (["--topology=v5e:2x2", "--words=0"], ["--words is 0"]),
+        (["--topology=v5e:2x2", "--workdir=w"], ["no flag --workdir"]),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    flags: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = error_of(lambda: preflight.main([RETAIL, *flags]), capsys)
+    assert all(part in said for part in parts), said
+
+
+@pytest.mark.parametrize(
+    "flags, parts",
+    [
+        (["--topology=v5e:3x3"], ["v5e:3x3 is no slice", "not divisible"]),
+        (
+            ["--topology=v5e:2x2", "--config.model.init=acme/t5-huge", "--config.text.format=auto"],
+            ["acme/t5-huge", "preflight does not ask the network"],
+        ),
+    ],
+)
+def test_a_mistake_that_needs_the_compiler_is_one_sentence(
+    flags: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_libtpu()
+    said = error_of(lambda: preflight.main([RETAIL, *flags]), capsys)
+    assert all(part in said for part in parts), said
+
+
+def test_without_libtpu_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "libtpu":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    said = error_of(lambda: preflight.main([RETAIL, "--topology=v5e:2x2"]), capsys)
+    assert "pip install 'groot_jax[tpu]'" in said
+
+
+def test_what_cannot_fit_is_refused_before_it_is_compiled(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_libtpu()
+    flags = [f"--config={ROOT / 'configs' / 't5_xxl.py'}", "--topology=v5e:2x2", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        exit_on_user_error(lambda: preflight.main(flags))
+    assert ended.value.code == 1
+    captured = capsys.readouterr()
+    report = json.loads(captured.out.splitlines()[-1])
+    assert report["fits"] is False and report["chips"] == 4
+    for step in report["steps"].values():
+        assert step["fits"] is False and "does not fit 4 devices" in step["reason"]
+    assert "31.1 GiB of each; v5e:4x4 is the next slice" in report["reason"]
+    assert report["reason"] in captured.err
+
+
+def test_the_compilers_refusal_is_read() -> None:
+    message = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 22.50G of 15.75G hbm. Exceeded hbm capacity by 6.75G."
+    )
+    assert refusal(message) == int(22.5 * 2**30)
+    assert refusal("INTERNAL: something else") is None
+
+
+def test_choices_start_with_the_least_change_and_leave_room(monkeypatch: Any) -> None:
+    with_libtpu()
+    from groot_jax.config import load
+
+    config = load(str(ROOT / "configs" / "retail.py"), [("mesh.fsdp", "2")])
+    question = Question(config, parse_topology("v5e:2x4"), Sentences(words=4, types=2))
+    found = list(check.choices(question))
+    assert found[0].mesh[1] == 2 and found[0].batch_size == 16
+    assert len(set(found)) == len(found)
+    assert all(d * f * t == 8 and size % (d * f) == 0 for (d, f, t), size in found)
+    assert {t for (_, _, t), _ in found} <= {1, 2, 4}  # Divisors of nano's four heads.
+    assert "--config.mesh.fsdp=2" in str(found[0])
+    assert check.spread(found, 3)[0].batch_size == max(
+        c.batch_size for c in found if c.mesh == found[0].mesh
+    )
+    assert question.on(Choice((8, 1, 1), 24)).programs().rows("update") == 24
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("google/t5-v1_1-xxl", ("xxl", "v1_1", 32128)),
+        ("google/flan-t5-base", ("base", "v1_1", 32128)),
+        ("google/mt5-small", ("small", "v1_1", 250112)),
+        ("t5-small", ("small", "v1_0", 32128)),
+        ("google-t5/t5-3b", ("xl", "v1_0", 32128)),
+        ("google/byt5-small", None),
+        ("google/t5-v1_1-nano", None),
+        ("google/t5-v1_1-3b", None),
+    ],
+)
+def test_released_models_are_known_without_the_network(name: str, shape: Any) -> None:
+    assert released(name) == shape
+
+
+def test_the_environment_of_the_tests_is_left_alone() -> None:
+    assert os.environ["JAX_PLATFORMS"] == "cpu"
