@@ -133,14 +133,10 @@ class Cost:
     hbm_bytes: float = 0.0  # read and written
     # Kind -> (times, bytes): of the larger of operand and result, each on one device.
     collectives: dict[str, tuple[float, float]] = field(default_factory=dict)
-    # Seconds are the caller's: one (flops, hbm_bytes, times) for each instruction that has any.
+    # (flops, hbm_bytes, times) of each instruction that has any; seconds are the caller's affair.
     parts: list[tuple[float, float, float]] = field(default_factory=list)
     # (kind, bytes, devices in a group, times, hidden behind other work)
     transfers: list[tuple[str, float, int, float, bool]] = field(default_factory=list)
-
-    @property
-    def collective_bytes(self) -> float:
-        return sum(size for _, size in self.collectives.values())
 
 
 class Program:

@@ -53,7 +53,7 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
         return preset(model.preset, model.variant, rows, **changes), vocab
     if Path(model.init).is_dir():
         shape = load_config(model.init, **changes)
-        return shape, shape.vocab_size - 28
+        return shape, _pieces_of(shape.vocab_size)
     known = released(model.init)
     if known is None:
         raise UserError(
@@ -62,8 +62,12 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
             "config.json, or take config.model.preset with an empty config.model.init"
         )
     size, variant, rows = known
-    # T5 pads its tokenizer's 32100 pieces to 32128 rows, mT5 its 250100 to 250112.
-    return preset(size, variant, rows, **changes), rows - rows % 100
+    return preset(size, variant, rows, **changes), _pieces_of(rows)
+
+
+def _pieces_of(rows: int) -> int:
+    """T5 pads its tokenizer's 32100 pieces to 32128 rows, mT5 its 250100 to 250112."""
+    return rows - rows % 100
 
 
 def _device_bytes(shapes: Any) -> int:

@@ -146,6 +146,15 @@ def test_what_cannot_fit_is_refused_before_it_is_compiled(
     assert report["reason"] in captured.err
 
 
+def test_a_mesh_axis_may_take_a_part_of_a_dimension_of_the_torus() -> None:
+    with_libtpu()
+    from groot_jax.model.partitioning import make_mesh
+    from groot_jax.scaling.chips import abstract_devices
+
+    devices = abstract_devices(parse_topology("v5e:8x8"))
+    assert dict(make_mesh(-1, 4, 8, devices).shape) == {"data": 2, "fsdp": 4, "tensor": 8}
+
+
 def test_the_compilers_refusal_is_read() -> None:
     message = (
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
