@@ -16,12 +16,13 @@ MESHES = ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8))
 # In a process of its own: the number of CPU devices is fixed at start. Batches of 12 sentences fit
 # no mesh of 8, and 5 sentences are fewer than there are devices.
 PROGRAM = '''
+import dataclasses
 import json
 import sys
-from unittest import mock
 
 import jax
 import numpy as np
+import optax
 
 from groot_jax import config as configs
 from groot_jax.contrast.pools import pool_batch
@@ -50,15 +51,15 @@ settings = [
 config = configs.load(sys.argv[1], settings)
 corpus = load_corpus(config.data, config.text.max_words)
 task = make_task(config, corpus)
+# Small, with heads for eight.
+small = dict(d_model=64, d_kv=8, num_heads=8, d_ff=128, num_layers=2, num_decoder_layers=2)
+task = dataclasses.replace(task, model_config=dataclasses.replace(task.model_config, **small))
 examples = encode(corpus.train, task.format)
 few = encode(corpus.dev[:5], task.format, gold=False)
 columns = task.grammar.columns_C
 column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
 column_of_V[columns] = np.arange(len(columns))
 start = init_params(task.model_config, 0)
-# Gradients, by plain descent: one step of rate 1 moves parameters by them.
-config.unlock()
-beams_of_one = None
 
 
 def flat(tree):
@@ -85,7 +86,6 @@ def answers(sizes):
     assert sorted(labeled) == list(range(5))
     candidates = [[(tuple(map(tuple, c.labeling)), c.score) for c in labeled[i]] for i in range(5)]
 
-    import optax
     descent = optax.sgd(1.0)
     own_B = placement.own_rows(12)
     batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
@@ -98,7 +98,7 @@ def answers(sizes):
                           placing.put(data, placement.batch), key, outputs)
     found["nll"] = flat(state.params), jax.device_get(metrics)
 
-    for accumulate in (1, 2):
+    for accumulate in (1, 2) if tuple(sizes) in ((1, 1, 1), (2, 2, 2)) else (1,):
         config.groot.accumulate = accumulate
         own_B = placement.own_rows(12, accumulate)
         batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
@@ -138,8 +138,10 @@ for sizes in json.loads(sys.argv[2]):
                   for k, (a, _) in metrics.items()}
         counts = {k: (float(n), float(numbers[k][1])) for k, (_, n) in metrics.items()}
         assert all(a == b for a, b in counts.values()), counts
-        report[f"{sizes} {name}"] = {"params": worst(params, there), "metrics": max(differ.values())}
-    assert [[y for y, _ in c] for c in candidates] == [[y for y, _ in c] for c in expected_candidates]
+        worsts = {"params": worst(params, there), "metrics": max(differ.values())}
+        report[f"{sizes} {name}"] = worsts
+    labelings, others = ([[y for y, _ in c] for c in x] for x in (candidates, expected_candidates))
+    assert labelings == others
     report[f"{sizes} scores"] = max(
         abs(a - b) for c, d in zip(candidates, expected_candidates)
         for (_, a), (_, b) in zip(c, d)
@@ -173,11 +175,13 @@ def report() -> dict[str, Any]:
 def test_a_mesh_gives_the_answers_of_one_device(report, sizes):
     """Parameters after a step of plain descent at rate 1, so that they differ by the gradients."""
     assert report["moved"] > 0.1
-    for name in ("nll", "groot, accumulate 1", "groot, accumulate 2"):
-        found = report[f"{list(sizes)} {name}"]
+    kinds = {name: found for name, found in report.items() if name.startswith(str(list(sizes)))}
+    scores = kinds.pop(f"{list(sizes)} scores")
+    assert scores < 1e-3
+    assert len(kinds) >= 2
+    for name, found in kinds.items():
         assert found["params"] < 1e-4 * report["moved"], name
         assert found["metrics"] < 1e-4, name
-    assert report[f"{list(sizes)} scores"] < 1e-3
 
 
 def test_accumulation_gives_the_update_of_the_whole_batch(report):
