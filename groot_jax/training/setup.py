@@ -33,6 +33,8 @@ from groot_jax.model.partitioning import (
 )
 from groot_jax.model.t5 import param_shapes
 
+_KEPT_FROM = 0.5  # Seconds of compilation from which a program is kept on disk.
+
 
 def device_setup(config: ConfigDict) -> Hosts:
     """Joins the processes of the run, and keeps compiled programs on disk between runs, where
@@ -44,7 +46,7 @@ def device_setup(config: ConfigDict) -> Hosts:
     if config.compilation_cache:
         folder = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _KEPT_FROM)
     return connect(config.distributed.start_timeout, config.distributed.timeout)
 
 

@@ -16,10 +16,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax._src import monitoring
 from tensorboardX.proto.event_pb2 import Event
 
+from groot_jax import train
 from groot_jax.config import load_dumped
 from groot_jax.reward.oracle import Oracle
+from groot_jax.training import setup
 from groot_jax.training.checkpoints import saved_steps
 from groot_jax.training.monitor import Monitor
 from tests.jobs.support import TIMEOUT, Ended, Jobs, job_environment
@@ -379,3 +382,45 @@ def test_a_stop_between_looks_changes_no_bit_at_any_lag(
     assert_same_state(tmp_path / "whole", tmp_path / "stopped", "groot")
     same = [timeless(metrics_of(tmp_path / name)) for name in ("whole", "stopped")]
     assert same[0] == same[1]
+
+
+def test_a_run_compiles_one_program_a_size_and_a_second_start_none(jobs, tmp_path, monkeypatch):
+    steps, generators, misses = [], [], []
+
+    class Counted:
+        def __init__(self, step):
+            self.step, self.sizes = step, set()
+            steps.append(self)
+
+        def __call__(self, state, data, *rest):
+            self.sizes.add(tuple(leaf.shape for leaf in jax.tree.leaves(data)))
+            return self.step(state, data, *rest)
+
+    def observed_run(*args, make_run=train.make_run):
+        run = make_run(*args)
+        generators.append(run.generator)
+        return run
+
+    def note(event, **_):
+        if event == "/jax/compilation_cache/cache_misses":
+            misses.append(event)
+
+    monkeypatch.setattr(setup, "_KEPT_FROM", 0.0)
+    monkeypatch.setattr(train, "make_run", observed_run)
+    for name in ("jit_nll_step", "jit_groot_step"):
+        make = getattr(train, name)
+        monkeypatch.setattr(train, name, lambda *args, make=make: Counted(make(*args)))
+    flags = (f"--config.compilation_cache={tmp_path / 'cache'}", "--config.nll.epochs=1")
+    jax.monitoring.register_event_listener(note)
+    try:
+        jobs.run("train", tmp_path / "first", *flags)
+        first = len(misses)
+        jobs.run("train", tmp_path / "second", *flags)
+    finally:
+        monitoring.unregister_event_listener(note)
+    # The corpus fits one size of batch; bins of trees differ in number alone: 1, 2, 4, ..., 16.
+    assert [generator.num_programs() for generator in generators] == [1, 1]
+    assert [len(step.sizes) for step in steps[::3]] == [1, 1]
+    assert all(1 <= len(step.sizes) <= 9 for step in steps)
+    assert [step.step._cache_size() for step in steps] == [len(step.sizes) for step in steps]
+    assert first > 0 and len(misses) == first
