@@ -130,6 +130,7 @@ def _show(console: Console, slice_: Slice, found: dict[str, dict[str, Any]]) -> 
         add("batch (all chips)", result.get("batch_size"), lambda v: f"{v:,.0f}")
         add("sentences/s (all chips)", result.get("sentences_per_second"), lambda v: f"{v:,.0f}")
         add("model FLOP utilisation", result.get("model_flop_utilisation"), lambda v: f"{v:.1%}")
+        rows.setdefault("compiler's effort", []).append(result.get("effort", "-"))
         rows.setdefault("verdict", []).append("fits" if result["fits"] else "does not fit")
     for label, cells in rows.items():
         if set(cells) != {"-"}:

@@ -58,7 +58,7 @@ def config_file(folder: Path, body: str) -> str:
 def test_every_config_file_loads_and_is_valid(path: Path) -> None:
     if path.stem == "default":
         load(str(path), [("data.reader", "retail")])
-    elif path.stem in ("columns", "t5_base"):
+    elif path.stem in ("columns", "t5_base", "t5_xl", "t5_xxl"):
         config = load(f"{path}:train=a.txt,test=b.txt")
         assert (config.data.train, config.data.dev, config.data.test) == ("a.txt", "", "b.txt")
     else:
