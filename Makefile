@@ -34,7 +34,8 @@ demo: $(VENV)/.stamp-run
 
 test: lint
 	@echo "Running all tests in $(JOBS) processes."
-	@$(TEST_ENV) $(RUN) -m pytest -q -n $(JOBS) --dist loadfile --durations=10
+	@$(TEST_ENV) $(RUN) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+		--durations=10
 
 lint: $(TEST_STAMPS)
 	@echo "Checking style and types."

@@ -140,6 +140,7 @@ class _Generator:
     def __init__(self, generator: Generator, recorder: Recorder) -> None:
         self._generator, self._recorder = generator, recorder
         self.k, self.rows, self.label = generator.k, generator.rows, generator.label
+        self.counted_rows = generator.counted_rows
 
     def __call__(self, params: Any, batch: Batch, dropout_key: Any = None) -> Beams:
         start = time.perf_counter()

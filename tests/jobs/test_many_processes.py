@@ -20,6 +20,7 @@ import pytest
 from groot_jax.training.checkpoints import saved_steps
 from tests.jobs.support import ROOT, TIMEOUT, Ended, Jobs, job_environment, wait_for
 
+pytestmark = pytest.mark.slow
 # One system, and few updates: what differs between meshes shows at once.
 FLAGS = (
     "--config.distributed.timeout=8",

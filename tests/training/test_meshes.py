@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 MESHES = ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8))
 # In a process of its own: the number of CPU devices is fixed at start. Batches of 12 sentences fit
 # no mesh of 8, and 5 sentences are fewer than there are devices.
@@ -46,13 +47,14 @@ settings = [
     ("generate.k", "3"), ("nll.batch_size", "12"), ("groot.batch_size", "12"),
     ("loader.node_buckets", "128"), ("model.dropout", "0"), ("groot.dropout", "0"),
     ("groot.pool.size", "6"), ("reward.workers", "0"), ("optimizer.clip", "0"),
-    ("groot.clip", "0"), ("mesh.replicated", "allow"),
+    ("groot.clip", "0"), ("mesh.replicated", "allow"), ("text.max_words", "9"),
+    ("data.policy", "skip"),
 ]
 config = configs.load(sys.argv[1], settings)
 corpus = load_corpus(config.data, config.text.max_words)
 task = make_task(config, corpus)
 # Small, with heads for eight.
-small = dict(d_model=64, d_kv=8, num_heads=8, d_ff=128, num_layers=2, num_decoder_layers=2)
+small = dict(d_model=64, d_kv=8, num_heads=8, d_ff=128, num_layers=1, num_decoder_layers=1)
 task = dataclasses.replace(task, model_config=dataclasses.replace(task.model_config, **small))
 examples = encode(corpus.train, task.format)
 few = encode(corpus.dev[:5], task.format, gold=False)
