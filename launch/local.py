@@ -80,6 +80,9 @@ def free_port() -> int:
 def run(command: Sequence[str], places: Sequence[Mapping[str, str]]) -> int:
     """Runs all until the last has ended; the exit status of the first that failed, else 0."""
     children: list[subprocess.Popen[bytes]] = []
+    asked = [0]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: _pass_on(number, asked, children))
     for place in places:
         try:
             child = subprocess.Popen(
@@ -103,9 +106,6 @@ def run(command: Sequence[str], places: Sequence[Mapping[str, str]]) -> int:
     ]
     for thread in threads:
         thread.start()
-    asked = [0]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: _pass_on(number, asked, children))
     status = _wait(children, asked)
     for thread in threads:
         thread.join(timeout=5.0)

@@ -16,7 +16,9 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     for seed, (split, size) in enumerate({"train": 64, "dev": 24, "test": 24}.items()):
         rng = random.Random(seed)
         write_jsonl(corpus / f"{split}.jsonl", [sentence(rng) for _ in range(size)])
-    return Jobs(corpus, tmp_path_factory.mktemp("cache"))
+    # Processes side by side compile the same programs.
+    shared = tmp_path_factory.getbasetemp().parent / "groot_jax-cache"
+    return Jobs(corpus, shared)
 
 
 @pytest.fixture(scope="session")

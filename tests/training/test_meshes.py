@@ -62,6 +62,7 @@ columns = task.grammar.columns_C
 column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
 column_of_V[columns] = np.arange(len(columns))
 start = init_params(task.model_config, 0)
+pools = {}
 
 
 def flat(tree):
@@ -81,12 +82,17 @@ def answers(sizes):
     params = placing.put(jax.tree.map(np.asarray, start), placement.params)
     found = {}
 
+    # Meshes that split no heads have the same candidates by tests/generate/test_collectives.py.
+    candidates = None
     generator = task.generator(layout=placement.layout)
-    own_B = generator.own_rows(4)
-    batches = list(evaluation_batches(few, len(own_B), task.ladder, own_B))
-    labeled = generator.label(params, few, batches)
-    assert sorted(labeled) == list(range(5))
-    candidates = [[(tuple(map(tuple, c.labeling)), c.score) for c in labeled[i]] for i in range(5)]
+    if count == 1 or sizes[2] > 1:
+        own_B = generator.own_rows(4)
+        batches = list(evaluation_batches(few, len(own_B), task.ladder, own_B))
+        labeled = generator.label(params, few, batches)
+        assert sorted(labeled) == list(range(5))
+        candidates = [
+            [(tuple(map(tuple, c.labeling)), c.score) for c in labeled[i]] for i in range(5)
+        ]
 
     descent = optax.sgd(1.0)
     own_B = placement.own_rows(12)
@@ -105,17 +111,18 @@ def answers(sizes):
         own_B = placement.own_rows(12, accumulate)
         batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
         params = placing.put(jax.tree.map(np.asarray, start), placement.params)
-        beams = generator(params, batch)
-        tasks, indices = [], []
-        for index, listed in generator.read(beams, batch, examples):
-            s = examples[index].sentence
-            tasks.append(ScoringTask(s.words, s.labeling, listed, index))
-            indices.append(index)
-        with Oracle(RewardSpec.from_config(config.reward), 0) as oracle:
-            pools = oracle.pools(tasks, PoolSettings.from_config(config.groot.pool))
+        if not pools:  # Of the one device: all meshes get the same ones.
+            tasks = [
+                ScoringTask(s.words, s.labeling, listed, index)
+                for index, listed in generator.read(generator(params, batch), batch, examples)
+                for s in [examples[index].sentence]
+            ]
+            with Oracle(RewardSpec.from_config(config.reward), 0) as oracle:
+                ranked = oracle.pools(tasks, PoolSettings.from_config(config.groot.pool))
+            pools.update(zip((t.key for t in tasks), ranked))
         data = pool_batch(
-            batch, examples, dict(zip(indices, pools)), placing.read(beams.tokens_BxKxT),
-            task.format, size=6, start_token=0, buckets=config.loader.node_buckets,
+            batch, examples, pools, None, task.format, size=6, start_token=0,
+            buckets=config.loader.node_buckets,
             groups=batch_ways(placement.batch) * accumulate,
         )
         step = jit_groot_step(config.groot, task.model_config, descent, shardings, placement.layout)
@@ -142,6 +149,8 @@ for sizes in json.loads(sys.argv[2]):
         assert all(a == b for a, b in counts.values()), counts
         worsts = {"params": worst(params, there), "metrics": max(differ.values())}
         report[f"{sizes} {name}"] = worsts
+    if candidates is None:
+        continue
     labelings, others = ([[y for y, _ in c] for c in x] for x in (candidates, expected_candidates))
     assert labelings == others
     report[f"{sizes} scores"] = max(
@@ -178,8 +187,7 @@ def test_a_mesh_gives_the_answers_of_one_device(report, sizes):
     """Parameters after a step of plain descent at rate 1, so that they differ by the gradients."""
     assert report["moved"] > 0.1
     kinds = {name: found for name, found in report.items() if name.startswith(str(list(sizes)))}
-    scores = kinds.pop(f"{list(sizes)} scores")
-    assert scores < 1e-3
+    assert kinds.pop(f"{list(sizes)} scores", 0.0) < 1e-3
     assert len(kinds) >= 2
     for name, found in kinds.items():
         assert found["params"] < 1e-4 * report["moved"], name
