@@ -423,7 +423,7 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(jobs, tmp_pat
         jobs.run("train", tmp_path / "second", *flags)
     finally:
         monitoring.unregister_event_listener(note)
-    # The corpus fits one size of batch; bins of trees differ in number alone: 1, 2, 4, ..., 16.
+    # The corpus fits one size of batch; bins of trees differ in number alone.
     assert [generator.num_programs() for generator in generators] == [1, 1]
     assert [len(step.sizes) for step in steps[::2]] == [1, 1]
     assert all(1 <= len(step.sizes) <= 9 for step in steps)
