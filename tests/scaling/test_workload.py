@@ -1,0 +1,29 @@
+"""The made-up sentences that preflight compiles for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from groot_jax.config import load
+from groot_jax.contrast.tree import build_tree
+from groot_jax.scaling.workload import Sentences, make_workload
+
+RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
+
+
+@pytest.mark.parametrize("words", [16, 32])
+def test_pools_share_prefixes_but_no_more_than_those_of_trained_models(words):
+    """Those have .35 (mit_restaurant) and .38 (snips) nodes a token; unrelated labelings .8."""
+    workload = make_workload(load(RETAIL), 4000, Sentences(words, 1.5, 12), 20)
+    nodes = tokens = 0
+    for example in workload.examples:
+        pool = workload.pools[example.index]
+        assert len({entry.labeling for entry in pool}) == len(pool) == 16
+        sequences = [
+            workload.format.target(entry.labeling, example.sentence.words) for entry in pool
+        ]
+        nodes += len(build_tree(sequences, 0).tokens)
+        tokens += sum(map(len, sequences))
+    assert 0.38 < nodes / tokens < 0.7
