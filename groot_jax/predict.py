@@ -385,7 +385,8 @@ def _pretty_printer() -> Callable[[Prediction], None]:
                 line.append(f"/{type_} ", color)
                 at = end
             line.append(" ".join(prediction.words[at:]))
-            console.print(line)
+            line.rstrip()
+            console.print(line, soft_wrap=True)
         console.print()
 
     return show
