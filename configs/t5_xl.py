@@ -14,6 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base_config(arg)
     config.model.init = "google/t5-v1_1-xl"
     config.model.remat = "full"
+    config.model.scan_layers = True
     config.nll.learning_rate = 3e-4
     config.groot.learning_rate = 3e-5
     config.nll.batch_size = 64

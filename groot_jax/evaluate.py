@@ -72,21 +72,11 @@ def main(argv: list[str] | None = None) -> None:
         )
     results = results_folder(workdir, task, loaded, console) if hosts.main else workdir
     with open_oracle(config) as oracle:
+        scorer = Scorer(task, corpus, oracle, hosts, workdir, results)
+        checkpoint = args.checkpoint
         if args.watch:
-            watch(task, corpus, oracle, workdir, split, systems, console, results, hosts)
-        else:
-            evaluate_systems(
-                task,
-                corpus,
-                oracle,
-                workdir,
-                (split,),
-                hosts=hosts,
-                systems=systems,
-                checkpoint=args.checkpoint,
-                console=console,
-                results=results,
-            )
+            systems, checkpoint = watch(scorer, split, systems, console), "best"
+        evaluate_systems(scorer, (split,), console, systems, checkpoint)
     if hosts.main:
         show_results(results, config, console)
     hosts.close()
@@ -158,42 +148,29 @@ def home_of(workdir: Path, config: ConfigDict, system: str) -> Path:
 
 
 def evaluate_systems(
-    task: Task,
-    corpus: Corpus,
-    oracle: Oracle,
-    workdir: Path,
+    scorer: Scorer,
     splits: Sequence[str],
-    *,
-    hosts: Hosts,
     console: Console,
     systems: Sequence[str] | None = None,
     checkpoint: str = "best",
-    results: Path | None = None,
-    scorer: _Scorer | None = None,
 ) -> None:
-    """Scores one checkpoint of each system on each split; records go to `results`, or `workdir`.
+    """Scores one checkpoint of each system on each split; without `systems`, of all there are.
 
     Raises UserError for a system or checkpoint that is not there.
     """
-    found = systems_of(workdir, task.config)
+    folder = scorer.workdir / "checkpoints"
+    found = scorer.systems()
     if not found:
-        raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint; run groot_jax.train first")
+        raise UserError(f"{folder} holds no checkpoint; run groot_jax.train first")
     for system in systems or found:
         if system not in found:
-            raise UserError(
-                f"--system={system}: {workdir / 'checkpoints'} holds {', '.join(found)} only"
-            )
+            raise UserError(f"--system={system}: {folder} holds {', '.join(found)} only")
     if not systems and checkpoint.isdecimal():
         # A step is asked of those systems that have it.
-        homes = {system: home_of(workdir, task.config, system) for system in found}
-        held = [s for s in found if int(checkpoint) in saved_steps(homes[s], s)]
-        systems = held or found
-    scorer = scorer or _Scorer(task, corpus, oracle, results or workdir, hosts)
+        systems = [s for s in found if int(checkpoint) in saved_steps(scorer.home(s), s)]
     for system in systems or found:
-        home = home_of(workdir, task.config, system)
-        with Checkpoints(
-            home, system, tie=task.config.checkpoint.tie, read_only=True
-        ) as checkpoints:
+        tie = scorer.task.config.checkpoint.tie
+        with Checkpoints(scorer.home(system), system, tie=tie, read_only=True) as checkpoints:
             step = choose_step(checkpoints, checkpoint)
             kind = checkpoint if checkpoint in ("best", "latest") else "step"
             params = scorer.restore(checkpoints, step)
@@ -225,13 +202,21 @@ def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
     return int(wanted)
 
 
-class _Scorer:
-    """Restores, decodes and scores; keeps the compiled search and the encoded splits."""
+class Scorer:
+    """Restores the checkpoints of a work directory, decodes and scores; keeps the compiled search
+    and the encoded splits. Records go to `results`: the work directory, or a folder beside."""
 
     def __init__(
-        self, task: Task, corpus: Corpus, oracle: Oracle, results: Path, hosts: Hosts
+        self,
+        task: Task,
+        corpus: Corpus,
+        oracle: Oracle,
+        hosts: Hosts,
+        workdir: Path,
+        results: Path,
     ) -> None:
-        self._task, self._oracle, self._results = task, oracle, results
+        self.task, self.hosts, self.workdir = task, hosts, workdir
+        self._oracle, self._results = oracle, results
         self._placement = place(task.config, task.model_config)
         generator = task.generator(layout=self._placement.layout)
         self._evaluators = {
@@ -239,9 +224,17 @@ class _Scorer:
             for split in ("dev", "test")
         }
 
+    def systems(self) -> list[str]:
+        """The systems that have a checkpoint, stage 0 first."""
+        return systems_of(self.workdir, self.task.config)
+
+    def home(self, system: str) -> Path:
+        """The work directory that holds the checkpoints of a system."""
+        return home_of(self.workdir, self.task.config, system)
+
     def restore(self, checkpoints: Checkpoints, step: int) -> Any:
         """The parameters of a checkpoint."""
-        return checkpoints.restore_params(step, self._placement.shapes(self._task.model_config))
+        return checkpoints.restore_params(step, self._placement.shapes(self.task.model_config))
 
     def score(self, params: Any, system: str, step: int, kind: str, split: str) -> float:
         """Writes the records of one checkpoint on one split; the seconds that it took."""
@@ -249,14 +242,14 @@ class _Scorer:
         evaluator, dev = self._evaluators[split], self._evaluators["dev"]
         beams = evaluator.beams(params)
         seconds = time.monotonic() - begun
-        needs_dev = "threshold" in self._task.config.evaluate.decide and dev.sentences
+        needs_dev = "threshold" in self.task.config.evaluate.decide and dev.sentences
         dev_beams = None
         if needs_dev:
             dev_beams = beams if evaluator is dev else dev.beams(params)
         if beams is None:
             return time.monotonic() - begun  # Another process has them all.
         write_records(
-            self._task,
+            self.task,
             self._oracle,
             self._results,
             system=system,
@@ -271,27 +264,17 @@ class _Scorer:
         return time.monotonic() - begun
 
 
-def watch(
-    task: Task,
-    corpus: Corpus,
-    oracle: Oracle,
-    workdir: Path,
-    split: str,
-    systems: Sequence[str] | None,
-    console: Console,
-    results: Path,
-    hosts: Hosts,
-) -> None:
-    """Scores each checkpoint as it lands, until training has ended and all are scored; then the
-    best of each system as such, for results.json.
+def watch(scorer: Scorer, split: str, systems: Sequence[str] | None, console: Console) -> list[str]:
+    """Scores each checkpoint as it lands, until training has ended and all are scored; the
+    systems that have one.
 
     Raises UserError where training ended without a checkpoint.
     """
-    known = ("nll", *task.config.systems)
+    hosts, workdir = scorer.hosts, scorer.workdir
+    known = ("nll", *scorer.task.config.systems)
     for system in systems or ():
         if system not in known:
             raise UserError(f"--system={system}: {workdir} trains {', '.join(known)} only")
-    scorer = _Scorer(task, corpus, oracle, results, hosts)
     seen: set[tuple[str, int]] = set()
 
     def look() -> tuple[bool, list[tuple[str, int]]]:
@@ -300,8 +283,8 @@ def watch(
         ended = training_ended(workdir)
         landed = [
             (system, step)
-            for system in systems or systems_of(workdir, task.config)
-            for step in saved_steps(home_of(workdir, task.config, system), system)
+            for system in systems or scorer.systems()
+            for step in saved_steps(scorer.home(system), system)
         ]
         return ended, [item for item in landed if item not in seen]
 
@@ -309,7 +292,7 @@ def watch(
         ended, new = hosts.broadcast(look() if hosts.main else None)
         for system, step in new:
             seen.add((system, step))
-            home = home_of(workdir, task.config, system)
+            home = scorer.home(system)
             error: Exception | None = None
             try:
                 with Checkpoints(home, system, read_only=True) as checkpoints:
@@ -328,24 +311,14 @@ def watch(
         if ended and not new:
             break
         time.sleep(_POLL_SECONDS)
-    present = hosts.broadcast(systems_of(workdir, task.config))
+    present = hosts.broadcast(scorer.systems())
     wanted = [system for system in systems or present if system in present]
     if not wanted:
         raise UserError(
             f"training in {workdir} ended without a checkpoint"
             f"{f' of {systems[0]}' if systems else ''}; run groot_jax.train there again"
         )
-    evaluate_systems(
-        task,
-        corpus,
-        oracle,
-        workdir,
-        (split,),
-        hosts=hosts,
-        systems=wanted,
-        console=console,
-        scorer=scorer,
-    )
+    return wanted
 
 
 def show_results(folder: Path, config: ConfigDict, console: Console) -> None:

@@ -461,18 +461,11 @@ def pool_figures(pools: Sequence[Pool]) -> dict[str, tuple[float, float]]:
 def close(run: Run) -> None:
     """Scores the best checkpoint of every system on test (dev where there is no test split), and
     writes the report."""
-    from groot_jax.evaluate import evaluate_systems, show_results
+    from groot_jax.evaluate import Scorer, evaluate_systems, show_results
 
     splits = ("test",) if run.corpus.test else ("dev",)
-    evaluate_systems(
-        run.task,
-        run.corpus,
-        run.oracle,
-        run.workdir,
-        splits,
-        hosts=run.hosts,
-        console=run.console,
-    )
+    scorer = Scorer(run.task, run.corpus, run.oracle, run.hosts, run.workdir, run.workdir)
+    evaluate_systems(scorer, splits, run.console)
     if run.hosts.main:
         show_results(run.workdir, run.config, run.console)
 

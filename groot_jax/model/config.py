@@ -15,6 +15,8 @@ from groot_jax.errors import UserError
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "dots", "full")
+# Fields that say how the model is run; the others say what it is.
+_HOW = ("dtype", "remat", "scan_layers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class T5Config:
     dtype: str = "float32"  # Of matrix products; parameters, softmax and layer norm are float32.
     # What the backward pass recomputes of a block: nothing, all but products with weights, all.
     remat: str = "none"
+    # Whether the blocks of a stack but the first run as one loop: see `layers.Stack`.
+    scan_layers: bool = False
 
     def __post_init__(self) -> None:
         activation = self.feed_forward_proj.removeprefix("gated-")
@@ -80,7 +84,7 @@ class T5Config:
                 "loaded; choose another checkpoint"
             )
         values = dict(_HF_DEFAULTS[kind])
-        names = {field.name for field in dataclasses.fields(cls)} - {"dtype", "remat"}
+        names = {field.name for field in dataclasses.fields(cls)} - set(_HOW)
         values |= {k: v for k, v in config.items() if k in names and v is not None}
         values |= changes
         values.setdefault("num_decoder_layers", values.get("num_layers"))
@@ -97,8 +101,7 @@ class T5Config:
 
     def to_hf(self) -> dict[str, Any]:
         """The `config.json` from which transformers builds the same model."""
-        values = dataclasses.asdict(self)
-        del values["dtype"], values["remat"]
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in _HOW}
         return values | {
             "model_type": "t5",
             "architectures": ["T5ForConditionalGeneration"],
@@ -106,6 +109,16 @@ class T5Config:
             "use_cache": True,
             "torch_dtype": "float32",
         }
+
+
+def run_settings(model: Any) -> dict[str, Any]:
+    """The fields of T5Config that `config.model` sets, of whatever shape the model is."""
+    return {
+        "dtype": model.dtype,
+        "dropout_rate": model.dropout,
+        "remat": model.remat,
+        "scan_layers": model.scan_layers,
+    }
 
 
 _HF_DEFAULTS: dict[str, dict[str, Any]] = {

@@ -319,6 +319,26 @@ class Blocks(nn.Module):
         self.blocks = [cls(c, self.decoder, i == 0, name=str(i)) for i in range(count)]
 
 
+@functools.lru_cache(maxsize=16)
+def _block_shapes(config: T5Config, decoder: bool) -> Any:
+    """Boxed shapes of the parameters of a block that is not the first."""
+    block = Block(config, decoder, first=False, parent=None)
+    x_1x1xD, bias = jnp.zeros((1, 1, config.d_model)), jnp.zeros((1, 1, 1, 1))
+
+    def use(block: Block) -> None:
+        cross = (block.cross_kv(x_1x1xD), bias) if decoder else None
+        block(x_1x1xD, bias, cross, deterministic=True)
+
+    return jax.eval_shape(nn.init(use, block), jax.random.key(0))["params"]
+
+
+def _in_compute_type(config: T5Config, params: Any) -> Any:
+    """Kernels in the type that they are multiplied in; norms as they are."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x.astype(config.dtype) if path[-1].key == "kernel" else x, params
+    )
+
+
 class Stack(nn.Module):
     config: T5Config
     decoder: bool
@@ -336,10 +356,48 @@ class Stack(nn.Module):
     ) -> Array:
         rate = self.config.dropout_rate
         x_BxNxD = residual(dropout(self, x_BxNxD, rate, deterministic))
-        for i, block in enumerate(self.block.blocks):
+        scanned = self.config.scan_layers and not self.is_initializing()
+        blocks = self.block.blocks
+        for i, block in enumerate(blocks[:1] if scanned else blocks):
             kv = (cross[0][i], cross[1]) if cross is not None else None
             x_BxNxD = block(x_BxNxD, bias, kv, deterministic)
+        if scanned and len(blocks) > 1:
+            x_BxNxD = self._scan(x_BxNxD, bias, cross, deterministic)
         return dropout(self, self.final_layer_norm(x_BxNxD), rate, deterministic)
+
+    def _scan(
+        self,
+        x_BxNxD: Array,
+        bias: Array,
+        cross: tuple[Layers, Array] | None,
+        deterministic: bool,
+    ) -> Array:
+        """All blocks but the first, which holds the relative bias, as one loop over their stacked
+        parameters: the compiler has one block to work on instead of twenty-three.
+
+        They are stacked here, so that the tree stays transformers'.
+        """
+        c, rest = self.config, self.block.blocks[1:]
+        params = [_in_compute_type(c, block.variables["params"]) for block in rest]
+        # The stack is split like its parts. Without it, the compiler would gather all of it.
+        names = nn.get_partition_spec(_block_shapes(c, self.decoder))
+        stacked = jax.tree.map(
+            lambda axes, *layers: constrain(jnp.stack(layers), None, *axes), names, *params
+        )
+        kv = jax.tree.map(lambda *layers: jnp.stack(layers), *cross[0][1:]) if cross else None
+        keys = None if deterministic else jax.random.split(self.make_rng("dropout"), len(rest))
+        block = Block(c, self.decoder, first=False, parent=None)
+
+        def body(x_BxNxD: Array, layer: tuple[Any, KeyValue | None, Array | None]) -> Any:
+            params, kv, key = layer
+            attended = (kv, cross[1]) if kv is not None and cross is not None else None
+            rngs = {} if key is None else {"dropout": key}
+            variables = {"params": params}
+            return block.apply(variables, x_BxNxD, bias, attended, deterministic, rngs=rngs), None
+
+        if c.remat != "none":
+            body = jax.checkpoint(body, policy=_SAVED[c.remat], prevent_cse=False)
+        return jax.lax.scan(body, x_BxNxD, (stacked, kv, keys))[0]
 
     def relative_bias(self, relative: Array) -> Array:
         return self.block.blocks[0].relative_bias(relative)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from groot_jax.errors import UserError
+from groot_jax.libtpu import enlarge_stacks
 
 GIB = 1 << 30
 
@@ -100,6 +101,7 @@ def prepare_environment() -> None:
     """Before JAX is imported: on the CPU, and libtpu must not look for a TPU's metadata."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    enlarge_stacks()
     # Compiling takes no TPU, so that several processes may do it at a time.
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     # What it would otherwise complain of on standard error.

@@ -1,7 +1,7 @@
 """What a compiled program does in all, counted in its text: products, memory traffic, collectives.
 
 XLA's own `cost_analysis` counts the body of a loop once. Here a loop counts as often as it turns:
-as the compiler knows, or as the caller says. Everything is per device, as the text is.
+as its condition says, or as the caller says. Everything is per device, as the text is.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Instruction:
     opcode: str
     operands: tuple[str, ...]
     attributes: str
-    number: int = -1  # of a parameter
+    number: int = -1  # of a parameter; value of an integer constant
 
     def called(self, *names: str) -> list[str]:
         """Computations that the attributes `names` refer to."""
@@ -119,7 +119,8 @@ def _instruction(line: str) -> Instruction | None:
     closing = _closing(rest, opening)
     operands = re.findall(r"%([\w.\-]+)", rest[opening:closing])
     opcode, inside = rest[:opening], rest[opening + 1 : closing]
-    number = int(inside) if opcode == "parameter" else -1
+    counts = opcode in ("parameter", "constant") and inside.isdecimal()
+    number = int(inside) if counts else -1
     return Instruction(
         head[2], _shapes(type_), opcode, tuple(operands), rest[closing + 1 :], number
     )
@@ -161,8 +162,9 @@ class Program:
         self.devices = int((re.search(r"num_partitions=(\d+)", text) or ("", 1))[1])
 
     def loops(self) -> list[Instruction]:
-        """The entry's loops without a known trip count, in their order."""
-        return [i for i in self.computations[self.entry] if i.opcode == "while" and not _trips(i)]
+        """The entry's loops whose turns are not known, in their order."""
+        entry = self.computations[self.entry]
+        return [i for i in entry if i.opcode == "while" and not self._turns(i)]
 
     def cost(self, trips: Sequence[int] = ()) -> Cost:
         """Totals of a run. `trips`: of `loops()`, in their order; 1 where it has no item."""
@@ -181,6 +183,22 @@ class Program:
                             for inner in self._reachable(name):
                                 if _kind(inner):
                                     yield role, inner
+
+    def _turns(self, loop: Instruction) -> int:
+        """How often a loop turns, of those that JAX makes of `scan` and `fori_loop`; 0: unknown.
+
+        Their condition compares a counter, which starts at 0, with a constant.
+        """
+        known = re.search(r'known_trip_count"?:?=?\{"?n"?[:=]"?(\d+)', loop.attributes)
+        if known:
+            return int(known[1])
+        for name in loop.called("condition"):
+            *_, last = self.computations.get(name, ()) or (None,)
+            if last is not None and last.opcode == "compare" and "direction=LT" in last.attributes:
+                counter, bound = (self._of.get(operand) for operand in last.operands)
+                if counter and bound and counter.opcode == "get-tuple-element":
+                    return max(bound.number, 0) if bound.opcode == "constant" else 0
+        return 0
 
     def _reachable(self, name: str) -> Iterator[Instruction]:
         for instruction in self.computations.get(name, ()):
@@ -206,7 +224,7 @@ class Program:
         seen = set() if seen is None else seen
         for i in self.computations.get(name, ()):
             if i.opcode == "while":
-                turns = times * (_trips(i) or trips.get(i.name, 1))
+                turns = times * (self._turns(i) or trips.get(i.name, 1))
                 for part in i.called("condition", "body"):
                     self._add(part, turns, cost, trips)
                 continue
@@ -363,12 +381,6 @@ def _kind(i: Instruction) -> str:
         return i.opcode
     kind = i.opcode.removesuffix("-start")
     return kind if kind in COLLECTIVES and kind != i.opcode else ""
-
-
-def _trips(loop: Instruction) -> int:
-    """How often the compiler knows the loop to turn; 0: it does not."""
-    known = re.search(r'known_trip_count"?:?=?\{"?n"?[:=]"?(\d+)', loop.attributes)
-    return int(known[1]) if known else 0
 
 
 def _braces(text: str, start: str) -> str:

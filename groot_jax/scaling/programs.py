@@ -23,7 +23,7 @@ from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.generate.walk import SearchPlan
-from groot_jax.model.config import T5Config, preset, released
+from groot_jax.model.config import T5Config, preset, released, run_settings
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.pretrained import load_config
 from groot_jax.model.t5 import T5, param_shapes
@@ -46,7 +46,7 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
     `model.init` that is neither a folder nor a released T5.
     """
     model = config.model
-    changes = {"dtype": model.dtype, "dropout_rate": model.dropout, "remat": model.remat}
+    changes = run_settings(model)
     if not model.init:
         vocab = config.text.vocab_size + max(_SENTINELS, config.text.max_words)
         rows = -(-(vocab + 64) // _ROWS) * _ROWS  # Room for labels as pieces of their own.

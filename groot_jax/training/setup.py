@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
 from groot_jax.hosts import Hosts, connect
+from groot_jax.libtpu import enlarge_stacks
 from groot_jax.model import placing
 from groot_jax.model.config import T5Config
 from groot_jax.model.layout import Layout
@@ -43,6 +44,7 @@ def device_setup(config: ConfigDict) -> Hosts:
     # arrays that fail together, asyncio logs all but the one that is raised.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    enlarge_stacks()
     if config.compilation_cache:
         folder = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", folder)

@@ -27,7 +27,7 @@ from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import Grammar, make_grammar
 from groot_jax.model import placing
-from groot_jax.model.config import T5Config, preset
+from groot_jax.model.config import T5Config, preset, run_settings
 from groot_jax.model.pretrained import load_config, load_pretrained, resize_embeddings
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.training.records import writing
@@ -84,7 +84,7 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
     if name == "auto":
         name = "sentinel_tag" if model.init else "fused_sentinel"
     format_ = make_format(name, tokenizer, corpus.types)
-    changes = {"dtype": model.dtype, "dropout_rate": model.dropout, "remat": model.remat}
+    changes = run_settings(model)
     # The format may have added whole pieces for tags to the tokenizer that it was given.
     rows = -(-format_.tokenizer.vocab_size // _ROWS) * _ROWS
     if model.init:

@@ -130,3 +130,80 @@ def test_a_policy_of_rematerialisation_changes_no_gradient():
         )
         assert again > products, remat
     assert gradient("dots")[1] < gradient("full")[1]
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_layers_as_one_loop_give_the_same_gradient(remat):
+    config = preset(
+        "nano", "v1_1", 64, num_layers=4, num_decoder_layers=3, dropout_rate=0.0, remat=remat
+    )
+    params = init_params(config, 0)
+    ids = jnp.arange(2, 14).reshape(2, 6)
+
+    def gradient(scan_layers):
+        model = T5(dataclasses.replace(config, scan_layers=scan_layers))
+        loss = lambda p: jnp.square(model.apply({"params": p}, ids, ids)).mean()  # noqa: E731
+        value, found = jax.jit(jax.value_and_grad(loss))(params)
+        return value, found, str(jax.make_jaxpr(jax.grad(loss))(params))
+
+    value, plain, unrolled = gradient(False)
+    again, scanned, looped = gradient(True)
+    np.testing.assert_allclose(value, again, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), scanned, plain
+    )
+    assert " scan[" in looped and " scan[" not in unrolled
+
+
+def test_each_layer_of_a_loop_draws_its_own_dropout():
+    """With the same draw in each, two layers of equal weights would drop the same elements."""
+    config = preset("nano", "v1_1", 64, num_layers=3, num_decoder_layers=1, dropout_rate=0.5)
+    model = T5(dataclasses.replace(config, scan_layers=True))
+    params, ids = init_params(config, 0), jnp.ones((2, 4), jnp.int32)
+
+    def encode(params, key, deterministic):
+        return model.apply(
+            {"params": params},
+            ids,
+            deterministic=deterministic,
+            rngs={"dropout": key},
+            method="encode",
+        )
+
+    first, other = (encode(params, jax.random.key(i), False) for i in range(2))
+    assert jnp.abs(first - other).max() > 0.01
+    keys = str(jax.make_jaxpr(lambda p, k: encode(p, k, False))(params, jax.random.key(0)))
+    assert "random_split[shape=(2,)" in keys
+    none = str(jax.make_jaxpr(lambda p, k: encode(p, k, True))(params, jax.random.key(0)))
+    assert "random_" not in none
+
+
+def test_a_loop_over_layers_has_a_program_that_does_not_grow_with_them():
+    def size(layers):
+        config = preset("nano", "v1_1", 64, num_layers=layers, num_decoder_layers=layers)
+        model = T5(dataclasses.replace(config, scan_layers=True))
+        ids = jnp.ones((2, 4), jnp.int32)
+        jaxpr = jax.make_jaxpr(lambda p: model.apply({"params": p}, ids, ids))(param_shapes(config))
+        return str(jaxpr).count("dot_general")
+
+    # But for the decoder's keys and values of the encoded sentence: two products a layer.
+    assert size(9) - size(4) == 2 * 5
+
+
+def test_stacked_layers_are_split_as_their_parameters_are():
+    """The compiler would else hold the whole stack on each device."""
+    config = preset("nano", "v1_1", 64, num_layers=3, num_decoder_layers=3, scan_layers=True)
+    split = mesh(fsdp=2, tensor=2)
+    params, ids = init_params(config, 0), jnp.ones((2, 4), jnp.int32)
+
+    def laid_out(params):
+        with use_layout(Layout(split, DEFAULT_RULES)):
+            return T5(config).apply({"params": params}, ids, ids)
+
+    specs = [
+        equation.params["sharding"].spec
+        for equation in jax.make_jaxpr(laid_out)(params).eqns
+        if equation.primitive.name == "sharding_constraint"
+    ]
+    assert specs.count(PartitionSpec(None, "fsdp", "tensor")) == 2 * 5 + 3  # q k v wi_0 wi_1
+    assert specs.count(PartitionSpec(None, "tensor", "fsdp")) == 2 * 2 + 1  # o wo

@@ -67,10 +67,18 @@ LOOP = """
       ROOT %less = pred[] compare(%i.1, %i.1), direction=LT
     }
 
+    %scan (t.2: (s32[], f32[8,8])) -> pred[] {
+      %three = s32[] constant(3)
+      %t.2 = (s32[], f32[8,8]) parameter(0)
+      %i.2 = s32[] get-tuple-element(%t.2), index=0
+      ROOT %less.1 = pred[] compare(%i.2, %three), direction=LT
+    }
+
     ENTRY %main (p: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
       %p = (s32[], f32[8,8]) parameter(0)
       %first = (s32[], f32[8,8]) while(%p), condition=%cond, body=%body
-      ROOT %second = (s32[], f32[8,8]) while(%first), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+      %scanned = (s32[], f32[8,8]) while(%first), condition=%scan, body=%body
+      ROOT %second = (s32[], f32[8,8]) while(%scanned), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
     }
 """
 
@@ -78,10 +86,10 @@ LOOP = """
 def test_a_loop_counts_as_often_as_it_turns() -> None:
     loops = program(LOOP)
     assert [loop.name for loop in loops.loops()] == ["first"]
-    assert loops.cost().flops == (1 + 5) * 2 * 8 * 8 * 8
-    assert loops.cost((7,)).flops == (7 + 5) * 2 * 8 * 8 * 8
-    assert loops.cost((7,)).collectives == {"all-reduce": (12, 12 * 4 * 8 * 8)}
-    assert [(role, i.opcode) for role, i in loops.collectives_in_loops()] == 2 * [
+    assert loops.cost().flops == (1 + 3 + 5) * 2 * 8 * 8 * 8
+    assert loops.cost((7,)).flops == (7 + 3 + 5) * 2 * 8 * 8 * 8
+    assert loops.cost((7,)).collectives == {"all-reduce": (15, 15 * 4 * 8 * 8)}
+    assert [(role, i.opcode) for role, i in loops.collectives_in_loops()] == 3 * [
         ("body", "all-reduce")
     ]
 
