@@ -62,7 +62,8 @@ def get_config() -> ConfigDict:
     # with weights) | full (all within a block).
     config.model.remat = "none"
     # The update's blocks as one loop instead of one after the other: a large model then compiles
-    # many times faster, at the price of a copy of the weights, in the compute type, in each step.
+    # in a fraction of the time, for a copy of the weights in each step. Only with remat=full: see
+    # docs/scaling.md.
     config.model.scan_layers = False
     # Output columns that the softmax runs over: `legal` (those that the format can emit) or `full`.
     config.model.normalise = "legal"
