@@ -12,14 +12,16 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TERMINATE_ONCE_IN = 30.0  # seconds
+_AGAIN_IN = 0.05  # seconds
 
 # Called with what ends a job, before it ends: other processes of the run may have to be told.
 at_failure: list[Callable[[BaseException], None]] = []
@@ -45,10 +47,10 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         print(f"interrupted{advice}", file=sys.stderr)
-        _leave(130)
+        _leave_at_once(130)
     except Terminated:
         print(f"terminated{advice}", file=sys.stderr)
-        _leave(143)
+        _leave_at_once(143)
     except BrokenPipeError:
         # Whoever read the output has enough of it. Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,16 +83,25 @@ def _telling(main: Callable[[], object]) -> None:
 
 def _leave(status: int) -> NoReturn:
     if at_failure:  # The interpreter's own end would wait for the other processes.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        _leave_at_once(status)
     sys.exit(status)
+
+
+def _leave_at_once(status: int) -> NoReturn:
+    """Without the interpreter's own end, in which threads that compile meanwhile would crash."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGINT and SIGTERM as exceptions, unless whoever started the job ignores them."""
+    """SIGINT and SIGTERM as exceptions, unless whoever started the job ignores them.
 
+    Where Python drops what is raised (callbacks of the garbage collector, of which JAX has one,
+    and finalisers), the signal is sent again.
+    """
     raised = -math.inf
 
     def terminate(*_: object) -> None:
@@ -100,6 +111,17 @@ def _signals() -> Iterator[None]:
             raised = time.monotonic()
             raise Terminated
 
+    def dropped(event: Any) -> None:
+        nonlocal raised
+        number = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}.get(event.exc_type)
+        if number not in mine:
+            hook(event)
+            return
+        raised = -math.inf
+        again = threading.Timer(_AGAIN_IN, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
     wanted: dict[int, Any] = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGTERM: terminate,
@@ -108,9 +130,11 @@ def _signals() -> Iterator[None]:
     mine = [number for number in wanted if before[number] not in (signal.SIG_IGN, None)]
     for number in mine:
         signal.signal(number, wanted[number])
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in mine:
             signal.signal(number, before[number])
 

@@ -140,6 +140,17 @@ def systems_of(workdir: Path, config: ConfigDict) -> list[str]:
     return [name for name in names if saved_steps(home_of(workdir, config, name), name)]
 
 
+def trained_systems(workdir: Path, config: ConfigDict, wanted: Sequence[str] = ()) -> list[str]:
+    """As `systems_of`. Raises UserError where there is none, or one of `wanted` is not there."""
+    folder, found = workdir / "checkpoints", systems_of(workdir, config)
+    if not found:
+        raise UserError(f"{folder} holds no checkpoint; run groot_jax.train first")
+    for system in wanted:
+        if system not in found:
+            raise UserError(f"--system={system}: {folder} holds {', '.join(found)} only")
+    return found
+
+
 def home_of(workdir: Path, config: ConfigDict, system: str) -> Path:
     """The work directory that holds a system's checkpoints: stage 0 may be another's."""
     if system == "nll" and config.nll.checkpoint:
@@ -158,13 +169,7 @@ def evaluate_systems(
 
     Raises UserError for a system or checkpoint that is not there.
     """
-    folder = scorer.workdir / "checkpoints"
-    found = scorer.systems()
-    if not found:
-        raise UserError(f"{folder} holds no checkpoint; run groot_jax.train first")
-    for system in systems or found:
-        if system not in found:
-            raise UserError(f"--system={system}: {folder} holds {', '.join(found)} only")
+    found = trained_systems(scorer.workdir, scorer.task.config, systems or ())
     if not systems and checkpoint.isdecimal():
         # A step is asked of those systems that have it.
         systems = [s for s in found if int(checkpoint) in saved_steps(scorer.home(s), s)]

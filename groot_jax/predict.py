@@ -31,7 +31,7 @@ from groot_jax.data.batches import encode, evaluation_batches
 from groot_jax.data.incoming import open_input, read_chunks
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span, half_character
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.evaluate import choose_step, home_of, systems_of
+from groot_jax.evaluate import choose_step, home_of, trained_systems
 from groot_jax.generate.generator import Generator
 from groot_jax.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints
@@ -132,12 +132,7 @@ class Labeler:
         workdir = Path(workdir)
         config = config or configs.load_dumped(workdir / configs.CONFIG_FILE)
         task = load_task(workdir, config)
-        found = systems_of(workdir, config)
-        if not found or (system and system not in found):
-            raise UserError(
-                f"{workdir / 'checkpoints'} holds {', '.join(found) or 'no checkpoint'}"
-                f"{f', not {system}' if system and found else ''}; run groot_jax.train first"
-            )
+        found = trained_systems(workdir, config, [system] if system else ())
         trained = [name for name in ("nll", *config.systems) if name in found]
         system = system or (trained or found)[-1]
         with Checkpoints(

@@ -62,7 +62,7 @@ def import_function(name: str) -> Callable[..., Any]:
         target = getattr(target, attribute)
     if not callable(target):
         raise UserError(
-            f"config.reward.name: {name!r} is not a function but a {type(target).__name__}"
+            f"config.reward.name: {name!r} is not a function but of type {type(target).__name__}"
         )
     return target
 

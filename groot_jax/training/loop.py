@@ -108,6 +108,11 @@ def train(
                 meta.finished = step == total or bool(stage.patience and since >= stage.patience)
                 monitor.say(_look_line(system, step, total, dev, best.step == step))
                 checkpoints.save(step, update.state, meta)
+                if meta.finished and step < total:
+                    monitor.say(
+                        f"{system}: ended at step {step}, after {since} looks at dev without a "
+                        "better one (patience)"
+                    )
                 if meta.finished:
                     break
 

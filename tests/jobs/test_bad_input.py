@@ -401,6 +401,37 @@ def test_an_interrupt_keeps_the_checkpoint_and_says_how_to_go_on(
     assert json.loads((workdir / "status.json").read_text())["state"] == "stopped"
 
 
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_an_interrupt_that_python_drops_comes_again(number: int, status: int, word: str) -> None:
+    """What a signal raises in a callback of the garbage collector, as in JAX's, is ignored."""
+    program = f"""
+import gc, os, time
+from groot_jax.errors import exit_on_user_error
+
+def callback(phase, info):
+    if phase == "start" and not sent:
+        sent.append(os.kill(os.getpid(), {int(number)}))
+        time.sleep(0.01)
+
+def main():
+    gc.callbacks.append(callback)
+    gc.collect()
+    print("went on", flush=True)
+    time.sleep(60)
+
+sent = []
+exit_on_user_error(main, "; go on")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, cwd=ROOT
+    )
+    assert done.stdout == "went on\n"  # Else nothing was dropped.
+    assert (done.returncode, done.stderr) == (status, f"{word}; go on\n")
+
+
 @pytest.mark.parametrize("job", ["train", "evaluate", "predict"])
 def test_an_interrupt_while_a_job_still_imports_is_one_word(tmp_path: Path, job: str) -> None:
     (tmp_path / "jax").mkdir()
