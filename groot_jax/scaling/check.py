@@ -31,8 +31,9 @@ _MOST_CHIPS = 1 << 14
 _STATE_SHARE = 0.8  # Of a chip's memory, for a training state that leaves room to work in.
 # Compilers at a time, each of which keeps about one core busy. Of models with more parameters than
 # `_LARGE` one takes 3 to 5 GiB of host memory, 8 and more where their layers are no loop: they wait
-# for one another, and are compiled with the least effort to make them fast, in half the time. (Base's update, compiled both ways: a fifth
-# fewer temporaries and a quarter less estimated time with the least effort.)
+# for one another, and are compiled with the least effort to make them fast, in half the time.
+# (Base's update, compiled both ways: a fifth fewer temporaries and a quarter less estimated time
+# with the least effort.)
 _COMPILERS = 2
 _LARGE = 2_000_000_000
 _QUICK = {"exec_time_optimization_effort": -1.0}
