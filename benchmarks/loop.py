@@ -134,28 +134,6 @@ class Recorder:
             before = end
 
 
-class _Generator:
-    """The run's generator, observed."""
-
-    def __init__(self, generator: Generator, recorder: Recorder) -> None:
-        self._generator, self._recorder = generator, recorder
-        self.k, self.rows, self.label = generator.k, generator.rows, generator.label
-        self.counted_rows = generator.counted_rows
-
-    def __call__(self, params: Any, batch: Batch, dropout_key: Any = None) -> Beams:
-        start = time.perf_counter()
-        with self._recorder.span("host", "dispatch generation"):
-            beams = self._generator(params, batch, dropout_key)
-        self._recorder.dispatched("generate", start, beams)
-        return beams
-
-    def read(self, beams: Beams, batch: Batch, examples: Sequence[Example]) -> Any:
-        with self._recorder.span("host", "wait for beams"):
-            jax.block_until_ready(beams)
-        with self._recorder.span("host", "read"):
-            return self._generator.read(beams, batch, examples)
-
-
 class _Handle:
     def __init__(self, handle: Handle, recorder: Recorder) -> None:
         self._handle, self._recorder = handle, recorder
@@ -166,8 +144,23 @@ class _Handle:
 
 
 def observed(recorder: Recorder) -> ExitStack:
-    """Patches the names that `train` looks up; ended by leaving the context."""
+    """Patches what `train` calls; ended by leaving the context."""
     stack = ExitStack()
+
+    plain_call, plain_read = Generator.__call__, Generator.read
+
+    def call(generator: Generator, *args: Any) -> Beams:
+        start = time.perf_counter()
+        with recorder.span("host", "dispatch generation"):
+            beams = plain_call(generator, *args)
+        recorder.dispatched("generate", start, beams)
+        return beams
+
+    def read(generator: Generator, beams: Beams, *args: Any) -> Any:
+        with recorder.span("host", "wait for beams"):
+            jax.block_until_ready(beams)
+        with recorder.span("host", "read"):
+            return plain_read(generator, beams, *args)
 
     plain_submit = Oracle.submit
 
@@ -203,13 +196,16 @@ def observed(recorder: Recorder) -> ExitStack:
 
         return update
 
-    for module, name, value in (
+    for owner, name, value in (
+        # Whichever generator a run has: one with dropout is a second one.
+        (Generator, "__call__", call),
+        (Generator, "read", read),
         (train, "jit_groot_step", jit_step),
         (Oracle, "submit", submit),
         (train, "pool_batch", pool_batch),
         (oracles, "make_run", make_run),  # Seen where scoring has a thread, not a process.
     ):
-        stack.enter_context(mock.patch.object(module, name, value))
+        stack.enter_context(mock.patch.object(owner, name, value))
     return stack
 
 
@@ -304,9 +300,8 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
             train.open_task(config, folder, corpus, oracle, lock)
             task = load_task(folder, config)
             run = train.make_run(config, folder, corpus, task, oracle, console, Hosts())
-            seen: Any = _Generator(run.generator, relay)
             with mock.patch.object(train.Run, "train", drive):
-                train.train_system(dataclasses.replace(run, generator=seen), "groot")
+                train.train_system(run, "groot")
     finally:
         sys.setswitchinterval(before)
     return results[-1]

@@ -18,6 +18,7 @@ import optax
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
+from groot_jax.allocator import keep_freed_memory
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
 from groot_jax.hosts import Hosts, connect
@@ -45,6 +46,7 @@ def device_setup(config: ConfigDict) -> Hosts:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     enlarge_stacks()
+    keep_freed_memory()
     if config.compilation_cache:
         folder = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", folder)
