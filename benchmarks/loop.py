@@ -45,7 +45,7 @@ from benchmarks import baselines, measure, runs
 from groot_jax import config as configs
 from groot_jax import train
 from groot_jax.contrast.losses import LossSettings
-from groot_jax.data.batches import Batch, Example, TrainingBatches, encode
+from groot_jax.data.batches import Batch, TrainingBatches, encode
 from groot_jax.data.corpus import load_corpus
 from groot_jax.errors import exit_on_user_error
 from groot_jax.generate.beam_search import Beams

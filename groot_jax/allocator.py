@@ -1,4 +1,4 @@
-"""What the C library's allocator is told: memory that a program has freed stays for the next one."""
+"""What the C library's allocator is told: what one program frees stays for the next one."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, ValueError):
         return False
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    return all(mallopt(name, value) == 1 for name, value in settings)
 
 
 def _on_cpu() -> bool:
     """Whether JAX will run on the CPU, without asking it: that would start its threads."""
-    platforms = jax.config.jax_platforms
+    platforms = jax.config.read("jax_platforms")
     return platforms == "cpu" if platforms else not any(map(glob, _ACCELERATORS))

@@ -18,7 +18,7 @@ from groot_jax.generate.beam_search import Beams, SearchInput, beam_search
 from groot_jax.generate.grammar import Grammar
 from groot_jax.generate.walk import SearchPlan
 from groot_jax.model import placing
-from groot_jax.model.layout import Layout, compiler_options, use_layout
+from groot_jax.model.layout import Layout, use_layout
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import T5
 
@@ -58,11 +58,7 @@ class Generator:
                 )
 
         # Every result has the sentences first.
-        self._search = jax.jit(
-            search,
-            out_shardings=self._batch_sharding,
-            compiler_options=compiler_options(layout.mesh) if layout else None,
-        )
+        self._search = jax.jit(search, out_shardings=self._batch_sharding)
 
     def __call__(self, params: Any, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
         inputs = SearchInput(

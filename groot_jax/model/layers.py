@@ -17,6 +17,7 @@ import numpy as np
 from jax.nn.initializers import normal
 
 from groot_jax.model.config import T5Config
+from groot_jax.model.dropout import dropped_out
 from groot_jax.model.layout import constrain
 
 Array: TypeAlias = jax.Array
@@ -65,15 +66,10 @@ def relative_position_bucket(
 
 
 def dropout(module: nn.Module, x: Array, rate: float, deterministic: bool) -> Array:
-    """`x` with a share `rate` of its elements zeroed, and the others scaled to keep the mean."""
-    threshold = round(rate * 2**16)
-    if deterministic or threshold == 0:
+    """`x`, or with `rate` of its elements dropped by a key that `module` is given."""
+    if deterministic or rate == 0:
         return x
-    # One 32-bit word for two elements: random bits are a third of an update on a CPU.
-    *outer, size = x.shape
-    words = jax.random.bits(module.make_rng("dropout"), (*outer, (size + 1) // 2), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*outer, -1)[..., :size]
-    return jnp.where(halves >= threshold, x / (1 - threshold / 2**16), jnp.zeros_like(x))
+    return dropped_out(x, rate, module.make_rng("dropout"))
 
 
 def additive(mask: Array) -> Array:

@@ -169,14 +169,3 @@ def gather(params: Any, names: Any) -> Any:
         params,
         names,
     )
-
-
-def compiler_options(mesh: Mesh | AbstractMesh) -> dict[str, bool]:
-    """For `jax.jit` of what draws dropout: each TPU chip draws that of its own sentences.
-
-    Without it every chip draws that of the whole batch, which costs the more the more chips there
-    are. What is drawn depends on the mesh then. Other platforms know no such option.
-    """
-    if mesh.size == 1 or isinstance(mesh, AbstractMesh) or mesh.devices.flat[0].platform != "tpu":
-        return {}
-    return {"xla_tpu_spmd_rng_bit_generator_unsafe": True}

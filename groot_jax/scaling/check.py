@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
-from groot_jax.model.layout import compiler_options
 from groot_jax.model.t5 import param_shapes
 from groot_jax.scaling.chips import GIB, Slice, abstract_devices
 from groot_jax.scaling.hlo import Program
@@ -116,8 +115,7 @@ def _check(programs: Programs, step: str, slice_: Slice, quick: bool) -> dict[st
         return _refused(f"parameters and moments alone take {_gib(state)} a chip", state, state)
     try:
         lowered = programs.lower(step)
-        options = compiler_options(programs.placement.layout.mesh) | _QUICK
-        compiled = lowered.compile(compiler_options=options if quick else None)
+        compiled = lowered.compile(compiler_options=_QUICK if quick else None)
     except jax.errors.JaxRuntimeError as error:
         used = refusal(str(error))
         if used is None:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import TrainState, groot_step, nll_step
 from groot_jax.model.config import T5Config
-from groot_jax.model.layout import Layout, compiler_options, use_layout
+from groot_jax.model.layout import Layout, use_layout
 from groot_jax.model.t5 import T5
 
 
@@ -70,12 +70,7 @@ def _jit(step: partial[Any], shardings: TrainState, layout: Layout | None) -> Ca
         with use_layout(layout):
             return step(*args)
 
-    return jax.jit(
-        laid_out,
-        donate_argnums=0,
-        out_shardings=(shardings, None),
-        compiler_options=compiler_options(jax.tree.leaves(shardings)[0].mesh),
-    )
+    return jax.jit(laid_out, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def loss_weights(stage: ConfigDict) -> tuple[tuple[str, float], ...]:

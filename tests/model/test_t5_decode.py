@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from groot_jax.model.dropout import random_words
 from groot_jax.model.layers import relative_position_bucket
 from groot_jax.model.t5 import T5
 
@@ -314,6 +315,31 @@ def test_dropout_keeps_the_mean_and_needs_a_key(tiny, random_params, batch):
     assert 0.4 < np.mean(first == 0) < 0.6  # The last dropout zeroes half of what comes out.
     with pytest.raises(Exception, match="dropout"):
         T5(config).apply(variables, source_BxS, deterministic=False, method="encode")
+
+
+def test_random_words_are_evenly_spread_over_bits_and_depend_on_index_and_key():
+    """Each of 32 bits is set half the time and independent of those of its neighbours along every
+    axis and of those under another key: all shares within five deviations."""
+    shape = (16, 64, 256)
+    words = [np.asarray(random_words(jax.random.key(seed), shape)) for seed in range(3)]
+
+    def assert_half(bits, axis):
+        count = np.prod(bits.shape) / (1 if axis is None else bits.shape[axis])
+        deviations = (bits.mean(None if axis is None else tuple({0, 1, 2} - {axis})) - 0.5) * 2
+        assert np.abs(deviations * np.sqrt(count)).max() < 5
+
+    for bit in range(32):
+        first, *others = (word >> np.uint32(bit) & 1 for word in words)
+        for axis in (None, 0, 1, 2):
+            assert_half(first, axis)
+            for other in others:
+                assert_half(first ^ other, axis)
+        for axis in range(3):
+            for shift in (1, 2, 3, 4, 8):
+                if shift < shape[axis]:
+                    assert_half(first ^ np.roll(first, shift, axis), None)
+    rate = (words[0] < np.uint32(0.1 * 2**32)).mean()
+    assert abs(rate - 0.1) < 5 * 0.3 / np.sqrt(words[0].size)
 
 
 def test_a_query_without_any_key_is_finite(model, batch):

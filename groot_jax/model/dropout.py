@@ -1,0 +1,36 @@
+"""Dropout whose draws are a hash of each element's index: cheap, and the same on every mesh."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """uint32 of `shape`, each a hash of its index and of 64 bits that `key` draws.
+
+    The rounds and multipliers are Chris Wellons's `lowbias32` (nullprogram.com, "Prospecting for
+    Hash Functions"), with the second half of the bits let in between. No generator's state is
+    involved, so the compiler makes the words where they are used, in the backward pass again if it
+    likes, and of a sharded array each device makes its own.
+    """
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    index: jax.Array = jnp.uint32(0)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        # Beyond 2^32 elements the words repeat.
+        along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        index = index + along * np.uint32(stride % 2**32)
+        stride *= shape[axis]
+    x = index ^ first
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = x ^ second
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def dropped_out(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """`x` with a share `rate` of its elements zeroed, and the others scaled to keep the mean."""
+    kept = random_words(key, x.shape) >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
