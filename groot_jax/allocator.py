@@ -42,5 +42,5 @@ def keep_freed_memory() -> bool:
 
 def _on_cpu() -> bool:
     """Whether JAX will run on the CPU, without asking it: that would start its threads."""
-    platforms = jax.config.read("jax_platforms")
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
     return platforms == "cpu" if platforms else not any(map(glob, _ACCELERATORS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -59,6 +60,11 @@ LABELINGS: list[list[Labeling]] = [
 REWARDS = [[1.0, 0.5, 0.2, 0.0], [1.0, 0.3, 0.0]]
 BUCKETS = (4, 8, 16, 32, 64)
 
+# Compiled once for all tests that use the same sizes.
+_nll_scores = jax.jit(nll_scores, static_argnums=0)
+_pool_scores = jax.jit(pool_scores, static_argnums=0)
+_random_params = functools.cache(init_params)
+
 
 class Setting:
     def __init__(
@@ -75,7 +81,7 @@ class Setting:
         )
         self.config = dataclasses.replace(self.config, dropout_rate=dropout)
         self.model = T5(self.config)
-        self.params = init_params(self.config, 0)
+        self.params = _random_params(self.config, 0)
         grammar = make_grammar(self.format, normalise, self.config.vocab_size)
         column_of_V = np.full(self.config.vocab_size, -1, np.int32)
         column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
@@ -117,7 +123,7 @@ class Setting:
             np.repeat(self.batch.fused_target_BxT[row : row + 1], len(labelings), 0),
             target,
         )
-        logp, _, mask = nll_scores(self.model, params, data, self.columns)
+        logp, _, mask = _nll_scores(self.model, params, data, self.columns)
         return (logp * mask).sum(1)
 
     def step(self, **changes):
@@ -160,7 +166,7 @@ def test_a_tree_spells_every_candidate_and_holds_each_prefix_once(bodies):
 @pytest.mark.parametrize("format_name", ["fused_sentinel", "sentinel_tag"])
 def test_scores_on_the_tree_equal_those_of_separate_sequences(format_name):
     setting = Setting(format_name)
-    scores = pool_scores(setting.model, setting.params, setting.pool_batch(), setting.columns)
+    scores = _pool_scores(setting.model, setting.params, setting.pool_batch(), setting.columns)
     for row, labelings in enumerate(LABELINGS):
         close(scores[row, : len(labelings)], setting.plain_scores(setting.params, labelings, row))
     assert (np.asarray(scores[2:]) == 0).all()
@@ -171,7 +177,7 @@ def test_scores_on_the_tree_equal_those_of_separate_sequences(format_name):
 def test_scores_do_not_depend_on_who_shares_a_bin(format_name, buckets, groups):
     setting = Setting(format_name)
     batch = setting.pool_batch(buckets=buckets, groups=groups)
-    scores = pool_scores(setting.model, setting.params, batch, setting.columns)
+    scores = _pool_scores(setting.model, setting.params, batch, setting.columns)
     for row, labelings in enumerate(LABELINGS):
         close(scores[row, : len(labelings)], setting.plain_scores(setting.params, labelings, row))
     assert (np.asarray(scores[2:]) == 0).all()
@@ -231,10 +237,12 @@ def test_whole_vocabulary_log_probs_are_a_softmax_in_whatever_chunks(variant, mo
         logp, mean = token_log_probs(model, params, hidden, labels, setting.columns, nodes)
         return (weight * logp).sum(), (logp, mean)
 
-    wanted = jax.value_and_grad(plain, (0, 1), has_aux=True)(params, hidden)
+    wanted = jax.jit(jax.value_and_grad(plain, (0, 1), has_aux=True))(params, hidden)
     for logits in (1 << 24, 2 * 3 * 256, 1):  # All six nodes at once, three, one.
         monkeypatch.setattr(projection, "_LOGITS", logits)
-        close(jax.value_and_grad(chunked, (0, 1), has_aux=True)(params, hidden), wanted)
+        # A new function each time: JAX must not take what it traced for another chunk.
+        found = jax.jit(jax.value_and_grad(lambda *x: chunked(*x), (0, 1), has_aux=True))
+        close(found(params, hidden), wanted)
 
 
 @pytest.mark.parametrize("normalise", ["legal", "full"])

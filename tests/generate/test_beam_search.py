@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -34,6 +35,16 @@ SENTENCES = [
 ]
 
 
+# Compiled once for all tests that use the same sizes.
+_nll_scores = jax.jit(nll_scores, static_argnums=0)
+_random_params = functools.cache(init_params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model: T5, params, *inputs):
+    return model.apply({"params": params}, *inputs)
+
+
 class Setting:
     """A tiny random model with a format; logits sharpened so that scores differ."""
 
@@ -53,35 +64,38 @@ class Setting:
         )
         self.grammar = make_grammar(self.format, normalise, config.vocab_size)
         self.model = T5(config)
-        params = init_params(config, seed)
-        params["lm_head"]["kernel"] = params["lm_head"]["kernel"] * 4
-        self.params = params
+        self.generators: dict[tuple, Generator] = {}
+        params = _random_params(config, seed)
+        self.params = params | {"lm_head": {"kernel": params["lm_head"]["kernel"] * 4}}
 
     def batch(self, sentences: list[Sentence], rows: int | None = None, size=(24, 32)) -> Batch:
         self.examples = encode(sentences, self.format)
         return collate(self.examples, rows or len(sentences), size)
 
     def search(self, batch: Batch, k: int, **options):
-        generator = Generator(self.model, self.format, self.grammar, k=k, **options)
-        return generator(self.params, batch)
+        key = (k, *sorted(options.items()))
+        if key not in self.generators:
+            generator = Generator(self.model, self.format, self.grammar, k=k, **options)
+            self.generators[key] = generator
+        return self.generators[key](self.params, batch)
 
     def log_probs(self, batch: Batch, row: int):
         """Log-probabilities of the columns after a prefix of one sentence, by a full pass."""
-        apply = jax.jit(self.model.apply)
         at = slice(row, row + 1)
 
         def after(prefix: tuple[int, ...]) -> np.ndarray:
             inputs = np.zeros_like(batch.target_BxT[at])
             inputs[0, 1 : 1 + len(prefix)] = prefix
             sides = batch.fused_source_BxS[at], batch.fused_target_BxT[at]
-            logits = apply({"params": self.params}, batch.source_BxS[at], inputs, *sides)
+            logits = _logits(self.model, self.params, batch.source_BxS[at], inputs, *sides)
             return np.asarray(jax.nn.log_softmax(logits[0, len(prefix), self.grammar.columns_C]))
 
         return after
 
     def score(self, batch: Batch, outputs: list[tuple[int, ...]], row: int = 0) -> np.ndarray:
         """Teacher-forced s of outputs of the sentence in `row`."""
-        n, T = len(outputs), batch.target_BxT.shape[1]
+        T = batch.target_BxT.shape[1]
+        n = 2 ** max(4, (len(outputs) - 1).bit_length())  # Few sizes, few programs.
         target = np.zeros((n, T), np.int32)
         for i, ids in enumerate(outputs):
             target[i, : len(ids)] = ids
@@ -93,13 +107,13 @@ class Setting:
             np.repeat(batch.fused_target_BxT[row : row + 1], n, 0),
             target,
         )
-        logp, _, mask = nll_scores(
+        logp, _, mask = _nll_scores(
             self.model,
             self.params,
             data,
             OutputColumns(jnp.asarray(self.grammar.columns_C), jnp.asarray(columns)),
         )
-        return np.asarray((logp * mask).sum(1))
+        return np.asarray((logp * mask).sum(1))[: len(outputs)]
 
 
 def outputs_of(beams, row: int) -> list[tuple[int, ...]]:
@@ -257,15 +271,15 @@ def test_one_beam_is_greedy_search():
     setting = Setting()
     batch = setting.batch(SENTENCES)
     beams = setting.search(batch, 1, use_grammar=False)
-    apply = jax.jit(setting.model.apply)
     for row in range(len(SENTENCES)):
         ids: list[int] = []
         cap = int(batch.cap_B[row])
         while len(ids) < cap and (not ids or ids[-1] != 1):
             inputs = np.zeros((1, 32), np.int32)
             inputs[0, 1 : 1 + len(ids)] = ids
-            logits = apply(
-                {"params": setting.params},
+            logits = _logits(
+                setting.model,
+                setting.params,
                 batch.source_BxS[row : row + 1],
                 inputs,
                 batch.fused_source_BxS[row : row + 1],
