@@ -233,12 +233,12 @@ def part_rows(size: str, dtype: str, rates: Rates, quick: bool, rounds: int) -> 
             "encoder": partial(encode, variables, case.inputs.source_BxS),
             "cross_kv": partial(cross_kv, variables, encoded),
             "search": partial(jax.jit(case.search(config)), params, case.inputs),
-            "update": partial(
-                jax.jit(update.our_loss_and_gradient(config)), params, batch, key, columns
-            ),
         },
         rounds,
     )
+    # Not in turns with those: a few GB of temporaries leave them no cache.
+    compute = partial(jax.jit(update.our_loss_and_gradient(config)), params, batch, key, columns)
+    times |= measure.alternate({"update": compute}, rounds)
     # What the search does besides; its two parts cannot be told apart from outside.
     works["decoder and projection"] = works.pop("decoder") + works.pop("projection")
     rest = times["search"] - times["encoder"] - times["cross_kv"]

@@ -70,7 +70,7 @@ def test_transformers_flax_reads_what_we_save(
     assert_equal_trees(params, jax.device_get(oracle.params))
     source_BxS, inputs_BxT, _ = batch
     theirs = oracle(source_BxS, (source_BxS != 0).astype(int), inputs_BxT).logits
-    ours = T5(config).apply({"params": params}, source_BxS, inputs_BxT)
+    ours = jax.jit(T5(config).apply)({"params": params}, source_BxS, inputs_BxT)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_folder_of_transformers_torch_loads(tiny, batch, tmp_path, variant, kind
         attention_mask=torch.tensor(source_BxS != 0).long(),
         decoder_input_ids=torch.tensor(inputs_BxT).long(),
     ).logits
-    ours = T5(config).apply({"params": params}, source_BxS, inputs_BxT)
+    ours = jax.jit(T5(config).apply)({"params": params}, source_BxS, inputs_BxT)
     np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-4)
 
 
@@ -264,8 +264,10 @@ def test_growing_the_vocabulary_keeps_old_logits(tiny, random_params, batch, var
     params = random_params(config)
     grown = resize_embeddings(params, 50)
     source_BxS, inputs_BxT, _ = batch
-    before = T5(config).apply({"params": params}, source_BxS, inputs_BxT)
-    after = T5(tiny(variant, vocab_size=50)).apply({"params": grown}, source_BxS, inputs_BxT)
+    before = jax.jit(T5(config).apply)({"params": params}, source_BxS, inputs_BxT)
+    after = jax.jit(T5(tiny(variant, vocab_size=50)).apply)(
+        {"params": grown}, source_BxS, inputs_BxT
+    )
     assert after.shape[-1] == 50
     np.testing.assert_allclose(after[..., :40], before, atol=1e-5)
     assert params["shared"]["embedding"].shape == (40, 16)
