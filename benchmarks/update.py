@@ -47,7 +47,7 @@ from groot_jax.model.t5 import T5
 
 MODES = ("legal", "full")
 # Relative, of the loss, of the whole gradient and of each parameter's; see `Apart`.
-LOSS_TOLERANCE, WHOLE_TOLERANCE, PARAMETER_TOLERANCE = 1e-5, 2e-4, 1e-3
+LOSS_TOLERANCE, WHOLE_TOLERANCE, PARAMETER_TOLERANCE = 1e-5, 1e-4, 1e-4
 POOL_CONFIGS = ("mit_restaurant", "snips", "retail")
 BATCH = 16
 

@@ -82,7 +82,9 @@ def get_config() -> ConfigDict:
     config.reward.malformed_penalty = 0.1
     # The Python function takes and returns lists, one item a candidate.
     config.reward.batch = False
-    config.reward.workers = -1  # Scoring processes; -1: cores - 1, at most 8; 0: inside the job.
+    # Scoring processes; -1: cores - 1, at most 8; 0: inside the job. A reward that waits for a
+    # model or a service wants more: those that wait need no core.
+    config.reward.workers = -1
     config.reward.deadline = 10.0  # Seconds that one call may take.
 
     config.optimizer = ConfigDict()
