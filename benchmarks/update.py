@@ -33,7 +33,7 @@ import numpy as np
 import optax
 
 from benchmarks import baselines, floor, measure, runs, workload
-from benchmarks.generate import exact
+from benchmarks.generate import exact, is_exact
 from groot_jax import config as configs
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.pools import pool_batch
@@ -248,7 +248,10 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
     theirs_args = (params, tiled, kept)
     ours, our_seconds = measure.compiled(our_loss_and_gradient(config), *ours_args)
     theirs, their_seconds = measure.compiled(tiled_loss_and_gradient(config), *theirs_args)
-    as_is = compare(config, ours_args, theirs_args)
+    if is_exact(config):
+        as_is = apart(ours(*ours_args), theirs(*theirs_args))
+    else:
+        as_is = compare(config, ours_args, theirs_args)
     # Rounding now and then puts a pre-activation on the other side of ReLU's kink, and the gradient
     # of a unit comes or goes with it, on either side. So gradients are held to the bounds in the
     # same model with an activation that has no kink; its weights are random anyway.
