@@ -204,6 +204,9 @@ def get_config() -> ConfigDict:
     config.mesh.rules.norm = ""
     # When fsdp or tensor leaves over 2 % of the parameters' bytes replicated: warn | error | allow.
     config.mesh.replicated = "warn"
+    # How devices' gradients are added. ordered: in one order, so that any number of processes gets
+    # the same bits (data axis alone); any: as is fastest; auto: ordered on CPUs where it can be.
+    config.mesh.sums = "auto"
 
     # Runs of several processes; see docs/launch.md.
     config.distributed = ConfigDict()

@@ -38,6 +38,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "groot.schedule": _SCHEDULES,
     "groot.nll_average": _AVERAGES,
     "mesh.replicated": ("warn", "error", "allow"),
+    "mesh.sums": ("auto", "ordered", "any"),
     "evaluate.decide": ("map", "mbr", "threshold"),
 }
 

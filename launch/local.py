@@ -65,8 +65,9 @@ def environment(
         "JAX_PROCESS_ID": str(index),
         "XLA_FLAGS": " ".join(flags),
         # The size of XLA's thread pool: with fewer threads than two a device, devices that wait for
-        # each other in a collective can wait for ever.
-        "NPROC": str(max(2 * devices, os.cpu_count() or 1)),
+        # each other in a collective can wait for ever. As many whatever the number of processes:
+        # how XLA splits, and so sums, a large matrix product depends on it.
+        "NPROC": str(max(2 * processes * devices, os.cpu_count() or 1)),
         "PYTHONUNBUFFERED": "1",
     }
 

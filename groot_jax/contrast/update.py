@@ -6,6 +6,7 @@ a denominator that counts real sentences or tokens: padding and accumulation cha
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,7 +17,7 @@ import optax
 
 from groot_jax.contrast.losses import LossSettings, Pool, contrast
 from groot_jax.contrast.projection import OutputColumns, token_log_probs
-from groot_jax.model.layout import constrain
+from groot_jax.model.layout import constrain, summed
 from groot_jax.model.t5 import T5
 
 Params: TypeAlias = Any
@@ -189,22 +190,36 @@ def nll_step(
 ) -> tuple[TrainState, Metrics]:
     """One step of maximum likelihood of gold, mean over tokens or over sentences."""
 
-    def loss_fn(params: Params) -> tuple[jax.Array, Metrics]:
-        logp_BxT, smooth_BxT, mask_BxT = nll_scores(
-            model, params, batch, columns, jax.random.fold_in(key, state.step)
-        )
-        loss_BxT = -(1 - label_smoothing) * logp_BxT - label_smoothing * smooth_BxT
-        tokens = mask_BxT.sum().astype(jnp.float32)
-        sentences = mask_BxT[:, 0].sum().astype(jnp.float32)
-        loss_sum = (loss_BxT * mask_BxT).sum()
-        denominator = jnp.maximum(tokens if average == "token" else sentences, 1.0)
-        metrics = {
-            "loss": (loss_sum, denominator),
-            "gold_score": ((logp_BxT * mask_BxT).sum(), sentences),
-        }
-        return loss_sum / denominator, metrics
+    real_BxT = batch.target_BxT != model.config.pad_token_id
+    tokens = real_BxT.sum().astype(jnp.float32)
+    sentences = real_BxT[:, 0].sum().astype(jnp.float32)
+    denominator = jnp.maximum(tokens if average == "token" else sentences, 1.0)
 
-    (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    def sums(
+        params: Params,
+        batch: NllBatch,
+        key: jax.Array,
+        columns: OutputColumns,
+        denominator: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        logp_BxT, smooth_BxT, mask_BxT = nll_scores(model, params, batch, columns, key)
+        loss_BxT = -(1 - label_smoothing) * logp_BxT - label_smoothing * smooth_BxT
+        loss_sum = (loss_BxT * mask_BxT).sum()
+        gold_sum = (logp_BxT * mask_BxT).sum()
+        return loss_sum / denominator, {"loss": loss_sum, "gold_score": gold_sum}
+
+    (_, parts), grads = summed(
+        jax.value_and_grad(sums, has_aux=True),
+        state.params,
+        batch,
+        jax.random.fold_in(key, state.step),
+        columns,
+        denominator,
+    )
+    metrics = {
+        "loss": (parts["loss"], denominator),
+        "gold_score": (parts["gold_score"], sentences),
+    }
     return _apply(state, grads, optimizer, metrics)
 
 
@@ -254,30 +269,31 @@ def groot_step(
     tokens = jnp.where(batch.gold_BxM, batch.length_BxM, 0).sum().astype(jnp.float32)
     denominators = (sentences, jnp.maximum(tokens, 1.0))
     sums = partial(
-        _pool_sums,
-        columns=columns,
-        denominators=denominators,
-        model=model,
-        settings=settings,
-        nll_weight=nll_weight,
-        average=average,
+        _pool_sums, model=model, settings=settings, nll_weight=nll_weight, average=average
     )
     grad_fn = jax.value_and_grad(sums, has_aux=True)
-    if accumulate == 1:
-        (loss, parts), grads = grad_fn(state.params, batch, key)
-    else:
+
+    def accumulated(params: Params, batch: PoolBatch, key: jax.Array, *shared: Any) -> Any:
+        # A device that is given its own rows alone has its share of the groups.
+        share = batch.gold_BxM.shape[0] / real_B.shape[0]
+        batch = dataclasses.replace(batch, groups=round(batch.groups * share))
+        if accumulate == 1:
+            return grad_fn(params, batch, key, *shared)
         slices = batch.parts(accumulate)
 
         def add(carry: Any, item: tuple[PoolBatch, jax.Array]) -> tuple[Any, None]:
             part, index = constrain(item[0], "batch"), item[1]
-            new = grad_fn(state.params, part, jax.random.fold_in(key, index))
+            new = grad_fn(params, part, jax.random.fold_in(key, index), *shared)
             return jax.tree.map(jnp.add, carry, new), None
 
+        first = jax.tree.map(lambda x: x[0], slices)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(grad_fn, state.params, jax.tree.map(lambda x: x[0], slices), key),
+            jax.eval_shape(grad_fn, params, first, key, *shared),
         )
-        ((loss, parts), grads), _ = jax.lax.scan(add, zeros, (slices, jnp.arange(accumulate)))
+        return jax.lax.scan(add, zeros, (slices, jnp.arange(accumulate)))[0]
+
+    (loss, parts), grads = summed(accumulated, state.params, batch, key, columns, denominators)
     one = jnp.float32(1.0)
     metrics = {
         "loss": (loss, one),

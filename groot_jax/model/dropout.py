@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from groot_jax.model.layout import device_index
 
-def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """uint32 of `shape`, each a hash of its index and of 64 bits that `key` draws.
+
+def random_words(key: jax.Array, shape: tuple[int, ...], start: jax.Array | int = 0) -> jax.Array:
+    """uint32 of `shape`, each a hash of its index (from `start` on) and of 64 bits of `key`.
 
     The rounds and multipliers are Chris Wellons's `lowbias32` (nullprogram.com, "Prospecting for
     Hash Functions"), with the second half of the bits let in between. No generator's state is
@@ -16,7 +20,7 @@ def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     likes, and of a sharded array each device makes its own.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
-    index: jax.Array = jnp.uint32(0)
+    index = jnp.uint32(start)
     stride = 1
     for axis in reversed(range(len(shape))):
         # Beyond 2^32 elements the words repeat.
@@ -31,6 +35,10 @@ def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def dropped_out(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """`x` with a share `rate` of its elements zeroed, and the others scaled to keep the mean."""
-    kept = random_words(key, x.shape) >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
+    """`x` with a share `rate` of its elements zeroed, and the others scaled to keep the mean.
+
+    Rows come first in `x`: a device that is given its own alone draws what the whole would.
+    """
+    start = jnp.uint32(device_index()) * np.uint32(math.prod(x.shape) % 2**32)
+    kept = random_words(key, x.shape, start) >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
     return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))

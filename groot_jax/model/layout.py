@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from groot_jax.errors import UserError
@@ -42,6 +44,7 @@ class Layout:
 
     mesh: Mesh | AbstractMesh
     rules: Rules
+    ordered: bool = False  # what `summed` sums is added in the order of the devices
 
     def axes(self, name: str | None) -> tuple[str, ...]:
         """Mesh axes of a logical one; None has none. Raises UserError where no rule is usable."""
@@ -95,6 +98,8 @@ class Layout:
 
 
 _in_use: ContextVar[Layout | None] = ContextVar("layout", default=None)
+# The mesh axes that split the rows of what is traced, where each device is given its own alone.
+_split_by: ContextVar[tuple[str, ...]] = ContextVar("split_by", default=())
 
 
 @contextmanager
@@ -131,6 +136,52 @@ def by_sentence(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
         return function(x)
     rows = layout.batch.spec
     return jax.shard_map(function, mesh=layout.mesh, in_specs=rows, out_specs=rows)(x)
+
+
+def summed(function: Callable[..., Any], params: Any, batch: Any, *shared: Any) -> Any:
+    """`function(params, batch, *shared)`, a tree of float32 sums over the rows of the batch.
+
+    How a mesh adds up its devices' shares depends on what connects them: four numbers have another
+    sum in the last bit as (a + b) + (c + d), and training amplifies it. With an ordered layout each
+    device sums its own rows, whatever the others do, and the shares are added in the order of the
+    devices: any number of processes has the same bits. Sent and received is what a reduction sends.
+    """
+    layout = _in_use.get()
+    if layout is None or not layout.ordered or layout.mesh.size == 1:
+        return function(params, batch, *shared)
+    axes, rows = layout.axes("batch"), layout.batch.spec
+
+    def own_rows(*arguments: Any) -> Any:
+        token = _split_by.set(axes)
+        try:
+            with use_layout(None):
+                return _added(function(*arguments), axes, layout.ways("batch"))
+        finally:
+            _split_by.reset(token)
+
+    whole = PartitionSpec()
+    return jax.shard_map(
+        own_rows,
+        mesh=layout.mesh,
+        in_specs=(whole, rows, *(whole for _ in shared)),
+        out_specs=whole,
+        check_vma=False,  # It would add up the gradient of what is shared by itself.
+    )(params, batch, *shared)
+
+
+def _added(tree: Any, axes: tuple[str, ...], ways: int) -> Any:
+    """The sum of the devices' trees: each device adds one part of all, and hands it round."""
+    flat_N, unflatten = ravel_pytree(tree)
+    N = len(flat_N)
+    parts_WxP = jnp.pad(flat_N, (0, -N % ways)).reshape(ways, -1)
+    sum_P = jax.lax.all_to_all(parts_WxP, axes, 0, 0).sum(0)
+    return unflatten(jax.lax.all_gather(sum_P, axes, tiled=True)[:N])
+
+
+def device_index() -> Any:
+    """Which share of the rows is traced: 0, but inside of an ordered `summed`."""
+    axes = _split_by.get()
+    return jax.lax.axis_index(axes) if axes else 0
 
 
 def looked_up(x: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ Knows where arrays live, not what they mean.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -115,9 +116,28 @@ def place(
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     layout = Layout(mesh, config.mesh.rules.to_dict())
     params = param_shardings(mesh, model_config, layout.rules)
+    ordered = adds_in_order(config.mesh.sums, layout, params, mesh.devices.flat[0].platform)
+    layout = dataclasses.replace(layout, ordered=ordered)
     problem = replication_problem(mesh, model_config, params)
     if problem and config.mesh.replicated == "error":
         raise UserError(problem)
     if problem and config.mesh.replicated == "warn" and jax.process_index() == 0:
         print(f"warning: {problem}", file=sys.stderr)
     return Placement(params, layout)
+
+
+def adds_in_order(sums: str, layout: Layout, params: Any, platform: str) -> bool:
+    """Whether gradients are added in the order of the devices; `sums`: `config.mesh.sums`.
+
+    Raises UserError where it must and cannot be.
+    """
+    if sums == "any":
+        return False
+    whole = all(sharding.is_fully_replicated for sharding in jax.tree.leaves(params))
+    possible = whole and layout.ways("batch") == layout.mesh.size
+    if sums == "ordered" and not possible:
+        raise UserError(
+            "config.mesh.sums=ordered needs all devices on the data axis: take config.mesh.fsdp=1 "
+            "and config.mesh.tensor=1, or config.mesh.sums=any"
+        )
+    return possible and (sums == "ordered" or platform == "cpu")

@@ -81,10 +81,10 @@ def state_of(workdir: Path, system: str) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def assert_same_results(a: Path, b: Path) -> None:
+def assert_same_results(a: Path, b: Path, tolerance: float = 1e-3) -> None:
     left, right = (dict(numbers(json.loads((w / "results.json").read_text()))) for w in (a, b))
     assert left.keys() == right.keys() and len(left) > 100
-    assert {key: value for key, value in left.items() if abs(value - right[key]) > 1e-3} == {}
+    assert {key: value for key, value in left.items() if abs(value - right[key]) > tolerance} == {}
 
 
 def pid_of(workdir: Path, index: int) -> int | None:
@@ -145,13 +145,14 @@ def test_a_killed_process_ends_the_others_by_name_and_the_run_resumes(killed_and
 
 
 def test_two_processes_train_what_one_with_as_many_devices_does(on_four, killed_and_resumed):
+    """To the last bit: training amplifies what differs, so that a long run would end elsewhere."""
     workdir, *_ = killed_and_resumed
-    assert_same_results(workdir, on_four)
+    assert_same_results(workdir, on_four, tolerance=0.0)
     for system in TOTALS:
         left, right = state_of(workdir, system), state_of(on_four, system)
         assert left.keys() == right.keys()
         for key, value in left.items():
-            np.testing.assert_allclose(value, right[key], atol=2e-4, rtol=1e-3, err_msg=key)
+            np.testing.assert_array_equal(value, right[key], err_msg=key)
 
 
 @pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 8), (2, 1)])

@@ -19,7 +19,7 @@ from groot_jax.model.layout import DEFAULT_RULES, MESH_AXES, Layout, constrain, 
 from groot_jax.model.partitioning import param_shardings, replicated_share, replication_problem
 from groot_jax.model.t5 import T5, init_params, param_shapes
 from groot_jax.training import setup
-from groot_jax.training.setup import Placement
+from groot_jax.training.setup import Placement, adds_in_order
 from tests.model import golden_shardings
 
 RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
@@ -93,6 +93,21 @@ def test_too_much_replication_is_said_aloud(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="too much"):
         setup.place(load(RETAIL, [("mesh.replicated", "error")]), config)
+
+
+def test_gradients_are_added_in_order_only_where_devices_hold_whole_parameters():
+    config = preset("nano", "v1_1", 256)
+
+    def ordered(sums: str, platform: str, **sizes: int) -> bool:
+        layout = Layout(mesh(**sizes), DEFAULT_RULES)
+        return adds_in_order(sums, layout, param_shardings(mesh(**sizes), config), platform)
+
+    assert ordered("auto", "cpu", data=8) and ordered("ordered", "tpu", data=8)
+    assert not ordered("auto", "tpu", data=8) and not ordered("any", "cpu", data=8)
+    for sizes in ({"fsdp": 8}, {"data": 4, "tensor": 2}):
+        assert not ordered("auto", "cpu", **sizes)
+        with pytest.raises(UserError, match=r"mesh\.sums=ordered needs .*mesh\.tensor=1"):
+            ordered("ordered", "cpu", **sizes)
 
 
 def test_constraints_cost_nothing_on_one_device():

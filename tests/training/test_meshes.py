@@ -13,7 +13,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
-MESHES = ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8))
+# Sizes, and how gradients are added: in order only the data axis can.
+MESHES = (
+    (8, 1, 1, "ordered"),
+    (8, 1, 1, "any"),
+    (2, 2, 2, "any"),
+    (1, 4, 2, "any"),
+    (1, 1, 8, "any"),
+)
+PARTS = ((1, 1, 1, "any"), (8, 1, 1, "ordered"), (2, 2, 2, "any"))  # Updates by parts as well.
 # With the dropout of stage 0, which draws the same on all of them; an update by parts draws anew.
 # In a process of its own: the number of CPU devices is fixed at start. Batches of 12 sentences fit
 # no mesh of 8, and 5 sentences are fewer than there are devices.
@@ -64,6 +72,7 @@ column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
 column_of_V[columns] = np.arange(len(columns))
 start = init_params(task.model_config, 0)
 pools = {}
+meshes, parts = json.loads(sys.argv[2])
 
 
 def flat(tree):
@@ -71,11 +80,13 @@ def flat(tree):
             jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def answers(sizes):
+def answers(mesh):
     """On a mesh: metrics and parameters after an update of each kind, and candidates."""
-    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = sizes
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.sums = mesh
+    sizes = mesh[:3]
     count = int(np.prod(sizes))
     placement = place(config, task.model_config, jax.devices()[:count])
+    assert placement.layout.ordered == (mesh[3] == "ordered")
     everywhere = placement.everywhere
     outputs = placing.put(OutputColumns(columns, column_of_V), everywhere)
     key = placing.put(jax.random.key_data(jax.random.key(0, impl="rbg")), everywhere)
@@ -107,7 +118,7 @@ def answers(sizes):
                           placing.put(data, placement.batch), key, outputs)
     found["nll"] = flat(state.params), jax.device_get(metrics)
 
-    for accumulate in (1, 2) if tuple(sizes) in ((1, 1, 1), (2, 2, 2)) else (1,):
+    for accumulate in (1, 2) if list(mesh) in parts else (1,):
         config.groot.accumulate = accumulate
         own_B = placement.own_rows(12, accumulate)
         batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
@@ -137,11 +148,11 @@ def worst(left, right):
     return max(float(np.abs(left[k] - right[k]).max()) for k in left)
 
 
-expected, expected_candidates = answers((1, 1, 1))
+expected, expected_candidates = answers((1, 1, 1, "any"))
 one, two = (expected[f"groot, accumulate {n}"] for n in (1, 2))
 report = {"accumulate": worst(one[0], two[0]), "moved": worst(flat(start), one[0])}
-for sizes in json.loads(sys.argv[2]):
-    found, candidates = answers(sizes)
+for mesh in meshes:
+    found, candidates = answers(mesh)
     for name, (params, metrics) in found.items():
         there, numbers = expected[name]
         differ = {k: abs(float(a) - float(numbers[k][0])) / max(abs(float(numbers[k][0])), 1e-6)
@@ -149,12 +160,12 @@ for sizes in json.loads(sys.argv[2]):
         counts = {k: (float(n), float(numbers[k][1])) for k, (_, n) in metrics.items()}
         assert all(a == b for a, b in counts.values()), counts
         worsts = {"params": worst(params, there), "metrics": max(differ.values())}
-        report[f"{sizes} {name}"] = worsts
+        report[f"{mesh} {name}"] = worsts
     if candidates is None:
         continue
     labelings, others = ([[y for y, _ in c] for c in x] for x in (candidates, expected_candidates))
     assert labelings == others
-    report[f"{sizes} scores"] = max(
+    report[f"{mesh} scores"] = max(
         abs(a - b) for c, d in zip(candidates, expected_candidates)
         for (_, a), (_, b) in zip(c, d)
     )
@@ -172,7 +183,10 @@ def report() -> dict[str, Any]:
         "NPROC": "16",  # Fewer threads than two a device can deadlock in a collective.
     }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(ROOT / "configs" / "retail.py"), json.dumps(MESHES)],
+        [
+            *(sys.executable, "-c", PROGRAM, str(ROOT / "configs" / "retail.py")),
+            json.dumps([MESHES, PARTS]),
+        ],
         env=env,
         capture_output=True,
         text=True,
@@ -183,13 +197,13 @@ def report() -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("sizes", MESHES, ids=str)
-def test_a_mesh_gives_the_answers_of_one_device(report, sizes):
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_a_mesh_gives_the_answers_of_one_device(report, mesh):
     """Parameters after a step of plain descent at rate 1, so that they differ by the gradients."""
     assert report["moved"] > 0.1
-    kinds = {name: found for name, found in report.items() if name.startswith(str(list(sizes)))}
-    assert kinds.pop(f"{list(sizes)} scores", 0.0) < 1e-3
-    assert len(kinds) >= 2
+    kinds = {name: found for name, found in report.items() if name.startswith(str(list(mesh)))}
+    assert kinds.pop(f"{list(mesh)} scores", 0.0) < 1e-3
+    assert len(kinds) == (3 if mesh in PARTS else 2)
     for name, found in kinds.items():
         assert found["params"] < 1e-4 * report["moved"], name
         assert found["metrics"] < 1e-4, name
