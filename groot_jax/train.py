@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
+from groot_jax.allocator import release_freed_memory
 from groot_jax.contrast.pools import Sizes, pool_batch
 from groot_jax.contrast.update import NllBatch, OutputColumns, TrainState
 from groot_jax.data.batches import Batch, Example, TrainingBatches, encode
@@ -47,7 +48,7 @@ from groot_jax.training.loop import Stage, Update, new_state, state_shapes
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Placement, device_setup, place
 from groot_jax.training.status import WorkdirLock, write_status
-from groot_jax.training.steps import jit_groot_step, jit_nll_step, loss_weights
+from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step, loss_weights
 from groot_jax.training.task import (
     Task,
     check_corpus,
@@ -258,6 +259,7 @@ def train_nll(run: Run) -> None:
             updates=updates,
         )
     )
+    let_go(step_fn)
 
 
 def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
@@ -418,6 +420,14 @@ def train_system(run: Run, system: str) -> None:
             updates=updates,
         )
     )
+    let_go(step_fn, *([generator] if noisy else []))
+
+
+def let_go(*programs: Step | Generator) -> None:
+    """Of what is compiled: a system may have 50 programs, each of which holds 50 to 100 MiB."""
+    for program in programs:
+        program.clear_cache()
+    release_freed_memory()
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Generator:
                 )
 
         # Every result has the sentences first.
-        self._search = jax.jit(search, out_shardings=self._batch_sharding)
+        self._search: Any = jax.jit(search, out_shardings=self._batch_sharding)
 
     def __call__(self, params: Any, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
         inputs = SearchInput(
@@ -71,6 +71,10 @@ class Generator:
         if self._batch_sharding is not None:
             inputs = placing.put(inputs, self._batch_sharding)
         return self._search(params, inputs, dropout_key)
+
+    def clear_cache(self) -> None:
+        """Lets go of the compiled searches, as a jitted function's `clear_cache` does."""
+        self._search.clear_cache()
 
     def lower(self, params: Any, inputs: SearchInput) -> Any:
         """The search as `jax.jit(...).lower` has it; shapes with shardings may stand for arrays."""
@@ -95,7 +99,7 @@ class Generator:
 
     def num_programs(self) -> int:
         """Programs compiled so far: one for each size of batch."""
-        return self._search._cache_size()  # type: ignore[attr-defined]
+        return self._search._cache_size()
 
     def read(
         self, beams: Beams, batch: Batch, examples: Sequence[Example]

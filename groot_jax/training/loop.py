@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from groot_jax.allocator import release_freed_memory
 from groot_jax.contrast.update import Metrics, TrainState
 from groot_jax.hosts import Hosts
 from groot_jax.model import placing
@@ -108,6 +109,7 @@ def train(
                 meta.finished = step == total or bool(stage.patience and since >= stage.patience)
                 monitor.say(_look_line(system, step, total, dev, best.step == step))
                 checkpoints.save(step, update.state, meta)
+                release_freed_memory()
                 if meta.finished and step < total:
                     monitor.say(
                         f"{system}: ended at step {step}, after {since} looks at dev without a "

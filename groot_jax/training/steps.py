@@ -6,9 +6,8 @@ Built here alone, so that what preflight compiles and benchmarks time is what tr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import optax
@@ -21,13 +20,23 @@ from groot_jax.model.layout import Layout, use_layout
 from groot_jax.model.t5 import T5
 
 
+class Step(Protocol):
+    """A jitted update."""
+
+    def __call__(self, state: TrainState, batch: Any, key: jax.Array, columns: Any) -> Any: ...
+
+    def clear_cache(self) -> None:
+        """Lets go of its compiled programs, which stay in memory otherwise."""
+        ...
+
+
 def jit_nll_step(
     stage: ConfigDict,
     model_config: T5Config,
     optimizer: optax.GradientTransformation,
     shardings: TrainState,
     layout: Layout | None = None,
-) -> Callable[..., Any]:
+) -> Step:
     """(state, NllBatch, key, columns) -> (state, metrics); `stage` is `config.nll`.
 
     `layout` lays out the activations; without it the compiler alone decides."""
@@ -47,7 +56,7 @@ def jit_groot_step(
     optimizer: optax.GradientTransformation,
     shardings: TrainState,
     layout: Layout | None = None,
-) -> Callable[..., Any]:
+) -> Step:
     """(state, PoolBatch, key, columns) -> (state, metrics); `stage` is `config.groot`, or a
     variant of it."""
     step = partial(
@@ -64,13 +73,15 @@ def jit_groot_step(
     return _jit(step, shardings, layout)
 
 
-def _jit(step: partial[Any], shardings: TrainState, layout: Layout | None) -> Callable[..., Any]:
+def _jit(step: partial[Any], shardings: TrainState, layout: Layout | None) -> Step:
     @wraps(step.func)
     def laid_out(*args: Any) -> Any:
         with use_layout(layout):
             return step(*args)
 
-    return jax.jit(laid_out, donate_argnums=0, out_shardings=(shardings, None))
+    # Its declared type lacks `clear_cache`.
+    jitted: Any = jax.jit(laid_out, donate_argnums=0, out_shardings=(shardings, None))
+    return jitted
 
 
 def loss_weights(stage: ConfigDict) -> tuple[tuple[str, float], ...]:
