@@ -184,23 +184,23 @@ def observed(recorder: Recorder) -> ExitStack:
 
     plain_jit_step = train.jit_groot_step
 
-    def jit_step(*args: Any) -> Any:
-        program = plain_jit_step(*args)
+    class Update:
+        def __init__(self, *args: Any) -> None:
+            self._program = plain_jit_step(*args)
+            self.clear_cache = self._program.clear_cache
 
-        def update(*data: Any) -> Any:
+        def __call__(self, *data: Any) -> Any:
             start = time.perf_counter()
             with recorder.span("host", "dispatch update"):
-                state, metrics = program(*data)
+                state, metrics = self._program(*data)
             recorder.dispatched("update", start, metrics)
             return state, metrics
-
-        return update
 
     for owner, name, value in (
         # Whichever generator a run has: one with dropout is a second one.
         (Generator, "__call__", call),
         (Generator, "read", read),
-        (train, "jit_groot_step", jit_step),
+        (train, "jit_groot_step", Update),
         (Oracle, "submit", submit),
         (train, "pool_batch", pool_batch),
         (oracles, "make_run", make_run),  # Seen where scoring has a thread, not a process.

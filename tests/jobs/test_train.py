@@ -389,12 +389,16 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(jobs, tmp_pat
 
     class Counted:
         def __init__(self, step):
-            self.step, self.sizes = step, set()
+            self.step, self.sizes, self.programs = step, set(), 0
             steps.append(self)
 
         def __call__(self, state, data, *rest):
             self.sizes.add(tuple(leaf.shape for leaf in jax.tree.leaves(data)))
             return self.step(state, data, *rest)
+
+        def clear_cache(self):
+            self.programs = self.step._cache_size()
+            self.step.clear_cache()
 
     def observed_run(*args, make_run=train.make_run):
         run = make_run(*args)
@@ -427,5 +431,7 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(jobs, tmp_pat
     assert [generator.num_programs() for generator in generators] == [1, 1]
     assert [len(step.sizes) for step in steps[::2]] == [1, 1]
     assert all(1 <= len(step.sizes) <= 9 for step in steps)
-    assert [step.step._cache_size() for step in steps] == [len(step.sizes) for step in steps]
+    assert [step.programs for step in steps] == [len(step.sizes) for step in steps]
+    # A system that is done holds none of them.
+    assert [step.step._cache_size() for step in steps] == [0] * len(steps)
     assert first > 0 and len(misses) == first
