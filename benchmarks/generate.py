@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks import baselines, floor, measure, workload
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.formats import TAG, Format
-from groot_jax.generate.beam_search import Beams, SearchInput, beam_search
+from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, search_input
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.generate.walk import SearchPlan
 from groot_jax.model.config import T5Config
@@ -71,7 +71,7 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     if full:
         inputs = workload.free_input(batch, shape.steps, config.eos_token_id)
     else:
-        inputs = workload.search_input(batch)
+        inputs = search_input(batch)
 
     def search(config: T5Config) -> Callable[[Any, SearchInput], Beams]:
         def run(params: Any, inputs: SearchInput) -> Beams:
@@ -127,7 +127,7 @@ class Reference:
         batch = self._case.batch
         sources = (
             np.repeat(array[row : row + 1], k, axis=0)
-            for array in (batch.source_BxS, batch.fused_source_BxS, batch.fused_target_BxT)
+            for array in (batch.source_BxS, batch.fused_source_BxSxF, batch.fused_target_BxT)
         )
         source_KxS, fused_source_KxS, fused_target_KxT = sources
         logp = self._forward(

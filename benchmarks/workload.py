@@ -140,26 +140,16 @@ def encode_batch(sentences: Sequence[Sentence], format_: Format) -> tuple[list[E
     return examples, make_batch(examples)
 
 
-def search_input(batch: Batch) -> SearchInput:
-    """What the search reads of a batch."""
-    return SearchInput(
-        batch.source_BxS,
-        batch.fused_source_BxS,
-        batch.template_BxL,
-        batch.fused_target_BxT,
-        batch.cap_B,
-    )
-
-
 def free_input(batch: Batch, steps: int, eos: int) -> SearchInput:
     """The same sources without a grammar: exactly `steps` tokens unless EOS comes."""
     B = len(batch.index_B)
     zeros_BxT = np.zeros((B, steps), np.int32)
     return SearchInput(
         batch.source_BxS,
-        np.zeros_like(batch.source_BxS),
+        np.zeros((*batch.source_BxS.shape, 0), np.int32),
         np.full((B, steps), eos, np.int32),
         zeros_BxT,
+        None,
         np.full(B, steps, np.int32),
     )
 

@@ -39,14 +39,17 @@ def get_config() -> ConfigDict:
     config.data.retail_seed = 0  # The seed of the generated corpus, for reader `retail`.
 
     config.text = ConfigDict()
-    # auto | sentinel_tag | fused_sentinel | tag_only | input_tag. `auto`: sentinel_tag, which is
-    # text, where `model.init` names a pretrained model, else fused_sentinel.
+    # auto | aligned | sentinel_tag | fused_sentinel | tag_only | input_tag. `auto`: sentinel_tag,
+    # which is text, where `model.init` names a pretrained model, else aligned.
     config.text.format = "auto"
     # `train`: a SentencePiece model trained on the training words, sentinels and tags as whole
     # pieces. Otherwise a Hugging Face T5 tokenizer: Hub name, folder, or a spiece.model file.
     # `auto`: that of `model.init`, or `train` where there is none.
     config.text.tokenizer = "auto"
     config.text.vocab_size = 2000  # Word pieces of a trained tokenizer, at most.
+    # For `aligned`: features of words (the word, its ends, its shape) with an embedding of their
+    # own, at most; those that occur most often in the training words.
+    config.text.max_features = 16000
     config.text.lowercase = False  # Lower-case words before they are encoded.
     # Longer sentences get `data.policy`. A pretrained T5 has 100 sentinels, so no more than that.
     config.text.max_words = 100
@@ -54,7 +57,13 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.preset = "nano"  # nano mini small base large xl xxl
-    config.model.variant = "v1_1"  # v1_0 | v1_1 (gated GELU, untied head), for presets.
+    # For presets: v1_0 | v1_1 (gated GELU, untied head) | tied (gated GELU, the embedding as head).
+    config.model.variant = "tied"
+    # How a model from scratch starts with text.format=aligned; see groot_jax/model/scratch.py.
+    config.model.start = ConfigDict()
+    config.model.start.embedding = 0.1  # Factor of T5's initial embedding.
+    config.model.start.residual = 0.1  # Factor of the last kernel of each residual branch.
+    config.model.start.local = 3.0  # Bias of the encoder's first heads to one neighbour each.
     config.model.init = ""  # Hugging Face folder or Hub id to start from; empty: from scratch.
     config.model.dtype = "float32"  # float32 | bfloat16: the type of matrix products.
     config.model.dropout = 0.1

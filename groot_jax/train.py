@@ -27,7 +27,7 @@ from rich.console import Console
 from groot_jax import config as configs
 from groot_jax.allocator import release_freed_memory
 from groot_jax.contrast.pools import Sizes, pool_batch
-from groot_jax.contrast.update import NllBatch, OutputColumns, TrainState
+from groot_jax.contrast.update import OutputColumns, TrainState, nll_batch
 from groot_jax.data.batches import Batch, Example, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.lengths import without_too_long
@@ -239,10 +239,7 @@ def train_nll(run: Run) -> None:
 
     def updates(state: TrainState, start: int) -> Iterator[Update]:
         for batch in batches.from_step(start, run.config.loader.threads):
-            data = NllBatch(
-                batch.source_BxS, batch.fused_source_BxS, batch.fused_target_BxT, batch.target_BxT
-            )
-            data = placing.put(data, run.placement.batch)
+            data = placing.put(nll_batch(batch), run.placement.batch)
             state, metrics = step_fn(state, data, key, run.columns)
             yield Update(state, metrics, {})
 

@@ -93,13 +93,22 @@ def pool_batch(
         sizes = merge_sizes(sizes)
     plan = plan_bins(sizes.nodes_B, sizes.sources_B, buckets, groups)
     num_edges = round_up(sizes.edges, buckets)
-    forest = plant(trees, plan, batch.source_BxS, batch.fused_target_BxT, M, num_edges)
+    forest = plant(
+        trees,
+        plan,
+        batch.source_BxS,
+        batch.fused_target_BxT,
+        M,
+        num_edges,
+        batch.aligned_BxT,
+    )
     return PoolBatch(
         source_BxS=batch.source_BxS,
-        fused_source_BxS=batch.fused_source_BxS,
+        fused_source_BxSxF=batch.fused_source_BxSxF,
         token_RxN=forest.token_RxN,
         depth_RxN=forest.depth_RxN,
         fused_RxN=forest.fused_RxN,
+        aligned_RxN=forest.aligned_RxN,
         attend_RxNxN=ancestors(forest.parent_RxN, int(forest.depth_RxN.max())),
         sentence_RxN=forest.sentence_RxN,
         column_RxL=forest.column_RxL,

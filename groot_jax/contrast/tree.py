@@ -40,6 +40,7 @@ class Forest(NamedTuple):
     token_RxN: np.ndarray
     depth_RxN: np.ndarray
     fused_RxN: np.ndarray  # id whose embedding is added to the token's
+    aligned_RxN: np.ndarray | None  # place in the bin's L of the encoder output added to it
     parent_RxN: np.ndarray  # in the bin; roots and padding point at themselves
     sentence_RxN: np.ndarray  # whose node it is, -1: padding
     column_RxL: np.ndarray  # source tokens of the bin's sentences, as b * S + s; -1: padding
@@ -86,10 +87,12 @@ def plant(
     fused_target_BxT: np.ndarray,
     num_candidates: int,
     num_edges: int,
+    aligned_BxT: np.ndarray | None = None,
 ) -> Forest:
     """Lays each tree where the plan says; E = `num_edges`, which holds the largest.
 
     fused_target_BxT: id that goes with the target tokens of a depth, 0: none.
+    aligned_BxT: source position that goes with them; None: none does.
     """
     (B, S), M, R, N = source_BxS.shape, num_candidates, plan.rows, plan.nodes
     E = num_edges
@@ -97,6 +100,7 @@ def plant(
         token_RxN=np.zeros((R, N), np.int32),
         depth_RxN=np.zeros((R, N), np.int32),
         fused_RxN=np.zeros((R, N), np.int32),
+        aligned_RxN=None if aligned_BxT is None else np.zeros((R, N), np.int32),
         parent_RxN=np.tile(np.arange(N, dtype=np.int32), (R, 1)),
         sentence_RxN=np.full((R, N), -1, np.int32),
         column_RxL=np.full((R, plan.sources), -1, np.int32),
@@ -115,6 +119,9 @@ def plant(
         forest.depth_RxN[row, nodes] = tree.depths
         depths = np.minimum(tree.depths, fused_target_BxT.shape[1] - 1)
         forest.fused_RxN[row, nodes] = fused_target_BxT[b, depths]
+        if forest.aligned_RxN is not None and aligned_BxT is not None:
+            # A sentence's source tokens lie in the bin as in the sentence, without its padding.
+            forest.aligned_RxN[row, nodes] = plan.source_B[b] + aligned_BxT[b, depths]
         forest.parent_RxN[row, nodes] = np.add(tree.parents, first)
         forest.sentence_RxN[row, nodes] = sentence
         columns, start = np.flatnonzero(source_BxS[b]), plan.source_B[b]

@@ -17,8 +17,9 @@ import optax
 
 from groot_jax.contrast.losses import LossSettings, Pool, contrast
 from groot_jax.contrast.projection import OutputColumns, token_log_probs
+from groot_jax.data.batches import Batch
 from groot_jax.model.layout import constrain, summed
-from groot_jax.model.t5 import T5
+from groot_jax.model.t5 import T5, rows_at
 
 Params: TypeAlias = Any
 # Of the fields of a batch: numpy on the host, jax.Array once placed or traced.
@@ -39,9 +40,21 @@ class NllBatch(NamedTuple):
     """Sentences with their gold outputs."""
 
     source_BxS: Array
-    fused_source_BxS: Array
+    fused_source_BxSxF: Array
     fused_target_BxT: Array
+    aligned_BxT: Array | None  # None: the format aligns nothing
     target_BxT: Array  # ids, EOS last, then 0
+
+
+def nll_batch(batch: Batch) -> NllBatch:
+    """What a step of stage 0 reads of a batch."""
+    return NllBatch(
+        batch.source_BxS,
+        batch.fused_source_BxSxF,
+        batch.fused_target_BxT,
+        batch.aligned_BxT,
+        batch.target_BxT,
+    )
 
 
 @flax.struct.dataclass
@@ -53,10 +66,11 @@ class PoolBatch:
     """
 
     source_BxS: Array
-    fused_source_BxS: Array
+    fused_source_BxSxF: Array
     token_RxN: Array
     depth_RxN: Array
     fused_RxN: Array
+    aligned_RxN: Array | None
     attend_RxNxN: Array  # a node sees itself and the nodes above it
     sentence_RxN: Array
     column_RxL: Array
@@ -94,7 +108,7 @@ def _encode(
     return model.apply(
         {"params": params},
         batch.source_BxS,
-        batch.fused_source_BxS,
+        batch.fused_source_BxSxF,
         deterministic=key is None,
         rngs=None if key is None else {"dropout": key},
         method=model.encode,
@@ -121,6 +135,7 @@ def nll_scores(
         model.apply({"params": params}, encoded_BxSxD, method=model.cross_kv),
         (batch.source_BxS != model.config.pad_token_id)[:, None],
         batch.fused_target_BxT,
+        None if batch.aligned_BxT is None else rows_at(encoded_BxSxD, batch.aligned_BxT),
         deterministic=key is None,
         rngs=None if key is None else {"dropout": key_decoder},
         method=model.decode,
@@ -160,6 +175,7 @@ def pool_scores(
         model.apply({"params": params}, encoded_RxLxD, method=model.cross_kv),
         owner_RxL[:, None, :] == batch.sentence_RxN[:, :, None],
         batch.fused_RxN,
+        None if batch.aligned_RxN is None else rows_at(encoded_RxLxD, batch.aligned_RxN),
         num_positions=batch.num_positions,
         deterministic=key is None,
         rngs=None if key is None else {"dropout": key_decoder},

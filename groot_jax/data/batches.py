@@ -27,9 +27,10 @@ class Example:
     index: int
     sentence: Sentence
     source: tuple[int, ...]
-    fused_source: tuple[int, ...]
+    fused_source: tuple[tuple[int, ...], ...]  # of each source position F ids, then 0
     template: tuple[int, ...]
     fused_target: tuple[int, ...]
+    aligned: tuple[int, ...] | None  # as `Format.aligned` has it
     target: tuple[int, ...]
     cap: int  # tokens of the longest output, EOS included
 
@@ -39,9 +40,10 @@ class Batch(NamedTuple):
 
     index_B: np.ndarray
     source_BxS: np.ndarray
-    fused_source_BxS: np.ndarray
+    fused_source_BxSxF: np.ndarray
     template_BxL: np.ndarray
     fused_target_BxT: np.ndarray
+    aligned_BxT: np.ndarray | None  # None: the format aligns nothing
     target_BxT: np.ndarray
     cap_B: np.ndarray
 
@@ -128,6 +130,7 @@ def encode(sentences: Sequence[Sentence], format_: Format, gold: bool = True) ->
     Raises UserError for a sentence that the format cannot hold.
     """
     examples = []
+    width = format_.fused_width
     for index, sentence in enumerate(sentences):
         words = sentence.words
         source = format_.source(words)
@@ -138,9 +141,10 @@ def encode(sentences: Sequence[Sentence], format_: Format, gold: bool = True) ->
                 index=index,
                 sentence=sentence,
                 source=source.ids,
-                fused_source=source.fused,
+                fused_source=tuple((*ids, *(0,) * (width - len(ids))) for ids in source.fused),
                 template=format_.template(words),
                 fused_target=format_.fused_target(len(words)) or (),
+                aligned=format_.aligned(len(words)),
                 target=format_.target(sentence.labeling, words) if known else (),
                 cap=format_.max_target_length(words),
             )
@@ -162,13 +166,14 @@ def collate(
     EOS, its last item.
     """
     S, T = size
-    eos = examples[0].template[-1]
+    F, eos = len(examples[0].fused_source[0]), examples[0].template[-1]
     batch = Batch(
         index_B=np.full(batch_size, -1, np.int32),
         source_BxS=np.zeros((batch_size, S), np.int32),
-        fused_source_BxS=np.zeros((batch_size, S), np.int32),
+        fused_source_BxSxF=np.zeros((batch_size, S, F), np.int32),
         template_BxL=np.full((batch_size, T), eos, np.int32),
         fused_target_BxT=np.zeros((batch_size, T), np.int32),
+        aligned_BxT=None if examples[0].aligned is None else np.zeros((batch_size, T), np.int32),
         target_BxT=np.zeros((batch_size, T), np.int32),
         cap_B=np.zeros(batch_size, np.int32),
     )
@@ -177,9 +182,11 @@ def collate(
             continue
         batch.index_B[row] = e.index
         batch.source_BxS[row, : len(e.source)] = e.source
-        batch.fused_source_BxS[row, : len(e.fused_source)] = e.fused_source
+        batch.fused_source_BxSxF[row, : len(e.fused_source)] = e.fused_source
         batch.template_BxL[row, : len(e.template)] = e.template
         batch.fused_target_BxT[row, : len(e.fused_target)] = e.fused_target
+        if batch.aligned_BxT is not None and e.aligned is not None:
+            batch.aligned_BxT[row, : len(e.aligned)] = e.aligned
         batch.target_BxT[row, : len(e.target)] = e.target
         batch.cap_B[row] = e.cap
     return batch

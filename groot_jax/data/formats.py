@@ -27,11 +27,11 @@ _Output = TypeVar("_Output", str, list[int])
 
 
 class Source(NamedTuple):
-    """Encoder input: `ids`, EOS last; `fused[i]` is the sentinel whose embedding is added at i, 0 =
-    none. Both have the same length."""
+    """Encoder input: `ids`, EOS last; `fused[i]` are ids whose embeddings are added to that of
+    `ids[i]`: a sentinel, or what else is known of a word. Both have the same length."""
 
     ids: tuple[int, ...]
-    fused: tuple[int, ...]
+    fused: tuple[tuple[int, ...], ...]
 
 
 class Format(ABC):
@@ -41,11 +41,13 @@ class Format(ABC):
     tokenizer: the one given, with whole pieces added where the format needs them; use this one.
     tags: tag -> pieces. columns_C: sorted int32 ids that an output may hold, EOS included; None for
     the whole vocabulary. max_words: of a sentence; longer ones get a UserError, as do empty ones.
-    literals_per_word: of a template, at least.
+    literals_per_word: of a template, at least. fused_width: ids fused to a source position, at
+    most.
     """
 
     name: str
     literals_per_word: int
+    fused_width = 0
 
     def __init__(self, tokenizer: Tokenizer, types: Iterable[str], max_words: int) -> None:
         self.types = tuple(sorted(set(types)))
@@ -97,6 +99,11 @@ class Format(ABC):
 
     def fused_target(self, num_words: int) -> tuple[int, ...] | None:
         """The sentinel added to the decoder's input at each step, 0 = none; None: not fused."""
+        return None
+
+    def aligned(self, num_words: int) -> tuple[int, ...] | None:
+        """The source position whose encoder output is added to the decoder's input at each step;
+        None: nothing is added."""
         return None
 
     def parse(self, text: str, words: Sequence[str]) -> tuple[Labeling, bool]:
@@ -166,7 +173,7 @@ class Format(ABC):
     def _plain_source(self, words: Sequence[str]) -> Source:
         self.check(words)
         ids = (*(id_ for word in words for id_ in self.tokenizer.word(word)), self._eos)
-        return Source(ids, (0,) * len(ids))
+        return Source(ids, ((),) * len(ids))
 
 
 class SentinelTag(Format):
@@ -204,7 +211,7 @@ class SentinelTag(Format):
         for sentinel, word in zip(self._sentinels, words, strict=False):
             ids.append(sentinel)
             ids.extend(self.tokenizer.word(word))
-        return Source((*ids, self._eos), (0,) * (len(ids) + 1))
+        return Source((*ids, self._eos), ((),) * (len(ids) + 1))
 
     def _split_ids(self, ids: list[int], words: Sequence[str]) -> tuple[_Pairs, bool]:
         n = len(words)
@@ -227,6 +234,7 @@ class FusedSentinel(SentinelTag):
 
     name = "fused_sentinel"
     literals_per_word = 0
+    fused_width = 1
 
     def __init__(self, tokenizer: Tokenizer, types: Iterable[str]) -> None:
         super().__init__(
@@ -243,13 +251,13 @@ class FusedSentinel(SentinelTag):
     def source(self, words: Sequence[str]) -> Source:
         self.check(words)
         ids: list[int] = []
-        fused: list[int] = []
+        fused: list[tuple[int, ...]] = []
         for sentinel, word in zip(self._sentinels, words, strict=False):
             pieces = self.tokenizer.word(word)
             ids.extend(pieces)
-            fused.append(sentinel)
-            fused.extend([0] * (len(pieces) - 1))
-        return Source((*ids, self._eos), (*fused, 0))
+            fused.append((sentinel,))
+            fused.extend([()] * (len(pieces) - 1))
+        return Source((*ids, self._eos), (*fused, ()))
 
     def fused_target(self, num_words: int) -> tuple[int, ...]:
         return (*self._sentinels[:num_words], 0)
@@ -306,6 +314,36 @@ class TagOnly(Format):
         return list(enumerate(map(self._tag_of_ids, runs))), True
 
 
+class Aligned(TagOnly):
+    """`O; artist; I`, but nothing has to be counted or found: a word is one source position, and
+    the encoder's output there is added to the decoder's input at the step that predicts its tag.
+
+    From scratch a decoder spends most of its training on finding its word, and its encoder on
+    putting words together from pieces. Here both are given (aligned inputs: Liu and Lane, arXiv
+    1609.01454). A word's embedding is the sum of those of what the tokenizer knows of it: the
+    word, its pieces, letters at its ends, its shape. Tags are one piece.
+    """
+
+    name = "aligned"
+
+    def __init__(self, tokenizer: Tokenizer, types: Iterable[str]) -> None:
+        types = list(types)
+        labels = ["O", "I", *plain_words(types).values()]
+        super().__init__(tokenizer.with_whole_pieces(labels), types)
+        self.fused_width = self.tokenizer.num_features - 1
+
+    def source(self, words: Sequence[str]) -> Source:
+        self.check(words)
+        bags = [self.tokenizer.features(word) for word in words]
+        return Source(
+            (*(bag[0] for bag in bags), self._eos), (*(tuple(bag[1:]) for bag in bags), ())
+        )
+
+    def aligned(self, num_words: int) -> tuple[int, ...]:
+        # The last step, which writes EOS, reads the position of the source's EOS.
+        return tuple(range(num_words + 1))
+
+
 class InputTag(Format):
     """`Add [O] Kent [artist] James [I]`: each word again, then its tag in brackets. A reader knows
     the words, so that it finds its way whatever they contain."""
@@ -346,8 +384,16 @@ class InputTag(Format):
 
 
 FORMATS: dict[str, Callable[[Tokenizer, Iterable[str]], Format]] = {
-    format_.name: format_ for format_ in (SentinelTag, FusedSentinel, TagOnly, InputTag)
+    format_.name: format_ for format_ in (SentinelTag, FusedSentinel, TagOnly, Aligned, InputTag)
 }
+
+
+def resolve_format(name: str, pretrained: bool) -> str:
+    """`text.format`, `auto` resolved: text for a pretrained T5, which has learned to read it;
+    `aligned` from scratch, where there is nothing to keep."""
+    if name != "auto":
+        return name
+    return "sentinel_tag" if pretrained else "aligned"
 
 
 def make_format(name: str, tokenizer: Tokenizer, types: Iterable[str]) -> Format:

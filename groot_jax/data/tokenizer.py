@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import sentencepiece
 
+from groot_jax.data.features import MOST_FEATURES, common_features, feature_ids
 from groot_jax.data.labeling import Sentence
 from groot_jax.errors import UserError
 
@@ -27,20 +28,28 @@ SETTINGS_FILE = "groot_tokenizer.json"
 MODEL_FILE = "spiece.model"
 LITERALS = ("[", "]", ";")  # What formats write around tags, besides sentinels.
 _CACHED_WORDS = 1 << 16
+_BAG_PIECES = 6  # Pieces of a word that stand beside its features.
 
 
 class Tokenizer(Protocol):
-    """What the formats need. Ids below `vocab_size`: the base vocabulary with its sentinels, then
-    the labels that were added as whole pieces."""
+    """What the formats need. Ids below `vocab_size`: the base vocabulary with its sentinels, the
+    features of words (none in a pretrained vocabulary), then the labels that were added as whole
+    pieces. `num_features`: what `features` gives of a word, at most."""
 
     vocab_size: int
     pad_id: int
     eos_id: int
     unk_id: int
     num_sentinels: int
+    num_features: int
 
     def word(self, word: str) -> tuple[int, ...]:
         """Pieces of one word, whatever it looks like: no special ids, at least one id. Cached."""
+        ...
+
+    def features(self, word: str) -> tuple[int, ...]:
+        """What is known of one word, as ids in no order that matters, but the first is the word
+        itself where there are features; at least one, at most `num_features`. Cached."""
         ...
 
     def text(self, text: str) -> tuple[int, ...]:
@@ -81,25 +90,46 @@ class _Pieces(Protocol):
 
 
 class WordTokenizer:
-    """The one implementation of `Tokenizer`: a base vocabulary, and whole pieces appended to it."""
+    """The one implementation of `Tokenizer`: a base vocabulary, features of words and whole pieces
+    appended to it."""
 
-    def __init__(self, pieces: _Pieces, whole: Sequence[str] = (), lowercase: bool = False) -> None:
+    def __init__(
+        self,
+        pieces: _Pieces,
+        whole: Sequence[str] = (),
+        lowercase: bool = False,
+        features: Sequence[str] = (),
+    ) -> None:
         self.pad_id, self.eos_id, self.unk_id = pieces.pad_id, pieces.eos_id, pieces.unk_id
         self.num_sentinels = len(pieces.sentinels)
-        self.vocab_size = pieces.size + len(whole)
         self.lowercase = lowercase
+        self.num_features = _BAG_PIECES + (MOST_FEATURES if features else 0)
         self._pieces = pieces
-        self._whole = {label: pieces.size + i for i, label in enumerate(whole)}
+        self._features = {name: pieces.size + i for i, name in enumerate(features)}
+        labels_at = pieces.size + len(features)
+        self.vocab_size = labels_at + len(whole)
+        self._whole = {label: labels_at + i for i, label in enumerate(whole)}
         self._labels = {id_: label for label, id_ in self._whole.items()}
         self._sentinel_index = {id_: i for i, id_ in enumerate(pieces.sentinels)}
         self._special = {self.pad_id, self.eos_id, *pieces.sentinels}
         self._cached_word = lru_cache(_CACHED_WORDS)(self._word)
+        self._cached_bag = lru_cache(_CACHED_WORDS)(self._bag)
 
     def word(self, word: str) -> tuple[int, ...]:
         return self._cached_word(word)
 
     def _word(self, word: str) -> tuple[int, ...]:
         return self.text(word.lower() if self.lowercase else word) or (self.unk_id,)
+
+    def features(self, word: str) -> tuple[int, ...]:
+        return self._cached_bag(word)
+
+    def _bag(self, word: str) -> tuple[int, ...]:
+        # Of a word of more pieces, the first ones and its ends say what there is to know.
+        pieces = self.word(word)[:_BAG_PIECES]
+        if not self._features:
+            return pieces
+        return (*feature_ids(word, self._features, self.unk_id), *pieces)
 
     def text(self, text: str) -> tuple[int, ...]:
         text = _encodable(text)
@@ -136,7 +166,7 @@ class WordTokenizer:
         whole = list(dict.fromkeys([*self._whole, *labels]))
         if len(whole) == len(self._whole):
             return self
-        return WordTokenizer(self._pieces, whole, self.lowercase)
+        return WordTokenizer(self._pieces, whole, self.lowercase, list(self._features))
 
     def save(self, folder: Path) -> None:
         """Writes what `load_tokenizer` reads: the base vocabulary's files and a JSON file."""
@@ -148,8 +178,10 @@ class WordTokenizer:
             "lowercase": self.lowercase,
             "sentinels": list(self._pieces.sentinels),
             "size": self._pieces.size,
+            "features": list(self._features),
         }
-        (folder / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False, indent=1))
+        text = json.dumps(settings, ensure_ascii=False, indent=1)
+        (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
 def _encodable(text: str) -> str:
@@ -264,12 +296,14 @@ def train_tokenizer(
     *,
     num_sentinels: int = 100,
     lowercase: bool = False,
+    max_features: int = 0,
 ) -> WordTokenizer:
-    """Trains a SentencePiece unigram model on the words of `sentences`.
+    """Trains a SentencePiece unigram model on the words of `sentences`, and takes down at most
+    `max_features` features of words, those that are common there.
 
     Ids: pad 0, EOS 1, unknown 2, word pieces (at most `vocab_size` with those three, more only
-    when there are more letters than that), sentinels in T5's order, then `O`, `I`, the types in
-    plain words and the formats' literals as whole pieces. Deterministic.
+    when there are more letters than that), sentinels in T5's order, features, then `O`, `I`, the
+    types in plain words and the formats' literals as whole pieces. Deterministic.
     """
     labels = ["O", "I", *plain_words(types).values(), *LITERALS]
     words = [word.lower() if lowercase else word for s in sentences for word in s.words]
@@ -298,7 +332,7 @@ def train_tokenizer(
             f"({' '.join(str(error).split())}): check the file, or give text.tokenizer a name"
         ) from None
     pieces = _SentencePieceVocabulary(model.getvalue(), num_sentinels)
-    return WordTokenizer(pieces, labels, lowercase)
+    return WordTokenizer(pieces, labels, lowercase, common_features(words, max_features))
 
 
 def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> WordTokenizer:
@@ -311,7 +345,7 @@ def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> WordTo
     settings: Mapping[str, Any] = {}
     try:
         if (path / SETTINGS_FILE).is_file():
-            settings = json.loads((path / SETTINGS_FILE).read_text())
+            settings = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
         if path.is_file():
             pieces: _Pieces = _SentencePieceVocabulary(path.read_bytes(), 100)
         elif (path / MODEL_FILE).is_file():
@@ -335,7 +369,8 @@ def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> WordTo
         raise UserError(f"{path}: the tokenizer's files do not belong together; save it again")
     if lowercase is None:
         lowercase = bool(settings.get("lowercase", False))
-    return WordTokenizer(pieces, settings.get("whole_pieces", ()), lowercase)
+    whole, features = settings.get("whole_pieces", ()), settings.get("features", ())
+    return WordTokenizer(pieces, whole, lowercase, features)
 
 
 def _extra_ids(folder: Path) -> int:

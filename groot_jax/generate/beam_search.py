@@ -26,11 +26,12 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from groot_jax.data.batches import Batch
 from groot_jax.generate import walk
 from groot_jax.generate.selection import NEG_INF, Finished, best_continuations, merge, top_k
 from groot_jax.generate.walk import Beam, SearchPlan, take
 from groot_jax.model.layout import constrain
-from groot_jax.model.t5 import T5, decoding_params
+from groot_jax.model.t5 import T5, decoding_params, rows_at
 
 # Of an input field: numpy on the host, jax.Array once placed or traced.
 Array: TypeAlias = Any
@@ -40,10 +41,23 @@ class SearchInput(NamedTuple):
     """One batch of sentences as the search reads it."""
 
     source_BxS: Array  # vocabulary ids, pad 0
-    fused_source_BxS: Array  # ids of embeddings added on the source side, 0 = none
+    fused_source_BxSxF: Array  # ids of embeddings added on the source side, 0 = none
     template_BxL: Array  # literal ids and TAG slots, EOS last; padded with EOS
     fused_target_BxT: Array  # ids of embeddings added at each decoder step, 0 = none
+    aligned_BxT: Array | None  # source position whose encoder output is added there; None: none is
     cap_B: Array  # longest output in tokens, EOS included; 0 = a padding row
+
+
+def search_input(batch: Batch) -> SearchInput:
+    """What the search reads of a batch."""
+    return SearchInput(
+        batch.source_BxS,
+        batch.fused_source_BxSxF,
+        batch.template_BxL,
+        batch.fused_target_BxT,
+        batch.aligned_BxT,
+        batch.cap_B,
+    )
 
 
 class Beams(NamedTuple):
@@ -118,7 +132,7 @@ def beam_search(
     encoded_BxSxD = model.apply(
         variables,
         inputs.source_BxS,
-        inputs.fused_source_BxS,
+        inputs.fused_source_BxSxF,
         deterministic=dropout_key is None,
         rngs=rngs,
         method=model.encode,
@@ -153,6 +167,11 @@ def beam_search(
         depth_TxBxK=zeros(steps + 1, B, k),
         parent_TxBxK=zeros(steps + 1, B, k),
     )
+
+    def aligned_rows(depth_BxN: jax.Array) -> jax.Array | None:
+        if inputs.aligned_BxT is None:
+            return None
+        return rows_at(encoded_BxSxD, take(inputs.aligned_BxT, depth_BxN))
 
     def feed(loop: _Loop) -> tuple[jax.Array, tuple, jax.Array, jax.Array]:
         """Hidden states [B, J, W, D] of the J beams' chunks; cache, slot depths, ancestors."""
@@ -191,6 +210,7 @@ def beam_search(
             cross,
             source_mask_BxS,
             take(inputs.fused_target_BxT, depth_BxN),
+            aligned_rows(depth_BxN),
             bias_HxT,
             method=model.extend,
         )

@@ -14,7 +14,7 @@ import numpy as np
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.formats import Format
 from groot_jax.data.labeling import Candidate
-from groot_jax.generate.beam_search import Beams, SearchInput, beam_search
+from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, search_input
 from groot_jax.generate.grammar import Grammar
 from groot_jax.generate.walk import SearchPlan
 from groot_jax.model import placing
@@ -61,13 +61,7 @@ class Generator:
         self._search: Any = jax.jit(search, out_shardings=self._batch_sharding)
 
     def __call__(self, params: Any, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
-        inputs = SearchInput(
-            batch.source_BxS,
-            batch.fused_source_BxS,
-            batch.template_BxL,
-            batch.fused_target_BxT,
-            batch.cap_B,
-        )
+        inputs = search_input(batch)
         if self._batch_sharding is not None:
             inputs = placing.put(inputs, self._batch_sharding)
         return self._search(params, inputs, dropout_key)

@@ -148,12 +148,15 @@ _SHAPES: dict[str, dict[str, tuple[int, int, int, int, int]]] = {
         "xxl": (4096, 10240, 24, 64, 64),
     },
 }
+# From scratch the embedding is most of the model, and a head of its own as much again.
+_SHAPES["tied"] = _SHAPES["v1_1"]
 
 
 def preset(name: str, variant: str, vocab_size: int, **changes: Any) -> T5Config:
     """The preset `name` (nano, mini, small, base, large, xl, xxl) of `variant` (v1_0, v1_1).
 
-    v1_0 has ReLU and a tied head, v1_1 gated GELU and a head of its own; `changes` replace fields.
+    v1_0 has ReLU and a tied head, v1_1 gated GELU and a head of its own, tied gated GELU and a tied
+    head; `changes` replace fields.
     """
     _check("model.variant", variant, tuple(_SHAPES))
     _check("model.preset", name, tuple(_SHAPES[variant]))
@@ -167,7 +170,7 @@ def preset(name: str, variant: str, vocab_size: int, **changes: Any) -> T5Config
         num_decoder_layers=layers,
         num_heads=heads,
         feed_forward_proj="relu" if variant == "v1_0" else "gated-gelu",
-        tie_word_embeddings=variant == "v1_0",
+        tie_word_embeddings=variant != "v1_1",
     )
     return dataclasses.replace(config, **changes)
 

@@ -18,6 +18,7 @@ from jax.nn.initializers import normal
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Array, Layers, Stack, additive, partitioned
 from groot_jax.model.layout import constrain, gather, looked_up
+from groot_jax.model.scratch import Start, started
 
 
 class _Head(nn.Module):
@@ -52,13 +53,13 @@ class T5(nn.Module):
         self,
         source_BxS: Array,
         inputs_BxT: Array,
-        fused_source_BxS: Array | None = None,
+        fused_source_BxSxF: Array | None = None,
         fused_inputs_BxT: Array | None = None,
         *,
         deterministic: bool = True,
     ) -> Array:
         """Teacher-forced logits_BxTxV, float32, of plain sequences."""
-        encoded_BxSxD = self.encode(source_BxS, fused_source_BxS, deterministic=deterministic)
+        encoded_BxSxD = self.encode(source_BxS, fused_source_BxSxF, deterministic=deterministic)
         length = inputs_BxT.shape[1]
         hidden_BxTxD = self.decode(
             inputs_BxT,
@@ -72,16 +73,16 @@ class T5(nn.Module):
         return self.logits(hidden_BxTxD)
 
     def encode(
-        self, source_BxS: Array, fused_BxS: Array | None = None, *, deterministic: bool = True
+        self, source_BxS: Array, fused_BxSxF: Array | None = None, *, deterministic: bool = True
     ) -> Array:
         """Encoder output encoded_BxSxD; columns that hold the pad id are seen by no query.
 
-        Where `fused_BxS` is not 0, the embedding of that id is added to the token's.
+        Of the ids in `fused_BxSxF` that are not 0, the embeddings are added to the token's.
         """
         position_S = jnp.arange(source_BxS.shape[1])
         bias = self.encoder.relative_bias(position_S[None, None, :] - position_S[None, :, None])
         mask = (source_BxS != self.config.pad_token_id)[:, None, None, :]
-        embedded = self._embed(source_BxS, fused_BxS)
+        embedded = self._embed(source_BxS, fused_BxSxF)
         return self.encoder(embedded, bias + additive(mask), None, deterministic)
 
     def cross_kv(self, encoded_BxSxD: Array) -> Layers:
@@ -96,6 +97,7 @@ class T5(nn.Module):
         cross: Layers,
         source_mask_BxNxS: Array,
         fused_BxN: Array | None = None,
+        aligned_BxNxD: Array | None = None,
         *,
         num_positions: int | None = None,
         deterministic: bool = True,
@@ -111,6 +113,7 @@ class T5(nn.Module):
           source_mask_BxNxS: bool, source columns that a node sees; padding is seen by none. Second
             dimension N, or 1 where all nodes of a row share it.
           fused_BxN: ids whose embedding is added to the token's; 0 adds nothing.
+          aligned_BxNxD: encoder output that is added to the token's embedding, see `rows_at`.
           num_positions: all positions are below it; N without it.
 
         A plain causal sequence is N = T, positions arange(T)[None], mask tril(ones)[None].
@@ -118,7 +121,7 @@ class T5(nn.Module):
         bias = self._tree_bias(positions_BxN, num_positions or tokens_BxN.shape[1])
         bias = bias + additive(mask_BxNxN[:, None])
         cross_bias = additive(source_mask_BxNxS[:, None])
-        embedded = self._embed(tokens_BxN, fused_BxN)
+        embedded = self._inputs(tokens_BxN, fused_BxN, aligned_BxNxD)
         return self.decoder(embedded, bias, (cross, cross_bias), deterministic)
 
     def init_cache(self, batch: int, slots: int) -> Layers:
@@ -142,6 +145,7 @@ class T5(nn.Module):
         cross: Layers,
         source_mask_BxS: Array,
         fused_BxN: Array | None = None,
+        aligned_BxNxD: Array | None = None,
         bias_HxT: Array | None = None,
     ) -> tuple[Array, Layers]:
         """One search step: N new nodes a sentence -> (hidden_BxNxD, the cache with them).
@@ -158,7 +162,7 @@ class T5(nn.Module):
         bias_BxHxNxL = jnp.moveaxis(bias_HxT[:, distance_BxNxL], 0, 1)
         bias_BxHxNxL = bias_BxHxNxL + additive(mask_BxNxL[:, None])
         cross_bias = additive(source_mask_BxS[:, None, None, :])
-        x_BxNxD = self._embed(tokens_BxN, fused_BxN, lay_out=lambda rows: rows)
+        x_BxNxD = self._inputs(tokens_BxN, fused_BxN, aligned_BxNxD, lay_out=lambda rows: rows)
         extended = []
         for block, layer_cache, kv in zip(self.decoder.block.blocks, cache, cross, strict=True):
             x_BxNxD, layer_cache = block.extend(
@@ -219,21 +223,51 @@ class T5(nn.Module):
         at_BxNxT = jax.nn.one_hot(positions_BxN, num_positions, dtype=jnp.float32)
         return jnp.einsum("bnt,htu,bmu->bhnm", at_BxNxT, bias_HxTxT, at_BxNxT)
 
+    def _inputs(
+        self,
+        tokens_BxN: Array,
+        fused_BxN: Array | None,
+        aligned_BxNxD: Array | None,
+        lay_out: Callable[[Array], Array] = looked_up,
+    ) -> Array:
+        """What the decoder starts from, [B, N, D]."""
+        fused_BxNx1 = None if fused_BxN is None else fused_BxN[..., None]
+        x_BxNxD = self._embed(tokens_BxN, fused_BxNx1, lay_out)
+        return x_BxNxD if aligned_BxNxD is None else x_BxNxD + aligned_BxNxD
+
     def _embed(
-        self, ids: Array, fused: Array | None, lay_out: Callable[[Array], Array] = looked_up
+        self,
+        ids_BxN: Array,
+        fused_BxNxF: Array | None,
+        lay_out: Callable[[Array], Array] = looked_up,
     ) -> Array:
         table_VxD = self.shared.embedding
-        embedded = lay_out(table_VxD[ids])
-        if fused is not None:
-            embedded += jnp.where(fused[..., None] != 0, lay_out(table_VxD[fused]), 0.0)
-        return embedded.astype(self.config.dtype)
+        x_BxNxD = lay_out(table_VxD[ids_BxN])
+        if fused_BxNxF is not None and fused_BxNxF.shape[-1]:
+            # One gather of all: as many scatters into [V, D] would be its gradient otherwise.
+            B, N, F = fused_BxNxF.shape
+            rows = lay_out(table_VxD[fused_BxNxF.reshape(B, N * F)])  # [B, N*F, D]
+            rows_BxNxFxD = rows.reshape(B, N, F, -1)
+            x_BxNxD += jnp.where(fused_BxNxF[..., None] != 0, rows_BxNxFxD, 0.0).sum(2)
+        return x_BxNxD.astype(self.config.dtype)
 
 
-def init_params(config: T5Config, seed: int, shardings: Any = None) -> Any:
-    """Random parameters (nested dict of float32 arrays) with T5's initialisers, where `shardings`
-    says; the same ones wherever that is."""
-    init = jax.jit(lambda: nn.unbox(_init(config, jax.random.key(seed))), out_shardings=shardings)
-    return init()
+def rows_at(encoded_BxSxD: Array, at_BxN: Array) -> Array:
+    """encoded[b, at[b, n]], [B, N, D]: the encoder's output of the word that a step is about."""
+    return jnp.take_along_axis(encoded_BxSxD, at_BxN[..., None], axis=1)
+
+
+def init_params(
+    config: T5Config, seed: int, shardings: Any = None, start: Start | None = None
+) -> Any:
+    """Random parameters (nested dict of float32 arrays) with T5's initialisers, changed by `start`,
+    where `shardings` says; the same ones wherever that is."""
+
+    def init() -> Any:
+        params = nn.unbox(_init(config, jax.random.key(seed)))
+        return params if start is None else started(config, params, start)
+
+    return jax.jit(init, out_shardings=shardings)()
 
 
 def logical_axes(config: T5Config) -> Any:

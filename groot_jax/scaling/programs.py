@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from groot_jax import config as configs
 from groot_jax.contrast.projection import OutputColumns
+from groot_jax.data.formats import resolve_format
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.generator import Generator
@@ -42,14 +43,18 @@ _SENTINELS = 100
 def model_of(config: ConfigDict) -> tuple[T5Config, int]:
     """The model that `config` trains, and the size of its tokenizer's vocabulary, without network.
 
-    A trained tokenizer is taken to have all of `text.vocab_size`. Raises UserError for a
-    `model.init` that is neither a folder nor a released T5.
+    A trained tokenizer is taken to have all of `text.vocab_size` and `text.max_features`. Raises
+    UserError for a `model.init` that is neither a folder nor a released T5.
     """
     model = config.model
     changes = run_settings(model)
     if not model.init:
-        vocab = config.text.vocab_size + max(_SENTINELS, config.text.max_words)
-        rows = -(-(vocab + 64) // _ROWS) * _ROWS  # Room for labels as pieces of their own.
+        text = config.text
+        vocab = text.vocab_size + max(_SENTINELS, text.max_words)
+        aligned = resolve_format(text.format, pretrained=False) == "aligned"
+        features = text.max_features if aligned else 0
+        # Room for labels as pieces of their own.
+        rows = -(-(vocab + features + 64) // _ROWS) * _ROWS
         return preset(model.preset, model.variant, rows, **changes), vocab
     if Path(model.init).is_dir():
         shape = load_config(model.init, **changes)

@@ -19,11 +19,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.pools import pool_batch
-from groot_jax.contrast.update import NllBatch, PoolBatch
+from groot_jax.contrast.update import NllBatch, PoolBatch, nll_batch
 from groot_jax.data.batches import Batch, Example, Ladder, collate, encode
-from groot_jax.data.formats import Format, make_format
+from groot_jax.data.formats import Format, make_format, resolve_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import WordTokenizer
+from groot_jax.generate import beam_search
 from groot_jax.generate.beam_search import SearchInput
 from groot_jax.reward.pool import PoolEntry
 
@@ -95,10 +96,10 @@ def make_workload(
     types = [f"t{i} b" if pretrained and i % 2 else f"t{i}" for i in range(sentences.types)]
     labels = ["O", "I", *types]
     pieces = _Pieces(vocab_size, labels, max(100, text.max_words))
-    tokenizer = WordTokenizer(pieces, () if pretrained else labels)
-    name = text.format
-    if name == "auto":
-        name = "sentinel_tag" if config.model.init else "fused_sentinel"
+    name = resolve_format(text.format, pretrained=bool(config.model.init))
+    # Shapes depend on whether there are features, not on which.
+    features = () if pretrained or name != "aligned" else ("=",)
+    tokenizer = WordTokenizer(pieces, () if pretrained else labels, features=features)
     format_ = make_format(name, tokenizer, types)
     rng = random.Random(0)
     last = pieces.sentinels[-1]
@@ -162,22 +163,12 @@ def _batch(workload: Workload, rows: int) -> Batch:
 
 def search_input(workload: Workload, rows: int) -> SearchInput:
     """What the search of `rows` sentences reads."""
-    batch = _batch(workload, rows)
-    return SearchInput(
-        batch.source_BxS,
-        batch.fused_source_BxS,
-        batch.template_BxL,
-        batch.fused_target_BxT,
-        batch.cap_B,
-    )
+    return beam_search.search_input(_batch(workload, rows))
 
 
 def nll_input(workload: Workload, rows: int) -> NllBatch:
     """What a step of stage 0 reads."""
-    batch = _batch(workload, rows)
-    return NllBatch(
-        batch.source_BxS, batch.fused_source_BxS, batch.fused_target_BxT, batch.target_BxT
-    )
+    return nll_batch(_batch(workload, rows))
 
 
 def pool_input(

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from groot_jax.data.batches import Ladder, encode, fit_ladder
 from groot_jax.data.corpus import Corpus
-from groot_jax.data.formats import Format, make_format
+from groot_jax.data.formats import Format, make_format, resolve_format
 from groot_jax.data.lengths import without_too_long
 from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from groot_jax.errors import UserError
@@ -29,6 +29,7 @@ from groot_jax.generate.grammar import Grammar, make_grammar
 from groot_jax.model import placing
 from groot_jax.model.config import T5Config, preset, run_settings
 from groot_jax.model.pretrained import load_config, load_pretrained, resize_embeddings
+from groot_jax.model.scratch import Start
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.training.records import writing
 
@@ -67,6 +68,7 @@ class Task:
 def make_task(config: ConfigDict, corpus: Corpus) -> Task:
     """Trains or loads the tokenizer and settles every size, from the training split."""
     text, model = config.text, config.model
+    name = resolve_format(text.format, pretrained=bool(model.init))
     source = text.tokenizer
     if source == "auto":
         source = model.init or "train"
@@ -77,12 +79,10 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
             text.vocab_size,
             num_sentinels=max(100, text.max_words),
             lowercase=text.lowercase,
+            max_features=text.max_features if name == "aligned" else 0,
         )
     else:
         tokenizer = load_tokenizer(source, lowercase=text.lowercase)
-    name = text.format
-    if name == "auto":
-        name = "sentinel_tag" if model.init else "fused_sentinel"
     format_ = make_format(name, tokenizer, corpus.types)
     changes = run_settings(model)
     # The format may have added whole pieces for tags to the tokenizer that it was given.
@@ -158,7 +158,10 @@ def initial_params(task: Task, shardings: Any = None) -> Any:
     `shardings` says."""
     init = task.config.model.init
     if not init:
-        return init_params(task.model_config, task.config.seed, shardings)
+        start = None
+        if task.format.name == "aligned":
+            start = Start(**task.config.model.start.to_dict())
+        return init_params(task.model_config, task.config.seed, shardings, start)
     _, params = load_pretrained(init)
     params = resize_embeddings(params, task.model_config.vocab_size)
     return params if shardings is None else placing.put(params, shardings)

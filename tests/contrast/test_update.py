@@ -26,10 +26,10 @@ from groot_jax.contrast.pools import pool_batch
 from groot_jax.contrast.projection import OutputColumns, token_log_probs
 from groot_jax.contrast.tree import build_tree
 from groot_jax.contrast.update import (
-    NllBatch,
     PoolBatch,
     TrainState,
     groot_step,
+    nll_batch,
     nll_scores,
     nll_step,
     pool_scores,
@@ -74,7 +74,7 @@ class Setting:
         normalise: str = "legal",
         variant: str = "v1_1",
     ):
-        tokenizer = train_tokenizer(SENTENCES, TYPES, 40)
+        tokenizer = train_tokenizer(SENTENCES, TYPES, 40, max_features=40)
         self.format = make_format(format_name, tokenizer, TYPES)
         self.config = preset(
             "nano", variant, 256, d_model=32, d_ff=64, d_kv=8, num_layers=1, num_decoder_layers=2
@@ -117,12 +117,9 @@ class Setting:
         for i, labeling in enumerate(labelings):
             ids = self.format.target(labeling, SENTENCES[row].words)
             target[i, : len(ids)] = ids
-        data = NllBatch(
-            np.repeat(self.batch.source_BxS[row : row + 1], len(labelings), 0),
-            np.repeat(self.batch.fused_source_BxS[row : row + 1], len(labelings), 0),
-            np.repeat(self.batch.fused_target_BxT[row : row + 1], len(labelings), 0),
-            target,
-        )
+        data = jax.tree.map(
+            lambda x: np.repeat(x[row : row + 1], len(labelings), 0), nll_batch(self.batch)
+        )._replace(target_BxT=target)
         logp, _, mask = _nll_scores(self.model, params, data, self.columns)
         return (logp * mask).sum(1)
 
@@ -163,7 +160,7 @@ def test_a_tree_spells_every_candidate_and_holds_each_prefix_once(bodies):
             assert tree.tokens[node] == (0, *ids)[depth]
 
 
-@pytest.mark.parametrize("format_name", ["fused_sentinel", "sentinel_tag"])
+@pytest.mark.parametrize("format_name", ["aligned", "fused_sentinel", "sentinel_tag"])
 def test_scores_on_the_tree_equal_those_of_separate_sequences(format_name):
     setting = Setting(format_name)
     scores = _pool_scores(setting.model, setting.params, setting.pool_batch(), setting.columns)
@@ -172,7 +169,7 @@ def test_scores_on_the_tree_equal_those_of_separate_sequences(format_name):
     assert (np.asarray(scores[2:]) == 0).all()
 
 
-@pytest.mark.parametrize("format_name", ["fused_sentinel", "sentinel_tag"])
+@pytest.mark.parametrize("format_name", ["aligned", "fused_sentinel", "sentinel_tag"])
 @pytest.mark.parametrize(("buckets", "groups"), [((64,), 1), ((32,), 1), ((32,), 2), ((32,), 4)])
 def test_scores_do_not_depend_on_who_shares_a_bin(format_name, buckets, groups):
     setting = Setting(format_name)
@@ -315,8 +312,7 @@ def test_a_step_lowers_the_loss_it_takes():
 @pytest.mark.parametrize("average", ["sentence", "token"])
 def test_the_nll_step_takes_the_gradient_of_the_mean_it_names(average):
     setting = Setting()
-    b = setting.batch
-    data = NllBatch(b.source_BxS, b.fused_source_BxS, b.fused_target_BxT, b.target_BxT)
+    data = nll_batch(setting.batch)
     optimizer = optax.sgd(1.0)
     step = partial(
         nll_step, model=setting.model, optimizer=optimizer, average=average, label_smoothing=0.0

@@ -33,9 +33,10 @@ def example(index: int, source: int, target: int) -> Example:
         index=index,
         sentence=Sentence(("w",) * (target - 1), ()),
         source=tuple(range(2, source + 2)),
-        fused_source=(0,) * source,
+        fused_source=((0,),) * source,
         template=(-1,) * (target - 1) + (1,),
         fused_target=(5,) * target,
+        aligned=None,
         target=(7,) * (target - 1) + (1,),
         cap=target,
     )

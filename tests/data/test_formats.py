@@ -289,14 +289,40 @@ def test_sources_hold_words_and_sentinels():
     plain = formats("trained")["sentinel_tag"].source(WORDS)
     expected = [id_ for i, p in enumerate(pieces) for id_ in (tokenizer.sentinel(i), *p)]
     assert plain.ids == (*expected, tokenizer.eos_id)
-    assert plain.fused == (0,) * len(plain.ids)
+    assert plain.fused == ((),) * len(plain.ids)
     fused = formats("trained")["fused_sentinel"].source(WORDS)
     assert fused.ids == (*flat, tokenizer.eos_id)
-    first = [(tokenizer.sentinel(i), *[0] * (len(p) - 1)) for i, p in enumerate(pieces)]
-    assert fused.fused == (*(id_ for f in first for id_ in f), 0)
+    first = [((tokenizer.sentinel(i),), *[()] * (len(p) - 1)) for i, p in enumerate(pieces)]
+    assert fused.fused == (*(ids for f in first for ids in f), ())
     for name in ("tag_only", "input_tag"):
         source = formats("trained")[name].source(WORDS)
-        assert source == ((*flat, tokenizer.eos_id), (0,) * (len(flat) + 1))
+        assert source == ((*flat, tokenizer.eos_id), ((),) * (len(flat) + 1))
+
+
+def test_an_aligned_source_has_a_position_a_word_with_all_that_is_known_of_it():
+    words = ("Levi", "levi", "jeans", "jeans")
+    known = train_tokenizer([Sentence(words, ())], TYPES, 100, max_features=100)
+    format_ = make_format("aligned", known, TYPES)
+    source = format_.source(("Levi", "jeans", "Jeanius"))
+    assert len(source.ids) == len(source.fused) == 4
+    assert source.ids[-1] == known.eos_id and source.fused[-1] == ()
+    levi, jeans, unseen = (set(known.features(w)) for w in ("Levi", "jeans", "Jeanius"))
+    for i, bag in enumerate((levi, jeans, unseen)):
+        assert {source.ids[i], *source.fused[i]} == bag
+        assert len(source.fused[i]) <= format_.fused_width
+    # A word that training did not have is known by its beginning alone.
+    assert source.ids[2] == known.unk_id
+    features = range(known.tag("O")[0] - 100, known.tag("O")[0])
+    assert {id_ for id_ in unseen & jeans if id_ in features}
+    assert format_.aligned(3) == (0, 1, 2, 3)
+    assert format_.template(words) == (TAG,) * 4 + (known.eos_id,)
+
+
+def test_an_aligned_source_is_made_of_pieces_where_a_tokenizer_has_no_features():
+    source = formats("bytes")["aligned"].source(("ab", "a much longer word"))
+    assert source.ids == (100, 100, Bytes.eos_id)
+    assert source.fused[0] == (101,)
+    assert len(source.fused[1]) == formats("bytes")["aligned"].fused_width
 
 
 def test_fused_targets_go_with_the_steps():
@@ -353,7 +379,7 @@ def test_fused_tags_are_appended_to_a_vocabulary_that_lacks_them():
 def test_sentences_that_do_not_fit_are_refused(name):
     format_ = formats("trained")[name]
     for words in ([], ["w"] * 101):
-        fits = bool(words) and name in ("tag_only", "input_tag")
+        fits = bool(words) and name in ("tag_only", "aligned", "input_tag")
         for call in (
             format_.source,
             format_.template,

@@ -13,7 +13,7 @@ import pytest
 
 from groot_jax.model.dropout import random_words
 from groot_jax.model.layers import relative_position_bucket
-from groot_jax.model.t5 import T5
+from groot_jax.model.t5 import T5, rows_at
 
 VARIANTS = ["v1_0", "v1_1"]
 
@@ -82,7 +82,10 @@ def test_extend_step_by_step_equals_decode(model, batch):
     source_BxS = batch[0]
     B, K, T = 3, 3, 10
     rng = np.random.default_rng(2)
-    cross = call("cross_kv", call("encode", source_BxS))
+    encoded_BxSxD = call("encode", source_BxS)
+    # Each step is about a word of its own; where it stands is the same for all beams.
+    aligned_BxTxD = rows_at(encoded_BxSxD, jnp.asarray(rng.integers(0, 21, (B, T))))
+    cross = call("cross_kv", encoded_BxSxD)
     source_mask_BxS = source_BxS != 0
     causal_1xTxT = np.tril(np.ones((1, T, T), bool))
     cache = T5(config).init_cache(B, T * K)
@@ -105,10 +108,18 @@ def test_extend_step_by_step_equals_decode(model, batch):
         # Negative for slots of later steps, which nobody sees.
         distance_1xKxL = np.tile(step - np.arange(T * K) // K, (1, K, 1))
         args = (new[0], step * K, distance_1xKxL, mask_BxKxL, cache, cross, source_mask_BxS)
-        hidden_BxKxD, cache = call("extend", *args, new[1], bias_HxT)
+        aligned_BxKxD = np.repeat(aligned_BxTxD[:, step : step + 1], K, axis=1)
+        hidden_BxKxD, cache = call("extend", *args, new[1], aligned_BxKxD, bias_HxT)
         for k in range(K):
             nodes = tokens_BxKxT[:, k], np.arange(T)[None], causal_1xTxT
-            plain_BxTxD = call("decode", *nodes, cross, source_mask_BxS[:, None], fused_BxKxT[:, k])
+            plain_BxTxD = call(
+                "decode",
+                *nodes,
+                cross,
+                source_mask_BxS[:, None],
+                fused_BxKxT[:, k],
+                aligned_BxTxD,
+            )
             np.testing.assert_allclose(hidden_BxKxD[:, k], plain_BxTxD[:, step], atol=5e-5)
 
 
@@ -156,7 +167,7 @@ def test_extend_takes_its_bias_from_outside_the_loop(model, batch):
     cache = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), zeros)
     mask_BxKxL = np.ones((3, 2, 12), bool)
     distance = np.tile(np.arange(12)[::-1] // 2, (1, 2, 1))
-    args = (np.full((3, 2), 7), 8, distance, mask_BxKxL, cache, cross, source_BxS != 0, None)
+    args = (np.full((3, 2), 7), 8, distance, mask_BxKxL, cache, cross, source_BxS != 0, None, None)
     bias_HxT = call(lambda module: module.bias_by_distance(6))
     assert bias_HxT.shape == (config.num_heads, 6)
     inside, _ = call("extend", *args, None)
@@ -193,14 +204,14 @@ def test_fused_embedding_is_added_to_the_tokens_exactly(model, batch, tiny, rand
     source_BxS, inputs_BxT, _ = batch
     params = random_params(config)
     table = params["shared"]["embedding"]
-    fused_BxS = np.zeros_like(source_BxS)
-    fused_BxS[:, 1] = 33
+    fused_BxSxF = np.zeros((*source_BxS.shape, 2), np.int32)
+    fused_BxSxF[:, 1] = [33, 37]
     fused_BxT = np.zeros_like(inputs_BxT)
     fused_BxT[:, 2] = 35
-    result = call("__call__", source_BxS, inputs_BxT, fused_BxS, fused_BxT)
+    result = call("__call__", source_BxS, inputs_BxT, fused_BxSxF, fused_BxT)
 
     # The same sums as rows of their own, in a table with two more rows a sentence.
-    rows = [table[source_BxS[b, 1]] + table[33] for b in range(3)]
+    rows = [table[source_BxS[b, 1]] + table[33] + table[37] for b in range(3)]
     rows += [table[inputs_BxT[b, 2]] + table[35] for b in range(3)]
     grown = {**params, "shared": {"embedding": np.concatenate([table, np.stack(rows)])}}
     if "lm_head" in params:
@@ -218,7 +229,7 @@ def test_fused_embedding_is_added_to_the_tokens_exactly(model, batch, tiny, rand
 def test_zero_in_fused_adds_nothing(model, batch):
     _, call = model
     source_BxS, inputs_BxT, _ = batch
-    zeros = (np.zeros_like(source_BxS), np.zeros_like(inputs_BxT))
+    zeros = (np.zeros((*source_BxS.shape, 3), np.int32), np.zeros_like(inputs_BxT))
     plain = call("__call__", source_BxS, inputs_BxT)
     np.testing.assert_array_equal(call("__call__", source_BxS, inputs_BxT, *zeros), plain)
 

@@ -110,7 +110,7 @@ def answers(mesh):
     own_B = placement.own_rows(12)
     batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
     assert (batch.index_B >= 0).sum() == 12
-    data = NllBatch(batch.source_BxS, batch.fused_source_BxS, batch.fused_target_BxT,
+    data = NllBatch(batch.source_BxS, batch.fused_source_BxSxF, batch.fused_target_BxT,
                     batch.target_BxT)
     shardings = placement.state(task.model_config, descent)
     step = jit_nll_step(config.nll, task.model_config, descent, shardings, placement.layout)
