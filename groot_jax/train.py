@@ -349,21 +349,21 @@ def train_system(run: Run, system: str) -> None:
         if beams is None:
             return Scored(batch, None, None, dict)
         found = [
-            (index, candidates)
-            for index, candidates in generator.read(beams, batch, run.examples)
-            if run.examples[index].target
+            (example, candidates)
+            for example, candidates in generator.read(beams, batch)
+            if example.target
         ]
         tasks = [
             ScoringTask(
-                words=run.examples[index].sentence.words,
-                gold=run.examples[index].sentence.labeling,
+                words=example.sentence.words,
+                gold=example.sentence.labeling,
                 candidates=candidates,
-                key=index,
+                key=example.index,
             )
-            for index, candidates in found
+            for example, candidates in found
         ]
         handle = run.oracle.submit(tasks, PoolSettings.from_config(stage.pool))
-        indices = [index for index, _ in found]
+        indices = [example.index for example, _ in found]
         return Scored(
             batch,
             beams,
@@ -393,7 +393,6 @@ def train_system(run: Run, system: str) -> None:
             pools = scored.pools()
             data = pool_batch(
                 scored.batch,
-                run.examples,
                 pools,
                 scored.tokens_BxKxT,
                 task.format,

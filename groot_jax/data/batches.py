@@ -35,8 +35,12 @@ class Example:
 
 
 class Batch(NamedTuple):
-    """Arrays of one batch, padded to its bucket; padding rows have index -1 and cap 0."""
+    """Arrays of one batch, padded to its bucket; padding rows have index -1 and cap 0.
 
+    `examples`: what each row holds, None where it is padding, or a row that another process fills.
+    """
+
+    examples: list[Example | None]
     index_B: np.ndarray
     source_BxS: np.ndarray
     fused_source_BxS: np.ndarray
@@ -164,6 +168,7 @@ def collate(
     S, T = size
     eos = examples[0].template[-1]
     batch = Batch(
+        examples=[None] * batch_size,
         index_B=np.full(batch_size, -1, np.int32),
         source_BxS=np.zeros((batch_size, S), np.int32),
         fused_source_BxS=np.zeros((batch_size, S), np.int32),
@@ -175,6 +180,7 @@ def collate(
     for row, e in enumerate(examples):
         if own_B is not None and not own_B[row]:
             continue
+        batch.examples[row] = e
         batch.index_B[row] = e.index
         batch.source_BxS[row, : len(e.source)] = e.source
         batch.fused_source_BxS[row, : len(e.fused_source)] = e.fused_source
