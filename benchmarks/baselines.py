@@ -6,7 +6,7 @@ where it is installed, on the device that the benchmark runs on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from transformers.models.t5 import modeling_flax_t5
 from groot_jax.contrast import losses
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import PoolBatch
-from groot_jax.data.batches import Batch, Example
+from groot_jax.data.batches import Batch
 from groot_jax.data.formats import Format
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import relative_position_bucket
@@ -120,7 +120,6 @@ def tile(batch: PoolBatch) -> TiledBatch:
 
 def plain_batch(
     batch: Batch,
-    examples: Sequence[Example],
     pools: Mapping[int, Pool],
     tokens_BxKxT: np.ndarray,
     format_: Format,
@@ -134,9 +133,11 @@ def plain_batch(
     target_BxMxT = np.zeros((B, size, T), np.int32)
     rewards_BxM = np.zeros((B, size), np.float32)
     gold_BxM = np.zeros((B, size), bool)
-    for b, index in enumerate(batch.index_B.tolist()):
-        for m, entry in enumerate(pools.get(index, ())):
-            sentence = examples[index].sentence
+    for b, example in enumerate(batch.examples):
+        if example is None:
+            continue
+        sentence = example.sentence
+        for m, entry in enumerate(pools.get(example.index, ())):
             if entry.well_formed:
                 ids = format_.target(entry.labeling, sentence.words)
             else:

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import baselines, floor, measure, workload
-from groot_jax.data.batches import Batch, Example
+from groot_jax.data.batches import Batch
 from groot_jax.data.formats import TAG, Format
 from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, search_input
 from groot_jax.generate.grammar import make_grammar
@@ -51,7 +51,6 @@ class Case(NamedTuple):
     """One mode of our search on one workload."""
 
     format: Format
-    examples: list[Example]
     batch: Batch
     inputs: SearchInput
     columns_C: np.ndarray
@@ -64,7 +63,7 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     """The sentences of `shape` as the mode sees them, and its search for a configuration."""
     name = "fused_sentinel" if mode == "fused" else "sentinel_tag"
     format_ = workload.make_text_format(name)
-    examples, batch = workload.encode_batch(workload.make_sentences(shape), format_)
+    batch = workload.encode_batch(workload.make_sentences(shape), format_)
     full = mode == "full"
     grammar = make_grammar(format_, "full" if full else "legal", config.vocab_size)
     plan = SearchPlan(grammar, config.vocab_size)
@@ -89,7 +88,6 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
 
     return Case(
         format=format_,
-        examples=examples,
         batch=batch,
         inputs=jax.device_put(inputs),
         columns_C=grammar.columns_C,
@@ -147,7 +145,9 @@ class Reference:
 
     def search(self, row: int) -> list[tuple[int, ...]]:
         """The k best outputs of a sentence, best first; tags are of one piece."""
-        template = self._case.examples[row].template
+        example = self._case.batch.examples[row]
+        assert example is not None
+        template = example.template
         beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         for t in range(len(template)):
             logp = self.log_probs(row, [ids for _, ids in beams])

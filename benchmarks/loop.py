@@ -339,24 +339,24 @@ def baseline_loop(run: runs.Trained, steps: int) -> dict[str, Any]:
 
     def score(tokens_BxKxT: np.ndarray, scores_BxK: np.ndarray, batch: Batch) -> dict[int, Any]:
         pools = {}
-        for b, index in enumerate(batch.index_B.tolist()):
-            if index < 0 or not examples[index].target:
+        for b, example in enumerate(batch.examples):
+            if example is None or not example.target:
                 continue
-            sentence = examples[index].sentence
+            sentence = example.sentence
             candidates = []
             for k, ids in enumerate(tokens_BxKxT[b]):
                 if scores_BxK[b, k] > -1e6:  # Else the slot never finished.
                     labeling, well_formed = task.format.read(ids, sentence.words)
                     score = float(scores_BxK[b, k])
                     candidates.append(Candidate(labeling, score, well_formed, k))
-            pools[index] = build_pool(
+            pools[example.index] = build_pool(
                 sentence.words,
                 sentence.labeling,
                 candidates,
                 reward,
                 pooling,
                 spec.malformed_penalty,
-                index,
+                example.index,
             )
         return pools
 
@@ -378,9 +378,7 @@ def baseline_loop(run: runs.Trained, steps: int) -> dict[str, Any]:
             marks.append(time.perf_counter())
             pools = score(tokens_BxKxT, scores_BxK, batch)
             marks.append(time.perf_counter())
-            data = baselines.plain_batch(
-                batch, examples, pools, tokens_BxKxT, task.format, stage.pool.size
-            )
+            data = baselines.plain_batch(batch, pools, tokens_BxKxT, task.format, stage.pool.size)
             marks.append(time.perf_counter())
             params, moments, value = update(params, moments, data, jax.random.fold_in(key, step))
             jax.block_until_ready(value)

@@ -114,7 +114,7 @@ def trained_pools(
     sentences = [train[i] for i in drawn]
     examples = encode(sentences, task.format)
     batches = evaluation_batches(examples, 32, task.ladder)
-    found = task.generator().label(run.params, examples, batches)
+    found = task.generator().label(run.params, batches)
     beams = [found[index] for index in range(len(examples))]
     tasks = [
         ScoringTask(sentence.words, sentence.labeling, candidates, index)

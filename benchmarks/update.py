@@ -69,10 +69,8 @@ def random_pool_set(shape: workload.Shape) -> PoolSet:
     """Unrelated labelings: hardly a prefix is shared."""
     format_ = workload.make_text_format("sentinel_tag")
     sentences = workload.make_sentences(shape)
-    examples, plain = workload.encode_batch(sentences, format_)
     batch = pool_batch(
-        plain,
-        examples,
+        workload.encode_batch(sentences, format_),
         workload.random_pools(sentences, shape.k),
         None,
         format_,
@@ -107,7 +105,6 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
     batches = [
         pool_batch(
             plain[step],
-            examples,
             pools,
             None,
             format_,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from groot_jax.contrast.update import OutputColumns
-from groot_jax.data.batches import Batch, Example, collate, encode
+from groot_jax.data.batches import Batch, collate, encode
 from groot_jax.data.formats import Format, make_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import WordTokenizer
@@ -128,16 +128,11 @@ def random_pools(sentences: Sequence[Sentence], size: int, seed: int = 0) -> dic
     return pools
 
 
-def make_batch(examples: Sequence[Example]) -> Batch:
-    """One batch of all examples, no wider than they need."""
+def encode_batch(sentences: Sequence[Sentence], format_: Format) -> Batch:
+    """One batch of all sentences, no wider than they need."""
+    examples = encode(sentences, format_)
     size = (max(len(e.source) for e in examples), max(e.cap for e in examples))
     return collate(examples, len(examples), size)
-
-
-def encode_batch(sentences: Sequence[Sentence], format_: Format) -> tuple[list[Example], Batch]:
-    """Examples and the one batch of them."""
-    examples = encode(sentences, format_)
-    return examples, make_batch(examples)
 
 
 def free_input(batch: Batch, steps: int, eos: int) -> SearchInput:

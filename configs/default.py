@@ -37,6 +37,10 @@ def get_config() -> ConfigDict:
     config.data.tags_feature = "tags"
     config.data.train_limit = 0  # Keep only so many training sentences; 0 = all.
     config.data.retail_seed = 0  # The seed of the generated corpus, for reader `retail`.
+    # Chance of each span of a training sentence to be swapped for another mention of its type from
+    # the training split (Dai and Adel, arXiv 2010.11683): drawn anew for each epoch, in both
+    # stages. A sentence that would fit no size of batch then stays as it is. 0 = off.
+    config.data.augment = 0.0
 
     config.text = ConfigDict()
     # auto | aligned | sentinel_tag | fused_sentinel | tag_only | input_tag. `auto`: sentinel_tag,

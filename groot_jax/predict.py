@@ -270,7 +270,7 @@ class Labeler:
         size = batch_size or min(len(examples), self._task.config.evaluate.batch_size)
         own_B = generator.own_rows(size)
         batches = evaluation_batches(examples, len(own_B), self._task.ladder, own_B)
-        found = generator.label(self._params, examples, batches)
+        found = generator.label(self._params, batches)
         return gather_beams(dict(found), len(examples), self._hosts)
 
 

@@ -28,6 +28,7 @@ from groot_jax import config as configs
 from groot_jax.allocator import release_freed_memory
 from groot_jax.contrast.pools import Sizes, pool_batch
 from groot_jax.contrast.update import OutputColumns, TrainState, nll_batch
+from groot_jax.data.augment import Augmenter
 from groot_jax.data.batches import Batch, Example, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.lengths import without_too_long
@@ -69,6 +70,7 @@ class Run:
     task: Task
     placement: Placement
     examples: list[Example]  # of the training split
+    augmenter: Augmenter | None  # of the same
     columns: OutputColumns
     generator: Generator
     oracle: Oracle
@@ -193,6 +195,9 @@ def make_run(
         task=task,
         placement=placement,
         examples=encode(corpus.train, task.format),
+        augmenter=Augmenter(corpus.train, task.format, config.data.augment)
+        if config.data.augment
+        else None,
         columns=placing.put(
             OutputColumns(jnp.asarray(task.grammar.columns_C), jnp.asarray(column_of_V)),
             placement.everywhere,
@@ -230,6 +235,7 @@ def train_nll(run: Run) -> None:
         run.task.ladder,
         run.config.seed,
         own_B=run.placement.own_rows(stage.batch_size),
+        augmenter=run.augmenter,
     )
     total = max(1, round(stage.epochs * batches.per_epoch))
     optimizer = make_optimizer(run.config.optimizer, stage, run.config.optimizer.clip, total)
@@ -318,7 +324,12 @@ def train_system(run: Run, system: str) -> None:
     task = run.task
     own_B = run.placement.own_rows(stage.batch_size, stage.accumulate)
     batches = TrainingBatches(
-        run.examples, stage.batch_size, task.ladder, run.config.seed + 1, own_B=own_B
+        run.examples,
+        stage.batch_size,
+        task.ladder,
+        run.config.seed + 1,
+        own_B=own_B,
+        augmenter=run.augmenter,
     )
     counted_B = run.generator.counted_rows(len(own_B))
     total = max(1, round(stage.epochs * batches.per_epoch))
@@ -346,21 +357,21 @@ def train_system(run: Run, system: str) -> None:
         if beams is None:
             return Scored(batch, None, None, dict)
         found = [
-            (index, candidates)
-            for index, candidates in generator.read(beams, batch, run.examples)
-            if run.examples[index].target
+            (example, candidates)
+            for example, candidates in generator.read(beams, batch)
+            if example.target
         ]
         tasks = [
             ScoringTask(
-                words=run.examples[index].sentence.words,
-                gold=run.examples[index].sentence.labeling,
+                words=example.sentence.words,
+                gold=example.sentence.labeling,
                 candidates=candidates,
-                key=index,
+                key=example.index,
             )
-            for index, candidates in found
+            for example, candidates in found
         ]
         handle = run.oracle.submit(tasks, PoolSettings.from_config(stage.pool))
-        indices = [index for index, _ in found]
+        indices = [example.index for example, _ in found]
         return Scored(
             batch,
             beams,
@@ -390,7 +401,6 @@ def train_system(run: Run, system: str) -> None:
             pools = scored.pools()
             data = pool_batch(
                 scored.batch,
-                run.examples,
                 pools,
                 scored.tokens_BxKxT,
                 task.format,

@@ -13,7 +13,7 @@ import numpy as np
 from groot_jax.contrast.packing import plan_bins, round_up
 from groot_jax.contrast.tree import ancestors, build_tree, plant
 from groot_jax.contrast.update import PoolBatch
-from groot_jax.data.batches import Batch, Example
+from groot_jax.data.batches import Batch
 from groot_jax.data.formats import Format
 from groot_jax.reward.pool import PoolEntry
 
@@ -37,7 +37,6 @@ class Sizes(NamedTuple):
 
 def pool_batch(
     batch: Batch,
-    examples: Sequence[Example],
     pools: Mapping[int, Sequence[PoolEntry]],
     tokens_BxKxT: np.ndarray | None,
     format_: Format,
@@ -63,14 +62,13 @@ def pool_batch(
     rewards_BxM = np.zeros((B, M), np.float32)
     in_contrast_BxM: np.ndarray = np.zeros((B, M), bool)
     gold_BxM = np.zeros((B, M), bool)
-    for b, index in enumerate(batch.index_B.tolist()):
+    for b, example in enumerate(batch.examples):
         row: list[tuple[int, ...]] = []
         sequences.append(row)
-        if index < 0:
+        if example is None:
             continue
-        example = examples[index]
         gold, words = example.sentence.labeling, example.sentence.words
-        for m, entry in enumerate(pools.get(index, ())):
+        for m, entry in enumerate(pools.get(example.index, ())):
             if entry.well_formed or tokens_BxKxT is None:
                 same = entry.labeling == gold and example.target
                 ids = example.target if same else format_.target(entry.labeling, words)

@@ -8,6 +8,7 @@ compiled programs is known. May not know a model or a reward.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from groot_jax.data.augment import Augmenter
 from groot_jax.data.formats import Format
 from groot_jax.data.labeling import Sentence
 from groot_jax.errors import UserError
@@ -34,10 +36,19 @@ class Example:
     target: tuple[int, ...]
     cap: int  # tokens of the longest output, EOS included
 
+    @property
+    def need(self) -> tuple[int, int]:
+        """Source and target tokens that a batch has to hold for it."""
+        return len(self.source), max(self.cap, len(self.target))
+
 
 class Batch(NamedTuple):
-    """Arrays of one batch, padded to its bucket; padding rows have index -1 and cap 0."""
+    """Arrays of one batch, padded to its bucket; padding rows have index -1 and cap 0.
 
+    `examples`: what each row holds, None where it is padding, or a row that another process fills.
+    """
+
+    examples: list[Example | None]
     index_B: np.ndarray
     source_BxS: np.ndarray
     fused_source_BxSxF: np.ndarray
@@ -59,7 +70,7 @@ class Ladder:
 
     def of(self, example: Example) -> tuple[int, int]:
         """The first rung that holds an example; beyond all rungs, a size of its own."""
-        need = (len(example.source), max(example.cap, len(example.target)))
+        need = example.need
         for rung in self.rungs:
             if _holds(rung, need):
                 return rung
@@ -68,6 +79,11 @@ class Ladder:
             _round_up("source", max(need[0], top[0]), self.source),
             _round_up("target", max(need[1], top[1]), self.target),
         )
+
+    def rungs_of(self, need_Nx2: np.ndarray) -> np.ndarray:
+        """rung_N: the first rung that holds each of these needs, -1 where none does."""
+        holds_NxR: np.ndarray = np.all(np.array(self.rungs) >= need_Nx2[:, None], axis=-1)
+        return np.where(holds_NxR.any(1), holds_NxR.argmax(1), -1)
 
 
 def _holds(size: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -96,7 +112,7 @@ def fit_ladder(
     most padding, until at most a share `padding` of all positions is padding, or `max_rungs`."""
     if not examples:
         return Ladder(tuple(source), tuple(target))
-    lengths = np.array([(len(e.source), max(e.cap, len(e.target))) for e in examples])
+    lengths = np.array([e.need for e in examples])
     needs_Ex2 = np.stack(
         [
             [_round_up(which, int(n), sizes) for n in column]
@@ -168,6 +184,7 @@ def collate(
     S, T = size
     F, eos = len(examples[0].fused_source[0]), examples[0].template[-1]
     batch = Batch(
+        examples=[None] * batch_size,
         index_B=np.full(batch_size, -1, np.int32),
         source_BxS=np.zeros((batch_size, S), np.int32),
         fused_source_BxSxF=np.zeros((batch_size, S, F), np.int32),
@@ -180,6 +197,7 @@ def collate(
     for row, e in enumerate(examples):
         if own_B is not None and not own_B[row]:
             continue
+        batch.examples[row] = e
         batch.index_B[row] = e.index
         batch.source_BxS[row, : len(e.source)] = e.source
         batch.fused_source_BxSxF[row, : len(e.fused_source)] = e.fused_source
@@ -192,15 +210,22 @@ def collate(
     return batch
 
 
+_Plan = list[tuple[tuple[int, int], list[int]]]
+
+
 def _plan(
-    sizes: Sequence[tuple[int, int]], batch_size: int, order: Sequence[int]
-) -> list[tuple[tuple[int, int], list[int]]]:
+    sizes: Sequence[tuple[int, int]],
+    batch_size: int,
+    order: Sequence[int],
+    rungs: Sequence[tuple[int, int]] = (),
+) -> _Plan:
     """Cuts examples, taken in `order`, into batches of one size.
 
     What does not fill a batch climbs to the cheapest size in use that holds it, so that few batches
-    are partial. The number of batches depends on the sizes alone, not on the order.
+    are partial. The number of batches depends on the sizes alone, not on the order; and not on them
+    either where `rungs`, which count as in use, has one that holds all: then one batch is partial.
     """
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {rung: [] for rung in rungs}
     for i in order:
         groups.setdefault(sizes[i], []).append(i)
     ascending = sorted(groups, key=lambda size: (sum(size), size))
@@ -223,6 +248,10 @@ class TrainingBatches:
 
     Each epoch shows every example once, shuffled anew; batches of unlike lengths come in random
     turn. A Grain data source (it has `__len__` and `__getitem__`).
+
+    With an augmenter each epoch shows the examples with mentions drawn anew. One that no rung of
+    the ladder holds then, or that has more words than the format takes, is shown as it is. Epochs
+    have equally many batches whatever is drawn, so that a step always falls into the same epoch.
     """
 
     def __init__(
@@ -233,33 +262,72 @@ class TrainingBatches:
         seed: int,
         num_steps: int = 1 << 30,
         own_B: np.ndarray | None = None,
+        augmenter: Augmenter | None = None,
     ) -> None:
         """`own_B`: rows that this process fills, as many as a batch shall have: padding beyond
-        `batch_size`."""
+        `batch_size`. `augmenter`: made of the sentences of `examples`, in their order."""
         self._examples = examples
         self._batch_size = batch_size
+        self._ladder = ladder
         self._sizes = [ladder.of(e) for e in examples]
         self._seed = seed
         self._num_steps = num_steps
         self._own_B = np.ones(batch_size, bool) if own_B is None else own_B
-        self._epoch: tuple[int, list] = (-1, [])
-        self.per_epoch = len(_plan(self._sizes, batch_size, range(len(examples))))
+        self._augmenter = augmenter
+        self._length_Nx3 = np.array([(*e.need, len(e.sentence.words)) for e in examples])
+        self._epoch = (0, *self._make_epoch(0))
+        self.per_epoch = len(self._epoch[1])
 
     def __len__(self) -> int:
         return self._num_steps
 
     def __getitem__(self, step: int) -> Batch:
         epoch, at = divmod(int(step), self.per_epoch)
-        known, plan = self._epoch
+        known, plan, mention_P = self._epoch
         if known != epoch:
-            rng = np.random.default_rng([self._seed, epoch])
-            order = rng.permutation(len(self._examples)).tolist()
-            plan = _plan(self._sizes, self._batch_size, order)
-            plan = [plan[i] for i in rng.permutation(len(plan))]
-            self._epoch = (epoch, plan)
+            plan, mention_P = self._make_epoch(epoch)
+            self._epoch = (epoch, plan, mention_P)
         size, members = plan[at]
-        rows = [self._examples[i] for i in members]
+        rows = [
+            self._augmented(i, mention_P) if own else self._examples[i]
+            for i, own in zip(members, self._own_B.tolist(), strict=False)
+        ]
         return collate(rows, len(self._own_B), size, self._own_B)
+
+    def _make_epoch(self, epoch: int) -> tuple[_Plan, np.ndarray]:
+        """The batches of an epoch, and the mentions that the augmenter has drawn for it."""
+        rng = np.random.default_rng([self._seed, epoch])
+        order = rng.permutation(len(self._examples)).tolist()
+        if self._augmenter is None:
+            plan, mention_P = _plan(self._sizes, self._batch_size, order), np.zeros(0, int)
+        else:
+            sizes, mention_P = self._draw(self._augmenter, epoch)
+            plan = _plan(sizes, self._batch_size, order, self._ladder.rungs)
+        return [plan[i] for i in rng.permutation(len(plan))], mention_P
+
+    def _draw(self, augmenter: Augmenter, epoch: int) -> tuple[list[tuple[int, int]], np.ndarray]:
+        """The sizes that examples need in an epoch, and their mentions."""
+        # Draws of their own: the order of examples is what it is without an augmenter.
+        mention_P = augmenter.draw(np.random.default_rng([self._seed, epoch, 1]))
+        length_Nx3 = self._length_Nx3 + augmenter.growth(mention_P)
+        rung_N = self._ladder.rungs_of(length_Nx3[:, :2])
+        fits_N = (rung_N >= 0) & (length_Nx3[:, 2] <= augmenter.format.max_words)
+        sizes = [
+            self._ladder.rungs[rung] if fits else own
+            for rung, fits, own in zip(rung_N.tolist(), fits_N.tolist(), self._sizes, strict=True)
+        ]
+        return sizes, augmenter.only(fits_N, mention_P)
+
+    def _augmented(self, i: int, mention_P: np.ndarray) -> Example:
+        """Example `i` as an epoch shows it; encoded now, so that the cost, 0.5 ms for a batch of
+        16, is spread over the background threads' batches."""
+        example = self._examples[i]
+        if self._augmenter is None:
+            return example
+        sentence = self._augmenter.sentence(i, mention_P)
+        if sentence is example.sentence:
+            return example
+        return dataclasses.replace(*encode([sentence], self._augmenter.format), index=i)
 
     def from_step(self, step: int, threads: int = 2) -> Iterator[Batch]:
         """Batches `step`, `step` + 1, ... up to the last, made ahead in background threads."""

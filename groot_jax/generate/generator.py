@@ -5,7 +5,7 @@ Holds the compiled search of one model and format. May not know gold labels or r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -95,30 +95,26 @@ class Generator:
         """Programs compiled so far: one for each size of batch."""
         return self._search._cache_size()
 
-    def read(
-        self, beams: Beams, batch: Batch, examples: Sequence[Example]
-    ) -> list[tuple[int, list[Candidate]]]:
-        """Waits for the device; (example index, candidates best first) of each real row that lies
-        on this process's devices.
+    def read(self, beams: Beams, batch: Batch) -> list[tuple[Example, list[Candidate]]]:
+        """Waits for the device; (example, candidates best first) of each real row that lies on this
+        process's devices.
 
         `slot` of a candidate is its row in `tokens_BxKxT`; unfinished slots are left out.
         """
         tokens_BxKxT, scores_BxK, valid_BxK = (placing.read(x) for x in beams)
         result = []
-        for b, index in enumerate(batch.index_B.tolist()):
-            if index < 0:
+        for b, example in enumerate(batch.examples):
+            if example is None:
                 continue
-            words = examples[index].sentence.words
+            words = example.sentence.words
             candidates = []
             for k in np.flatnonzero(valid_BxK[b]).tolist():
                 labeling, well_formed = self._format.read(tokens_BxKxT[b, k].tolist(), words)
                 candidates.append(Candidate(labeling, float(scores_BxK[b, k]), well_formed, k))
-            result.append((index, candidates))
+            result.append((example, candidates))
         return result
 
-    def label(
-        self, params: Any, examples: Sequence[Example], batches: Iterable[Batch]
-    ) -> dict[int, list[Candidate]]:
+    def label(self, params: Any, batches: Iterable[Batch]) -> dict[int, list[Candidate]]:
         """Candidates of every example, by its index; of several processes, each has a share.
 
         The next batch is on the device while the last one is read.
@@ -128,9 +124,9 @@ class Generator:
 
         def take(beams: Beams, batch: Batch) -> None:
             counted = set(batch.index_B[self.counted_rows(len(batch.index_B))].tolist())
-            for index, candidates in self.read(beams, batch, examples):
-                if index in counted:
-                    found[index] = candidates
+            for example, candidates in self.read(beams, batch):
+                if example.index in counted:
+                    found[example.index] = candidates
 
         for batch in batches:
             beams = self(params, batch)

@@ -184,7 +184,6 @@ def pool_input(
     batch = _batch(workload, rows // groups)
     group = pool_batch(
         batch,
-        workload.examples,
         workload.pools,
         None,
         workload.format,

@@ -64,16 +64,16 @@ class Evaluator:
         self._generator = generator
         self._oracle = oracle
         self._hosts = hosts
-        self._examples = encode(self.sentences, task.format, gold=False)
+        examples = encode(self.sentences, task.format, gold=False)
         own_B = generator.own_rows(task.config.evaluate.batch_size)
-        self._batches = list(evaluation_batches(self._examples, len(own_B), task.ladder, own_B))
+        self._batches = list(evaluation_batches(examples, len(own_B), task.ladder, own_B))
 
     def beams(self, params: Any) -> list[Beam] | None:
         """Candidates of every sentence, best first; None in all processes but the first."""
         return gather_beams(self._found(params), len(self.sentences), self._hosts)
 
     def _found(self, params: Any) -> dict[int, Beam]:
-        return dict(self._generator.label(params, self._examples, self._batches))
+        return dict(self._generator.label(params, self._batches))
 
     def look(self, params: Any) -> dict[str, float]:
         """The few figures that training watches: under the training reward alone."""

@@ -104,7 +104,6 @@ class Setting:
         options: Any = {"size": 5, "start_token": 0, "buckets": BUCKETS} | changes
         return pool_batch(
             collate(self.examples, rows, (32, 16)),
-            self.examples,
             self.pools(gold),
             None,
             self.format,

@@ -71,8 +71,7 @@ class Setting:
         self.params = params | {"lm_head": {"kernel": params["lm_head"]["kernel"] * 4}}
 
     def batch(self, sentences: list[Sentence], rows: int | None = None, size=(24, 32)) -> Batch:
-        self.examples = encode(sentences, self.format)
-        return collate(self.examples, rows or len(sentences), size)
+        return collate(encode(sentences, self.format), rows or len(sentences), size)
 
     def search(self, batch: Batch, k: int, **options):
         key = (k, *sorted(options.items()))

@@ -21,6 +21,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from groot_jax import train
 from groot_jax.config import load_dumped
+from groot_jax.data.batches import Batch, TrainingBatches
 from groot_jax.reward.oracle import Oracle
 from groot_jax.training import setup
 from groot_jax.training.checkpoints import saved_steps
@@ -380,6 +381,51 @@ def test_a_stop_between_looks_changes_no_bit_at_any_lag(
     shutil.rmtree(stage_0)
     jobs.run("train", tmp_path / "stopped", *flags)
     assert_same_state(tmp_path / "whole", tmp_path / "stopped", "groot")
+    same = [timeless(metrics_of(tmp_path / name)) for name in ("whole", "stopped")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.slow
+def test_both_stages_see_augmented_sentences_and_a_stop_changes_no_bit(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (jobs.corpus / "train.jsonl").read_text().splitlines()
+    corpus = {tuple(json.loads(line)["words"]) for line in lines}
+    new: dict[int, set[tuple[str, ...]]] = {0: set(), 1: set()}  # by seed, one a stage
+    get = TrainingBatches.__getitem__
+
+    def seen(self: TrainingBatches, step: int) -> Batch:
+        batch = get(self, step)
+        words = {example.sentence.words for example in batch.examples if example}
+        new[self._seed] |= words - corpus
+        return batch
+
+    flags = (
+        "--config.data.augment=0.7",
+        "--config.systems=groot",
+        "--config.nll.epochs=2",
+        "--config.evaluate.decide=map",
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingBatches, "__getitem__", seen)
+        jobs.run("train", tmp_path / "whole", *flags)
+    assert len(new[0]) > 20 and len(new[1]) > 20
+    # In the midst of an epoch of each stage: looks are at 4 and 8, and at 2, 4, 6 and 8.
+    advance = Monitor.advance
+    for stop, saved in ((7, "nll"), (3, "groot")):
+
+        def stop_there(self: Monitor, step: int, *args: Any, stop: int = stop) -> None:
+            advance(self, step, *args)
+            if step == stop:
+                raise Stopped
+
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            patch.setattr(Monitor, "advance", stop_there)
+            jobs.run("train", tmp_path / "stopped", *flags)
+        assert saved_steps(tmp_path / "stopped", saved)[-1] == {"nll": 4, "groot": 2}[saved]
+    jobs.run("train", tmp_path / "stopped", *flags)
+    for system in ("nll", "groot"):
+        assert_same_state(tmp_path / "whole", tmp_path / "stopped", system)
     same = [timeless(metrics_of(tmp_path / name)) for name in ("whole", "stopped")]
     assert same[0] == same[1]
 

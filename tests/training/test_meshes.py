@@ -100,7 +100,7 @@ def answers(mesh):
     if count == 1 or sizes[2] > 1:
         own_B = generator.own_rows(4)
         batches = list(evaluation_batches(few, len(own_B), task.ladder, own_B))
-        labeled = generator.label(params, few, batches)
+        labeled = generator.label(params, batches)
         assert sorted(labeled) == list(range(5))
         candidates = [
             [(tuple(map(tuple, c.labeling)), c.score) for c in labeled[i]] for i in range(5)
@@ -125,15 +125,14 @@ def answers(mesh):
         params = placing.put(jax.tree.map(np.asarray, start), placement.params)
         if not pools:  # Of the one device: all meshes get the same ones.
             tasks = [
-                ScoringTask(s.words, s.labeling, listed, index)
-                for index, listed in generator.read(generator(params, batch), batch, examples)
-                for s in [examples[index].sentence]
+                ScoringTask(e.sentence.words, e.sentence.labeling, listed, e.index)
+                for e, listed in generator.read(generator(params, batch), batch)
             ]
             with Oracle(RewardSpec.from_config(config.reward), 0) as oracle:
                 ranked = oracle.pools(tasks, PoolSettings.from_config(config.groot.pool))
             pools.update(zip((t.key for t in tasks), ranked))
         data = pool_batch(
-            batch, examples, pools, None, task.format, size=6, start_token=0,
+            batch, pools, None, task.format, size=6, start_token=0,
             buckets=config.loader.node_buckets,
             groups=batch_ways(placement.batch) * accumulate,
         )
