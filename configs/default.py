@@ -40,7 +40,10 @@ def get_config() -> ConfigDict:
     # Chance of each span of a training sentence to be swapped for another mention of its type from
     # the training split (Dai and Adel, arXiv 2010.11683): drawn anew for each epoch, in both
     # stages. A sentence that would fit no size of batch then stays as it is. 0 = off.
-    config.data.augment = 0.0
+    config.data.augment = 0.3
+    # For `aligned`: chance of each training word, anew in each step, to be shown without its own
+    # embedding, by its pieces, ends and shape alone, as a word that training does not have.
+    config.data.hide_words = 0.1
 
     config.text = ConfigDict()
     # auto | aligned | sentinel_tag | fused_sentinel | tag_only | input_tag. `auto`: sentinel_tag,
@@ -67,7 +70,7 @@ def get_config() -> ConfigDict:
     config.model.start = ConfigDict()
     config.model.start.embedding = 0.1  # Factor of T5's initial embedding.
     config.model.start.residual = 0.1  # Factor of the last kernel of each residual branch.
-    config.model.start.local = 3.0  # Bias of the encoder's first heads to one neighbour each.
+    config.model.start.local = 8.0  # Bias of the encoder's first heads to one neighbour each.
     config.model.init = ""  # Hugging Face folder or Hub id to start from; empty: from scratch.
     config.model.dtype = "float32"  # float32 | bfloat16: the type of matrix products.
     config.model.dropout = 0.1
@@ -114,7 +117,7 @@ def get_config() -> ConfigDict:
     config.nll.checkpoint = ""
     config.nll.batch_size = 32
     config.nll.epochs = 16.0
-    config.nll.learning_rate = 2e-3
+    config.nll.learning_rate = 1e-3
     config.nll.warmup = 0.05  # Share of the steps.
     config.nll.schedule = "cosine"  # constant | linear | cosine, to `final_scale` at the last step.
     config.nll.final_scale = 0.1

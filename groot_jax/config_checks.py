@@ -60,6 +60,7 @@ _RANGES: dict[str, _Rule] = {
     "data.train_limit": _AT_LEAST_0,
     "data.retail_seed": _AT_LEAST_0,
     "data.augment": _SHARE,
+    "data.hide_words": _PART,
     "text.vocab_size": _AT_LEAST_1,
     "text.max_features": _AT_LEAST_0,
     "distributed.start_timeout": _AT_LEAST_5,

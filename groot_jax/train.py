@@ -29,7 +29,7 @@ from groot_jax.allocator import release_freed_memory
 from groot_jax.contrast.pools import Sizes, pool_batch
 from groot_jax.contrast.update import OutputColumns, TrainState, nll_batch
 from groot_jax.data.augment import Augmenter
-from groot_jax.data.batches import Batch, Example, TrainingBatches, encode
+from groot_jax.data.batches import Batch, Example, Hide, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
@@ -210,6 +210,14 @@ def make_run(
     )
 
 
+def hidden_words(run: Run) -> Hide | None:
+    """What hides words of training sentences; None where a format has nothing else to show."""
+    chance, tokenizer = run.config.data.hide_words, run.task.tokenizer
+    if chance == 0 or run.task.format.name != "aligned":
+        return None
+    return Hide(chance, tokenizer.unk_id, (tokenizer.pad_id, tokenizer.eos_id))
+
+
 def key_of(run: Run, system: str) -> jax.Array:
     """Each system has random draws of its own; those of a step depend on the step alone."""
     # `rbg` compiles in a third of the time that threefry takes, with dropout in every layer.
@@ -236,6 +244,7 @@ def train_nll(run: Run) -> None:
         run.config.seed,
         own_B=run.placement.own_rows(stage.batch_size),
         augmenter=run.augmenter,
+        hide=hidden_words(run),
     )
     total = max(1, round(stage.epochs * batches.per_epoch))
     optimizer = make_optimizer(run.config.optimizer, stage, run.config.optimizer.clip, total)
@@ -330,6 +339,7 @@ def train_system(run: Run, system: str) -> None:
         run.config.seed + 1,
         own_B=own_B,
         augmenter=run.augmenter,
+        hide=hidden_words(run),
     )
     counted_B = run.generator.counted_rows(len(own_B))
     total = max(1, round(stage.epochs * batches.per_epoch))

@@ -213,6 +213,14 @@ def collate(
 _Plan = list[tuple[tuple[int, int], list[int]]]
 
 
+class Hide(NamedTuple):
+    """Which source ids are hidden while training, and how often."""
+
+    chance: float
+    unknown: int  # the id that stands for a hidden one
+    kept: tuple[int, ...]  # ids that are never hidden: padding and EOS
+
+
 def _plan(
     sizes: Sequence[tuple[int, int]],
     batch_size: int,
@@ -252,6 +260,9 @@ class TrainingBatches:
     With an augmenter each epoch shows the examples with mentions drawn anew. One that no rung of
     the ladder holds then, or that has more words than the format takes, is shown as it is. Epochs
     have equally many batches whatever is drawn, so that a step always falls into the same epoch.
+
+    Where words are hidden, a source position gets the unknown id instead of its own with that
+    chance, drawn anew in each step: what is fused to it has to do.
     """
 
     def __init__(
@@ -263,9 +274,11 @@ class TrainingBatches:
         num_steps: int = 1 << 30,
         own_B: np.ndarray | None = None,
         augmenter: Augmenter | None = None,
+        hide: Hide | None = None,
     ) -> None:
         """`own_B`: rows that this process fills, as many as a batch shall have: padding beyond
         `batch_size`. `augmenter`: made of the sentences of `examples`, in their order."""
+        self._hide = hide
         self._examples = examples
         self._batch_size = batch_size
         self._ladder = ladder
@@ -292,7 +305,15 @@ class TrainingBatches:
             self._augmented(i, mention_P) if own else self._examples[i]
             for i, own in zip(members, self._own_B.tolist(), strict=False)
         ]
-        return collate(rows, len(self._own_B), size, self._own_B)
+        batch = collate(rows, len(self._own_B), size, self._own_B)
+        if self._hide is not None:
+            # Drawn for all rows, those of other processes too.
+            draws_BxS = np.random.default_rng([self._seed, int(step), 2]).random(
+                batch.source_BxS.shape
+            )
+            words_BxS = ~np.isin(batch.source_BxS, self._hide.kept)
+            batch.source_BxS[words_BxS & (draws_BxS < self._hide.chance)] = self._hide.unknown
+        return batch
 
     def _make_epoch(self, epoch: int) -> tuple[_Plan, np.ndarray]:
         """The batches of an epoch, and the mentions that the augmenter has drawn for it."""

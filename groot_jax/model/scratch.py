@@ -24,7 +24,7 @@ class Start(NamedTuple):
     residual: factor of the last kernels (`o`, `wo`) of each block's branches, which would drown an
       embedding as small.
     local: bias with which the first heads of the encoder attend to one neighbour each, the word
-      before, the one after, the second before, ... (exp(3) = 20 times as much as to others). A
+      before, the one after, the second before, ... (at 3 exp(3) = 20 times as much as to others). A
       labeler has to know its neighbours, and the position of each has to be learned otherwise.
     """
 
