@@ -321,7 +321,8 @@ class Aligned(TagOnly):
     From scratch a decoder spends most of its training on finding its word, and its encoder on
     putting words together from pieces. Here both are given (aligned inputs: Liu and Lane, arXiv
     1609.01454). A word's embedding is the sum of those of what the tokenizer knows of it: the
-    word, its pieces, letters at its ends, its shape. Tags are one piece.
+    word, letters at its ends, its shape (its pieces, where it is a pretrained one). Tags are one
+    piece.
     """
 
     name = "aligned"

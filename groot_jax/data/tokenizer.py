@@ -28,7 +28,7 @@ SETTINGS_FILE = "groot_tokenizer.json"
 MODEL_FILE = "spiece.model"
 LITERALS = ("[", "]", ";")  # What formats write around tags, besides sentinels.
 _CACHED_WORDS = 1 << 16
-_BAG_PIECES = 6  # Pieces of a word that stand beside its features.
+_BAG_PIECES = 6  # Pieces of a word, at most, that stand for it where there are no features.
 
 
 class Tokenizer(Protocol):
@@ -49,7 +49,8 @@ class Tokenizer(Protocol):
 
     def features(self, word: str) -> tuple[int, ...]:
         """What is known of one word, as ids in no order that matters, but the first is the word
-        itself where there are features; at least one, at most `num_features`. Cached."""
+        itself where there are features; without, its first pieces. At least one, at most
+        `num_features`. Cached."""
         ...
 
     def text(self, text: str) -> tuple[int, ...]:
@@ -103,7 +104,7 @@ class WordTokenizer:
         self.pad_id, self.eos_id, self.unk_id = pieces.pad_id, pieces.eos_id, pieces.unk_id
         self.num_sentinels = len(pieces.sentinels)
         self.lowercase = lowercase
-        self.num_features = _BAG_PIECES + (MOST_FEATURES if features else 0)
+        self.num_features = MOST_FEATURES if features else _BAG_PIECES
         self._pieces = pieces
         self._features = {name: pieces.size + i for i, name in enumerate(features)}
         labels_at = pieces.size + len(features)
@@ -125,11 +126,9 @@ class WordTokenizer:
         return self._cached_bag(word)
 
     def _bag(self, word: str) -> tuple[int, ...]:
-        # Of a word of more pieces, the first ones and its ends say what there is to know.
-        pieces = self.word(word)[:_BAG_PIECES]
-        if not self._features:
-            return pieces
-        return (*feature_ids(word, self._features, self.unk_id), *pieces)
+        if self._features:
+            return feature_ids(word, self._features, self.unk_id)
+        return self.word(word)[:_BAG_PIECES]
 
     def text(self, text: str) -> tuple[int, ...]:
         text = _encodable(text)

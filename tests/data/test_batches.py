@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from groot_jax.config import load
 from groot_jax.data.batches import (
     Example,
+    Hide,
     Ladder,
     TrainingBatches,
     collate,
@@ -139,6 +140,25 @@ def test_reading_from_a_step_gives_what_random_access_gives():
     stream = batches.from_step(9)
     for step in range(9, 9 + 2 * batches.per_epoch):
         np.testing.assert_array_equal(next(stream).index_B, batches[step].index_B)
+
+
+def test_hidden_words_are_drawn_anew_in_each_step_and_padding_is_never_hidden():
+    examples, ladder = make([(7, 5), (8, 6), (6, 4), (8, 8)])
+    plain = TrainingBatches(examples, 4, ladder, 0)
+    hide = Hide(0.4, unknown=99, kept=(0, 9))  # Of 8 source ids, 2 .. 9, the last stands for EOS.
+    shown = [TrainingBatches(examples, 4, ladder, 0, hide=hide)[step] for step in range(40)]
+    again = TrainingBatches(examples, 4, ladder, 0, hide=hide)[39]
+    np.testing.assert_array_equal(again.source_BxS, shown[39].source_BxS)
+    hidden = words = 0
+    for step, batch in enumerate(shown):
+        before = plain[step].source_BxS
+        kept = np.isin(before, hide.kept)
+        np.testing.assert_array_equal(batch.source_BxS[kept], before[kept])
+        changed = batch.source_BxS != before
+        assert (batch.source_BxS[changed] == 99).all()
+        hidden, words = hidden + changed.sum(), words + (~kept).sum()
+    assert 0.35 < hidden / words < 0.45
+    assert len({batch.source_BxS.tobytes() for batch in shown}) > 30
 
 
 def test_a_sentence_over_the_largest_bucket_names_the_key():

@@ -310,10 +310,9 @@ def test_an_aligned_source_has_a_position_a_word_with_all_that_is_known_of_it():
     for i, bag in enumerate((levi, jeans, unseen)):
         assert {source.ids[i], *source.fused[i]} == bag
         assert len(source.fused[i]) <= format_.fused_width
-    # A word that training did not have is known by its beginning alone.
+    # A word that training did not have is known by its ends: j-, je-, jea-, jean- and -s.
     assert source.ids[2] == known.unk_id
-    features = range(known.tag("O")[0] - 100, known.tag("O")[0])
-    assert {id_ for id_ in unseen & jeans if id_ in features}
+    assert len(unseen & jeans) == 5
     assert format_.aligned(3) == (0, 1, 2, 3)
     assert format_.template(words) == (TAG,) * 4 + (known.eos_id,)
 

@@ -1,0 +1,86 @@
+"""What each part of the recipe from scratch brings: stage 0 with one thing changed, on dev.
+
+    python benchmarks/recipe.py --configs retail mit_restaurant --seeds 0 1 --workdir runs/recipe
+
+Each line of the table trains stage 0 alone, by the training job itself, with the settings of a
+line of `CHANGES`, and reports the best reward at rank 1 on dev (greedy figures of the job's own
+evaluations), the mean over the seeds. Runs that are there already are not run again, so that the
+same command continues, and a new line costs its own runs alone. The job scores the test split when
+it closes, as always; nothing here reads that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What is changed -> the settings that change it. All else is the config's own.
+CHANGES: dict[str, tuple[str, ...]] = {
+    "the recipe": (),
+    "no local heads": ("model.start.local=0",),
+    "embeddings and branches as T5's": ("model.start.embedding=1.0", "model.start.residual=1.0"),
+    "no mentions swapped": ("data.augment=0.0",),
+    "no words hidden": ("data.hide_words=0.0",),
+    "learning rate 2e-3": ("nll.learning_rate=2e-3",),
+    "learning rate 5e-4": ("nll.learning_rate=5e-4",),
+    "a head of its own": ("model.variant=v1_1",),
+    "dropout .2": ("model.dropout=0.2",),
+    "label smoothing .1": ("nll.label_smoothing=0.1",),
+    "pieces of words, no features": ("text.max_features=0",),
+    "fused_sentinel": ("text.format=fused_sentinel",),
+    "tag_only": ("text.format=tag_only",),
+}
+
+
+def best_on_dev(workdir: Path) -> tuple[float, float]:
+    """Reward at rank 1 and mean over the list at the evaluation with the highest of the former."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line for line in lines if line["split"] == "dev"]
+    best = max(evaluations, key=lambda line: line["reward@1"])
+    return best["reward@1"], best["mean_reward"]
+
+
+def trained(config: str, change: str, seed: int, folder: Path) -> tuple[float, float]:
+    """Runs the job where its result is not there yet."""
+    name = "".join(c if c.isalnum() else "_" for c in change)
+    workdir = folder / f"{config}-{name}-{seed}"
+    status = workdir / "status.json"
+    if not status.exists() or json.loads(status.read_text())["state"] != "finished":
+        settings = [f"--config.{item}" for item in (*CHANGES[change], f"seed={seed}")]
+        command = [sys.executable, "-m", "groot_jax.train", f"--config=configs/{config}.py"]
+        command += [f"--workdir={workdir}", "--config.systems=()", *settings]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    return best_on_dev(workdir)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--configs", nargs="+", default=["retail", "mit_restaurant"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES))
+    parser.add_argument("--workdir", type=Path, default=Path("runs/recipe"))
+    args = parser.parse_args(argv)
+    print(f"| | {' | '.join(f'{c}: reward@1, mean@k' for c in args.configs)} |")
+    print("|---|" + "---|" * len(args.configs))
+    for change in args.changes:
+        cells = []
+        for config in args.configs:
+            runs = [trained(config, change, seed, args.workdir) for seed in args.seeds]
+            first, mean = np.mean(runs, 0)
+            spread = f" ± {np.std([run[0] for run in runs]):.3f}" if len(runs) > 1 else ""
+            cells.append(f"{first:.3f}{spread}, {mean:.3f}")
+        print(f"| {change} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
