@@ -14,6 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = columns_config(arg)
     config.model.init = "google/t5-v1_1-base"
     config.model.dtype = "bfloat16"
+    config.data.augment = 0.0  # Measured for models from scratch alone.
     config.nll.learning_rate = 1e-3
     config.nll.epochs = 8.0
     config.groot.learning_rate = 1e-4

@@ -356,7 +356,7 @@ def dump(config: ConfigDict, path: Path) -> None:
 
 
 def load_dumped(path: Path) -> ConfigDict:
-    """Reads what `dump` wrote; keys that are newer than the file get their defaults.
+    """Reads what `dump` wrote; keys that are newer than the file get what held without them.
 
     Raises UserError where it is not there or not what was written.
     """
@@ -373,8 +373,17 @@ def load_dumped(path: Path) -> ConfigDict:
         raise UserError(f"{path} is not the JSON that training wrote: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not the JSON that training wrote: it holds no object")
-    _fill(values, default_config().to_dict())
+    defaults = default_config()
+    for key, value in _BEFORE.items():
+        section, name = key.split(".")
+        defaults[section][name] = value
+    _fill(values, defaults.to_dict())
     return ConfigDict(values).lock()
+
+
+# What training did before a key was there, where that is not its default: a run that began without
+# swapped mentions is not continued with them.
+_BEFORE = {"data.augment": 0.0, "data.hide_words": 0.0}
 
 
 def _fill(values: dict[str, Any], defaults: dict[str, Any]) -> None:

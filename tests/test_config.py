@@ -235,6 +235,18 @@ def test_a_dumped_config_of_an_earlier_version_gets_the_defaults_of_newer_keys(
     claim_workdir(tmp_path, config)  # And training there goes on.
 
 
+def test_a_run_that_began_without_swapped_mentions_is_not_continued_with_them(
+    tmp_path: Path,
+) -> None:
+    claim_workdir(tmp_path, load(RETAIL))
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["data"]["augment"], values["data"]["hide_words"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"data\.augment is 0\.0 there"):
+        claim_workdir(tmp_path, load(RETAIL))
+    claim_workdir(tmp_path, load(RETAIL, [("data.augment", "0"), ("data.hide_words", "0")]))
+
+
 # ---- Broken config files ----------------------------------------------------------------------
 
 
