@@ -2,11 +2,12 @@
 
     python benchmarks/generate.py [--json] [--sizes=mini,small] [--dtype=bfloat16]
 
-Three modes of ours. `full`: no grammar, softmax over the whole vocabulary, the very work that
+Four modes of ours. `full`: no grammar, softmax over the whole vocabulary, the very work that
 transformers' Flax and torch do. `legal`: the same sentences labeled as Sentinel + Tag under the
 grammar (one token more than the baselines decode: EOS). `fused`: the same sentences in
-fused_sentinel. What comes out is checked before anything is timed: `full` against both baselines,
-`legal` and `fused` against a plain beam search on the host and teacher forcing.
+fused_sentinel, `aligned` in aligned (a position a word, two pieces in it). What comes out is
+checked before anything is timed: `full` against both baselines, the others against a plain beam
+search on the host and teacher forcing.
 
 Times are medians of alternated runs in milliseconds a batch; compilation stands apart.
 floor_ratio: time of the products that the answer needs, at the best rate that this machine shows in
@@ -40,7 +41,7 @@ from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import save_pretrained
 from groot_jax.model.t5 import T5
 
-MODES = ("legal", "full", "fused")
+MODES = ("legal", "full", "fused", "aligned")
 TOLERANCE = 1e-4  # Of scores, relative.
 # hf_flax: its generate under one jit; hf_flax_call: called as it is.
 BASELINES = ("hf_flax", "hf_flax_call", "hf_torch_float32", "hf_torch_bfloat16")
@@ -61,7 +62,7 @@ class Case(NamedTuple):
 
 def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     """The sentences of `shape` as the mode sees them, and its search for a configuration."""
-    name = "fused_sentinel" if mode == "fused" else "sentinel_tag"
+    name = {"fused": "fused_sentinel", "aligned": "aligned"}.get(mode, "sentinel_tag")
     format_ = workload.make_text_format(name)
     batch = workload.encode_batch(workload.make_sentences(shape), format_)
     full = mode == "full"
@@ -127,9 +128,12 @@ class Reference:
             np.repeat(array[row : row + 1], k, axis=0)
             for array in (batch.source_BxS, batch.fused_source_BxSxF, batch.fused_target_BxT)
         )
-        source_KxS, fused_source_KxS, fused_target_KxT = sources
+        source_KxS, fused_source_KxSxF, fused_target_KxT = sources
+        aligned_KxT = batch.aligned_BxT
+        if aligned_KxT is not None:
+            aligned_KxT = np.repeat(aligned_KxT[row : row + 1], k, axis=0)
         logp = self._forward(
-            self._params, source_KxS, inputs_KxT, fused_source_KxS, fused_target_KxT
+            self._params, source_KxS, inputs_KxT, fused_source_KxSxF, fused_target_KxT, aligned_KxT
         )
         return np.asarray(logp)[: len(outputs)]
 
@@ -358,7 +362,7 @@ COLUMNS = (
 
 def main() -> None:
     parser = measure.arguments(__doc__)
-    parser.add_argument("--modes", default=",".join(MODES), help="legal, full, fused")
+    parser.add_argument("--modes", default=",".join(MODES), help=", ".join(MODES))
     args = measure.parse(parser)
     args.modes = tuple(mode for mode in MODES if mode in args.modes.split(","))
     shape = workload.QUICK if args.quick else workload.Shape()

@@ -64,6 +64,12 @@ class Generator:
         inputs = search_input(batch)
         if self._batch_sharding is not None:
             inputs = placing.put(inputs, self._batch_sharding)
+        return self.search(params, inputs, dropout_key)
+
+    def search(
+        self, params: Any, inputs: SearchInput, dropout_key: jax.Array | None = None
+    ) -> Beams:
+        """The compiled search itself, of arrays that are where it wants them."""
         return self._search(params, inputs, dropout_key)
 
     def clear_cache(self) -> None:

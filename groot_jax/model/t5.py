@@ -55,6 +55,7 @@ class T5(nn.Module):
         inputs_BxT: Array,
         fused_source_BxSxF: Array | None = None,
         fused_inputs_BxT: Array | None = None,
+        aligned_BxT: Array | None = None,
         *,
         deterministic: bool = True,
     ) -> Array:
@@ -68,6 +69,7 @@ class T5(nn.Module):
             self.cross_kv(encoded_BxSxD),
             (source_BxS != self.config.pad_token_id)[:, None],
             fused_inputs_BxT,
+            None if aligned_BxT is None else rows_at(encoded_BxSxD, aligned_BxT),
             deterministic=deterministic,
         )
         return self.logits(hidden_BxTxD)

@@ -1,0 +1,125 @@
+"""What a format costs: stage 0's update, the search and the contrastive update, the same sentences.
+
+    python benchmarks/formats.py [--formats aligned,fused_sentinel,sentinel_tag] [--sizes nano,mini]
+
+Sentences of 8 words and 12 pieces, as the built-in corpus has them, labeled alike in each format
+and padded to what the format needs; batches, beams and pools are the config's. The programs are
+those that training runs. `ratio` columns: the time of the first format over this one's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import measure
+from groot_jax.config import load
+from groot_jax.contrast.projection import OutputColumns
+from groot_jax.generate.generator import Generator
+from groot_jax.generate.grammar import make_grammar
+from groot_jax.model import placing
+from groot_jax.model.t5 import T5, init_params
+from groot_jax.scaling import workload as workloads
+from groot_jax.scaling.programs import model_of
+from groot_jax.training.loop import new_state
+from groot_jax.training.optimizer import make_optimizer
+from groot_jax.training.setup import place
+from groot_jax.training.steps import jit_groot_step, jit_nll_step
+
+FORMATS = "aligned,fused_sentinel,sentinel_tag"
+STEPS = ("nll", "search", "update")
+_SENTENCES = workloads.Sentences(words=8, pieces=1.5, types=12)
+
+
+def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
+    """Each step of training under a config, ready to be called again and again."""
+    model_config, vocab_size = model_of(config)
+    placement = place(config, model_config)
+    workload = workloads.make_workload(config, vocab_size, _SENTENCES, 32)
+    grammar = make_grammar(workload.format, config.model.normalise, model_config.vocab_size)
+    column_of_V = np.full(model_config.vocab_size, -1, np.int32)
+    column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
+    columns = placing.put(
+        OutputColumns(jnp.asarray(grammar.columns_C), jnp.asarray(column_of_V)),
+        placement.everywhere,
+    )
+    key = jax.random.key(0, impl="rbg")
+    params = init_params(model_config, 0, placement.params)
+
+    def update(stage: ConfigDict, make: Any, batch: Any) -> Callable[[], Any]:
+        optimizer = make_optimizer(config.optimizer, stage, 10.0, 1000)
+        shardings = placement.state(model_config, optimizer)
+        step = make(stage, model_config, optimizer, shardings, placement.layout)
+        # A step takes its state's memory, so that each call goes on from the last one's.
+        state = [new_state(jax.tree.map(jnp.copy, params), optimizer, shardings)]
+        batch = placing.put(batch, placement.batch)
+
+        def call() -> Any:
+            state[0], metrics = step(state[0], batch, key, columns)
+            return state[0].params, metrics
+
+        return call
+
+    generator = Generator(
+        T5(model_config), workload.format, grammar, k=config.generate.k, layout=placement.layout
+    )
+    inputs = placing.put(workloads.search_input(workload, config.groot.batch_size), placement.batch)
+    pools = workloads.pool_input(
+        workload,
+        config.groot,
+        rows=config.groot.batch_size,
+        groups=1,
+        buckets=config.loader.node_buckets,
+        start_token=model_config.decoder_start_token_id,
+    )
+    return {
+        "nll": update(
+            config.nll, jit_nll_step, workloads.nll_input(workload, config.nll.batch_size)
+        ),
+        "search": lambda: generator.search(params, inputs),
+        "update": update(config.groot, jit_groot_step, pools),
+    }
+
+
+def run_size(size: str, formats: list[str], rounds: int) -> list[dict[str, Any]]:
+    """One row a format; all formats' calls take turns."""
+    calls: dict[str, Callable[[], Any]] = {}
+    for name in formats:
+        settings = [("text.format", name), ("model.preset", size)]
+        made = calls_of(load("configs/retail.py", settings))
+        calls |= {f"{name} {step}": call for step, call in made.items()}
+    times = measure.alternate(calls, rounds)
+    rows = []
+    for name in formats:
+        row: dict[str, Any] = {"size": size, "format": name}
+        for step in STEPS:
+            row[f"{step}_ms"] = measure.rounded(times[f"{name} {step}"])
+            first = times[f"{formats[0]} {step}"]
+            row[f"{step}_ratio"] = measure.rounded(first / times[f"{name} {step}"])
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__, sizes="nano,mini")
+    parser.add_argument("--formats", default=FORMATS, help=f"comma separated ({FORMATS})")
+    args = measure.parse(parser)
+    rows: list[dict[str, Any]] = []
+    for size in args.sizes:
+        rows += run_size(size, args.formats.split(","), args.rounds)
+        jax.clear_caches()
+    measure.show(rows)
+    measure.finish(measure.device() | {"results": rows}, args.json)
+
+
+if __name__ == "__main__":
+    main()
