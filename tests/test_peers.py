@@ -267,7 +267,7 @@ def test_the_crf_learns_a_tiny_corpus_and_repeats_itself():
 
 
 @pytest.mark.slow
-def test_spacy_learns_a_tiny_corpus_and_its_seed_decides():
+def test_spacy_learns_a_tiny_corpus():
     pytest.importorskip("spacy", reason=NEEDS)
     first = peers.train_spacy(CORPUS, 0, epochs=12, patience=12)
     labelings = first.tag(CORPUS.test)
@@ -278,10 +278,6 @@ def test_spacy_learns_a_tiny_corpus_and_its_seed_decides():
     assert [len(c) for c in confidences] == [len(labeling) for labeling in labelings]
     flat = [c for one in confidences for c in one]
     assert min(flat) >= 0 and 0.5 < max(flat) <= 1 + 1e-6
-    again = peers.train_spacy(CORPUS, 0, epochs=12, patience=12)
-    assert again.confidences(CORPUS.test, labelings) == confidences
-    other = peers.train_spacy(CORPUS, 1, epochs=12, patience=12)
-    assert other.confidences(CORPUS.test, labelings) != confidences
 
 
 @pytest.mark.slow
@@ -300,13 +296,21 @@ def test_the_weights_of_the_best_look_are_kept(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_the_seed_draws_the_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seed_draws_the_order_and_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("spacy", reason=NEEDS)
-    same_order = SimpleNamespace(Random=lambda seed: random.Random(0))
-    monkeypatch.setattr(peers, "random", same_order)
-    first, other = (peers.train_spacy(CORPUS, seed, epochs=1) for seed in (0, 1))
     labelings = [sentence.labeling for sentence in CORPUS.test]
-    assert first.confidences(CORPUS.test, labelings) != other.confidences(CORPUS.test, labelings)
+
+    def sure(seed: int) -> list[tuple[float, ...]]:
+        model = peers.train_spacy(CORPUS, seed, epochs=1)
+        return model.confidences(CORPUS.test, labelings)
+
+    first = sure(0)
+    assert sure(0) == first
+    ordered = SimpleNamespace(Random=lambda seed: random.Random(7))
+    monkeypatch.setattr(peers, "random", ordered)
+    reordered = sure(0)
+    assert reordered != first
+    assert sure(1) != reordered
 
 
 @pytest.mark.slow
@@ -342,7 +346,8 @@ def write(folder: Path, name: str, sentences: Sequence[Sentence]) -> str:
 def test_the_command_prints_a_table_and_writes_all_figures(tmp_path: Path) -> None:
     pytest.importorskip("pycrfsuite", reason=NEEDS)
     pytest.importorskip("spacy", reason=NEEDS)
-    data = ",".join(write(tmp_path, name, getattr(CORPUS, name)) for name in ("train", "dev"))
+    given = {"train": CORPUS.train[:15], "dev": CORPUS.dev[:6]}
+    data = ",".join(write(tmp_path, name, sentences) for name, sentences in given.items())
     # Gold that no peer can give: what is measured is the test split.
     last = [len(one.words) for one in CORPUS.test]
     spans = [(Span(end - 1, end, "brand"),) for end in last]
@@ -357,7 +362,7 @@ def test_the_command_prints_a_table_and_writes_all_figures(tmp_path: Path) -> No
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("columns, test split, 36 sentences")
