@@ -132,7 +132,7 @@ def get_config() -> ConfigDict:
     config.groot = ConfigDict()
     config.groot.batch_size = 16
     config.groot.epochs = 2.0
-    config.groot.learning_rate = 2e-4
+    config.groot.learning_rate = 1e-4
     config.groot.warmup = 0.05
     config.groot.schedule = "linear"
     config.groot.final_scale = 0.1

@@ -14,9 +14,12 @@ def get_config() -> ConfigDict:
     config.data.train = "mit_restaurant/restauranttrain.bio"
     config.data.test = "mit_restaurant/restauranttest.bio"
     config.data.dev_fraction = 0.1
-    config.nll.epochs = 16.0
+    config.nll.epochs = 12.0
     config.nll.eval_every = 2.0
     config.groot.epochs = 2.0
     config.groot.eval_every = 1.0
     config.evaluate.dev_limit = 0
+    # A short run: more sizes would take longer to compile than they save.
+    config.loader.rungs = 4
+    config.loader.node_buckets = (256, 512, 1024)
     return config

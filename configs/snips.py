@@ -11,8 +11,11 @@ def get_config() -> ConfigDict:
     config.data.train = "snips/train"
     config.data.dev = "snips/valid"
     config.data.test = "snips/test"
-    config.nll.epochs = 12.0
+    config.nll.epochs = 8.0
     config.nll.eval_every = 2.0
     config.evaluate.dev_limit = 0
     config.groot.epochs = 1.0
+    # A short run: more sizes would take longer to compile than they save.
+    config.loader.rungs = 4
+    config.loader.node_buckets = (256, 512, 1024)
     return config
