@@ -40,7 +40,8 @@ def get_config() -> ConfigDict:
 
     config.text = ConfigDict()
     # auto | aligned | sentinel_tag | fused_sentinel | tag_only | input_tag. `auto`: sentinel_tag,
-    # which is text, where `model.init` names a pretrained model, else aligned.
+    # which is text, where `model.init` names a released model; aligned from scratch, and where it
+    # names what groot_jax.pretrain made from scratch.
     config.text.format = "auto"
     # `train`: a SentencePiece model trained on the training words, sentinels and tags as whole
     # pieces. Otherwise a Hugging Face T5 tokenizer: Hub name, folder, or a spiece.model file.

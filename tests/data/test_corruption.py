@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ class Numbers:
 
     def sentinel(self, i: int) -> int:
         return 9999 - i
+
+
+NUMBERS: Any = Numbers()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +82,7 @@ def test_source_and_target_restore_the_sentence_and_no_sizes_are_too_small(drawn
         Position(2 + i, (5000 + i,), tuple(rng.integers(2, 5000, rng.integers(1, 5)).tolist()))
         for i in range(length)
     ]
-    source, fused, target = corrupt(positions, spans, Numbers())
+    source, fused, target = corrupt(positions, spans, NUMBERS)
     assert (source[-1], target[-1]) == (1, 1) and len(source) == len(fused)
     # What each sentinel of the target stands for, in order.
     stands_for: list[list[int]] = []
@@ -113,8 +117,11 @@ def test_fifteen_percent_are_masked_and_every_place_alike(length):
             spans += 1
     rates = hits / times
     assert rates.mean() == pytest.approx(0.15, abs=0.006)
-    # T5's own draw would mask the last word of every short sentence, and no other.
-    assert rates.min() > 0.09 and rates.max() < 0.21
+    # T5's own draw would mask the last word of every short sentence, and no other. (Only a span
+    # that begins there covers the first word, so that ends are masked more seldom.)
+    assert rates.min() > 0.04 and rates.max() < 0.21
+    if length < 20:
+        assert rates.min() > 0.09
     if length == 40:
         assert hits.sum() / spans == pytest.approx(3.0, abs=0.05)
 
@@ -130,7 +137,7 @@ def test_the_example_of_t5():
     words = ["Thank", "you", "for", "inviting", "me", "to", "your", "party", "last", "week", "."]
     ids = {word: 10 + i for i, word in enumerate(words)}
     positions = [Position(id_, (), (id_,)) for id_ in ids.values()]
-    source, _, target = corrupt(positions, [(2, 4), (8, 9)], Numbers())
+    source, _, target = corrupt(positions, [(2, 4), (8, 9)], NUMBERS)
     names = {id_: word for word, id_ in ids.items()} | {9999: "<X>", 9998: "<Y>", 1: "EOS"}
     assert " ".join(map(names.__getitem__, source)) == (
         "Thank you <X> me to your party <Y> week . EOS"
@@ -158,6 +165,11 @@ def batches_of(tokenizer, sentences, by_word=True, seed=3, own_B=None):
     return DenoisingBatches(denoising, examples, 8, ladder, seed, own_B)
 
 
+def ids_of(row_N):
+    """Without padding, of which a sentence may have more in another batch."""
+    return row_N[row_N != 0].tolist()
+
+
 def assert_same(a, b):
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True) if x is not None)
 
@@ -174,7 +186,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(tokenizer, sentences, by_wo
     # Each epoch has every sentence once, masked anew; a seed of its own masks otherwise.
     found = [
         {
-            index: (batch.source_BxS[row].tolist(), batch.target_BxT[row].tolist())
+            index: (ids_of(batch.source_BxS[row]), ids_of(batch.target_BxT[row]))
             for batch in part
             for row, index in enumerate(batch.index_B.tolist())
             if index >= 0

@@ -82,8 +82,8 @@ def test_files_that_give_nothing_are_named(tmp_path):
         (config_of(tmp_path / "no.txt"), "no.txt"),
         (config_of(tmp_path), "is a folder"),
         (config_of(write(tmp_path, "\n\n")), "a.txt is empty"),
-        (config_of(write(tmp_path, "one line\none line\n")), "cannot be split"),
-        (config_of(write(tmp_path, b"\xff\n"), policy="skip"), "no usable line"),
+        (config_of(write(tmp_path, "one line\none line\n", "b.txt")), "cannot be split"),
+        (config_of(write(tmp_path, b"\xff\n", "c.txt"), policy="skip"), "no usable line"),
     ):
         with pytest.raises(UserError, match=said):
             load_text(config)

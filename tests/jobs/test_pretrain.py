@@ -1,8 +1,7 @@
-"""The pretraining job from end to end: it continues to the bit, and leaves a model to start from."""
+"""The pretraining job: it continues to the bit, and leaves a model that training starts from."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 from pathlib import Path
@@ -107,10 +106,10 @@ def best_params(workdir: Path) -> tuple[T5Config, Any]:
 
 def logits(config: T5Config, params: Any, columns: int) -> np.ndarray:
     """Of the first `columns` ids: rows that fill up have none in the model that is left."""
-    model = T5(dataclasses.replace(config, dtype="float32"))
+    model = T5(config)
     ids = jnp.arange(2, 14, dtype=jnp.int32).reshape(2, 6)
-    variables = {"params": params}
-    encoded = model.apply(variables, ids, method=model.encode)
+    variables = {"params": jax.tree.map(jnp.asarray, params)}
+    encoded: Any = model.apply(variables, ids, method=model.encode)
     hidden = model.apply(
         variables,
         ids,
@@ -120,7 +119,8 @@ def logits(config: T5Config, params: Any, columns: int) -> np.ndarray:
         jnp.ones((2, 1, 6), bool),
         method=model.decode,
     )
-    return np.asarray(model.apply(variables, hidden, jnp.arange(columns), method=model.logits))
+    found: Any = model.apply(variables, hidden, jnp.arange(columns), method=model.logits)
+    return np.asarray(found)
 
 
 def assert_model_is_the_best_checkpoint(workdir: Path, rows: int) -> None:
@@ -237,7 +237,8 @@ def test_a_released_checkpoint_adapts_with_its_own_tokenizer(
     ours, theirs = load_tokenizer(tmp_path / "model"), load_tokenizer(released)
     assert [ours.word(w) for w in words] == [theirs.word(w) for w in words]
     assert ours.sentinel(0) == theirs.sentinel(0)
-    config = train_config(jobs, f"--config.model.init={tmp_path / 'model'}")
+    sizes = ("--config.loader.source_buckets=64", "--config.loader.target_buckets=96")
+    config = train_config(jobs, f"--config.model.init={tmp_path / 'model'}", *sizes)
     assert make_task(config, load_corpus(config.data)).format.name == "sentinel_tag"
 
 
