@@ -106,17 +106,19 @@ def without_too_long(text: Text, check: Callable[[Sentence], object], policy: st
 def held_out(
     sentences: Sequence[Sentence], fraction: float, limit: int, seed: int
 ) -> tuple[list[Sentence], list[Sentence]]:
-    """(train, dev), each in the old order: dev has a seeded share of the texts, at most `limit`.
+    """(train, dev), each in the old order: dev has a seeded share of the texts, at most `limit`
+    (0: no limit).
 
-    It is texts that are drawn, not lines: of a log in which `iphone` stands a thousand times, all
-    or none are in dev, which there once, so that dev measures what was not seen.
+    It is texts that are drawn, not lines, so that dev measures what was not seen: of a log in which
+    `iphone` stands a thousand times, train has all of them, or dev has one and train none.
     """
     texts = list(dict.fromkeys(sentence.words for sentence in sentences))
     count = min(max(1, round(fraction * len(texts))), limit or len(texts))
     rng = random.Random(seed)
     draws = [rng.random() for _ in texts]
     chosen = {texts[i] for i in sorted(range(len(texts)), key=draws.__getitem__)[:count]}
-    train, dev = [], {}
+    train: list[Sentence] = []
+    dev: dict[tuple[str, ...], Sentence] = {}
     for sentence in sentences:
         if sentence.words in chosen:
             dev.setdefault(sentence.words, sentence)
