@@ -47,7 +47,8 @@ def get_config() -> ConfigDict:
 
     config.text = ConfigDict()
     # auto | aligned | sentinel_tag | fused_sentinel | tag_only | input_tag. `auto`: sentinel_tag,
-    # which is text, where `model.init` names a pretrained model, else aligned.
+    # which is text, where `model.init` names a released model; aligned from scratch, and where it
+    # names what groot_jax.pretrain made from scratch.
     config.text.format = "auto"
     # `train`: a SentencePiece model trained on the training words, sentinels and tags as whole
     # pieces. Otherwise a Hugging Face T5 tokenizer: Hub name, folder, or a spiece.model file.
@@ -109,6 +110,30 @@ def get_config() -> ConfigDict:
     config.optimizer.clip = 10.0  # Global norm; 0 = none. Stage 1 has its own.
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.98
+
+    # Before stage 0, by a job of its own (groot_jax.pretrain): text without labels. Spans of it are
+    # masked, and the model learns to write them.
+    config.pretrain = ConfigDict()
+    # Files: one sentence a line, or JSON lines with `text` or `words`. Commas between several.
+    config.pretrain.text = ()
+    config.pretrain.batch_size = 128
+    config.pretrain.epochs = 10.0
+    config.pretrain.learning_rate = 2e-3
+    config.pretrain.warmup = 0.05  # Share of the steps.
+    config.pretrain.schedule = "cosine"  # constant | linear | cosine
+    config.pretrain.final_scale = 0.1
+    config.pretrain.average = "token"  # token | sentence, as config.nll.average.
+    config.pretrain.label_smoothing = 0.0
+    # Share of the positions that are masked (at least one a sentence), and the mean length of the
+    # spans that they form: T5's. A position is a word with text.format=aligned, else a piece.
+    config.pretrain.corrupt = 0.15
+    config.pretrain.mean_span = 3.0
+    config.pretrain.eval_every = 0.5  # Epochs between looks at the dev part.
+    config.pretrain.patience = 0  # Stop after so many looks without a lower dev loss; 0 = never.
+    # Share of the distinct texts set aside with data.split_seed to measure the loss on, and how
+    # many at most; 0 = no limit.
+    config.pretrain.dev_fraction = 0.05
+    config.pretrain.dev_limit = 2000
 
     # Stage 0: maximum likelihood of gold.
     config.nll = ConfigDict()

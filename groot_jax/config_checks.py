@@ -37,6 +37,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "nll.average": _AVERAGES,
     "groot.schedule": _SCHEDULES,
     "groot.nll_average": _AVERAGES,
+    "pretrain.schedule": _SCHEDULES,
+    "pretrain.average": _AVERAGES,
     "mesh.replicated": ("warn", "error", "allow"),
     "mesh.sums": ("auto", "ordered", "any"),
     "evaluate.decide": ("map", "mbr", "threshold"),
@@ -50,6 +52,7 @@ _ABOVE_0: _Rule = ("above 0", lambda v: v > 0)
 _AT_LEAST_5: _Rule = ("5 or more", lambda v: v >= 5)
 _SHARE: _Rule = ("at least 0 and at most 1", lambda v: 0 <= v <= 1)
 _PART: _Rule = ("at least 0 and below 1", lambda v: 0 <= v < 1)
+_INSIDE: _Rule = ("above 0 and below 1", lambda v: 0 < v < 1)
 _AXIS: _Rule = ("-1 (the devices that are left) or 1 and more", lambda v: v == -1 or v >= 1)
 
 _RANGES: dict[str, _Rule] = {
@@ -92,6 +95,18 @@ _RANGES: dict[str, _Rule] = {
     "nll.label_smoothing": _PART,
     "nll.eval_every": _ABOVE_0,
     "nll.patience": _AT_LEAST_0,
+    "pretrain.batch_size": _AT_LEAST_1,
+    "pretrain.epochs": _ABOVE_0,
+    "pretrain.learning_rate": _ABOVE_0,
+    "pretrain.warmup": _SHARE,
+    "pretrain.final_scale": _SHARE,
+    "pretrain.label_smoothing": _PART,
+    "pretrain.corrupt": _INSIDE,
+    "pretrain.mean_span": _AT_LEAST_1,
+    "pretrain.eval_every": _ABOVE_0,
+    "pretrain.patience": _AT_LEAST_0,
+    "pretrain.dev_fraction": _INSIDE,
+    "pretrain.dev_limit": _AT_LEAST_0,
     "groot.batch_size": _AT_LEAST_1,
     "groot.epochs": _ABOVE_0,
     "groot.learning_rate": _ABOVE_0,
@@ -273,7 +288,8 @@ def _check_data(config: ConfigDict) -> None:
     data = config.data
     if data.reader == "tfds" and not data.tfds_name:
         raise UserError("config.data.reader is tfds, so config.data.tfds_name has to name a set")
-    if data.reader not in ("tfds", "retail") and not data.train:
+    # A config for pretraining names text and no labels.
+    if data.reader not in ("tfds", "retail") and not data.train and not config.pretrain.text:
         raise UserError(
             "config.data.train is empty: name the training file (--config=FILE.py:train=PATH where "
             "the file takes it), or take config.data.reader=retail"

@@ -9,10 +9,9 @@ stage 0, stage 1, close.
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,8 +46,8 @@ from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.evaluation import Evaluator, open_oracle, reported_rewards
 from groot_jax.training.loop import Stage, Update, new_state, state_shapes
 from groot_jax.training.optimizer import make_optimizer
-from groot_jax.training.setup import Placement, device_setup, place
-from groot_jax.training.status import WorkdirLock, write_status
+from groot_jax.training.setup import Placement, device_setup, place, system_key
+from groot_jax.training.status import WorkdirLock, status_of
 from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step, loss_weights
 from groot_jax.training.task import (
     Task,
@@ -116,19 +115,6 @@ def main(argv: list[str] | None = None) -> None:
                     train_system(run, system)
                 close(run)
     hosts.close()
-
-
-@contextmanager
-def status_of(workdir: Path) -> Iterator[None]:
-    """W/status.json says that training runs, and how it ended."""
-    write_status(workdir, "training")
-    try:
-        yield
-    except BaseException:
-        with suppress(UserError):  # On a full disk, what is raised says more.
-            write_status(workdir, "stopped")
-        raise
-    write_status(workdir, "finished")
 
 
 def open_task(
@@ -220,13 +206,7 @@ def hidden_words(run: Run) -> Hide | None:
 
 def key_of(run: Run, system: str) -> jax.Array:
     """Each system has random draws of its own; those of a step depend on the step alone."""
-    # `rbg` compiles in a third of the time that threefry takes, with dropout in every layer.
-    draw = partial(_key, run.config.seed, zlib.crc32(system.encode()))
-    return jax.jit(draw, out_shardings=run.placement.everywhere)()
-
-
-def _key(seed: int, system: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed, impl="rbg"), system)
+    return system_key(run.config.seed, system, run.placement)
 
 
 # ---- Stage 0: likelihood of gold --------------------------------------------------------------

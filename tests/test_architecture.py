@@ -13,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "groot_jax"
-JOBS = tuple(f"groot_jax.{job}" for job in ("train", "evaluate", "predict", "preflight", "export"))
+JOBS = tuple(
+    f"groot_jax.{job}"
+    for job in ("pretrain", "train", "evaluate", "predict", "preflight", "export")
+)
 JAX = ("jax", "jaxlib", "flax", "optax", "orbax", "groot_jax.model", "groot_jax.contrast")
 
 # room -> what its files may never import, wherever in the file the import stands.

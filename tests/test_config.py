@@ -58,6 +58,10 @@ def config_file(folder: Path, body: str) -> str:
 def test_every_config_file_loads_and_is_valid(path: Path) -> None:
     if path.stem == "default":
         load(str(path), [("data.reader", "retail")])
+    elif path.stem == "pretrain":
+        assert load(f"{path}:text=a.txt").pretrain.text == ("a.txt",)
+        with pytest.raises(UserError, match="config.data.train is empty"):
+            load(str(path))  # Names neither text nor labels.
     elif path.stem in ("columns", "t5_base", "t5_xl", "t5_xxl"):
         config = load(f"{path}:train=a.txt,test=b.txt")
         assert (config.data.train, config.data.dev, config.data.test) == ("a.txt", "", "b.txt")

@@ -389,12 +389,13 @@ FORMATS: dict[str, Callable[[Tokenizer, Iterable[str]], Format]] = {
 }
 
 
-def resolve_format(name: str, pretrained: bool) -> str:
+def resolve_format(name: str, pretrained: bool, features: bool = False) -> str:
     """`text.format`, `auto` resolved: text for a pretrained T5, which has learned to read it;
-    `aligned` from scratch, where there is nothing to keep."""
+    `aligned` from scratch, where there is nothing to keep, and where the pretrained model's own
+    tokenizer has features of words: then it has learned to read those."""
     if name != "auto":
         return name
-    return "sentinel_tag" if pretrained else "aligned"
+    return "sentinel_tag" if pretrained and not features else "aligned"
 
 
 def make_format(name: str, tokenizer: Tokenizer, types: Iterable[str]) -> Format:

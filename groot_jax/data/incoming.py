@@ -80,11 +80,18 @@ def _lines(descriptor: int) -> Iterator[bytes | None]:
 
 
 def _words(raw: bytes, first: bool, where: str) -> list[str]:
-    """The words of a line; one that starts with { is JSON."""
     try:
         line = raw.decode("utf-8-sig" if first else "utf-8").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: is not UTF-8 ({error.reason}); convert it") from None
+    return words_of_line(line, where)
+
+
+def words_of_line(line: str, where: str) -> list[str]:
+    """The words of a line; one that starts with { is JSON, with `words` or `text`.
+
+    Raises UserError, which begins with `where`, for JSON that has neither.
+    """
     if not line.lstrip().startswith("{"):
         return words_of(line)
     try:

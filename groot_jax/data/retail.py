@@ -6,15 +6,17 @@ test, words get mistyped. The same seed gives the same sentences on every platfo
 
 from __future__ import annotations
 
+import argparse
 from bisect import bisect
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, islice
 from random import Random
 from typing import TypeVar
 
 from groot_jax.data import retail_words as table
 from groot_jax.data.labeling import Sentence, Span
 from groot_jax.data.retail_departments import DEPARTMENTS, Department
+from groot_jax.errors import exit_on_user_error
 
 # Of random.Random only `random()` and `randrange` are used: what others draw may change.
 
@@ -232,20 +234,62 @@ def make_retail(seed: int) -> dict[str, list[Sentence]]:
 
     Sentences have 3 to 14 words and at least one span.
     """
+    return _draw_splits(Random(seed))[0]
+
+
+def unlabeled_retail(seed: int, count: int) -> Iterator[tuple[str, ...]]:
+    """Words of `count` more queries to the same shops, drawn where the splits of `seed` end.
+
+    They are what a shop's log would hold: names that train is kept from are among them, as they
+    are in dev and test, and queries come twice now and then. Queries of dev and test are left out.
+    """
     rng = Random(seed)
+    splits, shops = _draw_splits(rng)
+    kept_out = {sentence.words for split in ("dev", "test") for sentence in splits[split]}
+    queries = (words for words, _ in _queries(rng, shops, train=False) if words not in kept_out)
+    return islice(queries, count)
+
+
+def _draw_splits(rng: Random) -> tuple[dict[str, list[Sentence]], list[_Shop]]:
     shops = [_Shop(department, rng) for department in DEPARTMENTS]
     seen: set[tuple[str, ...]] = set()
     splits: dict[str, list[Sentence]] = {}
     # Test comes first, so that a change to the other splits cannot change it.
     for split in ("test", "dev", "train"):
         sentences = splits[split] = []
+        queries = _queries(rng, shops, split == "train")
         while len(sentences) < SIZES[split]:
-            shop = shops[rng.randrange(len(shops))]
-            words, spans = _query(rng, shop, split == "train")
-            key = tuple(words)
-            if not _MIN_WORDS <= len(key) <= _MAX_WORDS or key in seen or not spans:
+            words, spans = next(queries)
+            if words in seen:
                 continue
-            seen.add(key)
+            seen.add(words)
             source = f"retail/{split}:{len(sentences) + 1}"
-            sentences.append(Sentence(key, tuple(spans), source))
-    return splits
+            sentences.append(Sentence(words, spans, source))
+    return splits, shops
+
+
+def _queries(
+    rng: Random, shops: Sequence[_Shop], train: bool
+) -> Iterator[tuple[tuple[str, ...], tuple[Span, ...]]]:
+    """Queries of 3 to 14 words with a span or more, without end."""
+    while True:
+        words, spans = _query(rng, shops[rng.randrange(len(shops))], train)
+        if _MIN_WORDS <= len(words) <= _MAX_WORDS and spans:
+            yield tuple(words), tuple(spans)
+
+
+def main() -> None:
+    """Prints queries without labels, one a line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m groot_jax.data.retail",
+        description="Prints queries of the built-in corpus without labels, none of dev or test.",
+    )
+    parser.add_argument("--count", type=int, default=200_000, help="queries; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="as config.data.retail_seed")
+    args = parser.parse_args()
+    for words in unlabeled_retail(args.seed, max(args.count, 0)):
+        print(" ".join(words))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

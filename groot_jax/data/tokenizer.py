@@ -34,13 +34,16 @@ _BAG_PIECES = 6  # Pieces of a word, at most, that stand for it where there are 
 class Tokenizer(Protocol):
     """What the formats need. Ids below `vocab_size`: the base vocabulary with its sentinels, the
     features of words (none in a pretrained vocabulary), then the labels that were added as whole
-    pieces. `num_features`: what `features` gives of a word, at most."""
+    pieces. `base_size`: ids below it are the base vocabulary. `has_features`: whether there are
+    any. `num_features`: what `features` gives of a word, at most."""
 
     vocab_size: int
+    base_size: int
     pad_id: int
     eos_id: int
     unk_id: int
     num_sentinels: int
+    has_features: bool
     num_features: int
 
     def word(self, word: str) -> tuple[int, ...]:
@@ -104,7 +107,9 @@ class WordTokenizer:
         self.pad_id, self.eos_id, self.unk_id = pieces.pad_id, pieces.eos_id, pieces.unk_id
         self.num_sentinels = len(pieces.sentinels)
         self.lowercase = lowercase
+        self.has_features = bool(features)
         self.num_features = MOST_FEATURES if features else _BAG_PIECES
+        self.base_size = pieces.size
         self._pieces = pieces
         self._features = {name: pieces.size + i for i, name in enumerate(features)}
         labels_at = pieces.size + len(features)

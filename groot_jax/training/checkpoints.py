@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import math
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import orbax.checkpoint as ocp
@@ -54,41 +54,57 @@ class Meta:
         return cls(looks, bool(value["finished"]), float(value["seconds"]))
 
 
-def best_look(looks: Sequence[Look], tie: float) -> Look | None:
+# A look's metrics -> (what has to be high, what decides among those that are high).
+Merit: TypeAlias = Callable[[Mapping[str, float]], tuple[float, float]]
+
+
+def by_reward(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Of labelers: the reward of rank 1, then the mean over the top k."""
+    return metrics["reward@1"], metrics["mean_reward"]
+
+
+def by_loss(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """The lowest loss, by however little."""
+    return -metrics["loss"], -metrics["loss"]
+
+
+def best_look(looks: Sequence[Look], tie: float, merit: Merit = by_reward) -> Look | None:
     """The best so far, look after look: a new one takes the place of the best when that falls more
-    than `tie` below the highest rank-1 reward so far, or when the new one is within `tie` of it and
-    has a higher mean over the top k.
+    than `tie` below the highest first merit so far (the rank-1 reward), or when the new one is
+    within `tie` of it and has a higher second merit (the mean over the top k).
 
     A look that has lost its place never comes back: its checkpoint is gone.
     """
     best: Look | None = None
     top = -math.inf
     for look in looks:
-        top = max(top, look.metrics["reward@1"])
-        near = [x for x in (best, look) if x and x.metrics["reward@1"] >= top - tie]
-        best = max(near, key=lambda x: (x.metrics["mean_reward"], -x.step))
+        top = max(top, merit(look.metrics)[0])
+        near = [x for x in (best, look) if x and merit(x.metrics)[0] >= top - tie]
+        best = max(near, key=lambda x: (merit(x.metrics)[1], -x.step))
     return best
 
 
-def _best_held(looks: Sequence[Look], steps: Collection[int], tie: float) -> Look | None:
+def _best_held(
+    looks: Sequence[Look], steps: Collection[int], tie: float, merit: Merit
+) -> Look | None:
     """The best look, or the best of those whose checkpoints are there, should its own be lost."""
-    best = best_look(looks, tie)
+    best = best_look(looks, tie, merit)
     if best is None or best.step in steps:
         return best
-    return best_look([look for look in looks if look.step in steps], tie)
+    return best_look([look for look in looks if look.step in steps], tie, merit)
 
 
 class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
     """Goes by the looks at hand: Orbax itself forgets the metrics of what an earlier run saved."""
 
-    def __init__(self, latest: int, tie: float) -> None:
-        self._latest, self._tie = latest, tie
+    def __init__(self, latest: int, tie: float, merit: Merit) -> None:
+        self._latest, self._tie, self._merit = latest, tie, merit
         self.looks: Sequence[Look] = ()
 
     def should_preserve(self, checkpoints: Sequence[Any], context: Any) -> list[bool]:
         del context
         steps = {c.step for c in checkpoints}
-        best = _best_held(self.looks, steps, self._tie)
+        best = _best_held(self.looks, steps, self._tie, self._merit)
         latest = {c.step for c in list(checkpoints)[-self._latest :]}
         return [c.step in latest or (best is not None and c.step == best.step) for c in checkpoints]
 
@@ -103,12 +119,13 @@ class Checkpoints:
         *,
         keep: int = 1,
         tie: float = 0.0,
+        merit: Merit = by_reward,
         read_only: bool = False,
     ) -> None:
         self.folder = (workdir / "checkpoints" / system).absolute()
         self._system = system
-        self._tie = tie
-        self._policy = _KeepBestAndLatest(keep, tie)
+        self._tie, self._merit = tie, merit
+        self._policy = _KeepBestAndLatest(keep, tie, merit)
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_names=("state", "meta"),
@@ -177,7 +194,7 @@ class Checkpoints:
         latest = self.latest()
         if latest is None:
             return None
-        best = _best_held(self.meta(latest).looks, self.steps(), self._tie)
+        best = _best_held(self.meta(latest).looks, self.steps(), self._tie, self._merit)
         return best.step if best else latest
 
     def meta(self, step: int) -> Meta:

@@ -1,6 +1,6 @@
-"""The loop of both stages: updates, looks at dev, checkpoints, metrics, the progress bar.
+"""The loop of all training: updates, looks at dev, checkpoints, metrics, the progress bar.
 
-Knows neither where a stage's batches come from nor what its updates do.
+Knows neither where a stage's batches come from, nor what its updates do, nor what a look measures.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,7 @@ from groot_jax.allocator import release_freed_memory
 from groot_jax.contrast.update import Metrics, TrainState
 from groot_jax.hosts import Hosts
 from groot_jax.model import placing
-from groot_jax.training.checkpoints import Checkpoints, Look, Meta, best_look
-from groot_jax.training.evaluation import Evaluator
+from groot_jax.training.checkpoints import Checkpoints, Look, Merit, Meta, best_look, by_reward
 from groot_jax.training.metrics import Totals, merge_totals
 from groot_jax.training.monitor import open_monitor
 
@@ -48,13 +47,20 @@ class Stage:
     shapes: TrainState  # of every step, with their shardings
     # (state, its step) -> an update for each step after it; no update may span a look.
     updates: Callable[[TrainState, int], Iterator[Update]]
+    merit: Merit = by_reward  # which look is the best
+
+
+class Looker(Protocol):
+    """Measures parameters on dev; `merit` of the stage reads what it finds."""
+
+    def look(self, params: Any) -> dict[str, float]: ...
 
 
 def train(
     stage: Stage,
     workdir: Path,
     settings: ConfigDict,
-    evaluator: Evaluator,
+    evaluator: Looker,
     console: Console,
     hosts: Hosts,
 ) -> None:
@@ -63,7 +69,9 @@ def train(
     `settings` are those of `config.checkpoint`.
     """
     system, total = stage.system, stage.total
-    with Checkpoints(workdir, system, keep=settings.keep, tie=settings.tie) as checkpoints:
+    with Checkpoints(
+        workdir, system, keep=settings.keep, tie=settings.tie, merit=stage.merit
+    ) as checkpoints:
         latest = checkpoints.latest()
         meta = checkpoints.meta(latest) if latest is not None else Meta()
         if meta.finished:
@@ -103,7 +111,7 @@ def train(
                 begun = now
                 monitor.log(step, "dev", dev | {"seconds": meta.seconds})
                 meta.looks.append(Look(step, dev))
-                best = best_look(meta.looks, settings.tie)
+                best = best_look(meta.looks, settings.tie, stage.merit)
                 assert best is not None
                 since = sum(1 for look in meta.looks if look.step > best.step)
                 meta.finished = step == total or bool(stage.patience and since >= stage.patience)
@@ -153,7 +161,7 @@ class _Sums:
 
 def _shown(dev: dict[str, float]) -> dict[str, float]:
     """For the progress bar: the last look at dev, that of an earlier run included."""
-    names = {"reward@1": "dev reward@1", "mean_reward": "mean"}
+    names = {"reward@1": "dev reward@1", "mean_reward": "mean", "loss": "dev loss"}
     return {label: dev[key] for key, label in names.items() if key in dev}
 
 

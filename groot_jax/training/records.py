@@ -20,6 +20,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,21 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} could not be written ({error.strerror or error}): make room or choose another "
             "--workdir, then run the same command again; what was there before is unharmed"
         ) from error
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A draft to write into, which then takes the place of `folder`, whole or not at all.
+
+    Raises UserError where the disk refuses.
+    """
+    draft = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    with writing(folder):
+        draft.mkdir(parents=True)
+        yield draft
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(draft, folder)
 
 
 def write_eval(workdir: str | Path, record: Mapping[str, Any]) -> Path:

@@ -10,6 +10,8 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -77,6 +79,19 @@ def write_status(workdir: Path, state: str) -> None:
     """W/status.json: `training`, `finished` or `stopped`, and by which process."""
     status = {"state": state, "pid": os.getpid(), "host": socket.gethostname()}
     write_text(workdir / STATUS_FILE, json.dumps(status) + "\n")
+
+
+@contextmanager
+def status_of(workdir: Path) -> Iterator[None]:
+    """W/status.json says that training runs, and how it ended."""
+    write_status(workdir, "training")
+    try:
+        yield
+    except BaseException:
+        with suppress(UserError):  # On a full disk, what is raised says more.
+            write_status(workdir, "stopped")
+        raise
+    write_status(workdir, "finished")
 
 
 def training_ended(workdir: Path) -> bool:

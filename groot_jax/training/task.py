@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +19,9 @@ from ml_collections import ConfigDict
 from groot_jax.data.batches import Ladder, encode, fit_ladder
 from groot_jax.data.corpus import Corpus
 from groot_jax.data.formats import Format, make_format, resolve_format
+from groot_jax.data.labeling import Sentence
 from groot_jax.data.lengths import without_too_long
-from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from groot_jax.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer, train_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import Grammar, make_grammar
@@ -31,7 +30,7 @@ from groot_jax.model.config import T5Config, preset, run_settings
 from groot_jax.model.pretrained import load_config, load_pretrained, resize_embeddings
 from groot_jax.model.scratch import Start
 from groot_jax.model.t5 import T5, init_params
-from groot_jax.training.records import writing
+from groot_jax.training.records import whole_folder
 
 # Embedding rows are rounded up to a multiple of this, which tensor sharding and TPU tiles like.
 _ROWS = 128
@@ -67,32 +66,10 @@ class Task:
 
 def make_task(config: ConfigDict, corpus: Corpus) -> Task:
     """Trains or loads the tokenizer and settles every size, from the training split."""
-    text, model = config.text, config.model
-    name = resolve_format(text.format, pretrained=bool(model.init))
-    source = text.tokenizer
-    if source == "auto":
-        source = model.init or "train"
-    if source == "train":
-        tokenizer = train_tokenizer(
-            corpus.train,
-            corpus.types,
-            text.vocab_size,
-            num_sentinels=max(100, text.max_words),
-            lowercase=text.lowercase,
-            max_features=text.max_features if name == "aligned" else 0,
-        )
-    else:
-        tokenizer = load_tokenizer(source, lowercase=text.lowercase)
+    name, tokenizer = make_tokenizer(config, corpus.train, corpus.types)
     format_ = make_format(name, tokenizer, corpus.types)
-    changes = run_settings(model)
     # The format may have added whole pieces for tags to the tokenizer that it was given.
-    rows = -(-format_.tokenizer.vocab_size // _ROWS) * _ROWS
-    if model.init:
-        model_config = load_config(model.init, **changes)
-        rows = max(rows, model_config.vocab_size)
-        model_config = dataclasses.replace(model_config, vocab_size=rows)
-    else:
-        model_config = preset(model.preset, model.variant, rows, **changes)
+    model_config = make_model_config(config.model, format_.tokenizer.vocab_size)
     examples = encode(without_too_long(corpus, format_, config).train, format_)
     loader = config.loader
     ladder = fit_ladder(
@@ -103,6 +80,42 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
         max_rungs=loader.rungs,
     )
     return _task(config, corpus.types, format_, ladder, model_config, digests_of(corpus))
+
+
+def make_tokenizer(
+    config: ConfigDict, sentences: Sequence[Sentence], types: Sequence[str]
+) -> tuple[str, WordTokenizer]:
+    """The format's name and the tokenizer, loaded or trained on `sentences`, that `config.text` and
+    `model.init` ask for."""
+    text, model = config.text, config.model
+    source = text.tokenizer
+    if source == "auto":
+        source = model.init or "train"
+    if source == "train":
+        name = resolve_format(text.format, pretrained=bool(model.init))
+        tokenizer = train_tokenizer(
+            sentences,
+            types,
+            text.vocab_size,
+            num_sentinels=max(100, text.max_words),
+            lowercase=text.lowercase,
+            max_features=text.max_features if name == "aligned" else 0,
+        )
+        return name, tokenizer
+    # Where the config does not lower-case words, the tokenizer may still have been made for it.
+    tokenizer = load_tokenizer(source, lowercase=text.lowercase or None)
+    pretrained, features = bool(model.init), tokenizer.has_features
+    return resolve_format(text.format, pretrained, features), tokenizer
+
+
+def make_model_config(model: ConfigDict, pieces: int) -> T5Config:
+    """The shape that `config.model` asks for, with rows for `pieces` ids or more."""
+    changes = run_settings(model)
+    rows = -(-pieces // _ROWS) * _ROWS
+    if not model.init:
+        return preset(model.preset, model.variant, rows, **changes)
+    config = load_config(model.init, **changes)
+    return dataclasses.replace(config, vocab_size=max(rows, config.vocab_size))
 
 
 def digests_of(corpus: Corpus) -> dict[str, str]:
@@ -156,20 +169,24 @@ def _task(
 def initial_params(task: Task, shardings: Any = None) -> Any:
     """Random parameters, or those of `model.init` with rows added for new pieces, where
     `shardings` says."""
-    init = task.config.model.init
+    return make_params(task.config, task.model_config, task.format.name == "aligned", shardings)
+
+
+def make_params(
+    config: ConfigDict, model_config: T5Config, aligned: bool, shardings: Any = None
+) -> Any:
+    """As `initial_params`; `aligned`: whether source positions are words."""
+    init = config.model.init
     if not init:
-        start = None
-        if task.format.name == "aligned":
-            start = Start(**task.config.model.start.to_dict())
-        return init_params(task.model_config, task.config.seed, shardings, start)
+        start = Start(**config.model.start.to_dict()) if aligned else None
+        return init_params(model_config, config.seed, shardings, start)
     _, params = load_pretrained(init)
-    params = resize_embeddings(params, task.model_config.vocab_size)
+    params = resize_embeddings(params, model_config.vocab_size)
     return params if shardings is None else placing.put(params, shardings)
 
 
 def save_task(task: Task, workdir: Path) -> None:
     """Writes W/task/, whole or not at all."""
-    folder, draft = workdir / "task", workdir / "task.tmp"
     facts = {
         "types": list(task.types),
         "format": task.format.name,
@@ -177,13 +194,9 @@ def save_task(task: Task, workdir: Path) -> None:
         "model": dataclasses.asdict(task.model_config),
         "digests": task.digests,
     }
-    shutil.rmtree(draft, ignore_errors=True)
-    with writing(folder):
-        draft.mkdir(parents=True)
+    with whole_folder(workdir / "task") as draft:
         task.tokenizer.save(draft / "tokenizer")
         (draft / "task.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(draft, folder)
 
 
 def load_task(workdir: Path, config: ConfigDict) -> Task:

@@ -10,7 +10,7 @@ import pytest
 from configs.default import get_config
 from groot_jax.data.corpus import load_corpus
 from groot_jax.data.labeling import make_labeling
-from groot_jax.data.retail import make_retail
+from groot_jax.data.retail import main, make_retail, unlabeled_retail
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,26 @@ def test_a_seed_gives_the_same_corpus_everywhere(retail):
     digest = hashlib.sha256(repr(retail["test"]).encode()).hexdigest()
     assert digest.startswith("0631da5b3d5ff6f9")
     assert make_retail(1)["test"] != retail["test"]
+
+
+def test_unlabeled_queries_go_on_where_the_splits_end_and_none_is_of_dev_or_test(retail):
+    queries = list(unlabeled_retail(0, 4000))
+    assert len(queries) == 4000 and queries[:5] == list(unlabeled_retail(0, 5))
+    assert make_retail(0) == retail
+    texts = {split: {sentence.words for sentence in retail[split]} for split in retail}
+    assert not texts["dev"] & set(queries) and not texts["test"] & set(queries)
+    # No copy of train, and the same shops: names that train lacks, and dev and test have.
+    assert len(set(queries) - texts["train"]) > 3500
+    words = {split: {word for text in texts[split] for word in text} for split in texts}
+    unseen = (words["dev"] & words["test"]) - words["train"]
+    assert len(unseen & {word for query in queries for word in query}) > len(unseen) / 2
+
+
+def test_the_command_prints_queries(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["retail", "--count=3", "--seed=1"])
+    main()
+    printed = capsys.readouterr().out.splitlines()
+    assert [tuple(line.split(" ")) for line in printed] == list(unlabeled_retail(1, 3))
 
 
 def test_no_text_occurs_twice_within_or_across_splits(retail):

@@ -14,7 +14,14 @@ import pytest
 
 from groot_jax.errors import UserError
 from groot_jax.training import checkpoints as module
-from groot_jax.training.checkpoints import Checkpoints, Look, Meta, best_look, saved_steps
+from groot_jax.training.checkpoints import (
+    Checkpoints,
+    Look,
+    Meta,
+    best_look,
+    by_loss,
+    saved_steps,
+)
 
 
 def look(step: int, first: float, mean: float = 0.0) -> Look:
@@ -61,6 +68,20 @@ def test_best_is_the_highest_mean_among_those_within_the_tie() -> None:
     assert best_look(looks, 0.0) == looks[1]
     assert best_look(looks, 0.01 + 1e-9) == looks[0]
     assert best_look([], 0.0) is None
+
+
+def test_best_by_loss_is_the_lowest_by_however_little() -> None:
+    losses = (2.0, 1.5, 1.499, 1.6)
+    looks = [Look(step, {"loss": loss}) for step, loss in enumerate(losses, 1)]
+    assert best_look(looks, 0.005, by_loss) == looks[2]
+
+
+def test_the_lowest_loss_and_the_latest_stay(tmp_path: Path) -> None:
+    looks = [Look(step, {"loss": loss}) for step, loss in enumerate((2.0, 1.5, 1.7, 1.6), 1)]
+    save(tmp_path, looks, [1, 2, 3, 4], tie=0.005, merit=by_loss)
+    assert saved_steps(tmp_path, "groot") == [2, 4]
+    with Checkpoints(tmp_path, "groot", merit=by_loss, read_only=True) as checkpoints:
+        assert checkpoints.best() == 2
 
 
 def test_the_best_that_is_told_is_always_one_that_is_held(tmp_path: Path) -> None:

@@ -1,0 +1,236 @@
+"""What a work directory of pretraining fixes once, how its loss is measured, and what it leaves.
+
+W/pretraining/ holds tokenizer, sizes and a digest of the text; W/model is a checkpoint folder that
+`model.init` takes, in Hugging Face's form with our tokenizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from groot_jax.contrast.update import NllBatch, OutputColumns, Params, nll_batch, nll_scores
+from groot_jax.data.batches import Batch, Example, Ladder, fit_ladder
+from groot_jax.data.corruption import Corruption
+from groot_jax.data.denoising import Denoising
+from groot_jax.data.labeling import Sentence
+from groot_jax.data.text import Text, digest_of, without_too_long
+from groot_jax.data.tokenizer import load_tokenizer
+from groot_jax.errors import UserError
+from groot_jax.model import placing
+from groot_jax.model.config import T5Config
+from groot_jax.model.layout import Layout, summed, use_layout
+from groot_jax.model.pretrained import load_config, save_pretrained
+from groot_jax.model.t5 import T5
+from groot_jax.training.records import whole_folder
+from groot_jax.training.setup import Placement
+from groot_jax.training.task import make_model_config, make_tokenizer
+
+MODEL_FOLDER = "model"
+_FOLDER, _FILE = "pretraining", "pretraining.json"
+
+
+@dataclass(frozen=True)
+class PretrainTask:
+    """Fixed for a work directory; see the module."""
+
+    config: ConfigDict
+    denoising: Denoising
+    ladder: Ladder
+    model_config: T5Config
+    digest: str  # of the text
+
+    def kept(self, text: Text) -> Text:
+        """The text without what is over the largest bucket; UserError as `data.policy` says."""
+        return fitting(self.config, self.denoising, text)
+
+
+def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
+    """Trains or loads the tokenizer and settles every size, from the text. Raises UserError."""
+    format_name, tokenizer = make_tokenizer(config, text.train, ())
+    settings = config.pretrain
+    denoising = Denoising(
+        tokenizer, format_name == "aligned", Corruption(settings.corrupt, settings.mean_span)
+    )
+    digest = digest_of(text)
+    kept = fitting(config, denoising, text)
+    ladder = fit_ladder(
+        denoising.envelopes([*kept.train, *kept.dev]),
+        config.loader.source_buckets,
+        config.loader.target_buckets,
+        padding=config.loader.padding,
+        max_rungs=config.loader.rungs,
+    )
+    model_config = make_model_config(config.model, tokenizer.vocab_size)
+    return PretrainTask(config, denoising, ladder, model_config, digest)
+
+
+def fitting(config: ConfigDict, denoising: Denoising, text: Text) -> Text:
+    """The text without the lines that no batch can hold."""
+    ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
+
+    def check(sentence: Sentence) -> None:
+        ladder.of(denoising.envelope(0, sentence))
+
+    return without_too_long(text, check, config.data.policy)
+
+
+def save_pretrain_task(task: PretrainTask, workdir: Path) -> None:
+    """Writes W/pretraining/, whole or not at all."""
+    facts = {
+        "by_word": task.denoising.by_word,
+        "ladder": [list(rung) for rung in task.ladder.rungs],
+        "model": dataclasses.asdict(task.model_config),
+        "digest": task.digest,
+    }
+    with whole_folder(workdir / _FOLDER) as draft:
+        task.denoising.tokenizer.save(draft / "tokenizer")
+        (draft / _FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def load_pretrain_task(workdir: Path, config: ConfigDict) -> PretrainTask:
+    """Reads W/pretraining/. Raises UserError where it is not what was written there."""
+    path = workdir / _FOLDER / _FILE
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        by_word, digest = bool(facts["by_word"]), str(facts["digest"])
+        rungs = tuple((int(source), int(target)) for source, target in facts["ladder"])
+        model_config = T5Config(**facts["model"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not what pretraining wrote ({type(error).__name__}: {error}): bring the "
+            "file back, or name another --workdir"
+        ) from error
+    settings = config.pretrain
+    denoising = Denoising(
+        load_tokenizer(path.parent / "tokenizer"),
+        by_word,
+        Corruption(settings.corrupt, settings.mean_span),
+    )
+    ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets, rungs)
+    return PretrainTask(config, denoising, ladder, model_config, digest)
+
+
+def has_pretrain_task(workdir: Path) -> bool:
+    return (workdir / _FOLDER / _FILE).exists()
+
+
+def check_text(task: PretrainTask, text: Text, workdir: Path) -> None:
+    """Raises UserError where the text is no longer the one that `workdir` was pretrained on."""
+    if digest_of(text) != task.digest:
+        raise UserError(
+            f"config.pretrain.text: the files do not hold the lines that they held when {workdir} "
+            "was first pretrained in: bring the old ones back, or name another --workdir"
+        )
+
+
+def output_columns(task: PretrainTask, placement: Placement) -> OutputColumns:
+    """All of the vocabulary that can be written: the whole, but for features of words where there
+    are any. They are most of the rows of such a model (16,000 beside 2,000 pieces) and never a
+    target: in the softmax they would cost eight times the logits, and as columns of the tied head
+    they would be pushed away from all that the decoder says instead of learning what words mean.
+    """
+    tokenizer, rows = task.denoising.tokenizer, task.model_config.vocab_size
+    count = tokenizer.base_size if tokenizer.has_features else rows
+    column_of_V = np.full(rows, -1, np.int32)
+    column_of_V[:count] = np.arange(count)
+    columns = OutputColumns(jnp.arange(count, dtype=jnp.int32), jnp.asarray(column_of_V))
+    return placing.put(columns, placement.everywhere)
+
+
+# ---- The loss on text that was set aside ------------------------------------------------------
+
+_Sums = Callable[[Params, NllBatch, OutputColumns], tuple[jax.Array, jax.Array]]
+
+
+class HeldOut:
+    """The loss on the dev part, which is masked alike at every look."""
+
+    def __init__(
+        self,
+        task: PretrainTask,
+        placement: Placement,
+        columns: OutputColumns,
+        examples: Sequence[Example],
+        batch_size: int,
+    ) -> None:
+        """`examples`: envelopes of the dev part."""
+        own_B = placement.own_rows(batch_size)
+        batches = task.denoising.dev_batches(examples, len(own_B), task.ladder, own_B)
+        self._batches: list[Batch] = list(batches)
+        self._placement, self._columns = placement, columns
+        self._sums = _jit_sums(task.model_config, placement.layout)
+
+    def look(self, params: Params) -> dict[str, float]:
+        """`loss`: nats a target token, sentinels and EOS included; `perplexity`: its exponential.
+
+        The same in all processes, each of which has to call.
+        """
+        found = []
+        for batch in self._batches:
+            data = placing.put(nll_batch(batch), self._placement.batch)
+            found.append(self._sums(params, data, self._columns))
+        # Read only now: the host prepares a batch while the device works on the one before.
+        loss, tokens = (sum(float(part) for part in parts) for parts in zip(*found, strict=True))
+        mean = loss / max(tokens, 1.0)
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+
+
+def _jit_sums(model_config: T5Config, layout: Layout) -> _Sums:
+    """(parameters, batch, columns) -> sums of the loss and of the tokens, on all devices."""
+    model = T5(model_config)
+
+    def sums(
+        params: Params, batch: NllBatch, columns: OutputColumns
+    ) -> tuple[jax.Array, jax.Array]:
+        logp_BxT, _, mask_BxT = nll_scores(model, params, batch, columns)
+        mask_BxT = mask_BxT.astype(logp_BxT.dtype)
+        return -(logp_BxT * mask_BxT).sum(), mask_BxT.sum()
+
+    def laid_out(params: Params, batch: NllBatch, columns: OutputColumns) -> Any:
+        with use_layout(layout):
+            return summed(sums, params, batch, columns)
+
+    return jax.jit(laid_out, out_shardings=layout.everywhere)
+
+
+# ---- The model that it leaves -----------------------------------------------------------------
+
+
+def write_model(task: PretrainTask, params: Params, placement: Placement, folder: Path) -> None:
+    """Writes `folder`, whole or not at all: what `model.init` and `text.tokenizer` take.
+
+    Every process has to call, since parameters are gathered, one after the other; the first one
+    writes. Rows that only fill the embedding up, of which nothing was learned, are left out: rows
+    for tags then get draws like the rows that were learned.
+    """
+    whole = jax.tree.map(partial(_gathered, placement), params)
+    if jax.process_index() != 0:
+        return
+    init = task.config.model.init
+    rows = task.denoising.tokenizer.vocab_size
+    if init:
+        rows = max(rows, load_config(init).vocab_size)
+    whole["shared"]["embedding"] = whole["shared"]["embedding"][:rows]
+    if "lm_head" in whole:
+        whole["lm_head"]["kernel"] = whole["lm_head"]["kernel"][:, :rows]
+    with whole_folder(folder) as draft:
+        save_pretrained(draft, dataclasses.replace(task.model_config, vocab_size=rows), whole)
+        task.denoising.tokenizer.save(draft)
+
+
+def _gathered(placement: Placement, x: jax.Array) -> np.ndarray:
+    """The array on the host, in the first process; nothing of it elsewhere."""
+    if not x.is_fully_addressable:
+        x = jax.jit(lambda x: x, out_shardings=placement.everywhere)(x)
+    return placing.read(x) if jax.process_index() == 0 else np.zeros(0, np.float32)
