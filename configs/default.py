@@ -167,7 +167,7 @@ def get_config() -> ConfigDict:
     config.groot.nll_weight = 2.0  # lambda
     config.groot.nll_average = "sentence"
     config.groot.loss = ConfigDict()  # One weight each; their sum is the contrast.
-    config.groot.loss.margin = 1.0
+    config.groot.loss.margin = 0.5
     config.groot.loss.listwise = 0.0
     config.groot.loss.logistic = 0.0
     config.groot.loss.squared = 0.0
@@ -183,7 +183,7 @@ def get_config() -> ConfigDict:
     config.groot.pool.corrections = True
     config.groot.lag = 1  # Updates that the generating policy may lag behind; 0: on-policy.
     # Encoder dropout while generating: beams of training sentences as noisy as those of dev.
-    config.groot.generate_dropout = 0.0
+    config.groot.generate_dropout = 0.2
     config.groot.accumulate = 1  # Update a batch in so many parts when memory is short.
     config.groot.eval_every = 0.5  # Epochs between looks at dev.
 

@@ -129,7 +129,7 @@ _HF_DEFAULTS: dict[str, dict[str, Any]] = {
 # name -> (d_model, d_ff, layers of each stack, heads, d_kv). From `small` on they are the released
 # checkpoints: https://github.com/google-research/text-to-text-transfer-transformer (xl = 3B, xxl =
 # 11B) and its released_checkpoints.md for v1.1.
-_TINY = {"nano": (128, 512, 2, 4, 32), "mini": (256, 1024, 4, 4, 64)}
+_TINY = {"nano": (128, 512, 2, 8, 16), "mini": (256, 1024, 4, 4, 64)}
 _SHAPES: dict[str, dict[str, tuple[int, int, int, int, int]]] = {
     "v1_0": _TINY
     | {
