@@ -8,7 +8,7 @@ from configs.default import get_config as default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.data.reader = "retail"
-    config.nll.epochs = 8.0
+    config.nll.epochs = 10.0
     config.nll.eval_every = 2.0
     config.groot.epochs = 1.5
     config.evaluate.dev_limit = 0
