@@ -172,14 +172,15 @@ def test_a_sentence_of_too_many_tokens_is_named_by_file_and_line(
     path = columns(tmp_path / "bad.txt", *long)
     good = columns(tmp_path / "good.txt")
     number = len(path.read_text().splitlines()) - 1
+    pieces = "--config.text.format=fused_sentinel"  # In aligned any word is one position.
     for split in ("train", "dev"):
-        flags = (f"--config.data.train={good}", f"--config.data.{split}={path}")
+        flags = (f"--config.data.train={good}", f"--config.data.{split}={path}", pieces)
         said = refused(*flags)
         assert f"{path}:{number}: " in said and "config.loader.source_buckets" in said
         assert "config.data.policy=skip" in said
         assert not (tmp_path / "w").exists()
     path.write_text("\n".join(long) + "\n")
-    said = refused(f"--config.data.dev={path}", "--config.data.policy=skip")
+    said = refused(f"--config.data.dev={path}", "--config.data.policy=skip", pieces)
     assert "config.data.dev: no sentence is left" in said and f"{path}:1: " in said
 
 
@@ -188,6 +189,7 @@ def test_sentences_of_too_many_tokens_are_skipped_and_counted_by_every_job(
     jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--config.data.policy=skip", "--config.systems=()", "--config.nll.epochs=1"]
+    flags.append("--config.text.format=fused_sentinel")  # In aligned any word is one position.
     for split in ("train", "test"):
         path = tmp_path / f"{split}.jsonl"
         path.write_text(
@@ -510,6 +512,7 @@ def test_a_bad_reward_ends_training_with_its_name_and_the_sentence(
         f"--config.reward.name={name}",
         "--config.reward.deadline=0.5",
         "--config.reward.workers=2",
+        "--config.data.augment=0",  # The sentence that is named stands in the file.
     ]
     done = jobs.call("train", workdir, *flags, cwd=tmp_path)
     assert done.status == 1
