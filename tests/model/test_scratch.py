@@ -37,5 +37,5 @@ def test_the_first_heads_attend_to_one_neighbour_each():
         {"params": params}, relative, method=lambda t5, r: t5.encoder.relative_bias(r)
     )
     weights_HxL = np.asarray(jax.nn.softmax(bias[0, :, 0]))
-    assert (weights_HxL.argmax(-1) - 4).tolist() [:7] == [-1, 1, -2, 2, 0, -3, 3]
+    assert (weights_HxL.argmax(-1) - 4).tolist()[:7] == [-1, 1, -2, 2, 0, -3, 3]
     assert weights_HxL.max(-1)[:7].min() > 0.99
