@@ -373,8 +373,8 @@ def test_windows_fit_the_buckets_of_words_in_pieces(
     predict: Predict, jobs: Jobs, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     workdir = tmp_path_factory.mktemp("pieces") / "w"
-    flags = ("--config.text.format=fused_sentinel", "--config.systems=()", "--config.nll.epochs=1")
-    jobs.run("train", workdir, *flags)
+    short = ("--config.text.format=fused_sentinel", "--config.systems=()", "--config.nll.epochs=1")
+    jobs.run("train", workdir, *short)
     predict.trained = workdir
     # Spelled in letters, words are long in the source.
     flags = ("--config.text.long_sentences=window", "-k", "1", "--config.loader.source_buckets=64")
