@@ -41,6 +41,7 @@ def test_every_mode_of_generation_has_the_outputs_of_its_reference():
         ("nano", "legal"),
         ("nano", "full"),
         ("nano", "fused"),
+        ("nano", "aligned"),
     ]
     for row in results:
         assert row["outputs_equal"] is True
@@ -49,6 +50,17 @@ def test_every_mode_of_generation_has_the_outputs_of_its_reference():
         for dtype in ("float32", "bfloat16"):
             torch_ms = row[f"hf_torch_{dtype}_ms"]
             assert torch_ms is None or positive(torch_ms)
+
+
+def test_formats_are_timed_side_by_side():
+    results = run("formats", "--rounds=1", "--formats=aligned,tag_only")["results"]
+    assert [(row["size"], row["format"]) for row in results] == [
+        ("nano", "aligned"),
+        ("nano", "tag_only"),
+    ]
+    for step in ("nll", "search", "update"):
+        assert results[0][f"{step}_ratio"] == 1
+        assert all(positive(row[f"{step}_ms"]) for row in results)
 
 
 def test_the_update_has_the_loss_and_gradient_of_tiled_scoring():
