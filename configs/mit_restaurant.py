@@ -19,7 +19,6 @@ def get_config() -> ConfigDict:
     config.groot.epochs = 2.0
     config.groot.eval_every = 1.0
     config.evaluate.dev_limit = 0
-    # A short run: more sizes would take longer to compile than they save.
-    config.loader.rungs = 4
+    # A short run: more sizes of bins would take longer to compile than they save.
     config.loader.node_buckets = (256, 512, 1024)
     return config

@@ -17,7 +17,6 @@ def get_config() -> ConfigDict:
     # Four test sentences have up to 105 words; a tokenizer of our own can have the sentinels.
     config.text.max_words = 128
     config.nll.epochs = 12.0
-    # A short run: more sizes would take longer to compile than they save.
-    config.loader.rungs = 4
+    # A short run: more sizes of bins would take longer to compile than they save.
     config.loader.node_buckets = (256, 512, 1024)
     return config
