@@ -199,7 +199,7 @@ def make_run(
 def hidden_words(run: Run) -> Hide | None:
     """What hides words of training sentences; None where a format has nothing else to show."""
     chance, tokenizer = run.config.data.hide_words, run.task.tokenizer
-    if chance == 0 or run.task.format.name != "aligned":
+    if chance == 0 or run.task.format.name != "aligned" or not tokenizer.has_features:
         return None
     return Hide(chance, tokenizer.unk_id, (tokenizer.pad_id, tokenizer.eos_id))
 
