@@ -44,7 +44,6 @@ class Tokenizer(Protocol):
     unk_id: int
     num_sentinels: int
     has_features: bool
-    has_features: bool
     num_features: int
 
     def word(self, word: str) -> tuple[int, ...]:
