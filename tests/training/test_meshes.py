@@ -36,7 +36,7 @@ import optax
 
 from groot_jax import config as configs
 from groot_jax.contrast.pools import pool_batch
-from groot_jax.contrast.update import NllBatch, OutputColumns
+from groot_jax.contrast.update import OutputColumns, nll_batch
 from groot_jax.data.batches import TrainingBatches, encode, evaluation_batches
 from groot_jax.data.corpus import load_corpus
 from groot_jax.model import placing
@@ -110,8 +110,7 @@ def answers(mesh):
     own_B = placement.own_rows(12)
     batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
     assert (batch.index_B >= 0).sum() == 12
-    data = NllBatch(batch.source_BxS, batch.fused_source_BxSxF, batch.fused_target_BxT,
-                    batch.target_BxT)
+    data = nll_batch(batch)
     shardings = placement.state(task.model_config, descent)
     step = jit_nll_step(config.nll, task.model_config, descent, shardings, placement.layout)
     state, metrics = step(new_state(params, descent, shardings),
