@@ -1,5 +1,5 @@
 # make demo    train and compare NLL and GROOT on the built-in corpus
-# make test    lint, types and all tests          (TORCH=1 adds those that need torch or libtpu)
+# make test    lint, types and all tests   (TORCH=1 adds those that need torch, libtpu or a peer)
 # make lint    ruff and mypy alone
 # make clean   remove .venv, runs/demo and caches
 
@@ -62,7 +62,7 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-run
 	@touch $@
 
 $(VENV)/.stamp-parity: $(VENV)/.stamp-test
-	@echo "Installing torch, the reference of the parity tests, and libtpu, the compiler of" \
-		"preflight's, into $(VENV)."
-	@$(PIP) --editable '.[parity,tpu]'
+	@echo "Installing torch, the reference of the parity tests, libtpu, the compiler of preflight's," \
+		"and what benchmarks/peers.py compares with, into $(VENV)."
+	@$(PIP) --editable '.[parity,tpu,peers]'
 	@touch $@

@@ -23,7 +23,7 @@ from groot_jax.contrast.update import NllBatch, PoolBatch, nll_batch
 from groot_jax.data.batches import Batch, Example, Ladder, collate, encode
 from groot_jax.data.formats import Format, make_format, resolve_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
-from groot_jax.data.tokenizer import WordTokenizer
+from groot_jax.data.tokenizer import SETTINGS_FILE, WordTokenizer, load_tokenizer
 from groot_jax.generate import beam_search
 from groot_jax.generate.beam_search import SearchInput
 from groot_jax.reward.pool import PoolEntry
@@ -96,9 +96,10 @@ def make_workload(
     types = [f"t{i} b" if pretrained and i % 2 else f"t{i}" for i in range(sentences.types)]
     labels = ["O", "I", *types]
     pieces = _Pieces(vocab_size, labels, max(100, text.max_words))
-    name = resolve_format(text.format, pretrained=bool(config.model.init))
+    has_features = pretrained and _reads_features(config)
+    name = resolve_format(text.format, bool(config.model.init), has_features)
     # Shapes depend on whether there are features, not on which.
-    features = () if pretrained or name != "aligned" else ("=",)
+    features = ("=",) if name == "aligned" and (has_features or not pretrained) else ()
     tokenizer = WordTokenizer(pieces, () if pretrained else labels, features=features)
     format_ = make_format(name, tokenizer, types)
     rng = random.Random(0)
@@ -123,6 +124,14 @@ def make_workload(
         for e in examples
     }
     return Workload(format_, examples, pools, (size[0] or longest[0], size[1] or longest[1]))
+
+
+def _reads_features(config: ConfigDict) -> bool:
+    """Whether the tokenizer that `config` names is ours, on this disk, with features of words: that
+    of a model which groot_jax.pretrain made from scratch."""
+    named = config.text.tokenizer
+    source = config.model.init if named in ("auto", "train") else named
+    return (Path(source) / SETTINGS_FILE).is_file() and load_tokenizer(source).has_features
 
 
 def _labeling(words: int, types: Sequence[str], rng: random.Random) -> Labeling:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from groot_jax import evaluate, predict, train
 from groot_jax.errors import exit_on_user_error
+from groot_jax.training.checkpoints import saved_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "columns.py"
@@ -96,6 +99,20 @@ def job_environment() -> dict[str, str]:
     return dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
 
 
+def launch(processes: int, devices: int, module: str, argv: Sequence[str]) -> subprocess.Popen[str]:
+    """Starts a job on several processes of this machine, each with so many virtual devices."""
+    command = [sys.executable, str(ROOT / "launch" / "local.py")]
+    command += [f"--processes={processes}", f"--devices={devices}", "--"]
+    return subprocess.Popen(
+        [*command, sys.executable, "-m", module, *argv],
+        env=job_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @dataclass(frozen=True)
 class Jobs:
     """The jobs on the generated corpus, in this process or in one of their own."""
@@ -164,6 +181,17 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | Non
             pytest.fail(f"it ended too early:\n{process.communicate()}")
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def state_of(workdir: Path, system: str) -> dict[str, np.ndarray]:
+    """Step, parameters and optimizer of the latest checkpoint, whatever devices wrote it."""
+    folder = workdir / "checkpoints" / system / str(saved_steps(workdir, system)[-1]) / "state"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        shapes = checkpointer.metadata(folder.absolute()).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        tree = checkpointer.restore(folder.absolute(), restore_args=as_numpy)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def error_of(run: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:

@@ -7,18 +7,15 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from groot_jax.training.checkpoints import saved_steps
-from tests.jobs.support import ROOT, TIMEOUT, Ended, Jobs, job_environment, wait_for
+from tests.jobs.support import TIMEOUT, Ended, Jobs, launch, state_of, wait_for
 
 pytestmark = pytest.mark.slow
 # One system, and few updates: what differs between meshes shows at once.
@@ -38,17 +35,7 @@ LOOK = 4  # The first look of stage 0.
 def start(
     jobs: Jobs, job: str, workdir: Path, processes: int, devices: int, *flags: str
 ) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "launch" / "local.py")]
-    command += [f"--processes={processes}", f"--devices={devices}", "--"]
-    command += [sys.executable, "-m", f"groot_jax.{job}", *jobs.argv(job, workdir, *flags)]
-    return subprocess.Popen(
-        command,
-        env=job_environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return launch(processes, devices, f"groot_jax.{job}", jobs.argv(job, workdir, *flags))
 
 
 def call(
@@ -70,17 +57,6 @@ def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
             yield from numbers(item, f"{path}/{index}")
     elif isinstance(value, (int, float)):
         yield path, value
-
-
-def state_of(workdir: Path, system: str) -> dict[str, np.ndarray]:
-    """Step, parameters and optimizer of the latest checkpoint, whatever devices wrote it."""
-    folder = workdir / "checkpoints" / system / str(saved_steps(workdir, system)[-1]) / "state"
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        shapes = checkpointer.metadata(folder.absolute()).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-        tree = checkpointer.restore(folder.absolute(), restore_args=as_numpy)
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def assert_same_results(a: Path, b: Path, tolerance: float = 1e-3) -> None:

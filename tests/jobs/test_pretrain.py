@@ -24,7 +24,16 @@ from groot_jax.training.checkpoints import Checkpoints, by_loss, saved_steps
 from groot_jax.training.monitor import Monitor
 from groot_jax.training.pretraining import load_pretrain_task
 from groot_jax.training.task import initial_params, make_task, make_tokenizer
-from tests.jobs.support import ROOT, Jobs, error_of, own_compilation_cache, sentence
+from tests.jobs.support import (
+    ROOT,
+    TIMEOUT,
+    Jobs,
+    error_of,
+    launch,
+    own_compilation_cache,
+    sentence,
+    state_of,
+)
 from tests.jobs.test_train import assert_same_state, metrics_of, status_of, timeless
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
@@ -186,6 +195,22 @@ def test_a_stopped_run_ends_with_the_same_bits(
     files = [sorted((w / "model").iterdir()) for w in (tmp_path, scratch)]
     assert [path.name for path in files[0]] == [path.name for path in files[1]]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_model_of_one_with_as_many_devices(
+    jobs: Jobs, text: Path, tmp_path: Path
+) -> None:
+    """To the last bit: each masks the texts of its own rows alone, by the same draws."""
+    for processes, devices in ((2, 1), (1, 2)):
+        flags = argv(jobs, text, tmp_path / str(processes), "--config.pretrain.epochs=1")
+        with launch(processes, devices, "groot_jax.pretrain", flags) as process:
+            _, err = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 0, err
+    states = [state_of(tmp_path / name, "pretrain") for name in "12"]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    left, right = (load_pretrained(tmp_path / name / "model")[1] for name in "12")
+    jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import pytest
 
 from groot_jax.config import load
 from groot_jax.contrast.tree import build_tree
+from groot_jax.data.labeling import Sentence
+from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.scaling.workload import Sentences, make_workload
 
 RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
@@ -27,3 +29,17 @@ def test_pools_share_prefixes_but_no_more_than_those_of_trained_models(words):
         nodes += len(build_tree(sequences, 0).tokens)
         tokens += sum(map(len, sequences))
     assert 0.38 < nodes / tokens < 0.7
+
+
+@pytest.mark.parametrize(("max_features", "expected"), [(50, "aligned"), (0, "sentinel_tag")])
+def test_a_model_that_was_pretrained_on_features_is_taken_as_training_takes_it(
+    tmp_path, max_features, expected
+):
+    """What groot_jax.pretrain leaves says what it reads; the made-up sentences follow it."""
+    words = [Sentence(("red", name), ()) for name in ("shoes", "jeans")]
+    train_tokenizer(words, [], 40, max_features=max_features).save(tmp_path)
+    config = load(RETAIL)
+    config.model.init = str(tmp_path)
+    workload = make_workload(config, 4000, Sentences(6, 1.5, 3), 4)
+    assert workload.format.name == expected
+    assert bool(workload.format.fused_width) == bool(max_features)
