@@ -62,9 +62,9 @@ def table(workdir: Path) -> str:
         "",
         "| system | "
         + " | ".join(heading for _, heading in COLUMNS)
-        + " | Δ mean@10 | Δ reward@1 |"
+        + " | Δ reward@1 | Δ mean@10 | Δ max@10 |"
         " training |",
-        "|---" * (len(COLUMNS) + 4) + "|",
+        "|---" * (len(COLUMNS) + 5) + "|",
     ]
     for name in SYSTEMS:
         metrics = results["systems"].get(name, {}).get("test")
@@ -101,8 +101,8 @@ def seeds_table(workdirs: Sequence[Path]) -> str:
         "",
         "| system | "
         + " | ".join(heading for _, heading in COLUMNS)
-        + " | Δ mean@10 | Δ reward@1 |",
-        "|---" * (len(COLUMNS) + 3) + "|",
+        + " | Δ reward@1 | Δ mean@10 | Δ max@10 |",
+        "|---" * (len(COLUMNS) + 4) + "|",
     ]
     for name in SYSTEMS:
         metrics = merged["systems"].get(name, {}).get("test")
@@ -120,7 +120,7 @@ def spread(value: dict[str, float], sign: str = "") -> str:
     return f"{value['mean']:{sign}.3f} ± {value['std']:.3f}"
 
 
-KEYS = ("mean_reward@10", "reward@1")
+KEYS = ("reward@1", "mean_reward@10", "max_reward@10")
 
 
 def difference(value: dict[str, Any] | None) -> str:

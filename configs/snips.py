@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.data.train = "snips/train"
     config.data.dev = "snips/valid"
     config.data.test = "snips/test"
-    config.nll.epochs = 8.0
+    config.nll.epochs = 12.0
     config.nll.eval_every = 2.0
     config.evaluate.dev_limit = 0
     config.groot.epochs = 1.0
