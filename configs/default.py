@@ -156,7 +156,7 @@ def get_config() -> ConfigDict:
     # Stage 1: generate, correct, contrast. `variants` below are other systems under equal updates.
     config.groot = ConfigDict()
     config.groot.batch_size = 16
-    config.groot.epochs = 2.0
+    config.groot.epochs = 1.0
     config.groot.learning_rate = 1e-4
     config.groot.warmup = 0.05
     config.groot.schedule = "linear"
@@ -167,12 +167,12 @@ def get_config() -> ConfigDict:
     config.groot.nll_weight = 2.0  # lambda
     config.groot.nll_average = "sentence"
     config.groot.loss = ConfigDict()  # One weight each; their sum is the contrast.
-    config.groot.loss.margin = 0.5
+    config.groot.loss.margin = 0.4
     config.groot.loss.listwise = 0.0
     config.groot.loss.logistic = 0.0
     config.groot.loss.squared = 0.0
     config.groot.loss.rank = 0.0
-    config.groot.loss.risk = 5.0
+    config.groot.loss.risk = 0.0
     config.groot.loss.reinforce = 0.0
     config.groot.rank_margin = 0.05  # lambda of BRIO's rank loss.
     config.groot.reinforce_normalise = False  # Divide advantages by the pool's deviation (GRPO).
@@ -192,8 +192,10 @@ def get_config() -> ConfigDict:
     # A system's name -> what it changes in `config.groot`.
     config.variants = ConfigDict()
     config.variants.groot = ConfigDict()
-    config.variants.nll_continued = ConfigDict({"loss": {"margin": 0.0, "risk": 0.0}})
-    config.variants.risk = ConfigDict({"loss": {"margin": 0.0}})
+    # Whatever `groot.loss` is made of, these two have none of it.
+    none = dict.fromkeys(config.groot.loss, 0.0)
+    config.variants.nll_continued = ConfigDict({"loss": none})
+    config.variants.risk = ConfigDict({"loss": none | {"risk": 5.0}})
     config.variants.no_corrections = ConfigDict({"pool": {"corrections": False}})
 
     config.evaluate = ConfigDict()

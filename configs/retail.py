@@ -8,9 +8,8 @@ from configs.default import get_config as default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.data.reader = "retail"
-    config.nll.epochs = 10.0
+    config.nll.epochs = 16.0
     config.nll.eval_every = 2.0
-    config.groot.epochs = 1.5
     config.evaluate.dev_limit = 0
     # A short run: more sizes would take longer to compile than they save.
     config.loader.rungs = 4

@@ -356,6 +356,12 @@ def test_a_variant_is_groot_with_its_own_changes_and_leaves_groot_alone() -> Non
     assert flatten(variant(config, "groot")) == flatten(config.groot)
 
 
+def test_nll_continued_has_no_contrast_whatever_groot_contrasts_with() -> None:
+    config = load(RETAIL, [(f"groot.loss.{name}", "1") for name in default_config().groot.loss])
+    assert not any(variant(config, "nll_continued").loss.values())
+    assert {k for k, v in variant(config, "risk").loss.items() if v} == {"risk"}
+
+
 def test_a_variant_is_frozen() -> None:
     with pytest.raises(AttributeError):
         variant(load(RETAIL), "groot").tau = 1.0
