@@ -129,8 +129,11 @@ def make_workload(
 def _reads_features(config: ConfigDict) -> bool:
     """Whether the tokenizer that `config` names is ours, on this disk, with features of words: that
     of a model which groot_jax.pretrain made from scratch."""
-    named = config.text.tokenizer
-    source = config.model.init if named in ("auto", "train") else named
+    source = config.text.tokenizer
+    if source == "train":
+        return False
+    if source == "auto":
+        source = config.model.init
     return (Path(source) / SETTINGS_FILE).is_file() and load_tokenizer(source).has_features
 
 

@@ -11,6 +11,7 @@ from groot_jax.contrast.tree import build_tree
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.scaling.workload import Sentences, make_workload
+from groot_jax.training.task import make_tokenizer
 
 RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
 
@@ -31,15 +32,20 @@ def test_pools_share_prefixes_but_no_more_than_those_of_trained_models(words):
     assert 0.38 < nodes / tokens < 0.7
 
 
-@pytest.mark.parametrize(("max_features", "expected"), [(50, "aligned"), (0, "sentinel_tag")])
+@pytest.mark.parametrize(
+    ("max_features", "tokenizer", "expected"),
+    [(50, "auto", "aligned"), (0, "auto", "sentinel_tag"), (50, "train", "sentinel_tag")],
+)
 def test_a_model_that_was_pretrained_on_features_is_taken_as_training_takes_it(
-    tmp_path, max_features, expected
+    tmp_path, max_features, tokenizer, expected
 ):
     """What groot_jax.pretrain leaves says what it reads; the made-up sentences follow it."""
     words = [Sentence(("red", name), ()) for name in ("shoes", "jeans")]
     train_tokenizer(words, [], 40, max_features=max_features).save(tmp_path)
     config = load(RETAIL)
-    config.model.init = str(tmp_path)
+    config.model.init, config.text.tokenizer = str(tmp_path), tokenizer
+    config.text.vocab_size = 40
+    assert make_tokenizer(config, words, ["color"])[0] == expected
     workload = make_workload(config, 4000, Sentences(6, 1.5, 3), 4)
     assert workload.format.name == expected
-    assert bool(workload.format.fused_width) == bool(max_features)
+    assert bool(workload.format.fused_width) == (expected == "aligned")
