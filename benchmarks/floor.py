@@ -208,7 +208,7 @@ def part_rows(size: str, dtype: str, rates: Rates, quick: bool, rounds: int) -> 
     from groot_jax.model.t5 import T5
 
     shape = workload.QUICK if quick else workload.Shape()
-    config, params = workload.make_model(size, dtype)
+    config, params = workload.make_model(size, dtype, quick)
     case = generate.make_case("legal", shape, config)
     model, variables = T5(config), {"params": params}
     works = search_work(

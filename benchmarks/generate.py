@@ -278,7 +278,7 @@ def torch_calls(
 
 def run_size(size: str, args: Any, shape: workload.Shape, rates: floor.Rates) -> list[dict]:
     """One row for each mode of a size."""
-    config, params = workload.make_model(size, args.dtype)
+    config, params = workload.make_model(size, args.dtype, args.quick)
     cases = {mode: make_case(mode, shape, config) for mode in args.modes}
     # Theirs read Sentinel + Tag, whatever the modes.
     source_BxS = make_case("legal", shape, config).batch.source_BxS

@@ -233,7 +233,7 @@ def compare(config: T5Config, ours_args: Any, theirs_args: Any) -> Apart:
 
 def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates) -> dict[str, Any]:
     """One row: a size, a mode and a set of pools."""
-    config, params = workload.make_model(size, args.dtype)
+    config, params = workload.make_model(size, args.dtype, args.quick)
     columns_C = pools.columns_C if mode == "legal" else np.arange(config.vocab_size)
     columns = workload.output_columns(columns_C.astype(np.int32), config.vocab_size)
     tiled = jax.device_put(baselines.tile(pools.batch))

@@ -22,7 +22,7 @@ from groot_jax.data.labeling import Labeling, Sentence, Span
 from groot_jax.errors import UserError
 from groot_jax.reward.rewards import RewardSpec, make_reward
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NEEDS = "pip install -e '.[peers]' to compare with it"
 REWARDS = {name: make_reward(RewardSpec(name)) for name in peers.REWARDS}
 
