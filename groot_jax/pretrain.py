@@ -125,7 +125,7 @@ def train(
         Stage(
             SYSTEM,
             total=total,
-            look_every=max(1, round(stage.eval_every * batches.per_epoch)),
+            look_every=loop.look_every(stage, batches.per_epoch),
             patience=stage.patience,
             fresh=fresh,
             shapes=state_shapes(param_shapes(task.model_config), optimizer, shardings),

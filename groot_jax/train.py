@@ -242,7 +242,7 @@ def train_nll(run: Run) -> None:
         Stage(
             "nll",
             total=total,
-            look_every=max(1, round(stage.eval_every * batches.per_epoch)),
+            look_every=loop.look_every(stage, batches.per_epoch),
             patience=stage.patience,
             fresh=lambda: new_state(
                 initial_params(run.task, shardings.params), optimizer, shardings
@@ -323,7 +323,7 @@ def train_system(run: Run, system: str) -> None:
     )
     counted_B = run.generator.counted_rows(len(own_B))
     total = max(1, round(stage.epochs * batches.per_epoch))
-    look_every = max(1, round(stage.eval_every * batches.per_epoch))
+    look_every = loop.look_every(stage, batches.per_epoch)
     optimizer = make_optimizer(run.config.optimizer, stage, stage.clip, total)
     contrasts = any(weight for _, weight in loss_weights(stage))
     size = stage.pool.size if contrasts else 0

@@ -5,6 +5,7 @@ Knows neither where a stage's batches come from, nor what its updates do, nor wh
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,14 @@ class Stage:
     # (state, its step) -> an update for each step after it; no update may span a look.
     updates: Callable[[TrainState, int], Iterator[Update]]
     merit: Merit = by_reward  # which look is the best
+
+
+def look_every(stage: ConfigDict, per_epoch: int) -> int:
+    """Updates between looks at dev: `stage.eval_every` epochs of so many updates, rounded up, so
+    that two looks of half an epoch make an epoch: 107 and 213 of 213 updates, not 106, 212, 213.
+    """
+    # Products such as .1 * 30 lie above the whole number by less than the digits kept.
+    return max(1, math.ceil(round(stage.eval_every * per_epoch, 6)))
 
 
 class Looker(Protocol):

@@ -1,0 +1,23 @@
+"""What the loop of all training decides by itself."""
+
+from __future__ import annotations
+
+import pytest
+from ml_collections import ConfigDict
+
+from groot_jax.training.loop import look_every
+
+
+@pytest.mark.parametrize(
+    ("epochs", "per_epoch", "updates"),
+    [(0.5, 213, 107), (0.5, 750, 375), (2.0, 107, 214), (0.1, 30, 3), (0.3, 10, 3), (0.01, 7, 1)],
+)
+def test_looks_are_so_many_epochs_apart(epochs: float, per_epoch: int, updates: int):
+    assert look_every(ConfigDict({"eval_every": epochs}), per_epoch) == updates
+
+
+@pytest.mark.parametrize("per_epoch", range(1, 60))
+def test_halves_and_quarters_of_an_epoch_have_no_look_more(per_epoch: int):
+    for share in (1, 2, 4):
+        between = look_every(ConfigDict({"eval_every": 1 / share}), per_epoch)
+        assert -(-per_epoch // between) <= share
