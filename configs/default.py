@@ -67,6 +67,9 @@ def get_config() -> ConfigDict:
     config.model.preset = "nano"  # nano mini small base large xl xxl
     # For presets: v1_0 | v1_1 (gated GELU, untied head) | tied (gated GELU, the embedding as head).
     config.model.variant = "tied"
+    # Layers of each stack of a model from scratch; 0: as many as the preset has.
+    config.model.encoder_layers = 0
+    config.model.decoder_layers = 0
     # How a model from scratch starts with text.format=aligned; see groot_jax/model/scratch.py.
     config.model.start = ConfigDict()
     config.model.start.embedding = 0.1  # Factor of T5's initial embedding.

@@ -72,6 +72,8 @@ _RANGES: dict[str, _Rule] = {
     "loader.padding": _SHARE,
     "text.max_words": _AT_LEAST_1,
     "model.dropout": _PART,
+    "model.encoder_layers": _AT_LEAST_0,
+    "model.decoder_layers": _AT_LEAST_0,
     "model.start.embedding": _ABOVE_0,
     "model.start.residual": _ABOVE_0,
     "model.start.local": _AT_LEAST_0,
@@ -317,6 +319,11 @@ def _check_text_and_model(config: ConfigDict) -> None:
         raise UserError(
             "config.text.tokenizer is empty: take config.text.tokenizer=auto (that of model.init "
             "or one trained on the training words), train, a Hub name, a folder or a spiece.model"
+        )
+    if model.init and (model.encoder_layers or model.decoder_layers):
+        raise UserError(
+            f"config.model.init={model.init} says how many layers the model has: leave "
+            "config.model.encoder_layers and config.model.decoder_layers at 0"
         )
     if text.tokenizer == "train" and model.init:
         raise UserError(

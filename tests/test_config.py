@@ -292,6 +292,11 @@ def test_a_config_file_without_get_config_is_named(tmp_path: Path) -> None:
         ({"text.format": "input_tag"}, "config.model.normalise=full"),
         ({"text.tokenizer": ""}, "config.text.tokenizer=auto"),
         ({"model.init": "google/t5-v1_1-base", "text.tokenizer": "train"}, "new vocabulary"),
+        (
+            {"model.init": "google/t5-v1_1-base", "model.encoder_layers": "3"},
+            "says how many layers the model has",
+        ),
+        ({"model.decoder_layers": "-1"}, "config.model.decoder_layers is -1"),
         ({"generate.k": "0"}, "config.generate.k is 0"),
         ({"groot.pool.size": "1"}, "config.groot.pool.size is 1"),
         ({"model.dropout": "1.0"}, "below 1"),
@@ -332,6 +337,7 @@ def test_a_value_that_cannot_be_is_refused_by_name(overrides: dict[str, str], pa
     [
         {"text.format": "input_tag", "model.normalise": "full"},
         {"model.init": "google/t5-v1_1-base"},
+        {"model.encoder_layers": "3", "model.decoder_layers": "1"},
         {"systems": "()"},
         {"data.augment": "1"},
         {"nll.enabled": "false"},

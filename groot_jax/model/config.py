@@ -121,6 +121,13 @@ def run_settings(model: Any) -> dict[str, Any]:
     }
 
 
+def from_scratch(model: Any, vocab_size: int) -> T5Config:
+    """The shape that `config.model` asks for where `config.model.init` names no checkpoint."""
+    layers = {"num_layers": model.encoder_layers, "num_decoder_layers": model.decoder_layers}
+    changes = run_settings(model) | {name: count for name, count in layers.items() if count}
+    return preset(model.preset, model.variant, vocab_size, **changes)
+
+
 _HF_DEFAULTS: dict[str, dict[str, Any]] = {
     "t5": {"feed_forward_proj": "relu", "tie_word_embeddings": True},
     "mt5": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},

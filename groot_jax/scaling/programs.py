@@ -24,7 +24,7 @@ from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.generate.walk import SearchPlan
-from groot_jax.model.config import T5Config, preset, released, run_settings
+from groot_jax.model.config import T5Config, from_scratch, preset, released, run_settings
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.pretrained import load_config
 from groot_jax.model.t5 import T5, param_shapes
@@ -47,7 +47,6 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
     UserError for a `model.init` that is neither a folder nor a released T5.
     """
     model = config.model
-    changes = run_settings(model)
     if not model.init:
         text = config.text
         vocab = text.vocab_size + max(_SENTINELS, text.max_words)
@@ -55,7 +54,8 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
         features = text.max_features if aligned else 0
         # Room for labels as pieces of their own.
         rows = -(-(vocab + features + 64) // _ROWS) * _ROWS
-        return preset(model.preset, model.variant, rows, **changes), vocab
+        return from_scratch(model, rows), vocab
+    changes = run_settings(model)
     if Path(model.init).is_dir():
         shape = load_config(model.init, **changes)
         return shape, _pieces_of(shape.vocab_size)

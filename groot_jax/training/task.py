@@ -26,7 +26,7 @@ from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import Grammar, make_grammar
 from groot_jax.model import placing
-from groot_jax.model.config import T5Config, preset, run_settings
+from groot_jax.model.config import T5Config, from_scratch, run_settings
 from groot_jax.model.pretrained import load_config, load_pretrained, resize_embeddings
 from groot_jax.model.scratch import Start
 from groot_jax.model.t5 import T5, init_params
@@ -110,11 +110,10 @@ def make_tokenizer(
 
 def make_model_config(model: ConfigDict, pieces: int) -> T5Config:
     """The shape that `config.model` asks for, with rows for `pieces` ids or more."""
-    changes = run_settings(model)
     rows = -(-pieces // _ROWS) * _ROWS
     if not model.init:
-        return preset(model.preset, model.variant, rows, **changes)
-    config = load_config(model.init, **changes)
+        return from_scratch(model, rows)
+    config = load_config(model.init, **run_settings(model))
     return dataclasses.replace(config, vocab_size=max(rows, config.vocab_size))
 
 

@@ -27,7 +27,8 @@ CODE = """
     for sizes in json.loads(sys.argv[1]):
         axes = dict(zip(("data", "fsdp", "tensor"), sizes))
         changes = {f"mesh.{axis}": str(size) for axis, size in axes.items()} | {
-            "generate.k": "3", "text.vocab_size": "200", "model.preset": "nano",
+            "generate.k": "3", "text.vocab_size": "200", "model.encoder_layers": "1",
+            "model.decoder_layers": "1",
             "groot.batch_size": "8", "nll.batch_size": "8", "systems": "groot",
         }
         config = load("configs/retail.py", list(changes.items()))

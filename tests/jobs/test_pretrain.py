@@ -25,6 +25,7 @@ from groot_jax.training.monitor import Monitor
 from groot_jax.training.pretraining import load_pretrain_task
 from groot_jax.training.task import initial_params, make_task, make_tokenizer
 from tests.jobs.support import (
+    ITS_OWN_LAYERS,
     ROOT,
     TIMEOUT,
     Jobs,
@@ -40,6 +41,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
 SETTINGS = (
     "text.vocab_size=60",
     "text.max_features=200",
+    "model.encoder_layers=1",
+    "model.decoder_layers=1",
     "loader.source_buckets=32",
     "loader.target_buckets=32",
     "loader.threads=1",
@@ -218,6 +221,7 @@ def test_training_starts_from_it_in_the_aligned_format(
     jobs: Jobs, scratch: Path, tmp_path: Path
 ) -> None:
     flags = (
+        *ITS_OWN_LAYERS,
         f"--config.model.init={scratch / 'model'}",
         "--config.nll.epochs=1",
         "--config.systems=()",
@@ -250,7 +254,8 @@ def test_training_starts_from_it_in_the_aligned_format(
 def test_a_released_checkpoint_adapts_with_its_own_tokenizer(
     jobs: Jobs, text: Path, released: Path, tmp_path: Path
 ) -> None:
-    run(jobs, text, tmp_path, f"--config.model.init={released}", "--config.pretrain.epochs=1")
+    flags = (*ITS_OWN_LAYERS, "--config.pretrain.epochs=1")
+    run(jobs, text, tmp_path, f"--config.model.init={released}", *flags)
     rows = load_tokenizer(released).vocab_size + 3
     assert_model_is_the_best_checkpoint(tmp_path, rows)
     facts = json.loads((tmp_path / "pretraining" / "pretraining.json").read_text())
@@ -262,7 +267,7 @@ def test_a_released_checkpoint_adapts_with_its_own_tokenizer(
     ours, theirs = load_tokenizer(tmp_path / "model"), load_tokenizer(released)
     assert [ours.word(w) for w in words] == [theirs.word(w) for w in words]
     assert ours.sentinel(0) == theirs.sentinel(0)
-    config = train_config(jobs, f"--config.model.init={tmp_path / 'model'}")
+    config = train_config(jobs, *ITS_OWN_LAYERS, f"--config.model.init={tmp_path / 'model'}")
     assert make_tokenizer(config, [], [])[0] == "sentinel_tag"
 
 

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from groot_jax.errors import UserError
-from groot_jax.model.config import T5Config, preset
+from groot_jax.model.config import T5Config, from_scratch, preset
 from groot_jax.model.t5 import param_shapes
 
 
@@ -40,6 +40,19 @@ def test_preset_takes_changes():
     assert config.gated
     assert config.activation == "gelu_new"
     assert not preset("mini", "v1_0", 500).gated
+
+
+def test_a_model_from_scratch_may_have_other_layers_than_its_preset():
+    from configs.default import get_config
+
+    model = get_config().model
+    model.encoder_layers, model.dropout = 3, 0.25
+    config = from_scratch(model, 500)
+    assert (config.num_layers, config.num_decoder_layers) == (
+        3,
+        preset("nano", "tied", 9).num_layers,
+    )
+    assert (config.vocab_size, config.dropout_rate) == (500, 0.25)
 
 
 @pytest.mark.parametrize(
