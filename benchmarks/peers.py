@@ -13,7 +13,7 @@ look at dev, whose best is kept. Its seed draws the weights, dropout and the ord
 
 +threshold: spans whose confidence lies below a threshold are dropped, as our own decision rule of
 that name does it. The threshold is the one of 0, 0.05, ..., 1 with the best mean reward on dev, for
-f0.5 and for utility (a wrong span costs reward.wrong_cost missed ones) apart.
+f0.5 and for utility (a wrong span costs reward.wrong_cost missed ones) separately.
 
 Prints a Markdown table a config: span precision, recall and F1, exact matches, and the mean reward
 of the one labeling that a peer gives (our reward@1). Seconds are those of CPU time, so that other

@@ -3,8 +3,8 @@
     python benchmarks/recipe.py --configs retail mit_restaurant --seeds 0 1 --workdir runs/recipe
 
 Each line of the table trains stage 0 alone, by the training job itself, with the settings of a
-line of `CHANGES`, and reports the best reward at rank 1 on dev (greedy figures of the job's own
-evaluations), the mean over the seeds. Runs that are there already are not run again, so that the
+line of `CHANGES`, and reports the best reward at rank 1 on dev (of the beam search of the job's own
+looks), the mean over the seeds. Runs that are there already are not run again, so that the
 same command continues, and a new line costs its own runs alone. The job scores the test split when
 it closes, as always; nothing here reads that.
 """

@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     # stages. A sentence that would fit no size of batch then stays as it is. 0 = off.
     config.data.augment = 0.3
     # For `aligned`: chance of each training word, anew in each step, to be shown without its own
-    # embedding, by its pieces, ends and shape alone, as a word that training does not have.
+    # embedding, by its ends and shape alone, as a word that training does not have.
     config.data.hide_words = 0.1
 
     config.text = ConfigDict()
@@ -75,7 +75,9 @@ def get_config() -> ConfigDict:
     config.model.start.embedding = 0.1  # Factor of T5's initial embedding.
     config.model.start.residual = 0.1  # Factor of the last kernel of each residual branch.
     config.model.start.local = 8.0  # Bias of the encoder's first heads to one neighbour each.
-    config.model.init = ""  # Hugging Face folder or Hub id to start from; empty: from scratch.
+    # Hugging Face folder or Hub id to start from, or the model that groot_jax.pretrain left; empty:
+    # from scratch.
+    config.model.init = ""
     config.model.dtype = "float32"  # float32 | bfloat16: the type of matrix products.
     config.model.dropout = 0.1
     # Activations recomputed in the backward pass, for memory: none | dots (all but the products
@@ -153,7 +155,7 @@ def get_config() -> ConfigDict:
     # so that a mean over their tokens makes more of the tokens of short ones.
     config.nll.average = "sentence"
     config.nll.label_smoothing = 0.0
-    config.nll.eval_every = 1.0  # Epochs between looks at dev.
+    config.nll.eval_every = 2.0  # Epochs between looks at dev.
     config.nll.patience = 4  # Stop after so many looks without a better dev reward; 0 = never.
 
     # Stage 1: generate, correct, contrast. `variants` below are other systems under equal updates.
@@ -203,7 +205,7 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 64
-    config.evaluate.dev_limit = 500  # Dev sentences of a look during training; 0 = all.
+    config.evaluate.dev_limit = 2000  # Dev sentences of a look during training; 0 = all.
     # Rewards reported on every split, beside the training reward; comma separated.
     config.evaluate.rewards = "f1, f0.5, f2, exact, precision, recall"
     # Decision rules reported of every system: map, mbr, threshold (doubtful spans dropped).

@@ -15,8 +15,6 @@ def get_config() -> ConfigDict:
     config.data.test = "mit_restaurant/restauranttest.bio"
     config.data.dev_fraction = 0.1
     config.nll.epochs = 12.0
-    config.nll.eval_every = 2.0
-    config.evaluate.dev_limit = 0
     # A short run: more sizes of bins would take longer to compile than they save.
     config.loader.node_buckets = (256, 512, 1024)
     return config

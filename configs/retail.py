@@ -9,8 +9,6 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.data.reader = "retail"
     config.nll.epochs = 16.0
-    config.nll.eval_every = 2.0
-    config.evaluate.dev_limit = 0
     # A short run: more sizes would take longer to compile than they save.
     config.loader.rungs = 4
     config.loader.node_buckets = (256, 512, 1024)

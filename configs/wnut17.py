@@ -19,8 +19,6 @@ def get_config() -> ConfigDict:
     # Names that training does not have are what this set is about.
     config.data.hide_words = 0.3
     config.nll.epochs = 8.0
-    config.nll.eval_every = 2.0
-    config.evaluate.dev_limit = 0
     # A short run: more sizes of bins would take longer to compile than they save.
     config.loader.node_buckets = (256, 512, 1024)
     return config

@@ -3,7 +3,7 @@
     python -m groot_jax.pretrain --config=configs/pretrain.py:text=queries.txt --workdir=runs/text
 
 Spans of the text are masked, and the model learns to write them, as T5 did. Run the same command
-again and it continues where it was stopped. It leaves W/model, for --config.model.init.
+again and it continues where it was stopped. It leaves WORKDIR/model, for --config.model.init.
 """
 
 from __future__ import annotations

@@ -18,14 +18,15 @@ from groot_jax.model.layers import relative_position_bucket
 class Start(NamedTuple):
     """What T5's initial parameters are changed by.
 
-    embedding: factor of the embedding. With T5's deviation of 1 and a learning rate of 2e-3, a word
+    embedding: factor of the embedding. With T5's deviation of 1 and a learning rate of 1e-3, a word
       that is seen ten times stays the noise that it began as; a tenth of it makes words ten times
       as quick.
     residual: factor of the last kernels (`o`, `wo`) of each block's branches, which would drown an
       embedding as small.
     local: bias with which the first heads of the encoder attend to one neighbour each, the word
-      before, the one after, the second before, ... (at 3 exp(3) = 20 times as much as to others). A
-      labeler has to know its neighbours, and the position of each has to be learned otherwise.
+      before, the one after, the second before, ...: `_OFFSETS`, seven at most (at 8 exp(8) = 3,000
+      times as much as to each of the others). A labeler has to know its neighbours, and the
+      position of each has to be learned otherwise.
     """
 
     embedding: float

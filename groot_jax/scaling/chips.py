@@ -123,7 +123,7 @@ def abstract_devices(slice_: Slice) -> list[Any]:
         import libtpu  # noqa: F401
     except ImportError:
         raise UserError(
-            "preflight needs the TPU compiler, the package libtpu: pip install 'groot_jax[tpu]'"
+            "preflight needs the TPU compiler, the package libtpu: pip install libtpu"
         ) from None
     try:
         found = topologies.get_topology_desc(

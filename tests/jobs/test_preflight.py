@@ -126,7 +126,7 @@ def test_without_libtpu_it_says_what_to_install(
 
     monkeypatch.setattr(builtins, "__import__", without)
     said = error_of(lambda: preflight.main([RETAIL, "--topology=v5e:2x2"]), capsys)
-    assert "pip install 'groot_jax[tpu]'" in said
+    assert "pip install libtpu" in said
 
 
 def test_what_cannot_fit_is_refused_before_it_is_compiled(
