@@ -90,11 +90,12 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     }
 
 
-def run_size(size: str, formats: list[str], rounds: int) -> list[dict[str, Any]]:
-    """One row a format; all formats' calls take turns."""
+def run_size(size: str, formats: list[str], rounds: int, quick: bool) -> list[dict[str, Any]]:
+    """One row a format; all formats' calls take turns. `quick`: with one layer a stack."""
+    shape = [(f"model.{stack}_layers", "1") for stack in ("encoder", "decoder") if quick]
     calls: dict[str, Callable[[], Any]] = {}
     for name in formats:
-        settings = [("text.format", name), ("model.preset", size)]
+        settings = [("text.format", name), ("model.preset", size), *shape]
         made = calls_of(load("configs/retail.py", settings))
         calls |= {f"{name} {step}": call for step, call in made.items()}
     times = measure.alternate(calls, rounds)
@@ -115,7 +116,7 @@ def main() -> None:
     args = measure.parse(parser)
     rows: list[dict[str, Any]] = []
     for size in args.sizes:
-        rows += run_size(size, args.formats.split(","), args.rounds)
+        rows += run_size(size, args.formats.split(","), args.rounds, args.quick)
         jax.clear_caches()
     measure.show(rows)
     measure.finish(measure.device() | {"results": rows}, args.json)

@@ -75,7 +75,9 @@ _TINY = (
     "--config.groot.pool.size=4",
     "--config.groot.batch_size=4",
     "--config.groot.dropout=0.0",
-    # One size of batch, so few programs.
+    # Few layers, and one size of batch: few programs, and quickly compiled.
+    "--config.model.encoder_layers=1",
+    "--config.model.decoder_layers=1",
     "--config.loader.source_buckets=(64,)",
     "--config.loader.target_buckets=(48,)",
     "--config.loader.node_buckets=(256,)",

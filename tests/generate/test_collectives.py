@@ -56,7 +56,7 @@ CODE = """
 def searches() -> dict[str, Any]:
     """In a process of its own: the number of CPU devices is fixed at start."""
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "NPROC": "16",  # XLA's thread pool: fewer threads than devices can deadlock collectives.
         "PYTHONPATH": str(ROOT),

@@ -25,6 +25,8 @@ SMALL = (
     RETAIL,
     "--words=6",
     "--types=3",
+    "--config.model.encoder_layers=1",
+    "--config.model.decoder_layers=1",
     "--config.generate.k=2",
     "--config.groot.pool.size=3",
     "--config.nll.batch_size=8",

@@ -74,7 +74,7 @@ def test_shardings_on_eight_devices_follow_the_rules(tmp_path):
         print(json.dumps(out))
     """
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "NPROC": "16",  # XLA's thread pool: fewer threads than devices can deadlock collectives.
     }

@@ -177,7 +177,7 @@ def report() -> dict[str, Any]:
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
         "NPROC": "16",  # Fewer threads than two a device can deadlock in a collective.
     }
     done = subprocess.run(
