@@ -152,7 +152,7 @@ def free_input(batch: Batch, steps: int, eos: int) -> SearchInput:
 
 def make_model(size: str, dtype: str, quick: bool = False) -> tuple[T5Config, Any]:
     """A preset of T5 v1.0 without dropout, with random float32 parameters; `quick`: with one layer
-    in the encoder and one in the decoder, which compile in half the time.
+    in the encoder and one in the decoder, for less to compile.
 
     EOS has a row of zeros: its logit is 0 where thousands of others lie above, so no search ends
     before its steps are over and all frameworks do the same work.

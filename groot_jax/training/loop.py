@@ -55,7 +55,7 @@ def look_every(stage: ConfigDict, per_epoch: int) -> int:
     """Updates between looks at dev: `stage.eval_every` epochs of so many updates, rounded up, so
     that two looks of half an epoch make an epoch: 107 and 213 of 213 updates, not 106, 212, 213.
     """
-    # Products such as .1 * 30 lie above the whole number by less than the digits kept.
+    # .55 * 100 is 55.00000000000001, which is not to become 56.
     return max(1, math.ceil(round(stage.eval_every * per_epoch, 6)))
 
 

@@ -32,9 +32,9 @@ MAINS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate.main,
     "predict": predict.main,
 }
-# A layer a stack compiles in two thirds of the time of two. Sentences fit one size of batch and one
-# of trees, so that a run compiles few programs; training and evaluation have batches of the same
-# size, so that they share the search.
+# A layer a stack compiles in three quarters of the time of two. Sentences fit one size of batch and
+# one of trees, so that a run compiles few programs; training and evaluation have batches of the
+# same size, so that they share the search.
 SETTINGS = (
     "systems=nll_continued,groot",
     "text.vocab_size=200",

@@ -10,7 +10,14 @@ from groot_jax.training.loop import look_every
 
 @pytest.mark.parametrize(
     ("epochs", "per_epoch", "updates"),
-    [(0.5, 213, 107), (0.5, 750, 375), (2.0, 107, 214), (0.1, 30, 3), (0.3, 10, 3), (0.01, 7, 1)],
+    [
+        (0.5, 213, 107),
+        (0.5, 750, 375),
+        (2.0, 107, 214),
+        (0.55, 100, 55),
+        (0.07, 100, 7),
+        (0.01, 7, 1),
+    ],
 )
 def test_looks_are_so_many_epochs_apart(epochs: float, per_epoch: int, updates: int):
     assert look_every(ConfigDict({"eval_every": epochs}), per_epoch) == updates
