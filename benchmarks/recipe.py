@@ -6,7 +6,8 @@ Each line of the table trains stage 0 alone, by the training job itself, with th
 line of `CHANGES`, and reports the best reward at rank 1 on dev (of the beam search of the job's own
 looks), the mean over the seeds. Runs that are there already are not run again, so that the
 same command continues, and a new line costs its own runs alone. The job scores the test split when
-it closes, as always; nothing here reads that.
+it closes, as always; nothing here reads that. What the command does not know, such as
+`--config.nll.epochs=10`, is handed to every job: give it a --workdir of its own.
 """
 
 from __future__ import annotations
@@ -40,6 +41,14 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "learning rate to .01 of itself": ("nll.final_scale=0.01",),
     "10 epochs": ("nll.epochs=10.0",),
     "batches of 16": ("nll.batch_size=16",),
+    "Adafactor": ("optimizer.name=adafactor",),
+    "no warm-up": ("nll.warmup=0.0",),
+    "an encoder of 4 layers": ("model.encoder_layers=4",),
+    "3 layers in the encoder, 1 in the decoder": (
+        "model.encoder_layers=3",
+        "model.decoder_layers=1",
+    ),
+    "4,000 features": ("text.max_features=4000",),
     "pieces of words, no features": ("text.max_features=0",),
     "fused_sentinel": ("text.format=fused_sentinel",),
     "tag_only": ("text.format=tag_only",),
@@ -54,7 +63,9 @@ def best_on_dev(workdir: Path) -> tuple[float, float]:
     return best["reward@1"], best["mean_reward"]
 
 
-def trained(config: str, change: str, seed: int, folder: Path) -> tuple[float, float]:
+def trained(
+    config: str, change: str, seed: int, folder: Path, common: Sequence[str] = ()
+) -> tuple[float, float]:
     """Runs the job where its result is not there yet."""
     name = "".join(c if c.isalnum() else "_" for c in change)
     workdir = folder / f"{config}-{name}-{seed}"
@@ -62,7 +73,7 @@ def trained(config: str, change: str, seed: int, folder: Path) -> tuple[float, f
     if not status.exists() or json.loads(status.read_text())["state"] != "finished":
         settings = [f"--config.{item}" for item in (*CHANGES[change], f"seed={seed}")]
         command = [sys.executable, "-m", "groot_jax.train", f"--config=configs/{config}.py"]
-        command += [f"--workdir={workdir}", "--config.systems=()", *settings]
+        command += [f"--workdir={workdir}", "--config.systems=()", *common, *settings]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
@@ -75,13 +86,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES))
     parser.add_argument("--workdir", type=Path, default=Path("runs/recipe"))
-    args = parser.parse_args(argv)
+    args, common = parser.parse_known_args(argv)
+    if unknown := [word for word in common if not word.startswith("--config.")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     print(f"| | {' | '.join(f'{c}: reward@1, mean@k' for c in args.configs)} |")
     print("|---|" + "---|" * len(args.configs))
     for change in args.changes:
         cells = []
         for config in args.configs:
-            runs = [trained(config, change, seed, args.workdir) for seed in args.seeds]
+            runs = [trained(config, change, seed, args.workdir, common) for seed in args.seeds]
             first, mean = np.mean(runs, 0)
             spread = f" ± {np.std([run[0] for run in runs]):.3f}" if len(runs) > 1 else ""
             cells.append(f"{first:.3f}{spread}, {mean:.3f}")

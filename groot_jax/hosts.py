@@ -12,12 +12,14 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
+import signal
 import socket
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +129,7 @@ def connect(start_timeout: float, timeout: float) -> Hosts:
     hosts = Hosts(place.index, names)
     # Without this, SIGTERM only sets a flag.
     jax.config.update("jax_enable_preemption_service", False)
-    _say_when_aborted(hosts)
+    _say_when_aborted(hosts, place.coordinator)
     jax.distributed.initialize(
         place.coordinator,
         place.count,
@@ -144,7 +146,7 @@ def connect(start_timeout: float, timeout: float) -> Hosts:
     return hosts
 
 
-def place_from_environment(env: Any) -> Place | None:
+def place_from_environment(env: Mapping[str, str]) -> Place | None:
     """Which process this is, of which run. None: of none. UserError where that is half said."""
     mode = env.get("GROOT_DISTRIBUTED", "")
     if mode not in ("", "auto"):
@@ -160,7 +162,11 @@ def place_from_environment(env: Any) -> Place | None:
                 "GROOT_DISTRIBUTED=auto: this is no TPU pod, Slurm job or other cluster that JAX "
                 f"knows; set {', '.join(names)} instead"
             )
-        return Place(address, count, index, tuple(devices) if devices is not None else None)
+        own = _local_devices(env)
+        # Under Slurm JAX takes one device a process, also where a process has a node to itself.
+        if own is None and devices is not None and not _alone_on_its_node(env):
+            own = tuple(devices)
+        return Place(address, count, index, own)
     if not given:
         return None
     if missing := [name for name in names if name not in given]:
@@ -177,7 +183,27 @@ def place_from_environment(env: Any) -> Place | None:
             f"{names[1]}={numbers[0]}, {names[2]}={numbers[1]}: processes are counted from 0, and "
             "each has a number below their count"
         )
-    return Place(address, int(numbers[0]), int(numbers[1]))
+    return Place(address, int(numbers[0]), int(numbers[1]), _local_devices(env))
+
+
+def _local_devices(env: Mapping[str, str]) -> tuple[int, ...] | None:
+    """The devices of this host that the process may use; None where nobody says."""
+    text = env.get("JAX_LOCAL_DEVICE_IDS", "")
+    if not text:
+        return None
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise UserError(
+            f"JAX_LOCAL_DEVICE_IDS={text}: write the numbers of this host's devices, counted from "
+            "0, with commas between them"
+        )
+    return tuple(map(int, numbers))
+
+
+def _alone_on_its_node(env: Mapping[str, str]) -> bool:
+    """Whether Slurm runs one task on each node: `1(x4)` or `1` as opposed to `8(x4)` or `2,1`."""
+    per_node = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE", "")
+    return bool(re.fullmatch(r"1(\(x\d+\))?(,1(\(x\d+\))?)*", per_node))
 
 
 def roll_call(place: Place, timeout: float) -> tuple[str, ...]:
@@ -405,16 +431,34 @@ def _end_process(sentence: str) -> None:
     os._exit(1)
 
 
-def _say_when_aborted(hosts: Hosts) -> None:
-    """JAX aborts, with a stack trace, as soon as the coordinator is gone. One sentence instead."""
+def _say_when_aborted(hosts: Hosts, coordinator: str) -> None:
+    """One sentence beside the stack trace with which C++ ends a process: whether it lost process 0,
+    upon which JAX aborts, or failed itself, as when a check of XLA does."""
 
     def aborted(_: int) -> None:
-        os.write(2, f"error: {_lost(hosts)}\n".encode())
-        os._exit(1)
+        if not hosts.main and not _answers(coordinator):
+            os.write(2, f"error: {_lost(hosts)}\n".encode())
+            os._exit(1)
+        sentence = (
+            f"process {_name(hosts, hosts.index)} was aborted by JAX or XLA, which is no mistake "
+            "of yours: what stands above says where; run the same command again to continue"
+        )
+        os.write(2, f"error: {sentence}\n".encode())
+        os._exit(128 + signal.SIGABRT)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
     _KEPT.append(handler)
-    ctypes.CDLL(None).signal(6, handler)  # SIGABRT; Python's own handlers run too late.
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)  # Python's own handlers run too late.
+
+
+def _answers(coordinator: str) -> bool:
+    """Whether process 0 still listens."""
+    host, _, port = coordinator.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_BEAT):
+            return True
+    except OSError:
+        return False
 
 
 _KEPT: list[Any] = []  # What C holds on to.

@@ -160,6 +160,25 @@ def test_a_killed_process_is_missed_by_name(victim):
     assert f"process {victim} of 2 (" in line and "run the same command again" in line
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_xla_aborts_says_so_itself(victim):
+    work = f"""
+    def work(hosts):
+        if hosts.index == {victim}:
+            time.sleep(2)
+            import os
+            os.abort()
+        time.sleep(60)
+    """
+    ended = ends(start(work, 2))
+    status, _, err = ended[victim]
+    assert status == 134
+    assert f"process {victim} of 2" in error_line(err) and "was aborted" in error_line(err)
+    other = error_line(ended[1 - victim][2])
+    missed = "has given no sign of life" if victim else "can no longer be reached"
+    assert f"process {victim} of 2" in other and missed in other
+
+
 def test_those_who_do_not_arrive_are_named_to_those_who_do():
     port = free_port()
     said = {}
@@ -234,3 +253,42 @@ def test_a_wrong_environment_is_a_sentence(changes, message):
 def test_auto_outside_of_a_cluster_is_a_sentence():
     with pytest.raises(UserError, match="no TPU pod, Slurm job or other cluster"):
         place_from_environment({"GROOT_DISTRIBUTED": "auto"})
+
+
+SLURM = {
+    "GROOT_DISTRIBUTED": "auto",
+    "SLURM_JOB_ID": "5000",
+    "SLURM_STEP_NODELIST": "node[001-004]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "devices"),
+    [
+        ({"JAX_LOCAL_DEVICE_IDS": "0,1,2,3"}, (0, 1, 2, 3)),
+        ({"JAX_LOCAL_DEVICE_IDS": "2"}, (2,)),
+        # One process a node has all devices of it; several have one each.
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1,1(x3)"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, (0,)),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1,3"}, (0,)),
+        ({}, (0,)),
+    ],
+)
+def test_a_process_of_slurm_has_the_devices_that_it_is_told(monkeypatch, more, devices):
+    for name, value in (SLURM | more).items():
+        monkeypatch.setenv(name, value)
+    place = place_from_environment(os.environ)
+    assert place is not None
+    assert (place.count, place.index, place.devices) == (4, 2, devices)
+    assert place.coordinator.startswith("node001:")
+
+
+def test_devices_are_told_without_a_cluster_too():
+    devices = {"JAX_LOCAL_DEVICE_IDS": "4, 5"}
+    assert place_from_environment({**GOOD, **devices}) == Place("host:1234", 4, 3, (4, 5))
+    with pytest.raises(UserError, match="JAX_LOCAL_DEVICE_IDS=all"):
+        place_from_environment({**GOOD, "JAX_LOCAL_DEVICE_IDS": "all"})
