@@ -10,6 +10,7 @@ This file imports nothing of JAX, so that reward workers start fast.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 if sys.argv[:1] == ["-m"]:  # What Python says while it looks for the module of a job.
+    # Before JAX is there: XLA logs at level ERROR that a program takes long to compile, in a block
+    # that asks for a bug report. What ends a job comes as an exception, or at level FATAL.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     scores = f"{__name__}.reward.worker" in sys.orig_argv
     leave_quietly_when_interrupted("" if scores else "interrupted\n")
 

@@ -10,7 +10,6 @@ import argparse
 import importlib.util
 import inspect
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from ml_collections import ConfigDict
 
 from groot_jax.config_checks import check_keys, flatten, lookup, nearest, validate, variant
 from groot_jax.errors import UserError
+from groot_jax.runtime.files import expanded, write_text
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = "train.lock"  # See training/status.py.
@@ -109,7 +109,7 @@ def job_parser(
         parser.add_argument(
             "--workdir",
             required=True,
-            type=lambda text: Path(text).expanduser(),
+            type=lambda text: expanded(text, "--workdir"),
             metavar="FOLDER",
             help="the run's own folder: config, checkpoints, metrics, results and report",
         )
@@ -343,16 +343,7 @@ def _parse_value(key: str, text: str, current: Any) -> Any:
 
 def dump(config: ConfigDict, path: Path) -> None:
     """Writes the config as JSON, whole or not at all; tuples become JSON's lists."""
-    text = json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    write_text(path, json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def load_dumped(path: Path) -> ConfigDict:
@@ -407,7 +398,8 @@ def make_workdir(workdir: Path) -> None:
         raise UserError(f"--workdir={workdir} is a file or lies in one: name a folder") from error
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
-    strangers = names - {LOCK_FILE, f".{CONFIG_FILE}.tmp"}
+    # What a kill may have left of the first moments of a run is ours.
+    strangers = {n for n in names if n != LOCK_FILE and not n.startswith(f".{CONFIG_FILE}.")}
     if strangers and CONFIG_FILE not in strangers:
         raise UserError(
             f"--workdir={workdir} holds other files ({', '.join(sorted(strangers)[:3])}) and no "

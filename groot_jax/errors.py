@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import atexit
 import errno
+import io
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -39,6 +41,10 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
     """Runs `main`; a UserError, or a disk that is full, becomes one line on stderr and exit
     status 1. Ctrl-C and SIGTERM, too, become one line, which `advice` ends."""
     _quiet_after_failure()
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal, or PYTHONIOENCODING, that lacks a letter gets its number and not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _signals():
             _telling(main)
@@ -71,7 +77,12 @@ def _fail(sentence: str) -> None:
 
 def _telling(main: Callable[[], object]) -> None:
     try:
-        main()
+        try:
+            main()
+        except Exception as error:
+            if sentence := _out_of_memory(error):
+                raise UserError(sentence) from error
+            raise
     except BaseException as error:
         for tell in at_failure:
             tell(error)
@@ -79,6 +90,29 @@ def _telling(main: Callable[[], object]) -> None:
             traceback.print_exc()
             _leave(1)
         raise
+
+
+def _out_of_memory(error: Exception) -> str:
+    """A sentence where an accelerator, or the CPU in its place, has no memory left for a program;
+    else nothing. Known by its text: this room imports no JAX."""
+    text = " ".join(str(error).split())
+    if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError") or (
+        "RESOURCE_EXHAUSTED" not in text
+    ):
+        return ""
+    asked = re.search(r"allocat\w+ (\d+) bytes|allocate ([\d.]+ ?[KMGT]i?B)", text)
+    much = ""
+    if asked:
+        much = (
+            f" ({int(asked[1]) / 2**30:.2f} GiB more were asked for)"
+            if asked[1]
+            else (f" ({asked[2]} more were asked for)")
+        )
+    return (
+        f"the device has no memory left{much}: lower batch_size of config.nll, config.groot or "
+        "config.evaluate, raise config.groot.accumulate, take config.model.remat=full or split the "
+        "model (config.mesh.fsdp); python -m groot_jax.preflight says beforehand what fits"
+    )
 
 
 def _leave(status: int) -> NoReturn:

@@ -29,6 +29,7 @@ from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.hosts import Hosts
 from groot_jax.reward.oracle import Oracle
+from groot_jax.runtime.files import expanded, writing
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.evaluation import (
     Evaluator,
@@ -36,7 +37,6 @@ from groot_jax.training.evaluation import (
     reported_rewards,
     write_records,
 )
-from groot_jax.training.records import writing
 from groot_jax.training.report import write_report
 from groot_jax.training.results import results_table, write_results
 from groot_jax.training.setup import device_setup, place
@@ -154,7 +154,7 @@ def trained_systems(workdir: Path, config: ConfigDict, wanted: Sequence[str] = (
 def home_of(workdir: Path, config: ConfigDict, system: str) -> Path:
     """The work directory that holds a system's checkpoints: stage 0 may be another's."""
     if system == "nll" and config.nll.checkpoint:
-        return Path(config.nll.checkpoint).expanduser()
+        return expanded(config.nll.checkpoint, "config.nll.checkpoint")
     return workdir
 
 

@@ -22,6 +22,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
@@ -38,7 +39,7 @@ from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.decisions import decide, labeling_probabilities, span_confidences
 from groot_jax.training.evaluation import gather_beams, open_oracle
 from groot_jax.training.metrics import Beam, Scorer, distinct
-from groot_jax.training.setup import Placement, device_setup, place
+from groot_jax.training.setup import Placement, device_setup, keep_programs, place
 from groot_jax.training.task import Task, load_task
 
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta")
@@ -131,6 +132,8 @@ class Labeler:
         """
         workdir = Path(workdir)
         config = config or configs.load_dumped(workdir / configs.CONFIG_FILE)
+        if not jax.config.values["jax_compilation_cache_dir"]:  # Whoever calls may have chosen one.
+            keep_programs(config.compilation_cache)
         task = load_task(workdir, config)
         found = trained_systems(workdir, config, [system] if system else ())
         trained = [name for name in ("nll", *config.systems) if name in found]
@@ -360,7 +363,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _print_json(prediction: Prediction) -> None:
-    print(json.dumps(prediction.to_json(), ensure_ascii=False), flush=True)
+    # JSON has an escape for what another encoding lacks.
+    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    print(json.dumps(prediction.to_json(), ensure_ascii=not utf8), flush=True)
 
 
 def _pretty_printer() -> Callable[[Prediction], None]:

@@ -41,6 +41,7 @@ from groot_jax.model.t5 import T5, param_shapes
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import parse_type_weights
+from groot_jax.runtime.files import expanded
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.evaluation import Evaluator, open_oracle, reported_rewards
@@ -263,7 +264,7 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
             "there is nothing to train: config.nll.checkpoint has stage 0 done elsewhere and "
             "config.systems is empty"
         )
-    workdir = Path(config.nll.checkpoint).expanduser()
+    workdir = expanded(config.nll.checkpoint, "config.nll.checkpoint")
     try:
         other = load_task(workdir, configs.load_dumped(workdir / configs.CONFIG_FILE))
     except UserError as error:
@@ -292,7 +293,7 @@ def stage_0_params(run: Run) -> Any:
     elsewhere = run.config.nll.checkpoint
     if not elsewhere and not run.config.nll.enabled:
         return initial_params(run.task, run.placement.params)
-    workdir = Path(elsewhere).expanduser() if elsewhere else run.workdir
+    workdir = expanded(elsewhere, "config.nll.checkpoint") if elsewhere else run.workdir
     target = run.placement.shapes(run.task.model_config)
     with Checkpoints(workdir, "nll", tie=run.config.checkpoint.tie, read_only=True) as checkpoints:
         step = checkpoints.best()

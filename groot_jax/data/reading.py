@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from groot_jax.errors import UserError
+from groot_jax.runtime.files import expanded
 
 
 class Problems:
@@ -66,8 +67,8 @@ def resolve_path(data: Any, path: str) -> Path:
     Raises UserError for a path that is not below its folder, but is below the cwd.
     """
     base = data.dir or os.environ.get("GROOT_DATA_DIR", "")
-    here = Path(path).expanduser()
-    found = Path(base).expanduser() / here
+    here = expanded(path, "config.data")
+    found = expanded(base, "config.data.dir" if data.dir else "GROOT_DATA_DIR") / here
     if not found.exists() and here.exists():
         key = "config.data.dir" if data.dir else "GROOT_DATA_DIR"
         raise UserError(

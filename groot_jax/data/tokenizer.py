@@ -379,7 +379,9 @@ def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> WordTo
 
 def _extra_ids(folder: Path) -> int:
     path = folder / "tokenizer_config.json"
-    found = json.loads(path.read_text()).get("extra_ids") if path.is_file() else None
+    found = (
+        json.loads(path.read_text(encoding="utf-8")).get("extra_ids") if path.is_file() else None
+    )
     return int(found or 100)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from groot_jax.training.records import write_text, writing
+from groot_jax.runtime.files import write_text, writing
 
 # tensorboardX imports torch wherever it is installed, for its own convenience and at the price of
 # seconds and memory; with torch hidden it does without.

@@ -33,7 +33,7 @@ from groot_jax.model.config import T5Config
 from groot_jax.model.layout import Layout, summed, use_layout
 from groot_jax.model.pretrained import load_config, save_pretrained
 from groot_jax.model.t5 import T5
-from groot_jax.training.records import whole_folder
+from groot_jax.runtime.files import whole_folder
 from groot_jax.training.setup import Placement
 from groot_jax.training.task import make_model_config, make_tokenizer
 

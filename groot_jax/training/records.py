@@ -16,12 +16,9 @@ The report's figures of a system come from one such file, chosen by `read_record
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ import numpy as np
 
 from groot_jax.data.labeling import Labeling, Sentence
 from groot_jax.errors import UserError
+from groot_jax.runtime.files import write_text
 from groot_jax.training.decisions import labeling_probabilities
 from groot_jax.training.metrics import Beam, Scorer, distinct
 
@@ -131,47 +129,6 @@ def make_samples(
 
 def _spans(labeling: Labeling) -> list[list[int | str]]:
     return [[start, end, type_] for start, end, type_ in labeling]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: beside it first, then renamed over it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What goes wrong with a file of the work directory, as a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path} could not be written ({error.strerror or error}): make room or choose another "
-            "--workdir, then run the same command again; what was there before is unharmed"
-        ) from error
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A draft to write into, which then takes the place of `folder`, whole or not at all.
-
-    Raises UserError where the disk refuses.
-    """
-    draft = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    with writing(folder):
-        draft.mkdir(parents=True)
-        yield draft
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(draft, folder)
 
 
 def write_eval(workdir: str | Path, record: Mapping[str, Any]) -> Path:

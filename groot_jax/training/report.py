@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from groot_jax.errors import UserError
+from groot_jax.runtime.files import write_text
 from groot_jax.training.plots import (
     PALETTE,
     Series,
@@ -23,7 +24,7 @@ from groot_jax.training.plots import (
     system_styles,
     thin,
 )
-from groot_jax.training.records import Record, read_metrics, read_records, system_name, write_text
+from groot_jax.training.records import Record, read_metrics, read_records, system_name
 from groot_jax.training.results import COLUMNS, best_values, compose_results, figure
 
 __all__ = ["reward_by_rank_figure", "write_report"]

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import os
 import sys
+import tempfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
@@ -37,6 +39,7 @@ from groot_jax.model.partitioning import (
     replication_problem,
 )
 from groot_jax.model.t5 import param_shapes
+from groot_jax.runtime.files import expanded
 
 _KEPT_FROM = 0.5  # Seconds of compilation from which a program is kept on disk.
 
@@ -50,11 +53,37 @@ def device_setup(config: ConfigDict) -> Hosts:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     enlarge_stacks()
     keep_freed_memory()
-    if config.compilation_cache:
-        folder = os.path.expanduser(config.compilation_cache)
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _KEPT_FROM)
-    return connect(config.distributed.start_timeout, config.distributed.timeout)
+    hosts = connect(config.distributed.start_timeout, config.distributed.timeout)
+    keep_programs(config.compilation_cache, warn=hosts.main)
+    return hosts
+
+
+def keep_programs(folder: str, warn: bool = True) -> None:
+    """Keeps compiled programs on disk, in `folder`, `config.compilation_cache`; empty: nowhere.
+
+    A folder that cannot be written costs a run its compiling and nothing else: `warn` says so in a
+    line on stderr.
+    """
+    if not folder:
+        return
+    found = folder
+    try:
+        if "://" not in folder:  # A bucket's address is JAX's business.
+            found = str(expanded(folder, "config.compilation_cache"))
+            os.makedirs(found, exist_ok=True)
+            tempfile.TemporaryFile(dir=found).close()
+    except (UserError, OSError) as error:
+        why = str(error) if isinstance(error, UserError) else f"{found}: {error.strerror}"
+        if warn:
+            print(
+                f"compiled programs are not kept between runs ({why}): name another folder in "
+                "config.compilation_cache, or '' for none",
+                file=sys.stderr,
+            )
+        return
+    jax.config.update("jax_compilation_cache_dir", found)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _KEPT_FROM)
+    compilation_cache.reset_cache()  # It may have been asked for before there was a folder.
 
 
 @dataclass(frozen=True)

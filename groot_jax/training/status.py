@@ -17,7 +17,7 @@ from typing import IO
 
 from groot_jax.config import LOCK_FILE
 from groot_jax.errors import UserError
-from groot_jax.training.records import write_text, writing
+from groot_jax.runtime.files import write_text, writing
 
 STATUS_FILE = "status.json"
 # Whoever asks whether a lock is held has it for a moment.

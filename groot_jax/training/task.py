@@ -30,7 +30,7 @@ from groot_jax.model.config import T5Config, from_scratch, run_settings
 from groot_jax.model.pretrained import load_config, load_pretrained, resize_embeddings
 from groot_jax.model.scratch import Start
 from groot_jax.model.t5 import T5, init_params
-from groot_jax.training.records import whole_folder
+from groot_jax.runtime.files import whole_folder
 
 # Embedding rows are rounded up to a multiple of this, which tensor sharding and TPU tiles like.
 _ROWS = 128

@@ -101,7 +101,9 @@ def column_lines(item: dict[str, Any]) -> list[str]:
 
 
 def job_environment() -> dict[str, str]:
-    return dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
+    environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX has set it for this process.
+    return environment
 
 
 def launch(processes: int, devices: int, module: str, argv: Sequence[str]) -> subprocess.Popen[str]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from groot_jax.config import load_dumped
@@ -708,3 +710,47 @@ def test_a_bug_keeps_its_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         exit_on_user_error(fail)
+
+
+def test_no_memory_left_on_a_device_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(lambda: jnp.zeros(1 << 46).block_until_ready(), capsys)
+    assert line.startswith(
+        "error: the device has no memory left (262144.00 GiB more were asked for)"
+    )
+    for advice in ("batch_size", "groot.accumulate", "model.remat", "groot_jax.preflight"):
+        assert advice in line
+
+
+def test_a_gpu_says_it_in_units(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        text = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.00GiB."
+        raise jax.errors.JaxRuntimeError(text)
+
+    assert "(3.00GiB more were asked for)" in error_of(fail, capsys)
+
+
+def test_another_error_of_a_device_keeps_its_traceback() -> None:
+    def fail() -> None:
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else, RESOURCE")
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        exit_on_user_error(fail)
+
+
+def test_a_terminal_that_lacks_letters_and_the_log_of_xla(tmp_path: Path) -> None:
+    config = tmp_path / "own.py"
+    config.write_text(
+        "import os\nraise ValueError('caf\u00e9 ' + os.environ['TF_CPP_MIN_LOG_LEVEL'])\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "groot_jax.train", f"--config={config}", f"--workdir={tmp_path}/w"],
+        env=job_environment() | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 1
+    # XLA's log is silent below FATAL, unless the user has set a level.
+    assert done.stderr == f"error: {config}:2: ValueError: caf\\xe9 3\n"

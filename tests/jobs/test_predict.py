@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import groot_jax
@@ -22,7 +23,7 @@ from groot_jax.data.labeling import Span, make_labeling
 from groot_jax.errors import UserError
 from groot_jax.predict import Labeler, Prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
-from tests.jobs.support import TIMEOUT, Jobs, error_of, own_compilation_cache
+from tests.jobs.support import TIMEOUT, Jobs, error_of, job_environment, own_compilation_cache
 
 WORDS = ["show", "me", "dark", "blue", "orange", "running", "shoes"]
 TEXT = " ".join(WORDS)
@@ -86,6 +87,32 @@ def test_a_process_of_its_own_answers_a_sentence_in_ranked_order(jobs: Jobs, tra
     assert answer["words"] == WORDS
     scores = [labeling["score"] for labeling in answer["labelings"]]
     assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.slow
+def test_letters_that_the_output_lacks_are_json_escapes(jobs: Jobs, trained: Path) -> None:
+    environment = job_environment() | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "groot_jax.predict", f"--workdir={trained}", "-k1", "-"],
+        env=environment,
+        input="show me caf\u00e9\n".encode(),
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    assert json.loads(done.stdout.decode("ascii"))["words"] == ["show", "me", "caf\u00e9"]
+
+
+def test_the_api_keeps_its_programs_unless_the_caller_does(
+    jobs: Jobs, trained: Path, tmp_path: Path
+) -> None:
+    with own_compilation_cache():
+        jax.config.update("jax_compilation_cache_dir", None)
+        Labeler.load(trained)
+        assert jax.config.values["jax_compilation_cache_dir"] == str(jobs.cache)
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+        Labeler.load(trained)
+        assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)
 
 
 @pytest.mark.slow

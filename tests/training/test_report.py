@@ -14,6 +14,7 @@ from rich.console import Console
 from groot_jax.data.labeling import Candidate, Sentence, make_labeling
 from groot_jax.errors import UserError
 from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.runtime.files import write_text
 from groot_jax.training.metrics import per_sentence, score_beams, scorer, summarise, totals
 from groot_jax.training.plots import reward_by_rank_figure, system_styles, thin, ticks
 from groot_jax.training.records import (
@@ -23,7 +24,6 @@ from groot_jax.training.records import (
     read_records,
     sample_indices,
     write_eval,
-    write_text,
 )
 from groot_jax.training.report import write_report
 from groot_jax.training.results import results_table, write_results

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import jax
 import pytest
 
-from groot_jax.config import load
+from groot_jax.config import job_parser, load, parse_job
+from groot_jax.errors import UserError
 from groot_jax.libtpu import enlarge_stacks
 from groot_jax.model.config import preset
 from groot_jax.training import setup
@@ -36,3 +38,57 @@ def test_the_tpu_compiler_has_a_larger_stack_unless_the_user_says(monkeypatch, g
     enlarge_stacks()
     enlarge_stacks()
     assert os.environ["LIBTPU_INIT_ARGS"] == then
+
+
+@pytest.fixture
+def cache(monkeypatch):
+    """JAX's setting, put back afterwards."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    seconds = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+    yield lambda: jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+
+
+def test_a_user_without_a_home_folder_compiles_anew(cache, monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", raises(KeyError))
+    monkeypatch.chdir(tmp_path)
+    before = cache()
+    setup.keep_programs("~/.cache/groot_jax/xla")
+    assert cache() == before and list(tmp_path.iterdir()) == []
+    line = capsys.readouterr().err
+    assert "not kept" in line and "nobody knows the home folder" in line and line.count("\n") == 1
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(cache, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    before = cache()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        setup.keep_programs(str(folder))
+        line = capsys.readouterr().err
+        assert cache() == before and str(folder) in line and line.count("\n") == 1
+    setup.keep_programs(str(tmp_path / "file"), warn=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_programs_are_kept_where_the_config_says(cache, tmp_path, capsys):
+    setup.keep_programs(str(tmp_path / "a" / "b"))
+    assert cache() == str(tmp_path / "a" / "b") and (tmp_path / "a" / "b").is_dir()
+    setup.keep_programs("gs://bucket/xla")  # Not a folder of this machine.
+    assert cache() == "gs://bucket/xla"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_work_directory_below_a_home_that_nobody_knows_is_refused(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", raises(KeyError))
+    with pytest.raises(UserError, match="--workdir=~/w: nobody knows"):
+        parse_job(job_parser("groot_jax.evaluate", ""), ["--workdir=~/w"])
+
+
+def raises(error):
+    def function(*_):
+        raise error
+
+    return function

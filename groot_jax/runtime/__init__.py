@@ -1,0 +1,1 @@
+"""The machine that a job runs on: files. Knows nothing of models or data."""
