@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from groot_jax.model.layout import ways_of
 from groot_jax.model.t5 import T5
 
 
@@ -22,7 +23,7 @@ class OutputColumns(NamedTuple):
     column_of_V: jax.Array
 
 
-# Logits held at a time, 64 MiB of float32.
+# Logits that a device holds at a time, 64 MiB of float32.
 _LOGITS = 1 << 24
 
 
@@ -74,19 +75,22 @@ def _whole_vocabulary(
     node_BxE: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     B, N, D = hidden_BxNxD.shape
-    most = max(1, _LOGITS // (B * model.config.vocab_size))
-    chunk = max(n for n in range(1, N + 1) if N % n == 0 and n <= most)
+    # What a device holds of the logits of one position of all rows.
+    rows, columns_V = -(-B // ways_of("batch")), -(-model.config.vocab_size // ways_of("vocab"))
+    turns = -(-N // max(1, _LOGITS // (rows * columns_V)))
+    chunk = -(-N // turns)  # As even as can be: 29 positions in two turns are 15 and 14.
 
     @jax.checkpoint
     def normalisers(hidden_BxnxD: jax.Array) -> jax.Array:
         logits_BxnxV = model.apply(variables, hidden_BxnxD, method=model.logits)
         return jax.nn.logsumexp(logits_BxnxV, axis=-1)
 
-    if chunk == N:
+    if turns == 1:
         norm_BxN = normalisers(hidden_BxNxD)
     else:
-        parts = hidden_BxNxD.reshape(B, N // chunk, chunk, D).swapaxes(0, 1)
-        norm_BxN = jax.lax.map(normalisers, parts).swapaxes(0, 1).reshape(B, N)
+        padded_BxPxD = jnp.pad(hidden_BxNxD, ((0, 0), (0, turns * chunk - N), (0, 0)))
+        parts = padded_BxPxD.reshape(B, turns, chunk, D).swapaxes(0, 1)
+        norm_BxN = jax.lax.map(normalisers, parts).swapaxes(0, 1).reshape(B, -1)[:, :N]
     mean_BxN = model.apply(variables, hidden_BxNxD, method=model.mean_logit) - norm_BxN
     hidden_BxExD = hidden_BxNxD
     if node_BxE is not None:

@@ -324,5 +324,5 @@ def _apply(
 ) -> tuple[TrainState, Metrics]:
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics["grad_norm"] = (optax.global_norm(grads), jnp.float32(1.0))
+    metrics["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1.0))
     return TrainState(state.step + 1, params, opt_state), metrics

@@ -128,6 +128,12 @@ def constrain(x: Any, *names: str | None) -> Any:
     return jax.tree.map(one, x)
 
 
+def ways_of(name: str) -> int:
+    """Devices that a logical axis is split over, in the layout in use; 1 where there is none."""
+    layout = _in_use.get()
+    return 1 if layout is None else layout.ways(name)
+
+
 def by_sentence(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
     """`function` of each device's own rows of `x`, for what the compiler would not split: it must
     work row by row, and every result have the rows first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AbstractMesh
 
 from groot_jax.contrast import projection
 from groot_jax.contrast.losses import LossSettings
@@ -40,6 +42,7 @@ from groot_jax.data.labeling import Labeling, Sentence, Span
 from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.model.config import preset
+from groot_jax.model.layout import DEFAULT_RULES, MESH_AXES, Layout, use_layout
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.reward.pool import PoolEntry
 
@@ -216,7 +219,7 @@ def test_groups_on_devices_of_their_own_need_nothing_from_each_other():
 @pytest.mark.parametrize("variant", ["v1_0", "v1_1"])
 def test_whole_vocabulary_log_probs_are_a_softmax_in_whatever_chunks(variant, monkeypatch):
     setting = Setting(normalise="full", variant=variant)
-    model, params, B, N = setting.model, setting.params, 2, 6
+    model, params, B, N = setting.model, setting.params, 2, 7
     rng = np.random.default_rng(0)
     hidden = jnp.asarray(rng.standard_normal((B, N, 32)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 256, (B, 9)))
@@ -234,11 +237,41 @@ def test_whole_vocabulary_log_probs_are_a_softmax_in_whatever_chunks(variant, mo
         return (weight * logp).sum(), (logp, mean)
 
     wanted = jax.jit(jax.value_and_grad(plain, (0, 1), has_aux=True))(params, hidden)
-    for logits in (1 << 24, 2 * 3 * 256, 1):  # All six nodes at once, three, one.
+    # All seven nodes at once, four, three, one: what is left over is padded.
+    for logits, turns in ((1 << 24, 1), (2 * 4 * 256, 2), (2 * 3 * 256, 3), (1, 7)):
         monkeypatch.setattr(projection, "_LOGITS", logits)
         # A new function each time: JAX must not take what it traced for another chunk.
         found = jax.jit(jax.value_and_grad(lambda *x: chunked(*x), (0, 1), has_aux=True))
         close(found(params, hidden), wanted)
+        assert turns_of(chunked, params, hidden) == turns
+
+
+def turns_of(function, *arguments):
+    """Length of the loop in what `function` computes; 1 where there is none."""
+    # A new function, for JAX must not take what it traced before.
+    text = str(jax.make_jaxpr(lambda *x: function(*x))(*arguments))
+    return max([int(length) for length in re.findall(r"length=(\d+)", text)], default=1)
+
+
+@pytest.mark.parametrize(
+    ("batch", "positions", "turns"), [(512, 64, 4), (512, 29, 2), (512, 61, 4)]
+)
+def test_turns_over_the_whole_vocabulary_are_counted_for_a_device(batch, positions, turns):
+    """T5's 32,128 columns: on 16 devices, 32 sentences each, 16 positions fit at a time."""
+    config = dataclasses.replace(Setting(normalise="full").model.config, vocab_size=32_128)
+    model, columns = T5(config), OutputColumns(jnp.zeros(32_128, int), jnp.zeros(32_128, int))
+    layout = Layout(AbstractMesh((16, 1, 1), MESH_AXES), DEFAULT_RULES)
+    params = jax.eval_shape(lambda: init_params(config, 0))
+
+    def norms(params, hidden, labels):
+        return token_log_probs(model, params, hidden, labels, columns)
+
+    hidden = jax.ShapeDtypeStruct((batch, positions, config.d_model), jnp.float32)
+    labels = jax.ShapeDtypeStruct((batch, positions), jnp.int32)
+    with use_layout(layout):
+        assert turns_of(norms, params, hidden, labels) == turns
+    # One device has to take one position at a time.
+    assert turns_of(norms, params, hidden, labels) == positions
 
 
 @pytest.mark.parametrize("normalise", ["legal", "full"])

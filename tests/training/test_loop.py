@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from groot_jax.training.loop import look_every
+from groot_jax.contrast.update import TrainState
+from groot_jax.training.loop import Update, _Sums, look_every
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,14 @@ def test_halves_and_quarters_of_an_epoch_have_no_look_more(per_epoch: int):
     for share in (1, 2, 4):
         between = look_every(ConfigDict({"eval_every": 1 / share}), per_epoch)
         assert -(-per_epoch // between) <= share
+
+
+def test_sums_go_on_beyond_what_float32_counts():
+    sums = _Sums()
+    state = TrainState(jnp.int32(0), {}, ())
+    metrics = {name: (jnp.float32(3.0), jnp.float32(1 << 24)) for name in ("loss", "gold_score")}
+    one = {name: (jnp.float32(3.0), jnp.float32(1.0)) for name in ("loss", "gold_score")}
+    sums.add(Update(state, metrics, {}))
+    for _ in range(3):
+        sums.add(Update(state, one, {}))
+    assert sums.means()["loss"] == 12.0 / ((1 << 24) + 3)

@@ -1,0 +1,65 @@
+"""What an update takes off the parameters, and when."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from groot_jax.training.optimizer import make_optimizer, make_schedule
+
+PARAMS = {
+    "layer_0": {"wi": {"kernel": jnp.full((4, 4), 2.0)}, "layer_norm": {"scale": jnp.ones(4)}},
+    "relative_attention_bias": {"embedding": jnp.ones((8, 2))},
+}
+
+
+def stage(**changes) -> ConfigDict:
+    settings = {
+        "learning_rate": 1e-3,
+        "warmup": 0.0,
+        "schedule": "constant",
+        "final_scale": 0.1,
+    }
+    return ConfigDict(settings | changes)
+
+
+def optimizer(name: str, decay: float) -> ConfigDict:
+    return ConfigDict({"name": name, "weight_decay": decay, "b1": 0.9, "b2": 0.98})
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_a_step_without_a_gradient_takes_off_the_rate_times_the_decay_of_weights_alone(name):
+    transform = make_optimizer(optimizer(name, 0.01), stage(), 0.0, 100)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = transform.update(zeros, transform.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["layer_0"]["wi"]["kernel"], -1e-3 * 0.01 * 2.0, rtol=1e-6)
+    assert not np.any(updates["layer_0"]["layer_norm"]["scale"])
+    assert not np.any(updates["relative_attention_bias"]["embedding"])
+
+
+def test_adafactor_without_decay_is_optax_s():
+    ours = make_optimizer(optimizer("adafactor", 0.0), stage(), 0.0, 100)
+    theirs = optax.adafactor(1e-3, multiply_by_parameter_scale=False)
+    state, other = ours.init(PARAMS), theirs.init(PARAMS)
+    for seed in range(3):
+        key = jax.random.key(seed)
+        gradients = jax.tree.map(lambda x, key=key: jax.random.normal(key, x.shape), PARAMS)
+        found, state = ours.update(gradients, state, PARAMS)
+        wanted, other = theirs.update(gradients, other, PARAMS)
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+@pytest.mark.parametrize(("warmup", "rates"), [(0.4, [0.25, 0.5, 0.75, 1]), (0.1, [1]), (0, [1])])
+def test_the_first_update_is_no_idle_one(warmup, rates):
+    schedule = make_schedule(stage(warmup=warmup, schedule="linear"), 10)
+    found = [float(schedule(step)) / 1e-3 for step in range(11)]
+    np.testing.assert_allclose(found[: len(rates)], rates, rtol=1e-6)
+    # From there on it falls, to a tenth where the last update would follow.
+    assert all(a > b for a, b in pairwise(found[max(len(rates) - 1, 1) :]))
+    np.testing.assert_allclose(found[10], 0.1, rtol=1e-5)
