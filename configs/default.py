@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
     config.data.tfds_dir = ""  # Where TFDS keeps prepared data; empty: TFDS's own default.
     config.data.words_feature = "tokens"
     config.data.tags_feature = "tags"
-    config.data.train_limit = 0  # Keep only so many training sentences; 0 = all.
+    # Keep only so many training sentences, drawn with `split_seed`; 0 = all.
+    config.data.train_limit = 0
     config.data.retail_seed = 0  # The seed of the generated corpus, for reader `retail`.
     # Chance of each span of a training sentence to be swapped for another mention of its type from
     # the training split (Dai and Adel, arXiv 2010.11683): drawn anew for each epoch, in both

@@ -24,7 +24,7 @@ from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded, write_text
 
 CONFIG_FILE = "config.json"
-LOCK_FILE = "train.lock"  # See training/status.py.
+LOCK_FILE, STATUS_FILE = "train.lock", "status.json"  # See training/status.py.
 
 # A work directory may be continued with other values of these: they change how fast or where a run
 # computes, which systems it trains and what is reported, never what a system is trained to be.
@@ -141,8 +141,45 @@ def parse_job(
         path = args.workdir / CONFIG_FILE
         config = load_dumped(path)
         check_keys(config, default_config(), str(path))
+        before = flatten(config)
         args.config = _finish(config, overrides)
+        _check_settled(before, flatten(args.config), args.workdir)
     return args
+
+
+# What evaluation and prediction read of the config. All else, training has settled: the sizes of
+# the model, its vocabulary and its format, and how it was trained.
+_READ_LATER = (
+    "checkpoint.",
+    "compilation_cache",
+    "data.",
+    "distributed.",
+    "evaluate.",
+    "generate.",
+    "loader.",
+    "mesh.",
+    "model.dtype",
+    "model.normalise",
+    "model.remat",
+    "model.scan_layers",
+    "nll.checkpoint",
+    "reward.",
+    "seed",
+    "systems",
+    "text.long_sentences",
+    "text.max_words",
+)
+_OF_TRAINING = ("data.augment", "data.hide_words", "data.train_limit")
+
+
+def _check_settled(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) -> None:
+    for key, value in ours.items():
+        read = key.startswith(_READ_LATER) and key not in _OF_TRAINING
+        if not read and theirs.get(key) != value:
+            raise UserError(
+                f"--config.{key}={value}: training in {workdir} has settled it as "
+                f"{theirs.get(key)!r}, and nothing reads it now; leave it out"
+            )
 
 
 def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -189,7 +226,16 @@ def load(
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not a ConfigDict")
     check_keys(config, default, str(path))
-    return _finish(config, overrides, has_data)
+    config = _finish(config, overrides, has_data)
+    if config.nll.checkpoint:
+        # Other jobs start elsewhere and look there too.
+        with config.unlocked():
+            config.nll.checkpoint = _absolute(config.nll.checkpoint)
+    return config
+
+
+def _absolute(workdir: str) -> str:
+    return str(expanded(workdir, "config.nll.checkpoint").absolute())
 
 
 def _finish(
@@ -399,7 +445,8 @@ def make_workdir(workdir: Path) -> None:
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
     # What a kill may have left of the first moments of a run is ours.
-    strangers = {n for n in names if n != LOCK_FILE and not n.startswith(f".{CONFIG_FILE}.")}
+    first = (LOCK_FILE, STATUS_FILE, f".{CONFIG_FILE}.", f".{STATUS_FILE}.")
+    strangers = {name for name in names if not name.startswith(first)}
     if strangers and CONFIG_FILE not in strangers:
         raise UserError(
             f"--workdir={workdir} holds other files ({', '.join(sorted(strangers)[:3])}) and no "
@@ -419,6 +466,8 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
         dump(config, path)
         return
     theirs, ours = flatten(load_dumped(path)), flatten(config)
+    if theirs["nll.checkpoint"]:  # Earlier versions kept it as it was typed.
+        theirs["nll.checkpoint"] = _absolute(theirs["nll.checkpoint"])
     if theirs == ours:
         return
     if differing := differing_keys(theirs, ours):

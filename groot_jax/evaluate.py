@@ -27,6 +27,7 @@ from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.generate.generator import Generator
 from groot_jax.hosts import Hosts
 from groot_jax.reward.oracle import Oracle
 from groot_jax.runtime.files import expanded, writing
@@ -39,7 +40,7 @@ from groot_jax.training.evaluation import (
 )
 from groot_jax.training.report import write_report
 from groot_jax.training.results import results_table, write_results
-from groot_jax.training.setup import device_setup, place
+from groot_jax.training.setup import Placement, device_setup, place
 from groot_jax.training.status import training_ended
 from groot_jax.training.task import Task, check_corpus, check_types, digests_of, load_task
 
@@ -56,6 +57,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="score each new checkpoint as it lands"
     )
+    parser.add_argument(
+        "--output",
+        type=lambda text: expanded(text, "--output"),
+        metavar="FOLDER",
+        help="for results; without: the work directory, or a folder in it under other settings",
+    )
     args = configs.parse_job(parser, argv, before_reading=_await_training)
     config, workdir = args.config, args.workdir
     hosts = device_setup(config)
@@ -70,9 +77,14 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"config.data.{split}: there is no {split} split; name one or another --split"
         )
-    results = results_folder(workdir, task, loaded, console) if hosts.main else workdir
+    placement = place(config, task.model_config)
+    generator = task.generator(layout=placement.layout)
     with open_oracle(config) as oracle:
-        scorer = Scorer(task, corpus, oracle, hosts, workdir, results)
+        # Last of all that may be refused, for it makes the folder.
+        results = workdir
+        if hosts.main:
+            results = results_folder(workdir, task, loaded, console, args.output)
+        scorer = Scorer(task, corpus, oracle, hosts, workdir, results, placement, generator)
         checkpoint = args.checkpoint
         if args.watch:
             systems, checkpoint = watch(scorer, split, systems, console), "best"
@@ -95,11 +107,15 @@ def _await_training(args: argparse.Namespace) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def results_folder(workdir: Path, task: Task, corpus: Corpus, console: Console) -> Path:
+def results_folder(
+    workdir: Path, task: Task, corpus: Corpus, console: Console, output: Path | None = None
+) -> Path:
     """Where results belong: in the work directory, or, under other settings or data than those of
-    training, in a folder of their own, so that no table mixes what does not compare.
+    training, in a folder of their own, so that no table mixes what does not compare. `output`: a
+    folder of the user's choice instead, which then is for these settings alone.
 
-    Raises UserError where the data are others under their old name.
+    Raises UserError where the data are others under their old name, and where `output` holds
+    results under other settings.
     """
     theirs = flatten(configs.load_dumped(workdir / configs.CONFIG_FILE))
     ours = flatten(task.config)
@@ -111,6 +127,9 @@ def results_folder(workdir: Path, task: Task, corpus: Corpus, console: Console) 
     digests = digests_of(corpus)
     if digests == task.digests:
         differing, digests = other, {}  # The same data from another place.
+    if output is not None:
+        configs.claim_workdir(output, task.config)
+        return output
     if not differing:
         return workdir
     identity = json.dumps([{key: ours.get(key) for key in differing}, digests], sort_keys=True)
@@ -208,8 +227,8 @@ def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
 
 
 class Scorer:
-    """Restores the checkpoints of a work directory, decodes and scores; keeps the compiled search
-    and the encoded splits. Records go to `results`: the work directory, or a folder beside."""
+    """Restores the checkpoints of a work directory, decodes and scores; keeps the encoded splits.
+    Records go to `results`: the work directory, or a folder beside."""
 
     def __init__(
         self,
@@ -219,11 +238,12 @@ class Scorer:
         hosts: Hosts,
         workdir: Path,
         results: Path,
+        placement: Placement,
+        generator: Generator,
     ) -> None:
         self.task, self.hosts, self.workdir = task, hosts, workdir
         self._oracle, self._results = oracle, results
-        self._placement = place(task.config, task.model_config)
-        generator = task.generator(layout=self._placement.layout)
+        self._placement = placement
         self._evaluators = {
             split: Evaluator(task, generator, oracle, split_of(corpus, split), hosts)
             for split in ("dev", "test")

@@ -9,6 +9,7 @@ Plain text in, one sentence a line, or JSON lines with "words" (or "text"); JSON
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import heapq
 import json
 import os
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from rich.console import Console
 from rich.text import Text
 
 from groot_jax import config as configs
-from groot_jax.data.batches import encode, evaluation_batches
+from groot_jax.data.batches import Example, encode, evaluation_batches
 from groot_jax.data.incoming import open_input, read_chunks
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span, half_character
 from groot_jax.errors import UserError, exit_on_user_error
@@ -42,6 +43,7 @@ from groot_jax.training.metrics import Beam, Scorer, distinct
 from groot_jax.training.setup import Placement, device_setup, keep_programs, place
 from groot_jax.training.task import Task, load_task
 
+_KEPT = 1024  # Encoded sentences: several chunks of the job.
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta")
 
 
@@ -107,6 +109,8 @@ class Labeler:
         self._score = score
         self._hosts = hosts or Hosts()
         self._generators: dict[int, Generator] = {}
+        # A sentence is checked, by the job even twice, before it is searched.
+        self._encoded = lru_cache(_KEPT)(self._encode)
 
     @classmethod
     def load(
@@ -216,8 +220,11 @@ class Labeler:
 
     def _size(self, words: tuple[str, ...]) -> tuple[int, int]:
         """The size of batch that the words need. UserError where there is none."""
+        return self._task.ladder.of(self._encoded(words))
+
+    def _encode(self, words: tuple[str, ...]) -> Example:
         (example,) = encode([Sentence(words, ())], self._task.format, gold=False)
-        return self._task.ladder.of(example)
+        return example
 
     def _windows(self, words: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The words in pieces, each as long as the limits of words and of batches allow."""
@@ -242,7 +249,7 @@ class Labeler:
         self, sentences: Sequence[tuple[str, ...]], width: int, batch_size: int | None
     ) -> Iterator[Beam] | None:
         cut = [self._windows(words) for words in sentences]
-        pieces = [Sentence(window, ()) for windows in cut for window in windows]
+        pieces = [window for windows in cut for window in windows]
         found = self._search(pieces, width, batch_size)
         return None if found is None else self._whole(cut, iter(found), width)
 
@@ -260,9 +267,12 @@ class Labeler:
             yield beam
 
     def _search(
-        self, pieces: Sequence[Sentence], width: int, batch_size: int | None
+        self, pieces: Sequence[tuple[str, ...]], width: int, batch_size: int | None
     ) -> list[Beam] | None:
-        examples = encode(pieces, self._task.format, gold=False)
+        examples = [
+            dataclasses.replace(self._encoded(words), index=index)
+            for index, words in enumerate(pieces)
+        ]
         if not examples:
             return []
         generator = self._generators.get(width)

@@ -9,7 +9,6 @@ again and it continues where it was stopped. It leaves WORKDIR/model, for --conf
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -40,7 +39,7 @@ from groot_jax.training.pretraining import (
     write_model,
 )
 from groot_jax.training.setup import Placement, device_setup, place, system_key
-from groot_jax.training.status import WorkdirLock, status_of
+from groot_jax.training.status import WorkdirLock
 from groot_jax.training.steps import jit_nll_step
 from groot_jax.training.task import make_params
 
@@ -64,10 +63,10 @@ def main(argv: list[str] | None = None) -> None:
         text = task.kept(text)
         for note in text.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=True)
-        with status_of(workdir) if hosts.main else nullcontext():
-            placement = place(config, task.model_config)
-            train(task, text, placement, workdir, console, hosts)
-            close(task, placement, workdir, console, hosts)
+        lock.began()
+        placement = place(config, task.model_config)
+        train(task, text, placement, workdir, console, hosts)
+        close(task, placement, workdir, console, hosts)
     hosts.close()
 
 
@@ -79,7 +78,7 @@ def open_task(config: ConfigDict, workdir: Path, text: Text, lock: WorkdirLock) 
         check_text(load_pretrain_task(workdir, config), text, workdir)
         return
     task = make_pretrain_task(config, text)
-    place(config, task.model_config)
+    place(config, task.model_config, warn=False)
     configs.make_workdir(workdir)
     lock.take()
     configs.claim_workdir(workdir, config)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,7 @@ from groot_jax.generate.beam_search import Beams
 from groot_jax.generate.generator import Generator
 from groot_jax.hosts import Hosts
 from groot_jax.model import placing
+from groot_jax.model.config import run_settings
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import T5, param_shapes
 from groot_jax.reward.oracle import Oracle
@@ -48,7 +48,7 @@ from groot_jax.training.evaluation import Evaluator, open_oracle, reported_rewar
 from groot_jax.training.loop import Stage, Update, new_state, state_shapes
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Placement, device_setup, place, system_key
-from groot_jax.training.status import WorkdirLock, status_of
+from groot_jax.training.status import WorkdirLock
 from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step, loss_weights
 from groot_jax.training.task import (
     Task,
@@ -108,13 +108,13 @@ def main(argv: list[str] | None = None) -> None:
             corpus = without_too_long(corpus, task.format, config)
             for note in corpus.notes[known:]:
                 console.print(note, highlight=False, markup=False, soft_wrap=True)
-            with status_of(workdir) if hosts.main else nullcontext():
-                run = make_run(config, workdir, corpus, task, oracle, console, hosts)
-                if config.nll.enabled:
-                    train_nll(run)
-                for system in config.systems:
-                    train_system(run, system)
-                close(run)
+            lock.began()
+            run = make_run(config, workdir, corpus, task, oracle, console, hosts)
+            if config.nll.enabled:
+                train_nll(run)
+            for system in config.systems:
+                train_system(run, system)
+            close(run)
     hosts.close()
 
 
@@ -147,7 +147,7 @@ def open_task(
                 f"lacks; it has {', '.join(corpus.types)}"
             )
     task = make_task(config, corpus)
-    place(config, task.model_config)
+    place(config, task.model_config, warn=False)
     check_stage_0(config, task, corpus)
     check_reward(oracle, corpus)
     configs.make_workdir(workdir)
@@ -157,9 +157,11 @@ def open_task(
 
 
 def check_reward(oracle: Oracle, corpus: Corpus) -> None:
-    """Calls the reward once, so that a mistake in a user's function comes before any training."""
-    sentence = corpus.train[0]
-    oracle.score([(sentence.labeling, sentence.labeling, sentence.words)])
+    """Calls the reward as training will, so that a mistake in a user's function comes before any
+    of it: with nothing found, with nothing to find, and with all found, in one batch."""
+    sentence = next(sentence for sentence in corpus.train if sentence.labeling)
+    gold, words = sentence.labeling, sentence.words
+    oracle.score([((), gold, words), (gold, (), words), (gold, gold, words)])
 
 
 def make_run(
@@ -270,8 +272,10 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
     except UserError as error:
         raise UserError(f"config.nll.checkpoint: {error}") from error
     examples = (s.words for s in corpus.train[:100])
+    # What the two may differ in says how the model computes, not what it is.
+    settings = run_settings(config.model)
     same = (
-        other.model_config == task.model_config
+        dataclasses.replace(other.model_config, **settings) == task.model_config
         and other.types == task.types
         and other.format.name == task.format.name
         and all(other.format.source(words) == task.format.source(words) for words in examples)
@@ -472,7 +476,16 @@ def close(run: Run) -> None:
     from groot_jax.evaluate import Scorer, evaluate_systems, show_results
 
     splits = ("test",) if run.corpus.test else ("dev",)
-    scorer = Scorer(run.task, run.corpus, run.oracle, run.hosts, run.workdir, run.workdir)
+    scorer = Scorer(
+        run.task,
+        run.corpus,
+        run.oracle,
+        run.hosts,
+        run.workdir,
+        run.workdir,
+        run.placement,
+        run.generator,
+    )
     evaluate_systems(scorer, splits, run.console)
     if run.hosts.main:
         show_results(run.workdir, run.config, run.console)

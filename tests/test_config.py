@@ -475,8 +475,8 @@ def test_a_work_directory_without_permission_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_ends_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / ".config.json.tmp").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"cannot write .*No space left"):
+    (tmp_path / f".config.json.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"config\.json could not be written .*No space left"):
         claim_workdir(tmp_path, load(RETAIL))
 
 

@@ -75,9 +75,10 @@ def load_corpus(data: Any, max_words: int = 100) -> Corpus:
                 raise UserError(_empty(data, split, problems[split]))
     if 0 < data.train_limit < len(splits["train"]):
         total = len(splits["train"])
-        splits["train"] = splits["train"][: data.train_limit]
+        _, splits["train"] = _drawn(splits["train"], data.train_limit, 2 * data.split_seed)
         notes.append(
-            f"train: the first {data.train_limit} of {total} sentences (config.data.train_limit)"
+            f"train: {data.train_limit} of {total} sentences, drawn with seed {data.split_seed} "
+            "(config.data.train_limit)"
         )
     for split, problem in problems.items():
         if problem.count:
@@ -187,17 +188,25 @@ def _known(sentences: list[Sentence], types: Sequence[str], problems: Problems) 
 
 def _carve(data: Any, split: str, splits: dict[str, list[Sentence]]) -> str:
     """Moves a seeded share of train into `split`, both in their old order; returns a note."""
-    train = splits["train"]
-    count = round(data[f"{split}_fraction"] * len(train))
-    # One draw a sentence: `random()` gives the same numbers on every platform and Python.
-    rng = random.Random(2 * data.split_seed + (split == "test"))
-    draws = [rng.random() for _ in train]
-    chosen = set(sorted(range(len(train)), key=draws.__getitem__)[:count])
-    splits[split] = [item for i, item in enumerate(train) if i in chosen]
-    splits["train"] = [item for i, item in enumerate(train) if i not in chosen]
+    count = round(data[f"{split}_fraction"] * len(splits["train"]))
+    seed = 2 * data.split_seed + (split == "test")
+    splits["train"], splits[split] = _drawn(splits["train"], count, seed)
     if not count:
         return f"{split}: none given, and config.data.{split}_fraction takes none of train"
     return f"{split}: {count} sentences carved from train with seed {data.split_seed}"
+
+
+def _drawn(
+    sentences: list[Sentence], count: int, seed: int
+) -> tuple[list[Sentence], list[Sentence]]:
+    """The sentences without `count` of them, and those; files are often sorted, so that the first
+    would be of one kind. Both in their old order."""
+    # One draw a sentence: `random()` gives the same numbers on every platform and Python.
+    rng = random.Random(seed)
+    draws = [rng.random() for _ in sentences]
+    chosen = set(sorted(range(len(sentences)), key=draws.__getitem__)[:count])
+    left = [item for i, item in enumerate(sentences) if i not in chosen]
+    return left, [item for i, item in enumerate(sentences) if i in chosen]
 
 
 def _empty(data: Any, split: str, problems: Problems) -> str:

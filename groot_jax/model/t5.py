@@ -217,13 +217,16 @@ class T5(nn.Module):
         """Relative bias of each pair of nodes, [B, H, N, N], by the difference in position.
 
         Read off a small [H, T, T] table by two products with one-hot positions: gathering B*N*N
-        rows of the embedding would make its gradient a scatter of as many.
+        rows of the embedding would make its gradient a scatter of as many. In full precision, as
+        the search reads it: an accelerator would round the bias to bfloat16 on the way.
         """
         position_T = jnp.arange(num_positions)
         relative_1xTxT = position_T[None, None, :] - position_T[None, :, None]
         bias_HxTxT = self.decoder.relative_bias(relative_1xTxT)[0]
         at_BxNxT = jax.nn.one_hot(positions_BxN, num_positions, dtype=jnp.float32)
-        return jnp.einsum("bnt,htu,bmu->bhnm", at_BxNxT, bias_HxTxT, at_BxNxT)
+        return jnp.einsum(
+            "bnt,htu,bmu->bhnm", at_BxNxT, bias_HxTxT, at_BxNxT, precision=jax.lax.Precision.HIGHEST
+        )
 
     def _inputs(
         self,

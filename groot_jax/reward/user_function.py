@@ -164,7 +164,11 @@ def _checked(value: Any, name: str, words: Words) -> float:
         number = math.nan
     if not -1e-9 <= number <= 1.0 + 1e-9:
         at = called_for(name, words)
-        raise UserError(f"{at} returned {reprlib.repr(value)}, which is no number in [0, 1]")
+        listed = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+        raise UserError(
+            f"{at} returned {reprlib.repr(value)}, which is no number in [0, 1]"
+            + ("; a function of lists wants config.reward.batch=true" if listed else "")
+        )
     return min(max(number, 0.0), 1.0)
 
 

@@ -137,9 +137,13 @@ class Placement:
 
 
 def place(
-    config: ConfigDict, model_config: T5Config, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict,
+    model_config: T5Config,
+    devices: Sequence[jax.Device] | None = None,
+    warn: bool = True,
 ) -> Placement:
-    """Lays the mesh of the config over all devices, or those given.
+    """Lays the mesh of the config over all devices, or those given; `warn` where it replicates much
+    and `mesh.replicated` says so, which once a job is enough.
 
     Raises UserError where the mesh does not fit them, and where it replicates too much and
     `mesh.replicated` forbids it.
@@ -152,7 +156,7 @@ def place(
     problem = replication_problem(mesh, model_config, params)
     if problem and config.mesh.replicated == "error":
         raise UserError(problem)
-    if problem and config.mesh.replicated == "warn" and jax.process_index() == 0:
+    if warn and problem and config.mesh.replicated == "warn" and jax.process_index() == 0:
         print(f"warning: {problem}", file=sys.stderr)
     return Placement(params, layout)
 

@@ -10,33 +10,40 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
-from groot_jax.config import LOCK_FILE
+from groot_jax.config import LOCK_FILE, STATUS_FILE
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import write_text, writing
 
-STATUS_FILE = "status.json"
 # Whoever asks whether a lock is held has it for a moment.
 _TRIES, _PAUSE = 5, 0.1
 
 
 class WorkdirLock:
-    """Keeps a second training out of a work directory; a context manager, which frees it."""
+    """Keeps a second training out of a work directory, and says in W/status.json that this one runs
+    and how it ended; a context manager, which frees it."""
 
     def __init__(self, workdir: Path) -> None:
         self._workdir = workdir
         self._file: IO[str] | None = None
+        self._before = ""  # W/status.json, until training has begun
 
     def __enter__(self) -> WorkdirLock:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._file is None:
+            return
+        with suppress(UserError) if kind else nullcontext():
+            # On a full disk, what is raised already says more.
+            if self._before and kind:
+                write_text(self._workdir / STATUS_FILE, self._before)
+            else:
+                write_status(self._workdir, "stopped" if kind else "finished")
+        self._file.close()
 
     def take(self) -> None:
         """Takes the lock, once. Raises UserError, with the holder, where another process has it."""
@@ -46,7 +53,7 @@ class WorkdirLock:
         with writing(path):
             file = path.open("a+", encoding="utf-8")
         for attempt in range(_TRIES):
-            if _try_lock(file, fcntl.LOCK_EX):
+            if _try_lock(file, fcntl.LOCK_EX) is not False:
                 break
             if attempt + 1 < _TRIES:
                 time.sleep(_PAUSE)
@@ -62,16 +69,26 @@ class WorkdirLock:
         with writing(path):
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+        # Before there is a config.json: who waits for one must not take this run for ended, on a
+        # file system without locks.
+        with suppress(OSError):
+            self._before = (self._workdir / STATUS_FILE).read_text(encoding="utf-8")
+        write_status(self._workdir, "training")
+
+    def began(self) -> None:
+        """From here on an error is one of this training, no longer of its command line: how an
+        earlier one ended does not stand in status.json any more."""
+        self._before = ""
 
 
-def _try_lock(file: IO[str], kind: int) -> bool:
-    """False where another process holds the lock; a file system without locks grants all."""
+def _try_lock(file: IO[str], kind: int) -> bool | None:
+    """False where another process holds the lock; None where the file system has no locks."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return True
+        return None
     return True
 
 
@@ -81,39 +98,40 @@ def write_status(workdir: Path, state: str) -> None:
     write_text(workdir / STATUS_FILE, json.dumps(status) + "\n")
 
 
-@contextmanager
-def status_of(workdir: Path) -> Iterator[None]:
-    """W/status.json says that training runs, and how it ended."""
-    write_status(workdir, "training")
-    try:
-        yield
-    except BaseException:
-        with suppress(UserError):  # On a full disk, what is raised says more.
-            write_status(workdir, "stopped")
-        raise
-    write_status(workdir, "finished")
-
-
 def training_ended(workdir: Path) -> bool:
     """Whether no training runs in a work directory any more, killed ones included.
 
     Raises UserError where its status.json is damaged.
     """
+    free: bool | None = True
     try:
         with (workdir / LOCK_FILE).open(encoding="utf-8") as file:
-            if not _try_lock(file, fcntl.LOCK_SH):
+            free = _try_lock(file, fcntl.LOCK_SH)
+            if free is False:
                 return False
     except FileNotFoundError:
         pass  # Of an earlier version, or never trained in.
     path = workdir / STATUS_FILE
     try:
         status = json.loads(path.read_text(encoding="utf-8"))
-        state, host = status["state"], status["host"]
+        state, host, pid = status["state"], status["host"], int(status["pid"])
     except FileNotFoundError:
         return True
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not what training wrote ({error}): remove it and run the same command again"
         ) from error
-    # Not every file system shows the locks of other hosts.
-    return bool(state != "training" or host == socket.gethostname())
+    if state != "training":
+        return True
+    # Not every file system shows the locks of other hosts, and some have none.
+    return host == socket.gethostname() and (free is not None or not _is_alive(pid))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # Somebody else's.
+    return True

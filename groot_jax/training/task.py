@@ -205,7 +205,8 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
         facts = json.loads(path.read_text(encoding="utf-8"))
         types, format_name = tuple(map(str, facts["types"])), str(facts["format"])
         rungs = tuple((int(source), int(target)) for source, target in facts["ladder"])
-        model_config = T5Config(**facts["model"])
+        # How the model computes, unlike what it is, may be another matter than in training.
+        model_config = T5Config(**(facts["model"] | run_settings(config.model)))
         digests = dict(facts.get("digests", {}))
     except FileNotFoundError:
         raise UserError(

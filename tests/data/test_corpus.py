@@ -332,10 +332,14 @@ def test_types_of_carved_sentences_stay_known(tmp_path):
     assert load(tmp_path, text, dev_fraction=0.9).types == ("x", "y")
 
 
-def test_train_limit_keeps_the_first_sentences(tmp_path):
-    corpus = load(tmp_path, numbered(10), train_limit=3)
-    assert words(corpus) == ["w0", "w1", "w2"]
-    assert any("first 3 of 10" in note for note in corpus.notes)
+def test_train_limit_draws_its_sentences_with_the_split_seed(tmp_path):
+    text = numbered(100)
+    corpus = load(tmp_path, text, train_limit=30)
+    drawn = [int(word[1:]) for word in words(corpus)]
+    assert len(drawn) == 30 and drawn == sorted(drawn) and max(drawn) > 60
+    assert load(tmp_path, text, train_limit=30) == corpus
+    assert load(tmp_path, text, train_limit=30, split_seed=1).train != corpus.train
+    assert any("30 of 100 sentences, drawn with seed 0" in note for note in corpus.notes)
 
 
 def test_relative_paths_start_at_the_environment_s_folder_when_no_dir_is_set(tmp_path, monkeypatch):

@@ -216,3 +216,10 @@ def one_error(text: str) -> str:
     assert len(lines) == 1, text
     assert lines[0].startswith("error: ")
     return lines[0]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(files)
+    }

@@ -484,14 +484,29 @@ def hangs(candidate, gold, words):
     while True:
         time.sleep(60)
 
+def early(candidate, gold):
+    return not candidate or not gold or candidate == gold
+
 def later_raises(candidate, gold, words):
-    return 1.0 if candidate == gold else raises(candidate, gold, words)
+    return 1.0 if early(candidate, gold) else raises(candidate, gold, words)
 
 def later_nan(candidate, gold, words):
-    return 1.0 if candidate == gold else nan(candidate, gold, words)
+    return 1.0 if early(candidate, gold) else nan(candidate, gold, words)
 
 def later_hangs(candidate, gold, words):
-    return 1.0 if candidate == gold else hangs(candidate, gold, words)
+    return 1.0 if early(candidate, gold) else hangs(candidate, gold, words)
+
+def divides(candidate, gold, words):
+    return len(set(candidate) & set(gold)) / len(candidate)
+
+def divides_by_gold(candidate, gold, words):
+    return len(set(candidate) & set(gold)) / len(gold)
+
+def lists(candidates, golds, words):
+    return [float(c == g) for c, g in zip(candidates, golds)]
+
+def scalar(candidate, gold, words):
+    return float(candidate == gold)
 """
 FAULTS = {
     "raises": ["raised KeyError", "price", "tiny_rewards.py:5"],
@@ -545,6 +560,33 @@ def test_a_bad_reward_is_found_before_anything_is_trained(
     )
     assert f"reward 'early_rewards:{fault}', called for the sentence" in said
     assert all(text.replace("tiny", "early") in said for text in FAULTS[fault]), said
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "said"),
+    [
+        ("divides", False, "raised ZeroDivisionError"),
+        ("divides_by_gold", False, "raised ZeroDivisionError"),
+        ("lists", False, "a function of lists wants config.reward.batch=true"),
+        ("scalar", True, "returned 1 values for 3 candidates"),
+    ],
+)
+def test_a_reward_is_tried_with_what_training_will_bring(
+    refused: Refused,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    batch: bool,
+    said: str,
+) -> None:
+    (tmp_path / "tried_rewards.py").write_text(REWARDS)
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(
+        f"--config.reward.name=tried_rewards:{name}",
+        f"--config.reward.batch={batch}",
+        "--config.reward.workers=1",
+    )
     assert not (tmp_path / "w").exists()
 
 

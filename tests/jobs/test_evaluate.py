@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from groot_jax import evaluate
+from groot_jax.config import job_parser, parse_job
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.status import training_ended
-from tests.jobs.support import Jobs, error_of, wait_for
+from groot_jax.training.task import load_task
+from tests.jobs.support import Jobs, error_of, snapshot, wait_for
 
 SYSTEMS = ("nll", "nll_continued", "groot")
 
@@ -150,6 +152,60 @@ def test_other_settings_or_data_than_training_s_are_never_mixed_with_its_results
     jobs.run("evaluate", workdir, "--system=groot", decide, f"--config.data.test={moved}")
     assert len([*(workdir / "other").iterdir()]) == 2
     assert own() != before
+
+
+@pytest.mark.slow
+def test_results_can_go_elsewhere_where_the_work_directory_is_not_one_s_own(
+    jobs: Jobs, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(trained)
+    output = tmp_path / "mine"
+    flags = ("--system=groot", "--config.evaluate.decide=map", f"--output={output}")
+    jobs.run("evaluate", trained, *flags)
+    assert snapshot(trained) == before
+    assert {*json.loads((output / "results.json").read_text())["systems"]} == {"groot"}
+    assert (output / "report" / "index.html").exists() and len(records(output)) == 1
+    # It holds what compares: other settings need another folder.
+    exact = "--config.reward.name=exact"
+    said = error_of(lambda: jobs.run("evaluate", trained, *flags, exact), capsys)
+    assert f"--workdir={output} belongs to another config: reward.name" in said
+
+
+def test_a_mistyped_reward_leaves_no_folder(
+    jobs: Jobs, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flag = "--config.reward.name=f_1"
+    said = error_of(lambda: jobs.run("evaluate", trained, flag), capsys)
+    assert "there is no reward 'f_1'" in said
+    assert not (trained / "other").exists()
+
+
+@pytest.mark.parametrize("job", ["evaluate", "predict"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("text.lowercase", "true"),
+        ("text.max_features", "10"),
+        ("model.preset", "mini"),
+        ("model.dropout", "0.5"),
+        ("nll.epochs", "7"),
+        ("groot.tau", "0.7"),
+        ("data.augment", "0.7"),
+    ],
+)
+def test_what_training_has_settled_is_not_changed_later(
+    jobs: Jobs, trained: Path, capsys: pytest.CaptureFixture[str], job: str, key: str, value: str
+) -> None:
+    said = error_of(lambda: jobs.run(job, trained, f"--config.{key}={value}"), capsys)
+    assert f"--config.{key}=" in said and "has settled it" in said and "leave it out" in said
+
+
+def test_how_the_model_computes_is_changed_later(jobs: Jobs, trained: Path) -> None:
+    changes = {"dtype": "bfloat16", "remat": "full", "scan_layers": True}
+    flags = [f"--config.model.{key}={value}" for key, value in changes.items()]
+    args = parse_job(job_parser("x", "x"), jobs.argv("evaluate", trained, *flags))
+    model_config = load_task(trained, args.config).model_config
+    assert {key: getattr(model_config, key) for key in changes} == changes
 
 
 # ---- Beside a training run --------------------------------------------------------------------

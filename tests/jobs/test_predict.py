@@ -19,6 +19,7 @@ import jax
 import pytest
 
 import groot_jax
+from groot_jax import predict as predict_module
 from groot_jax.data.labeling import Span, make_labeling
 from groot_jax.errors import UserError
 from groot_jax.predict import Labeler, Prediction
@@ -465,3 +466,17 @@ def test_other_systems_and_checkpoints_can_be_loaded(
     assert len(scores) == 3
     (named,) = predict(TEXT, "--system=groot")
     assert named == groot  # Without a name: the last that was trained.
+
+
+def test_a_sentence_is_encoded_once(
+    labeler: Labeler, predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[tuple[str, ...]] = []
+
+    def counted(sentences: Any, *rest: Any, encode: Any = predict_module.encode, **options: Any):
+        encoded.extend(sentence.words for sentence in sentences)
+        return encode(sentences, *rest, **options)
+
+    monkeypatch.setattr(predict_module, "encode", counted)
+    predict("red jeans\nlevi shirt\nred jeans\n", "-k", "1")
+    assert sorted(encoded) == [("levi", "shirt"), ("red", "jeans")]

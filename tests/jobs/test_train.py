@@ -26,7 +26,8 @@ from groot_jax.reward.oracle import Oracle
 from groot_jax.training import setup
 from groot_jax.training.checkpoints import saved_steps
 from groot_jax.training.monitor import Monitor
-from tests.jobs.support import TIMEOUT, Ended, Jobs, job_environment
+from groot_jax.training.task import Task
+from tests.jobs.support import TIMEOUT, Ended, Jobs, job_environment, snapshot
 
 # Checkpoints are read here as a stranger would, without saying where arrays shall lie.
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
@@ -77,13 +78,6 @@ def assert_same_state(a: Path, b: Path, system: str) -> None:
     assert any("opt_state" in key for key in left) and any("params" in key for key in left)
     different = [key for key in left if left[key].tobytes() != right[key].tobytes()]
     assert different == []
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(files)
-    }
 
 
 # ---- What a run leaves behind -----------------------------------------------------------------
@@ -223,16 +217,25 @@ def test_the_same_command_again_changes_no_checkpoint(
 
 @pytest.mark.slow
 def test_stage_0_is_skipped_where_a_checkpoint_is_given(
-    jobs: Jobs, trained: Path, tmp_path: Path
+    jobs: Jobs, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Given from where training starts; the jobs after it start elsewhere. The dropout of a stage 0
+    that is done is nobody's business."""
     workdir = tmp_path / "w"
     before = snapshot(trained)
-    jobs.run(
-        "train", workdir, f"--config.nll.checkpoint={trained}", "--config.systems=nll_continued"
-    )
+    flags = ("--config.systems=nll_continued", "--config.model.dropout=0.3")
+    monkeypatch.chdir(trained.parent)
+    jobs.run("train", workdir, f"--config.nll.checkpoint={trained.name}", *flags)
+    assert json.loads((workdir / "config.json").read_text())["nll"]["checkpoint"] == str(trained)
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(workdir / "eval")
+    jobs.run("evaluate", workdir, "--config.evaluate.decide=map")
+    assert {*json.loads((workdir / "results.json").read_text())["systems"]} == {
+        "nll",
+        "nll_continued",
+    }
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["nll_continued"]
     assert_same_state(workdir, trained, "nll_continued")
-    assert {*json.loads((workdir / "results.json").read_text())["systems"]} >= {"nll_continued"}
     assert snapshot(trained) == before
 
 
@@ -430,8 +433,10 @@ def test_both_stages_see_augmented_sentences_and_a_stop_changes_no_bit(
     assert same[0] == same[1]
 
 
-def test_a_run_compiles_one_program_a_size_and_a_second_start_none(jobs, tmp_path, monkeypatch):
-    steps, generators, misses = [], [], []
+def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
+    jobs, tmp_path, monkeypatch, capsys
+):
+    steps, generators, misses, searches = [], [], [], []
 
     class Counted:
         def __init__(self, step):
@@ -455,6 +460,12 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(jobs, tmp_pat
         if event == "/jax/compilation_cache/cache_misses":
             misses.append(event)
 
+    def counted_search(task, *, make=Task.generator, **options):
+        searches.append(options)
+        return make(task, **options)
+
+    monkeypatch.setattr(Task, "generator", counted_search)
+    monkeypatch.setattr(setup, "replication_problem", lambda *_: "too much is replicated")
     monkeypatch.setattr(setup, "_KEPT_FROM", 0.0)
     monkeypatch.setattr(train, "make_run", observed_run)
     for name in ("jit_nll_step", "jit_groot_step"):
@@ -473,6 +484,9 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(jobs, tmp_pat
         jobs.run("train", tmp_path / "second", *flags)
     finally:
         monitoring.unregister_event_listener(note)
+    # A run has one search of dev and test, and one with dropout. It says once what it warns of.
+    assert len(searches) == 2 * 2
+    assert capsys.readouterr().err.count("warning: too much is replicated") == 2
     # The corpus fits one size of batch; bins of trees differ in number alone.
     assert [generator.num_programs() for generator in generators] == [1, 1]
     assert [len(step.sizes) for step in steps[::2]] == [1, 1]

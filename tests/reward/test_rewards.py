@@ -164,16 +164,8 @@ def test_type_weights_are_read_and_bad_ones_named():
             parse_type_weights(f"ok=1, {bad}")
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("wrong_cost", -1.0), ("malformed_penalty", 1.5), ("deadline", 0.0), ("workers", -2)],
-)
-def test_a_field_out_of_range_is_refused_by_its_key(key, value):
-    config = ConfigDict(vars(RewardSpec()))
-    assert RewardSpec.from_config(config) == RewardSpec()
-    config[key] = value
-    with pytest.raises(UserError, match=f"config.reward.{key}"):
-        RewardSpec.from_config(config)
+def test_the_fields_are_those_of_the_config():
+    assert RewardSpec.from_config(ConfigDict(vars(RewardSpec()))) == RewardSpec()
 
 
 # Users' functions, called in this process.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import socket
@@ -86,3 +88,48 @@ def test_a_damaged_status_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"status\.json is not what training wrote") as caught:
         training_ended(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def state(workdir: Path) -> str:
+    return json.loads((workdir / "status.json").read_text())["state"]
+
+
+def test_the_status_is_there_with_the_lock_and_says_how_it_ended(tmp_path: Path) -> None:
+    """A watch that sees config.json, written later, finds it, on a bucket without locks as well."""
+    with WorkdirLock(tmp_path) as lock:
+        lock.take()
+        assert state(tmp_path) == "training"
+    assert state(tmp_path) == "finished"
+    # A command line that is refused says nothing of the training that ended here.
+    with pytest.raises(UserError), WorkdirLock(tmp_path) as lock:
+        lock.take()
+        raise UserError("a setting differs")
+    assert state(tmp_path) == "finished"
+    with pytest.raises(UserError), WorkdirLock(tmp_path) as lock:
+        lock.take()
+        lock.began()
+        raise UserError("the disk is full")
+    assert state(tmp_path) == "stopped"
+
+
+def test_a_lock_that_was_never_taken_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), WorkdirLock(tmp_path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_there_are_no_locks_a_process_of_this_host_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with WorkdirLock(tmp_path) as lock:
+        lock.take()
+        assert not training_ended(tmp_path)
+        status = json.loads((tmp_path / "status.json").read_text())
+        with subprocess.Popen([sys.executable, "-c", ""]) as process:
+            process.wait()
+        (tmp_path / "status.json").write_text(json.dumps(status | {"pid": process.pid}))
+        assert training_ended(tmp_path)
