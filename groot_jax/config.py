@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from groot_jax.config_checks import check_keys, flatten, lookup, nearest, validate, variant
+from groot_jax.config_uses import check_read, unread
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded, write_text
 
@@ -227,6 +228,7 @@ def load(
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not a ConfigDict")
     check_keys(config, default, str(path))
     config = _finish(config, overrides, has_data)
+    check_read(config, default)
     if config.nll.checkpoint:
         # Other jobs start elsewhere and look there too.
         with config.unlocked():
@@ -470,7 +472,9 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
         theirs["nll.checkpoint"] = _absolute(theirs["nll.checkpoint"])
     if theirs == ours:
         return
-    if differing := differing_keys(theirs, ours):
+    # What earlier versions took without reading it makes no difference.
+    before = {key for key, _ in unread(load_dumped(path), default_config())}
+    if differing := [key for key in differing_keys(theirs, ours) if key not in before]:
         parts = [
             f"{key} is {_shown(theirs, key)} there and {_shown(ours, key)} here"
             for key in differing[:3]

@@ -50,9 +50,7 @@ _POLL_SECONDS = 1.0
 def main(argv: list[str] | None = None) -> None:
     parser = configs.job_parser("groot_jax.evaluate", "Score checkpoints of a work directory.")
     parser.add_argument("--split", choices=("test", "dev"), help="test; with --watch: dev")
-    parser.add_argument(
-        "--checkpoint", default="best", metavar="STEP|best|latest", help="which one (best)"
-    )
+    parser.add_argument("--checkpoint", metavar="STEP|best|latest", help="which one; without: best")
     parser.add_argument("--system", help="one system, such as groot; without: all there are")
     parser.add_argument(
         "--watch", action="store_true", help="score each new checkpoint as it lands"
@@ -65,6 +63,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = configs.parse_job(parser, argv, before_reading=_await_training)
     config, workdir = args.config, args.workdir
+    if args.watch and args.checkpoint:
+        raise UserError(
+            f"--checkpoint={args.checkpoint} names one, but --watch scores all: leave one out"
+        )
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
     task = load_task(workdir, config)
@@ -85,10 +87,9 @@ def main(argv: list[str] | None = None) -> None:
         if hosts.main:
             results = results_folder(workdir, task, loaded, console, args.output)
         scorer = Scorer(task, corpus, oracle, hosts, workdir, results, placement, generator)
-        checkpoint = args.checkpoint
         if args.watch:
-            systems, checkpoint = watch(scorer, split, systems, console), "best"
-        evaluate_systems(scorer, (split,), console, systems, checkpoint)
+            systems = watch(scorer, split, systems, console)
+        evaluate_systems(scorer, (split,), console, systems, args.checkpoint or "best")
     if hosts.main:
         show_results(results, config, console)
     hosts.close()

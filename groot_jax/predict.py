@@ -343,6 +343,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.k < 1:
         raise UserError(f"-k={args.k}: ask for 1 labeling or more")
     config = args.config
+    if args.reward and args.decide != "mbr":
+        raise UserError(f"--reward={args.reward} is for --decide=mbr: add that, or leave it out")
     if args.reward:
         config.reward.name = args.reward
     hosts = device_setup(config)

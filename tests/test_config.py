@@ -111,7 +111,7 @@ def test_config_files_load_from_any_working_directory(
         ("mesh.data", "-1", -1),
         ("generate.grammar", "false", False),
         ("generate.grammar", "True", True),
-        ("data.train", "a=b,c", "a=b,c"),
+        ("compilation_cache", "a=b,c", "a=b,c"),
         ("data.dir", "", ""),
         ("systems", "groot", ("groot",)),
         ("systems", "('groot', \"risk\")", ("groot", "risk")),
@@ -353,6 +353,72 @@ def test_values_that_fit_together_are_taken(overrides: dict[str, str]) -> None:
 # ---- Variants ---------------------------------------------------------------------------------
 
 
+INIT = {"model.init": "google/t5-v1_1-base"}
+FILES = {"data.reader": "columns", "data.train": "train.txt"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "unread", "read"),
+    [
+        ("data.train", "mine.txt", {}, FILES),
+        ("data.dev_fraction", "0.2", {}, FILES),
+        ("data.dev_fraction", "0.2", FILES | {"data.dev": "dev.txt"}, FILES),
+        ("data.scheme", "bioes", {}, FILES),
+        ("data.scheme", "bioes", FILES | {"data.reader": "jsonl"}, FILES | {"data.reader": "seq"}),
+        ("data.comment", "#", {}, FILES),
+        ("data.words_feature", "words", FILES, {"data.reader": "tfds", "data.tfds_name": "a"}),
+        ("data.retail_seed", "3", FILES, {}),
+        ("data.split_seed", "3", {}, {"data.train_limit": "100"}),
+        ("data.hide_words", "0.3", {"text.format": "fused_sentinel"}, {}),
+        ("text.vocab_size", "900", INIT, {}),
+        ("text.vocab_size", "900", {"text.tokenizer": "t5-small"}, {}),
+        ("text.max_features", "900", {"text.format": "tag_only"}, {}),
+        ("model.preset", "mini", INIT, {}),
+        ("model.variant", "v1_1", INIT, {}),
+        ("model.start.local", "3.0", {"text.format": "tag_only"}, {}),
+        ("model.scan_layers", "true", {"model.remat": "dots"}, {"model.remat": "full"}),
+        ("reward.type_weights", "brand=2", {"reward.name": "exact"}, {"reward.name": "f0.5"}),
+        (
+            "reward.type_weights",
+            "brand=2",
+            {"reward.name": "a.b:f1"},
+            {"reward.name": ".5*f2+.5*exact"},
+        ),
+        ("reward.wrong_cost", "3", {}, {"reward.name": ".1*f1 + .9*utility"}),
+        ("reward.wrong_cost", "3", {}, {"evaluate.rewards": "f1, utility"}),
+        ("reward.batch", "true", {}, {"reward.name": "mine:reward"}),
+        ("reward.deadline", "3", {}, {"reward.name": "mine:reward"}),
+        ("optimizer.b1", "0.8", {"optimizer.name": "adafactor"}, {}),
+        ("groot.rank_margin", "0.1", {}, {"groot.loss.rank": "1"}),
+        ("groot.rank_margin", "0.1", {}, {"variants.groot.loss.rank": "1"}),
+        ("groot.reinforce_normalise", "true", {}, {"groot.loss.reinforce": "1"}),
+        ("groot.pool.beams", "12", {}, {"generate.k": "12"}),
+    ],
+)
+def test_what_nothing_reads_is_refused(
+    key: str, value: str, unread: dict[str, str], read: dict[str, str]
+) -> None:
+    said = message((key, value), *unread.items())
+    assert said.startswith(f"config.{key} is ") and "nothing reads it: it needs" in said
+    load(RETAIL, [(key, value), *read.items()])
+
+
+def test_what_an_earlier_version_took_without_reading_it_does_not_lock_its_folder(
+    tmp_path: Path,
+) -> None:
+    config = load(RETAIL, [("optimizer.name", "adafactor")])
+    claim_workdir(tmp_path, config)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    old["optimizer"]["b1"] = 0.8
+    path.write_text(json.dumps(old))
+    claim_workdir(tmp_path, config)
+    old["optimizer"]["clip"] = 0.8
+    path.write_text(json.dumps(old))
+    with pytest.raises(UserError, match=r"optimizer\.clip"):
+        claim_workdir(tmp_path, config)
+
+
 def test_a_variant_is_groot_with_its_own_changes_and_leaves_groot_alone() -> None:
     config = load(RETAIL, [("variants.cold.loss.margin", "0.5"), ("groot.tau", "0.9")])
     cold = variant(config, "cold")
@@ -399,7 +465,7 @@ def test_a_whole_number_stands_for_a_fraction_in_a_variant(tmp_path: Path) -> No
 def test_a_dumped_config_comes_back_equal(tmp_path: Path) -> None:
     config = load(
         RETAIL,
-        [("data.train", 'ü "\\\t\N{PILE OF POO}'), ("systems", "()"), ("groot.tau", "0.1")],
+        [("compilation_cache", 'ü "\\\t\N{PILE OF POO}'), ("systems", "()"), ("groot.tau", "0.1")],
     )
     dump(config, tmp_path / "config.json")
     back = load_dumped(tmp_path / "config.json")

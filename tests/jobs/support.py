@@ -65,8 +65,13 @@ SETTINGS = (
     "evaluate.bootstrap=20",
     "evaluate.samples=4",
 )
-# With model.init, which says how many layers there are.
-ITS_OWN_LAYERS = ("--config.model.encoder_layers=0", "--config.model.decoder_layers=0")
+# With model.init, which says how many layers and how large a vocabulary there are: the defaults.
+ITS_OWN = (
+    "--config.model.encoder_layers=0",
+    "--config.model.decoder_layers=0",
+    "--config.text.vocab_size=2000",
+    "--config.text.max_features=16000",
+)
 TIMEOUT = 300.0
 
 

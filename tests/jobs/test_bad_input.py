@@ -353,6 +353,13 @@ def test_a_stage_0_of_another_vocabulary_is_not_started_from(
     assert "nothing to train" in said
 
 
+def test_flags_that_would_not_be_read_are_refused(refused: Refused, trained: Path) -> None:
+    said = refused("--reward=exact", job="predict", workdir=trained)
+    assert "--reward=exact is for --decide=mbr" in said
+    said = refused("--watch", "--checkpoint=latest", job="evaluate", workdir=trained)
+    assert "--checkpoint=latest names one, but --watch scores all" in said
+
+
 @pytest.mark.slow
 def test_a_missing_checkpoint_is_named(
     refused: Refused, trained: Path, tmp_path: Path, jobs: Jobs

@@ -25,7 +25,7 @@ from groot_jax.training.monitor import Monitor
 from groot_jax.training.pretraining import load_pretrain_task
 from groot_jax.training.task import initial_params, make_task, make_tokenizer
 from tests.jobs.support import (
-    ITS_OWN_LAYERS,
+    ITS_OWN,
     ROOT,
     TIMEOUT,
     Jobs,
@@ -221,7 +221,7 @@ def test_training_starts_from_it_in_the_aligned_format(
     jobs: Jobs, scratch: Path, tmp_path: Path
 ) -> None:
     flags = (
-        *ITS_OWN_LAYERS,
+        *ITS_OWN,
         f"--config.model.init={scratch / 'model'}",
         "--config.nll.epochs=1",
         "--config.systems=()",
@@ -254,7 +254,7 @@ def test_training_starts_from_it_in_the_aligned_format(
 def test_a_released_checkpoint_adapts_with_its_own_tokenizer(
     jobs: Jobs, text: Path, released: Path, tmp_path: Path
 ) -> None:
-    flags = (*ITS_OWN_LAYERS, "--config.pretrain.epochs=1")
+    flags = (*ITS_OWN, "--config.pretrain.epochs=1")
     run(jobs, text, tmp_path, f"--config.model.init={released}", *flags)
     rows = load_tokenizer(released).vocab_size + 3
     assert_model_is_the_best_checkpoint(tmp_path, rows)
@@ -267,7 +267,7 @@ def test_a_released_checkpoint_adapts_with_its_own_tokenizer(
     ours, theirs = load_tokenizer(tmp_path / "model"), load_tokenizer(released)
     assert [ours.word(w) for w in words] == [theirs.word(w) for w in words]
     assert ours.sentinel(0) == theirs.sentinel(0)
-    config = train_config(jobs, *ITS_OWN_LAYERS, f"--config.model.init={tmp_path / 'model'}")
+    config = train_config(jobs, *ITS_OWN, f"--config.model.init={tmp_path / 'model'}")
     assert make_tokenizer(config, [], [])[0] == "sentinel_tag"
 
 

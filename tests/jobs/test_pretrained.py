@@ -18,10 +18,10 @@ from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import save_pretrained
 from groot_jax.model.t5 import init_params
 from groot_jax.training.task import initial_params, load_task, make_task, save_task
-from tests.jobs.support import ITS_OWN_LAYERS, Jobs
+from tests.jobs.support import ITS_OWN, Jobs
 
 INIT_SETTINGS = (
-    *ITS_OWN_LAYERS,
+    *ITS_OWN,
     "--config.nll.epochs=2",
     "--config.systems=groot",
     "--config.groot.epochs=1",

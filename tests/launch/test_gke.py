@@ -160,7 +160,7 @@ def expanded(text: str) -> str:
 @settings(max_examples=20, deadline=None)
 @given(value=ANY, env=ANY)
 def test_every_word_arrives_as_it_was(value: str, env: str):
-    folder = f"--config.data.dir={value} $(HOME) 'x' \"y\" {{% if %}} # &"
+    folder = f"--config.compilation_cache={value} $(HOME) 'x' \"y\" {{% if %}} # &"
     train = job(manifest(*TPU, folder, f"--env=A={env}"), "train")
     assert expanded(container(train)["command"][-1]) == folder
     assert "$(HOME)" in folder and "$$(HOME)" in container(train)["command"][-1]
