@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -189,6 +190,19 @@ def test_cache_holds_only_what_extend_was_given(model, batch):
         for x_BxHxLxDh in (np.swapaxes(key_BxHxDhxL, 2, 3), value_BxHxLxDh):
             written = np.abs(np.asarray(x_BxHxLxDh)).sum((0, 1, 3)) > 0
             assert written.tolist() == [False] * 4 + [True] * 2 + [False] * 2
+
+
+def test_the_bias_of_a_tree_is_read_exactly_on_any_device(tiny, random_params):
+    """The search gathers it. A product with one-hots gives the same only in full precision: a TPU
+    would round the bias to bfloat16."""
+
+    def bias(params, positions):
+        return T5(config).apply({"params": params}, positions, 5, method=T5._tree_bias)
+
+    config = tiny()
+    text = str(jax.make_jaxpr(bias)(random_params(config), jnp.array([[0, 1, 4]])))
+    products = re.findall(r"dot_general\[(.*?)\]\s", text, re.DOTALL)
+    assert products and all("HIGHEST" in product for product in products)
 
 
 def test_padding_columns_and_neighbours_change_nothing(model, batch):
