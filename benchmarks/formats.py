@@ -26,7 +26,7 @@ from groot_jax.config import load
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
-from groot_jax.model import placing
+from groot_jax.mesh import arrays as placing
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.scaling import workload as workloads
 from groot_jax.scaling.programs import model_of

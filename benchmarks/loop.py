@@ -48,14 +48,14 @@ from groot_jax.contrast.losses import LossSettings
 from groot_jax.data.batches import Batch, TrainingBatches, encode
 from groot_jax.data.corpus import load_corpus
 from groot_jax.errors import exit_on_user_error
+from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.generate.beam_search import Beams
 from groot_jax.generate.generator import Generator
-from groot_jax.hosts import Hosts
 from groot_jax.reward import oracle as oracles
 from groot_jax.reward.oracle import Handle, Oracle
 from groot_jax.reward.pool import Candidate, PoolSettings, build_pool
 from groot_jax.reward.rewards import RewardSpec, make_reward
-from groot_jax.training.evaluation import open_oracle
+from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.loop import Stage
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import device_setup

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from groot_jax.allocator import keep_freed_memory
+from groot_jax.runtime.allocator import keep_freed_memory
 
 # Matrix products a second, dense, of one chip: (bfloat16, float32 as XLA multiplies it by default).
 # From the makers' data sheets; matched against the start of `jax.Device.device_kind`.

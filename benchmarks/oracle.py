@@ -22,7 +22,7 @@ from groot_jax.contrast.packing import plan_bins, round_up
 from groot_jax.contrast.tree import build_tree, plant
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, labeling_of_word_tags, word_tags
-from groot_jax.data.retail import make_retail
+from groot_jax.data.retail.queries import make_retail
 from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.reward.pool import PoolSettings, build_pool
 from groot_jax.reward.rewards import RewardSpec, make_reward

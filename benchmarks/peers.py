@@ -47,9 +47,9 @@ from groot_jax import config as configs
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
 from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.evaluation.decisions import GRID
+from groot_jax.evaluation.metrics import evaluate_beams
 from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
-from groot_jax.training.decisions import GRID
-from groot_jax.training.metrics import evaluate_beams
 
 PEERS = {"crf": "python-crfsuite", "spacy": "spacy"}
 REWARDS = ("f1", "f0.5", "f2", "utility")

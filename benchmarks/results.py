@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from groot_jax.training.bootstrap import over_seeds
+from groot_jax.evaluation.bootstrap import over_seeds
 
 COLUMNS = (
     ("reward@1", "reward@1"),

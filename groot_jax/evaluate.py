@@ -22,24 +22,24 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
-from groot_jax.config_checks import flatten
+from groot_jax.config.checks import flatten
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.generate.generator import Generator
-from groot_jax.hosts import Hosts
-from groot_jax.reward.oracle import Oracle
-from groot_jax.runtime.files import expanded, writing
-from groot_jax.training.checkpoints import Checkpoints, saved_steps
-from groot_jax.training.evaluation import (
+from groot_jax.evaluation.evaluator import (
     Evaluator,
     open_oracle,
     reported_rewards,
     write_records,
 )
-from groot_jax.training.report import write_report
-from groot_jax.training.results import results_table, write_results
+from groot_jax.evaluation.report import write_report
+from groot_jax.evaluation.results import results_table, write_results
+from groot_jax.generate.generator import Generator
+from groot_jax.reward.oracle import Oracle
+from groot_jax.runtime.files import expanded, writing
+from groot_jax.runtime.hosts import Hosts
+from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.setup import Placement, device_setup, place
 from groot_jax.training.status import training_ended
 from groot_jax.training.task import Task, check_corpus, check_types, digests_of, load_task

@@ -34,12 +34,12 @@ from groot_jax.data.incoming import open_input, read_chunks
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span, half_character
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluate import choose_step, home_of, trained_systems
+from groot_jax.evaluation.decisions import decide, labeling_probabilities, span_confidences
+from groot_jax.evaluation.evaluator import gather_beams, open_oracle
+from groot_jax.evaluation.metrics import Beam, Scorer, distinct
 from groot_jax.generate.generator import Generator
-from groot_jax.hosts import Hosts
+from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints
-from groot_jax.training.decisions import decide, labeling_probabilities, span_confidences
-from groot_jax.training.evaluation import gather_beams, open_oracle
-from groot_jax.training.metrics import Beam, Scorer, distinct
 from groot_jax.training.setup import Placement, device_setup, keep_programs, place
 from groot_jax.training.task import Task, load_task
 

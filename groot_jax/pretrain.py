@@ -19,9 +19,9 @@ from groot_jax.contrast.update import OutputColumns, TrainState, nll_batch
 from groot_jax.data.denoising import DenoisingBatches
 from groot_jax.data.text import Text, load_text
 from groot_jax.errors import exit_on_user_error
-from groot_jax.hosts import Hosts
-from groot_jax.model import placing
+from groot_jax.mesh import arrays as placing
 from groot_jax.model.t5 import param_shapes
+from groot_jax.runtime.hosts import Hosts
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, by_loss
 from groot_jax.training.loop import Stage, Update, new_state, state_shapes

@@ -23,7 +23,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
-from groot_jax.allocator import release_freed_memory
 from groot_jax.contrast.pools import Sizes, pool_batch
 from groot_jax.contrast.update import OutputColumns, TrainState, nll_batch
 from groot_jax.data.augment import Augmenter
@@ -31,20 +30,21 @@ from groot_jax.data.batches import Batch, Example, Hide, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.evaluation.evaluator import Evaluator, open_oracle, reported_rewards
 from groot_jax.generate.beam_search import Beams
 from groot_jax.generate.generator import Generator
-from groot_jax.hosts import Hosts
-from groot_jax.model import placing
+from groot_jax.mesh import arrays as placing
 from groot_jax.model.config import run_settings
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import T5, param_shapes
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import parse_type_weights
+from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.files import expanded
+from groot_jax.runtime.hosts import Hosts
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
-from groot_jax.training.evaluation import Evaluator, open_oracle, reported_rewards
 from groot_jax.training.loop import Stage, Update, new_state, state_shapes
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Placement, device_setup, place, system_key

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from groot_jax import config_checks
+from groot_jax.config import checks as config_checks
 from groot_jax.config import (
     claim_workdir,
     default_config,
@@ -19,7 +19,7 @@ from groot_jax.config import (
     validate,
     variant,
 )
-from groot_jax.config_checks import flatten
+from groot_jax.config.checks import flatten
 from groot_jax.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

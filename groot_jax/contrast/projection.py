@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from groot_jax.model.layout import ways_of
+from groot_jax.mesh.layout import ways_of
 from groot_jax.model.t5 import T5
 
 

@@ -18,7 +18,7 @@ import optax
 from groot_jax.contrast.losses import LossSettings, Pool, contrast
 from groot_jax.contrast.projection import OutputColumns, token_log_probs
 from groot_jax.data.batches import Batch
-from groot_jax.model.layout import constrain, summed
+from groot_jax.mesh.layout import constrain, summed
 from groot_jax.model.t5 import T5, rows_at
 
 Params: TypeAlias = Any

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groot_jax.data.columns import Layout, read_columns
-from groot_jax.data.jsonl import read_jsonl
 from groot_jax.data.labeling import Sentence
-from groot_jax.data.pairs import read_pairs
-from groot_jax.data.reading import Problems, read_lines, require_path, resolve_path
-from groot_jax.data.retail import make_retail
+from groot_jax.data.readers.columns import Layout, read_columns
+from groot_jax.data.readers.jsonl import read_jsonl
+from groot_jax.data.readers.pairs import read_pairs
+from groot_jax.data.readers.reading import Problems, read_lines, require_path, resolve_path
+from groot_jax.data.retail.queries import make_retail
 from groot_jax.data.schemes import TagError, Tagged, detect_scheme, labeling_of_tags
 from groot_jax.errors import UserError
 
@@ -101,7 +101,7 @@ def _read(
     if data.reader == "retail":
         return "retail", dict(make_retail(data.retail_seed))
     if data.reader == "tfds":
-        from groot_jax.data.tfds_columns import read_tfds
+        from groot_jax.data.readers.tfds_columns import read_tfds
 
         return read_tfds(data, problems)
     if not data.train:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from groot_jax.data.reading import words_of
+from groot_jax.data.readers.reading import words_of
 from groot_jax.errors import UserError
 
 Words = tuple[str, ...]

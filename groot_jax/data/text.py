@@ -17,7 +17,7 @@ from typing import Any
 
 from groot_jax.data.incoming import words_of_line
 from groot_jax.data.labeling import Sentence, half_character
-from groot_jax.data.reading import (
+from groot_jax.data.readers.reading import (
     Problems,
     not_text,
     read_lines,

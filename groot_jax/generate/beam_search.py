@@ -30,7 +30,7 @@ from groot_jax.data.batches import Batch
 from groot_jax.generate import walk
 from groot_jax.generate.selection import NEG_INF, Finished, best_continuations, merge, top_k
 from groot_jax.generate.walk import Beam, SearchPlan, take
-from groot_jax.model.layout import constrain
+from groot_jax.mesh.layout import constrain
 from groot_jax.model.t5 import T5, decoding_params, rows_at
 
 # Of an input field: numpy on the host, jax.Array once placed or traced.

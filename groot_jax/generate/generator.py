@@ -17,8 +17,8 @@ from groot_jax.data.labeling import Candidate
 from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, search_input
 from groot_jax.generate.grammar import Grammar
 from groot_jax.generate.walk import SearchPlan
-from groot_jax.model import placing
-from groot_jax.model.layout import Layout, use_layout
+from groot_jax.mesh import arrays as placing
+from groot_jax.mesh.layout import Layout, use_layout
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import T5
 

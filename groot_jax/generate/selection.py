@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from groot_jax.generate.walk import take
-from groot_jax.model.layout import by_sentence
+from groot_jax.mesh.layout import by_sentence
 
 NEG_INF = -jnp.inf
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from groot_jax.model.layout import device_index
+from groot_jax.mesh.layout import device_index
 
 
 def random_words(key: jax.Array, shape: tuple[int, ...], start: jax.Array | int = 0) -> jax.Array:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn.initializers import normal
 
+from groot_jax.mesh.layout import constrain
 from groot_jax.model.config import T5Config
 from groot_jax.model.dropout import dropped_out
-from groot_jax.model.layout import constrain
 
 Array: TypeAlias = jax.Array
 # key_BxHxDhxL, value_BxHxLxDh. Keys lie by L: a head is narrower than the 128 lanes of a TPU, and

@@ -15,8 +15,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from groot_jax.errors import UserError
+from groot_jax.mesh.layout import DEFAULT_RULES, MESH_AXES, Layout, Rules
 from groot_jax.model.config import T5Config
-from groot_jax.model.layout import DEFAULT_RULES, MESH_AXES, Layout, Rules
 from groot_jax.model.t5 import logical_axes, param_shapes
 
 _REPLICATED = 0.02  # A larger share of the parameters' bytes is worth a word.

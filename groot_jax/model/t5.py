@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
+from groot_jax.mesh.layout import constrain, gather, looked_up
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Array, Layers, Stack, additive, partitioned
-from groot_jax.model.layout import constrain, gather, looked_up
 from groot_jax.model.scratch import Start, started
 
 

@@ -1,1 +1,1 @@
-"""The machine that a job runs on: files. Knows nothing of models or data."""
+"""The machine that a job runs on: processes, files, memory. Knows nothing of models or data."""

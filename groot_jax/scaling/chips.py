@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from groot_jax.errors import UserError
-from groot_jax.libtpu import enlarge_stacks
+from groot_jax.runtime.libtpu import enlarge_stacks
 
 GIB = 1 << 30
 

@@ -18,12 +18,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from groot_jax.allocator import release_freed_memory
 from groot_jax.contrast.update import Metrics, TrainState
-from groot_jax.hosts import Hosts
-from groot_jax.model import placing
+from groot_jax.evaluation.metrics import Totals, merge_totals
+from groot_jax.mesh import arrays as placing
+from groot_jax.runtime.allocator import release_freed_memory
+from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints, Look, Merit, Meta, best_look, by_reward
-from groot_jax.training.metrics import Totals, merge_totals
 from groot_jax.training.monitor import open_monitor
 
 

@@ -28,9 +28,9 @@ from groot_jax.data.labeling import Sentence
 from groot_jax.data.text import Text, digest_of, without_too_long
 from groot_jax.data.tokenizer import load_tokenizer
 from groot_jax.errors import UserError
-from groot_jax.model import placing
+from groot_jax.mesh import arrays as placing
+from groot_jax.mesh.layout import Layout, summed, use_layout
 from groot_jax.model.config import T5Config
-from groot_jax.model.layout import Layout, summed, use_layout
 from groot_jax.model.pretrained import load_config, save_pretrained
 from groot_jax.model.t5 import T5
 from groot_jax.runtime.files import whole_folder

@@ -23,14 +23,11 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from groot_jax.allocator import keep_freed_memory
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
-from groot_jax.hosts import Hosts, connect
-from groot_jax.libtpu import enlarge_stacks
-from groot_jax.model import placing
+from groot_jax.mesh import arrays as placing
+from groot_jax.mesh.layout import Layout
 from groot_jax.model.config import T5Config
-from groot_jax.model.layout import Layout
 from groot_jax.model.partitioning import (
     batch_ways,
     factored_sharding,
@@ -39,7 +36,10 @@ from groot_jax.model.partitioning import (
     replication_problem,
 )
 from groot_jax.model.t5 import param_shapes
+from groot_jax.runtime.allocator import keep_freed_memory
 from groot_jax.runtime.files import expanded
+from groot_jax.runtime.hosts import Hosts, connect
+from groot_jax.runtime.libtpu import enlarge_stacks
 
 _KEPT_FROM = 0.5  # Seconds of compilation from which a program is kept on disk.
 

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import TrainState, groot_step, nll_step
+from groot_jax.mesh.layout import Layout, use_layout
 from groot_jax.model.config import T5Config
-from groot_jax.model.layout import Layout, use_layout
 from groot_jax.model.t5 import T5
 
 

@@ -41,8 +41,8 @@ from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Labeling, Sentence, Span
 from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.generate.grammar import make_grammar
+from groot_jax.mesh.layout import DEFAULT_RULES, MESH_AXES, Layout, use_layout
 from groot_jax.model.config import preset
-from groot_jax.model.layout import DEFAULT_RULES, MESH_AXES, Layout, use_layout
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.reward.pool import PoolEntry
 

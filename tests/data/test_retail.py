@@ -10,7 +10,7 @@ import pytest
 from configs.default import get_config
 from groot_jax.data.corpus import load_corpus
 from groot_jax.data.labeling import make_labeling
-from groot_jax.data.retail import main, make_retail, unlabeled_retail
+from groot_jax.data.retail.queries import main, make_retail, unlabeled_retail
 
 
 @pytest.fixture(scope="module")

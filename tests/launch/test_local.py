@@ -37,7 +37,7 @@ def test_a_dry_run_prints_each_command_with_its_environment():
 def test_processes_see_each_other_and_their_devices():
     code = """
 import jax
-from groot_jax.hosts import connect
+from groot_jax.runtime.hosts import connect
 hosts = connect(30.0, 20.0)
 print(hosts.index, jax.process_count(), jax.local_device_count(), jax.device_count())
 hosts.close()

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import AxisType, PartitionSpec
 
 from groot_jax.errors import UserError
-from groot_jax.model.layout import DEFAULT_RULES
+from groot_jax.mesh.layout import DEFAULT_RULES
 from groot_jax.model.partitioning import make_mesh, param_shardings
 from groot_jax.model.t5 import logical_axes, param_shapes
 

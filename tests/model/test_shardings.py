@@ -14,8 +14,8 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from groot_jax.config import default_config, load
 from groot_jax.errors import UserError
+from groot_jax.mesh.layout import DEFAULT_RULES, MESH_AXES, Layout, constrain, use_layout
 from groot_jax.model.config import preset
-from groot_jax.model.layout import DEFAULT_RULES, MESH_AXES, Layout, constrain, use_layout
 from groot_jax.model.partitioning import param_shardings, replicated_share, replication_problem
 from groot_jax.model.t5 import T5, init_params, param_shapes
 from groot_jax.training import setup

@@ -39,7 +39,7 @@ from groot_jax.contrast.pools import pool_batch
 from groot_jax.contrast.update import OutputColumns, nll_batch
 from groot_jax.data.batches import TrainingBatches, encode, evaluation_batches
 from groot_jax.data.corpus import load_corpus
-from groot_jax.model import placing
+from groot_jax.mesh import arrays as placing
 from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.t5 import init_params
 from groot_jax.reward.oracle import Oracle

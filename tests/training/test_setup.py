@@ -10,8 +10,8 @@ import pytest
 
 from groot_jax.config import job_parser, load, parse_job
 from groot_jax.errors import UserError
-from groot_jax.libtpu import enlarge_stacks
 from groot_jax.model.config import preset
+from groot_jax.runtime.libtpu import enlarge_stacks
 from groot_jax.training import setup
 
 RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")

@@ -13,10 +13,9 @@ from itertools import accumulate, islice
 from random import Random
 from typing import TypeVar
 
-from groot_jax.data import retail_words as table
 from groot_jax.data.labeling import Sentence, Span
-from groot_jax.data.retail_departments import DEPARTMENTS, Department
-from groot_jax.errors import exit_on_user_error
+from groot_jax.data.retail import words as table
+from groot_jax.data.retail.departments import DEPARTMENTS, Department
 
 # Of random.Random only `random()` and `randrange` are used: what others draw may change.
 
@@ -289,7 +288,3 @@ def main() -> None:
     args = parser.parse_args()
     for words in unlabeled_retail(args.seed, max(args.count, 0)):
         print(" ".join(words))
-
-
-if __name__ == "__main__":
-    exit_on_user_error(main)

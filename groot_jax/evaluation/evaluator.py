@@ -17,13 +17,8 @@ from ml_collections import ConfigDict
 from groot_jax.data.batches import encode, evaluation_batches
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
 from groot_jax.errors import UserError
-from groot_jax.generate.generator import Generator
-from groot_jax.hosts import Hosts
-from groot_jax.reward.correction import corrections
-from groot_jax.reward.oracle import Oracle
-from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
-from groot_jax.training.decisions import choose_threshold, decide
-from groot_jax.training.metrics import (
+from groot_jax.evaluation.decisions import choose_threshold, decide
+from groot_jax.evaluation.metrics import (
     Beam,
     Totals,
     merge_totals,
@@ -32,7 +27,12 @@ from groot_jax.training.metrics import (
     summarise,
     totals,
 )
-from groot_jax.training.records import make_record, make_samples, write_eval
+from groot_jax.evaluation.records import make_record, make_samples, write_eval
+from groot_jax.generate.generator import Generator
+from groot_jax.reward.correction import corrections
+from groot_jax.reward.oracle import Oracle
+from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
+from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.task import Task
 
 

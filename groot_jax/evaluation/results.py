@@ -15,9 +15,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from groot_jax.evaluation.bootstrap import paired_bootstrap
+from groot_jax.evaluation.records import Record, read_records, system_name
 from groot_jax.runtime.files import write_text
-from groot_jax.training.bootstrap import paired_bootstrap
-from groot_jax.training.records import Record, read_records, system_name
 
 # Columns of a results table: key, heading, whether more is better.
 COLUMNS = (

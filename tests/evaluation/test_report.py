@@ -13,11 +13,9 @@ from rich.console import Console
 
 from groot_jax.data.labeling import Candidate, Sentence, make_labeling
 from groot_jax.errors import UserError
-from groot_jax.reward.rewards import RewardSpec, make_reward
-from groot_jax.runtime.files import write_text
-from groot_jax.training.metrics import per_sentence, score_beams, scorer, summarise, totals
-from groot_jax.training.plots import reward_by_rank_figure, system_styles, thin, ticks
-from groot_jax.training.records import (
+from groot_jax.evaluation.metrics import per_sentence, score_beams, scorer, summarise, totals
+from groot_jax.evaluation.plots import reward_by_rank_figure, system_styles, thin, ticks
+from groot_jax.evaluation.records import (
     make_record,
     make_samples,
     read_metrics,
@@ -25,8 +23,10 @@ from groot_jax.training.records import (
     sample_indices,
     write_eval,
 )
-from groot_jax.training.report import write_report
-from groot_jax.training.results import results_table, write_results
+from groot_jax.evaluation.report import write_report
+from groot_jax.evaluation.results import results_table, write_results
+from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.runtime.files import write_text
 
 ATTACK = "</script><script>alert(1)</script>"
 WORDS = ("black", ATTACK, "<b>jeans</b>", "&amp;", "'\"")

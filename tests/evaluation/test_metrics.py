@@ -18,9 +18,8 @@ from groot_jax.data.labeling import (
     labeling_of_word_tags,
     make_labeling,
 )
-from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
-from groot_jax.training.bootstrap import over_seeds, paired_bootstrap
-from groot_jax.training.decisions import (
+from groot_jax.evaluation.bootstrap import over_seeds, paired_bootstrap
+from groot_jax.evaluation.decisions import (
     choose_threshold,
     decide,
     labeling_probabilities,
@@ -29,7 +28,7 @@ from groot_jax.training.decisions import (
     span_confidences,
     threshold,
 )
-from groot_jax.training.metrics import (
+from groot_jax.evaluation.metrics import (
     BeamScores,
     evaluate_beams,
     kendall_tau,
@@ -40,6 +39,7 @@ from groot_jax.training.metrics import (
     summarise,
     totals,
 )
+from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
 
 WORDS = ("black", "levi", "jeans", "for", "men")
 GOLD = make_labeling([(0, 1, "color"), (1, 3, "product"), (4, 5, "audience")], 5)

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from groot_jax.data.reading import Problems, not_text, read_lines, words_of
+from groot_jax.data.readers.reading import Problems, not_text, read_lines, words_of
 from groot_jax.data.schemes import Tagged, looks_like_tag
 from groot_jax.errors import UserError
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 from groot_jax.errors import UserError
-from groot_jax.hosts import Hosts, Place, place_from_environment, roll_call
+from groot_jax.runtime.hosts import Hosts, Place, place_from_environment, roll_call
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 120.0
 # What each process runs; `work(hosts)` is the test's.
 PROGRAM = """
     import sys, time
     from groot_jax.errors import UserError, exit_on_user_error
-    from groot_jax.hosts import connect
+    from groot_jax.runtime.hosts import connect
 
     {work}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import repeat
 from pathlib import Path
 
-from groot_jax.data.reading import Problems, not_text, read_lines, require_path, words_of
+from groot_jax.data.readers.reading import Problems, not_text, read_lines, require_path, words_of
 from groot_jax.data.schemes import Tagged
 from groot_jax.errors import UserError
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from groot_jax.data.columns import Layout, read_columns
 from groot_jax.data.labeling import Sentence
-from groot_jax.data.reading import Problems, require_path, resolve_path
+from groot_jax.data.readers.columns import Layout, read_columns
+from groot_jax.data.readers.reading import Problems, require_path, resolve_path
 from groot_jax.data.schemes import Tagged
 from groot_jax.errors import UserError
 

@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
-from groot_jax.config_checks import check_keys, flatten, lookup, nearest, validate, variant
-from groot_jax.config_uses import check_read, unread
+from groot_jax.config.checks import check_keys, flatten, lookup, nearest, validate, variant
+from groot_jax.config.uses import check_read, unread
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded, write_text
 
@@ -269,7 +269,7 @@ def parse_arg(arg: str, **defaults: str) -> dict[str, str]:
 
 def _configs_home() -> Path:
     """The folder that holds configs/: the checkout, or one in the package where it is installed."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "built_in"
     return installed if installed.is_dir() else package.parent
 

@@ -26,9 +26,9 @@ import numpy as np
 
 from groot_jax.data.labeling import Labeling, Sentence
 from groot_jax.errors import UserError
+from groot_jax.evaluation.decisions import labeling_probabilities
+from groot_jax.evaluation.metrics import Beam, Scorer, distinct
 from groot_jax.runtime.files import write_text
-from groot_jax.training.decisions import labeling_probabilities
-from groot_jax.training.metrics import Beam, Scorer, distinct
 
 Record = dict[str, Any]
 

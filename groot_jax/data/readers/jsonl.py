@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from groot_jax.data.labeling import Sentence, half_character, make_labeling
-from groot_jax.data.reading import Problems, not_text, read_lines
+from groot_jax.data.readers.reading import Problems, not_text, read_lines
 from groot_jax.data.schemes import Tagged, check_type
 
 _FORM = '{"words": [...], "spans": [[start, end, "type"], ...]} or {"words": [...], "tags": [...]}'

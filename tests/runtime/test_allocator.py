@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gl
 PROGRAM = """
 import resource
 import numpy as np
-from groot_jax.allocator import keep_freed_memory
+from groot_jax.runtime.allocator import keep_freed_memory
 
 done = keep_freed_memory()
 np.ones(1 << 25)
@@ -30,7 +30,7 @@ PLAIN = {"JAX_PLATFORMS": "cpu", "NUMPY_MADVISE_HUGEPAGE": "0"}
 
 def run(program: str = PROGRAM, **variables: str) -> tuple[str, int]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    env |= PLAIN | {"PYTHONPATH": str(Path(__file__).parents[1])} | variables
+    env |= PLAIN | {"PYTHONPATH": str(Path(__file__).parents[2])} | variables
     done = subprocess.run(
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
     )
@@ -58,7 +58,7 @@ def test_the_users_settings_and_accelerators_are_left_alone(variables):
 
 HOLES = """
 import numpy as np
-from groot_jax.allocator import keep_freed_memory, release_freed_memory
+from groot_jax.runtime.allocator import keep_freed_memory, release_freed_memory
 
 def resident():
     with open("/proc/self/statm") as file:

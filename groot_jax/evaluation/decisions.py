@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
-from groot_jax.training.metrics import Beam, Scorer
+from groot_jax.evaluation.metrics import Beam, Scorer
 
 RULES = ("map", "mbr", "threshold")
 # Confidences to choose a threshold from: 0, 0.05, ..., 1.

@@ -14,8 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from groot_jax.errors import UserError
-from groot_jax.runtime.files import write_text
-from groot_jax.training.plots import (
+from groot_jax.evaluation.plots import (
     PALETTE,
     Series,
     chart,
@@ -24,8 +23,9 @@ from groot_jax.training.plots import (
     system_styles,
     thin,
 )
-from groot_jax.training.records import Record, read_metrics, read_records, system_name
-from groot_jax.training.results import COLUMNS, best_values, compose_results, figure
+from groot_jax.evaluation.records import Record, read_metrics, read_records, system_name
+from groot_jax.evaluation.results import COLUMNS, best_values, compose_results, figure
+from groot_jax.runtime.files import write_text
 
 __all__ = ["reward_by_rank_figure", "write_report"]
 
@@ -57,7 +57,7 @@ def write_report(
     styles = system_styles(systems)
     config = workdir / "config.json"
     environment = Environment(
-        loader=PackageLoader("groot_jax.training"),
+        loader=PackageLoader("groot_jax.evaluation"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

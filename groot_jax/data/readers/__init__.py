@@ -1,0 +1,1 @@
+"""Files and data sets as sentences, one reader a file format. Knows no tokenizer."""

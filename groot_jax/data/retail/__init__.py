@@ -1,0 +1,1 @@
+"""The built-in corpus: generated queries of invented shops, with their labels."""
