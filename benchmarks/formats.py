@@ -26,7 +26,7 @@ from groot_jax.config import load
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
-from groot_jax.mesh import arrays as placing
+from groot_jax.mesh import arrays
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.scaling import workload as workloads
 from groot_jax.scaling.programs import model_of
@@ -48,7 +48,7 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     grammar = make_grammar(workload.format, config.model.normalise, model_config.vocab_size)
     column_of_V = np.full(model_config.vocab_size, -1, np.int32)
     column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
-    columns = placing.put(
+    columns = arrays.put(
         OutputColumns(jnp.asarray(grammar.columns_C), jnp.asarray(column_of_V)),
         placement.everywhere,
     )
@@ -61,7 +61,7 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
         step = make(stage, model_config, optimizer, shardings, placement.layout)
         # A step takes its state's memory, so that each call goes on from the last one's.
         state = [new_state(jax.tree.map(jnp.copy, params), optimizer, shardings)]
-        batch = placing.put(batch, placement.batch)
+        batch = arrays.put(batch, placement.batch)
 
         def call() -> Any:
             state[0], metrics = step(state[0], batch, key, columns)
@@ -72,7 +72,7 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     generator = Generator(
         T5(model_config), workload.format, grammar, k=config.generate.k, layout=placement.layout
     )
-    inputs = placing.put(workloads.search_input(workload, config.groot.batch_size), placement.batch)
+    inputs = arrays.put(workloads.search_input(workload, config.groot.batch_size), placement.batch)
     pools = workloads.pool_input(
         workload,
         config.groot,

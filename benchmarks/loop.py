@@ -25,13 +25,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -45,19 +44,19 @@ from benchmarks import baselines, measure, runs
 from groot_jax import config as configs
 from groot_jax import train
 from groot_jax.contrast.losses import LossSettings
+from groot_jax.contrast.update import Metrics, PoolBatch, TrainState
 from groot_jax.data.batches import Batch, TrainingBatches, encode
 from groot_jax.data.corpus import load_corpus
 from groot_jax.errors import exit_on_user_error
-from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.generate.beam_search import Beams
-from groot_jax.generate.generator import Generator
-from groot_jax.reward import oracle as oracles
-from groot_jax.reward.oracle import Handle, Oracle
-from groot_jax.reward.pool import Candidate, PoolSettings, build_pool
+from groot_jax.reward.oracle import Oracle
+from groot_jax.reward.pool import Candidate, Pool, PoolSettings, build_pool
 from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.reward.worker import make_run as make_scoring_run
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.training.loop import Stage
+from groot_jax.training.groot import GrootStage, Ranked
 from groot_jax.training.optimizer import make_optimizer
+from groot_jax.training.run import Run, make_run
 from groot_jax.training.setup import device_setup
 from groot_jax.training.status import WorkdirLock
 from groot_jax.training.task import initial_params, load_task
@@ -136,79 +135,43 @@ class Recorder:
             before = end
 
 
-class _Handle:
-    def __init__(self, handle: Handle, recorder: Recorder) -> None:
-        self._handle, self._recorder = handle, recorder
+class ObservedStage(GrootStage):
+    """Training's own stage 1, which notes when its steps run."""
 
-    def result(self) -> list:
-        with self._recorder.span("host", "wait for pools"):
-            return self._handle.result()
+    def __init__(self, run: Run, system: str) -> None:
+        super().__init__(run, system)
+        self.recorder = Recorder()
 
-
-def observed(recorder: Recorder) -> ExitStack:
-    """Patches what `train` calls; ended by leaving the context."""
-    stack = ExitStack()
-
-    plain_call, plain_read = Generator.__call__, Generator.read
-
-    def call(generator: Generator, *args: Any) -> Beams:
+    def generate(self, params: Any, batch: Batch, step: int) -> Beams | None:
         start = time.perf_counter()
-        with recorder.span("host", "dispatch generation"):
-            beams = plain_call(generator, *args)
-        recorder.dispatched("generate", start, beams)
+        with self.recorder.span("host", "dispatch generation"):
+            beams = super().generate(params, batch, step)
+        self.recorder.dispatched("generate", start, beams)
         return beams
 
-    def read(generator: Generator, beams: Beams, *args: Any) -> Any:
-        with recorder.span("host", "wait for beams"):
+    def correct_and_rank(self, beams: Beams | None, batch: Batch) -> Ranked:
+        with self.recorder.span("host", "wait for beams"):
             jax.block_until_ready(beams)
-        with recorder.span("host", "read"):
-            return plain_read(generator, beams, *args)
+        with self.recorder.span("host", "read"):
+            ranked = super().correct_and_rank(beams, batch)
+        wait = ranked.pools
 
-    plain_submit = Oracle.submit
+        def pools() -> Mapping[int, Pool]:
+            with self.recorder.span("host", "wait for pools"):
+                return wait()
 
-    def submit(oracle: Oracle, *work: Any) -> Any:
-        return _Handle(plain_submit(oracle, *work), recorder)
+        return dataclasses.replace(ranked, pools=pools)
 
-    plain_pool_batch, plain_make_run = train.pool_batch, oracles.make_run
+    def encode(self, ranked: Ranked, pools: Mapping[int, Pool]) -> PoolBatch:
+        with self.recorder.span("host", "encode"):
+            return super().encode(ranked, pools)
 
-    def pool_batch(*args: Any, **options: Any) -> Any:
-        with recorder.span("host", "encode"):
-            return plain_pool_batch(*args, **options)
-
-    def make_run(*args: Any) -> Any:
-        run = plain_make_run(*args)
-
-        def observed_run(*work: Any) -> list:
-            with recorder.span("scoring", "score"):
-                return run(*work)
-
-        return observed_run
-
-    plain_jit_step = train.jit_groot_step
-
-    class Update:
-        def __init__(self, *args: Any) -> None:
-            self._program = plain_jit_step(*args)
-            self.clear_cache = self._program.clear_cache
-
-        def __call__(self, *data: Any) -> Any:
-            start = time.perf_counter()
-            with recorder.span("host", "dispatch update"):
-                state, metrics = self._program(*data)
-            recorder.dispatched("update", start, metrics)
-            return state, metrics
-
-    for owner, name, value in (
-        # Whichever generator a run has: one with dropout is a second one.
-        (Generator, "__call__", call),
-        (Generator, "read", read),
-        (train, "jit_groot_step", Update),
-        (Oracle, "submit", submit),
-        (train, "pool_batch", pool_batch),
-        (oracles, "make_run", make_run),  # Seen where scoring has a thread, not a process.
-    ):
-        stack.enter_context(mock.patch.object(owner, name, value))
-    return stack
+    def update(self, state: TrainState, pools: PoolBatch) -> tuple[TrainState, Metrics]:
+        start = time.perf_counter()
+        with self.recorder.span("host", "dispatch update"):
+            state, metrics = super().update(state, pools)
+        self.recorder.dispatched("update", start, metrics)
+        return state, metrics
 
 
 # ---- Our loop ---------------------------------------------------------------------------------
@@ -250,63 +213,60 @@ class LoopResult(NamedTuple):
 
 
 def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
-    """`steps` updates of the system `groot`, by `groot_jax.train` itself, after a first pass."""
+    """`steps` updates of the system `groot`, by `groot_jax.train` itself, after a first pass: no
+    looks at dev, no checkpoints, the same batches twice."""
     console = Console(quiet=True)
-    results: list[LoopResult] = []
-    recorders: list[Recorder] = []
+    stages: list[ObservedStage] = []
 
-    class Relay(Recorder):
-        """Hands what is observed to the recorder of the pass at hand."""
+    def make_scoring(*args: Any) -> Any:
+        """What the oracle's thread runs, observed; set-up scores too, to try the reward."""
+        score = make_scoring_run(*args)
 
-        def __init__(self) -> None:
-            pass
+        def observed(*work: Any) -> list:
+            with stages[0].recorder.span("scoring", "score") if stages else nullcontext():
+                return score(*work)
 
-        def span(self, lane: str, name: str) -> Any:
-            # Set-up scores too, to try the reward.
-            return recorders[-1].span(lane, name) if recorders else nullcontext()
-
-        def dispatched(self, name: str, start: float, arrays: Any) -> None:
-            recorders[-1].dispatched(name, start, arrays)
-
-    def drive(run: train.Run, stage: Stage) -> None:
-        """Stands in for `Run.train`: no looks at dev, no checkpoints, the same batches twice."""
-        count = min(steps, stage.total)
-        for _ in range(2):
-            recorders.append(Recorder())
-            state = jax.block_until_ready(stage.fresh())
-            begun = time.perf_counter()
-            sentences, previous = 0.0, None
-            stream = stage.updates(state, 0)
-            del state
-            for update in islice(stream, count):
-                if previous is not None:  # As training reads them: one update late.
-                    sentences += float(jax.device_get(previous.metrics)["gold_score"][1])
-                previous = update
-            assert previous is not None
-            sentences += float(jax.device_get(previous.metrics)["gold_score"][1])
-            seconds = time.perf_counter() - begun
-            recorders[-1].close()
-            results.append(LoopResult(int(sentences), seconds, recorders[-1].spans))
+        return observed
 
     corpus = load_corpus(config.data, config.text.max_words)
-    relay = Relay()
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-            # The oracle's lanes take what they run when they are opened.
-            stack.enter_context(observed(relay))
-            oracle = stack.enter_context(open_oracle(config))
+            spec = RewardSpec.from_config(config.reward)
+            oracle = stack.enter_context(Oracle(spec, config.seed, make_scoring))
             lock = stack.enter_context(WorkdirLock(folder))
             train.open_task(config, folder, corpus, oracle, lock)
             task = load_task(folder, config)
-            run = train.make_run(config, folder, corpus, task, oracle, console, Hosts())
-            with mock.patch.object(train.Run, "train", drive):
-                train.train_system(run, "groot")
+            run = make_run(config, folder, corpus, task, oracle, console, Hosts())
+            groot = ObservedStage(run, "groot")
+            stages.append(groot)
+            for _ in range(2):
+                groot.recorder = Recorder()
+                result = _pass(groot, steps)
+            groot.close()
     finally:
         sys.setswitchinterval(before)
-    return results[-1]
+    return result
+
+
+def _pass(groot: ObservedStage, steps: int) -> LoopResult:
+    stage = groot.stage()
+    state = jax.block_until_ready(stage.fresh())
+    begun = time.perf_counter()
+    sentences, previous = 0.0, None
+    stream = stage.updates(state, 0)
+    del state
+    for update in islice(stream, min(steps, stage.total)):
+        if previous is not None:  # As training reads them: one update late.
+            sentences += float(jax.device_get(previous.metrics)["gold_score"][1])
+        previous = update
+    assert previous is not None
+    sentences += float(jax.device_get(previous.metrics)["gold_score"][1])
+    seconds = time.perf_counter() - begun
+    groot.recorder.close()
+    return LoopResult(int(sentences), seconds, groot.recorder.spans)
 
 
 # ---- The baseline -----------------------------------------------------------------------------

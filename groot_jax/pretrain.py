@@ -19,7 +19,7 @@ from groot_jax.contrast.update import OutputColumns, TrainState, nll_batch
 from groot_jax.data.denoising import DenoisingBatches
 from groot_jax.data.text import Text, load_text
 from groot_jax.errors import exit_on_user_error
-from groot_jax.mesh import arrays as placing
+from groot_jax.mesh import arrays
 from groot_jax.model.t5 import param_shapes
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training import loop
@@ -116,7 +116,7 @@ def train(
         step_fn = jit_nll_step(stage, task.model_config, optimizer, shardings, placement.layout)
         key = system_key(seed, SYSTEM, placement)
         for batch in batches.from_step(start, config.loader.threads):
-            data = placing.put(nll_batch(batch), placement.batch)
+            data = arrays.put(nll_batch(batch), placement.batch)
             state, metrics = step_fn(state, data, key, columns)
             yield Update(state, metrics, {})
 

@@ -17,9 +17,8 @@ from groot_jax.data.labeling import Candidate
 from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, search_input
 from groot_jax.generate.grammar import Grammar
 from groot_jax.generate.walk import SearchPlan
-from groot_jax.mesh import arrays as placing
-from groot_jax.mesh.layout import Layout, use_layout
-from groot_jax.model.partitioning import batch_ways
+from groot_jax.mesh import arrays
+from groot_jax.mesh.layout import Layout, batch_ways, use_layout
 from groot_jax.model.t5 import T5
 
 
@@ -63,7 +62,7 @@ class Generator:
     def __call__(self, params: Any, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
         inputs = search_input(batch)
         if self._batch_sharding is not None:
-            inputs = placing.put(inputs, self._batch_sharding)
+            inputs = arrays.put(inputs, self._batch_sharding)
         return self.search(params, inputs, dropout_key)
 
     def search(
@@ -89,13 +88,13 @@ class Generator:
         """bool [rows]: the rows of such a batch that this process has to fill."""
         if self._batch_sharding is None:
             return np.ones(batch_size, bool)
-        return placing.own_rows(self._batch_sharding, self.rows(batch_size))
+        return arrays.own_rows(self._batch_sharding, self.rows(batch_size))
 
     def counted_rows(self, rows: int) -> np.ndarray:
         """bool [rows]: those that this process counts, so that each is counted once."""
         if self._batch_sharding is None:
             return np.ones(rows, bool)
-        return placing.counted_rows(self._batch_sharding, rows)
+        return arrays.counted_rows(self._batch_sharding, rows)
 
     def num_programs(self) -> int:
         """Programs compiled so far: one for each size of batch."""
@@ -107,7 +106,7 @@ class Generator:
 
         `slot` of a candidate is its row in `tokens_BxKxT`; unfinished slots are left out.
         """
-        tokens_BxKxT, scores_BxK, valid_BxK = (placing.read(x) for x in beams)
+        tokens_BxKxT, scores_BxK, valid_BxK = (arrays.read(x) for x in beams)
         result = []
         for b, example in enumerate(batch.examples):
             if example is None:

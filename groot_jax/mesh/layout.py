@@ -15,8 +15,9 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import mesh_utils
 from jax.flatten_util import ravel_pytree
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from groot_jax.errors import UserError
 
@@ -226,3 +227,55 @@ def gather(params: Any, names: Any) -> Any:
         params,
         names,
     )
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh with axes data, fsdp, tensor over all devices, or those given; one size may be -1:
+    what is left.
+
+    Raises UserError where the sizes do not multiply to the number of devices.
+    """
+    sizes = dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
+    count = jax.device_count() if devices is None else len(devices)
+    written = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    free = [axis for axis, size in sizes.items() if size == -1]
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if len(free) == 1 and known > 0 and count % known == 0:
+        sizes[free[0]] = count // known
+    if min(sizes.values()) < 1 or math.prod(sizes.values()) != count:
+        raise UserError(
+            f"config.mesh: {written} does not fit {count} devices; the sizes must multiply to "
+            f"{count}, and one of them may be -1 for what is left"
+        )
+    # `jax.make_mesh` refuses what takes a part of a TPU's torus dimension, 4 of 16 chips, say.
+    grid = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices=devices, allow_split_physical_axes=True
+    )
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def factored_sharding(
+    moment: Sequence[int], shape: Sequence[int], sharding: NamedSharding
+) -> NamedSharding:
+    """The sharding of an optimizer's moment, by that of its parameter.
+
+    A moment has its parameter's shape, or that without one dimension (Adafactor's rows and
+    columns), and lies as the dimensions that are left. Any other is replicated.
+    """
+    spec = list(sharding.spec)
+    if tuple(moment) == tuple(shape):
+        return sharding
+    for dropped in range(len(shape)):
+        left = [i for i in range(len(shape)) if i != dropped]
+        if tuple(moment) == tuple(shape[i] for i in left):
+            return NamedSharding(sharding.mesh, PartitionSpec(*(spec[i] for i in left)))
+    return NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def batch_ways(sharding: NamedSharding) -> int:
+    """Devices that a batch is split over."""
+    axes = sharding.spec[0]
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(sharding.mesh.shape[axis] for axis in names)

@@ -7,46 +7,16 @@ parameters are for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh
 
-from groot_jax.errors import UserError
-from groot_jax.mesh.layout import DEFAULT_RULES, MESH_AXES, Layout, Rules
+from groot_jax.mesh.layout import DEFAULT_RULES, Layout, Rules
 from groot_jax.model.config import T5Config
 from groot_jax.model.t5 import logical_axes, param_shapes
 
 _REPLICATED = 0.02  # A larger share of the parameters' bytes is worth a word.
-
-
-def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
-    """A mesh with axes data, fsdp, tensor over all devices, or those given; one size may be -1:
-    what is left.
-
-    Raises UserError where the sizes do not multiply to the number of devices.
-    """
-    sizes = dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
-    count = jax.device_count() if devices is None else len(devices)
-    written = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-    free = [axis for axis, size in sizes.items() if size == -1]
-    known = math.prod(size for size in sizes.values() if size != -1)
-    if len(free) == 1 and known > 0 and count % known == 0:
-        sizes[free[0]] = count // known
-    if min(sizes.values()) < 1 or math.prod(sizes.values()) != count:
-        raise UserError(
-            f"config.mesh: {written} does not fit {count} devices; the sizes must multiply to "
-            f"{count}, and one of them may be -1 for what is left"
-        )
-    # `jax.make_mesh` refuses what takes a part of a TPU's torus dimension, 4 of 16 chips, say.
-    grid = mesh_utils.create_device_mesh(
-        tuple(sizes.values()), devices=devices, allow_split_physical_axes=True
-    )
-    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def param_shardings(
@@ -63,24 +33,6 @@ def param_shardings(
         param_shapes(config),
         logical_axes(config),
     )
-
-
-def factored_sharding(
-    moment: Sequence[int], shape: Sequence[int], sharding: NamedSharding
-) -> NamedSharding:
-    """The sharding of an optimizer's moment, by that of its parameter.
-
-    A moment has its parameter's shape, or that without one dimension (Adafactor's rows and
-    columns), and lies as the dimensions that are left. Any other is replicated.
-    """
-    spec = list(sharding.spec)
-    if tuple(moment) == tuple(shape):
-        return sharding
-    for dropped in range(len(shape)):
-        left = [i for i in range(len(shape)) if i != dropped]
-        if tuple(moment) == tuple(shape[i] for i in left):
-            return NamedSharding(sharding.mesh, PartitionSpec(*(spec[i] for i in left)))
-    return NamedSharding(sharding.mesh, PartitionSpec())
 
 
 def replicated_share(shapes: Any, shardings: Any) -> float:
@@ -103,15 +55,3 @@ def replication_problem(mesh: Mesh | AbstractMesh, config: T5Config, shardings: 
         f"fsdp={mesh.shape['fsdp']} and tensor={mesh.shape['tensor']}: take sizes that divide the "
         "model's dimensions, or change config.mesh.rules"
     )
-
-
-def batch_sharding(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> NamedSharding:
-    """Sharding of an array whose first axis is the batch."""
-    return Layout(mesh, rules).batch
-
-
-def batch_ways(sharding: NamedSharding) -> int:
-    """Devices that a batch is split over."""
-    axes = sharding.spec[0]
-    names = (axes,) if isinstance(axes, str) else axes or ()
-    return math.prod(sharding.mesh.shape[axis] for axis in names)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, cast
 from groot_jax.errors import UserError
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec, calls_python, is_batched
-from groot_jax.reward.user_function import called_for, late_message
+from groot_jax.reward.user_function import Board, called_for, late_message
 from groot_jax.reward.worker import (
     BOARD_BYTES,
     Kind,
@@ -88,10 +88,16 @@ class Oracle:
     """Scores for the life of a job; a context manager.
 
     Starting it raises a UserError if the reward cannot be had. `spec.workers` processes score, or
-    with 0 a thread of this process does.
+    with 0 a thread of this process does, which runs what `make_run` makes: who wants to observe it
+    gives another.
     """
 
-    def __init__(self, spec: RewardSpec, seed: int = 0):
+    def __init__(
+        self,
+        spec: RewardSpec,
+        seed: int = 0,
+        make_run: Callable[[RewardSpec, int, Board], Run] = make_run,
+    ):
         self._spec = spec
         self._queue: queue.SimpleQueue[tuple[_Chunk, Future] | None] = queue.SimpleQueue()
         self._failure: UserError | None = None

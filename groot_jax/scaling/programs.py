@@ -24,8 +24,8 @@ from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.generate.walk import SearchPlan
+from groot_jax.mesh.layout import batch_ways
 from groot_jax.model.config import T5Config, from_scratch, preset, released, run_settings
-from groot_jax.model.partitioning import batch_ways
 from groot_jax.model.pretrained import load_config
 from groot_jax.model.t5 import T5, param_shapes
 from groot_jax.scaling import workload as workloads

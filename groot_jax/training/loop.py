@@ -20,7 +20,7 @@ from rich.console import Console
 
 from groot_jax.contrast.update import Metrics, TrainState
 from groot_jax.evaluation.metrics import Totals, merge_totals
-from groot_jax.mesh import arrays as placing
+from groot_jax.mesh import arrays
 from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints, Look, Merit, Meta, best_look, by_reward
@@ -183,7 +183,7 @@ def _look_line(system: str, step: int, total: int, dev: dict[str, float], best: 
 def new_state(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:
     """Step 0 of placed parameters, just as the updates will leave it: they are compiled once."""
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-    return TrainState(placing.put(np.int32(0), shardings.step), params, opt_state)
+    return TrainState(arrays.put(np.int32(0), shardings.step), params, opt_state)
 
 
 def state_shapes(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:

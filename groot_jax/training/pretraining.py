@@ -28,7 +28,7 @@ from groot_jax.data.labeling import Sentence
 from groot_jax.data.text import Text, digest_of, without_too_long
 from groot_jax.data.tokenizer import load_tokenizer
 from groot_jax.errors import UserError
-from groot_jax.mesh import arrays as placing
+from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout, summed, use_layout
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import load_config, save_pretrained
@@ -146,7 +146,7 @@ def output_columns(task: PretrainTask, placement: Placement) -> OutputColumns:
     column_of_V = np.full(rows, -1, np.int32)
     column_of_V[:count] = np.arange(count)
     columns = OutputColumns(jnp.arange(count, dtype=jnp.int32), jnp.asarray(column_of_V))
-    return placing.put(columns, placement.everywhere)
+    return arrays.put(columns, placement.everywhere)
 
 
 # ---- The loss on text that was set aside ------------------------------------------------------
@@ -179,7 +179,7 @@ class HeldOut:
         """
         found = []
         for batch in self._batches:
-            data = placing.put(nll_batch(batch), self._placement.batch)
+            data = arrays.put(nll_batch(batch), self._placement.batch)
             found.append(self._sums(params, data, self._columns))
         # Read only now: the host prepares a batch while the device works on the one before.
         loss, tokens = (sum(float(part) for part in parts) for parts in zip(*found, strict=True))
@@ -234,4 +234,4 @@ def _gathered(placement: Placement, x: jax.Array) -> np.ndarray:
     """The array on the host, in the first process; nothing of it elsewhere."""
     if not x.is_fully_addressable:
         x = jax.jit(lambda x: x, out_shardings=placement.everywhere)(x)
-    return placing.read(x) if jax.process_index() == 0 else np.zeros(0, np.float32)
+    return arrays.read(x) if jax.process_index() == 0 else np.zeros(0, np.float32)

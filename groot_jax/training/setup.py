@@ -25,16 +25,10 @@ from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
-from groot_jax.mesh import arrays as placing
-from groot_jax.mesh.layout import Layout
+from groot_jax.mesh import arrays
+from groot_jax.mesh.layout import Layout, batch_ways, factored_sharding, make_mesh
 from groot_jax.model.config import T5Config
-from groot_jax.model.partitioning import (
-    batch_ways,
-    factored_sharding,
-    make_mesh,
-    param_shardings,
-    replication_problem,
-)
+from groot_jax.model.partitioning import param_shardings, replication_problem
 from groot_jax.model.t5 import param_shapes
 from groot_jax.runtime.allocator import keep_freed_memory
 from groot_jax.runtime.files import expanded
@@ -105,7 +99,7 @@ class Placement:
 
     def own_rows(self, batch_size: int, parts: int = 1) -> np.ndarray:
         """bool [rows]: the rows of such a batch that this process has to fill."""
-        return placing.own_rows(self.batch, self.rows(batch_size, parts))
+        return arrays.own_rows(self.batch, self.rows(batch_size, parts))
 
     @property
     def everywhere(self) -> NamedSharding:

@@ -25,7 +25,7 @@ from groot_jax.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer, t
 from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import Grammar, make_grammar
-from groot_jax.mesh import arrays as placing
+from groot_jax.mesh import arrays
 from groot_jax.model.config import T5Config, from_scratch, run_settings
 from groot_jax.model.pretrained import load_config, load_pretrained, resize_embeddings
 from groot_jax.model.scratch import Start
@@ -181,7 +181,7 @@ def make_params(
         return init_params(model_config, config.seed, shardings, start)
     _, params = load_pretrained(init)
     params = resize_embeddings(params, model_config.vocab_size)
-    return params if shardings is None else placing.put(params, shardings)
+    return params if shardings is None else arrays.put(params, shardings)
 
 
 def save_task(task: Task, workdir: Path) -> None:

@@ -187,11 +187,11 @@ def test_groups_on_devices_of_their_own_need_nothing_from_each_other():
     code = """
         import jax, numpy as np
         from groot_jax.contrast.update import pool_scores
-        from groot_jax.model.partitioning import batch_sharding, batch_ways, make_mesh
+        from groot_jax.mesh.layout import DEFAULT_RULES, Layout, batch_ways, make_mesh
         from tests.contrast.test_update import Setting
 
         setting = Setting()
-        sharding = batch_sharding(make_mesh())
+        sharding = Layout(make_mesh(), DEFAULT_RULES).batch
         assert batch_ways(sharding) == 2
         batch = jax.device_put(setting.pool_batch(groups=2), sharding)
         scores = jax.jit(lambda p, b: pool_scores(setting.model, p, b, setting.columns))

@@ -150,7 +150,7 @@ def test_what_cannot_fit_is_refused_before_it_is_compiled(
 
 def test_a_mesh_axis_may_take_a_part_of_a_dimension_of_the_torus() -> None:
     with_libtpu()
-    from groot_jax.model.partitioning import make_mesh
+    from groot_jax.mesh.layout import make_mesh
     from groot_jax.scaling.chips import abstract_devices
 
     devices = abstract_devices(parse_topology("v5e:8x8"))

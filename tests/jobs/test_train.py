@@ -19,11 +19,10 @@ import pytest
 from jax._src import monitoring
 from tensorboardX.proto.event_pb2 import Event
 
-from groot_jax import train
 from groot_jax.config import load_dumped
 from groot_jax.data.batches import Batch, TrainingBatches
 from groot_jax.reward.oracle import Oracle
-from groot_jax.training import setup
+from groot_jax.training import groot, nll, setup
 from groot_jax.training.checkpoints import saved_steps
 from groot_jax.training.monitor import Monitor
 from groot_jax.training.task import Task
@@ -436,7 +435,7 @@ def test_both_stages_see_augmented_sentences_and_a_stop_changes_no_bit(
 def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
     jobs, tmp_path, monkeypatch, capsys
 ):
-    steps, generators, misses, searches = [], [], [], []
+    steps, misses, searches = [], [], []
 
     class Counted:
         def __init__(self, step):
@@ -451,26 +450,20 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
             self.programs = self.step._cache_size()
             self.step.clear_cache()
 
-    def observed_run(*args, make_run=train.make_run):
-        run = make_run(*args)
-        generators.append(run.generator)
-        return run
-
     def note(event, **_):
         if event == "/jax/compilation_cache/cache_misses":
             misses.append(event)
 
     def counted_search(task, *, make=Task.generator, **options):
-        searches.append(options)
-        return make(task, **options)
+        searches.append(make(task, **options))
+        return searches[-1]
 
     monkeypatch.setattr(Task, "generator", counted_search)
     monkeypatch.setattr(setup, "replication_problem", lambda *_: "too much is replicated")
     monkeypatch.setattr(setup, "_KEPT_FROM", 0.0)
-    monkeypatch.setattr(train, "make_run", observed_run)
-    for name in ("jit_nll_step", "jit_groot_step"):
-        make = getattr(train, name)
-        monkeypatch.setattr(train, name, lambda *args, make=make: Counted(make(*args)))
+    for module, name in ((nll, "jit_nll_step"), (groot, "jit_groot_step")):
+        make = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, make=make: Counted(make(*args)))
     flags = (
         f"--config.compilation_cache={tmp_path / 'cache'}",
         "--config.nll.epochs=1",
@@ -488,7 +481,7 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
     assert len(searches) == 2 * 2
     assert capsys.readouterr().err.count("warning: too much is replicated") == 2
     # The corpus fits one size of batch; bins of trees differ in number alone.
-    assert [generator.num_programs() for generator in generators] == [1, 1]
+    assert [search.num_programs() for search in searches[::2]] == [1, 1]
     assert [len(step.sizes) for step in steps[::2]] == [1, 1]
     assert all(1 <= len(step.sizes) <= 9 for step in steps)
     assert [step.programs for step in steps] == [len(step.sizes) for step in steps]

@@ -17,9 +17,9 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import AbstractMesh, AxisType
 
 from groot_jax.config import default_config
-from groot_jax.mesh.layout import MESH_AXES
+from groot_jax.mesh.layout import MESH_AXES, factored_sharding
 from groot_jax.model.config import preset
-from groot_jax.model.partitioning import factored_sharding, param_shardings
+from groot_jax.model.partitioning import param_shardings
 from groot_jax.model.t5 import param_shapes
 
 PRESETS = ("base", "xxl")

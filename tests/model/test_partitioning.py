@@ -14,8 +14,8 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import AxisType, PartitionSpec
 
 from groot_jax.errors import UserError
-from groot_jax.mesh.layout import DEFAULT_RULES
-from groot_jax.model.partitioning import make_mesh, param_shardings
+from groot_jax.mesh.layout import DEFAULT_RULES, make_mesh
+from groot_jax.model.partitioning import param_shardings
 from groot_jax.model.t5 import logical_axes, param_shapes
 
 
@@ -58,7 +58,8 @@ def test_shardings_on_eight_devices_follow_the_rules(tmp_path):
         import jax, jax.numpy as jnp, numpy as np
         from flax.traverse_util import flatten_dict
         from groot_jax.model.config import preset
-        from groot_jax.model.partitioning import batch_sharding, make_mesh, param_shardings
+        from groot_jax.mesh.layout import DEFAULT_RULES, Layout, make_mesh
+        from groot_jax.model.partitioning import param_shardings
         from groot_jax.model.t5 import T5, init_params
 
         config = preset("nano", "v1_1", 101, num_layers=1, num_decoder_layers=1)
@@ -68,7 +69,7 @@ def test_shardings_on_eight_devices_follow_the_rules(tmp_path):
         placed = jax.device_put(params, shardings)
         ids = np.arange(2, 26).reshape(4, 6)
         run = jax.jit(lambda p, x: T5(config).apply({"params": p}, x, x))
-        sharded = run(placed, jax.device_put(ids, batch_sharding(mesh)))
+        sharded = run(placed, jax.device_put(ids, Layout(mesh, DEFAULT_RULES).batch))
         out = {"mesh": dict(mesh.shape), "error": float(jnp.abs(sharded - run(params, ids)).max())}
         out["specs"] = {"/".join(k): str(v.spec) for k, v in flatten_dict(shardings).items()}
         print(json.dumps(out))

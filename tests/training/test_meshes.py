@@ -39,8 +39,8 @@ from groot_jax.contrast.pools import pool_batch
 from groot_jax.contrast.update import OutputColumns, nll_batch
 from groot_jax.data.batches import TrainingBatches, encode, evaluation_batches
 from groot_jax.data.corpus import load_corpus
-from groot_jax.mesh import arrays as placing
-from groot_jax.model.partitioning import batch_ways
+from groot_jax.mesh import arrays
+from groot_jax.mesh.layout import batch_ways
 from groot_jax.model.t5 import init_params
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import PoolSettings, ScoringTask
@@ -76,7 +76,7 @@ meshes, parts = json.loads(sys.argv[2])
 
 
 def flat(tree):
-    return {jax.tree_util.keystr(k): placing.read(v) for k, v in
+    return {jax.tree_util.keystr(k): arrays.read(v) for k, v in
             jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
@@ -88,10 +88,10 @@ def answers(mesh):
     placement = place(config, task.model_config, jax.devices()[:count])
     assert placement.layout.ordered == (mesh[3] == "ordered")
     everywhere = placement.everywhere
-    outputs = placing.put(OutputColumns(columns, column_of_V), everywhere)
-    key = placing.put(jax.random.key_data(jax.random.key(0, impl="rbg")), everywhere)
+    outputs = arrays.put(OutputColumns(columns, column_of_V), everywhere)
+    key = arrays.put(jax.random.key_data(jax.random.key(0, impl="rbg")), everywhere)
     key = jax.random.wrap_key_data(key, impl="rbg")
-    params = placing.put(jax.tree.map(np.asarray, start), placement.params)
+    params = arrays.put(jax.tree.map(np.asarray, start), placement.params)
     found = {}
 
     # Meshes that split no heads have the same candidates by tests/generate/test_collectives.py.
@@ -114,14 +114,14 @@ def answers(mesh):
     shardings = placement.state(task.model_config, descent)
     step = jit_nll_step(config.nll, task.model_config, descent, shardings, placement.layout)
     state, metrics = step(new_state(params, descent, shardings),
-                          placing.put(data, placement.batch), key, outputs)
+                          arrays.put(data, placement.batch), key, outputs)
     found["nll"] = flat(state.params), jax.device_get(metrics)
 
     for accumulate in (1, 2) if list(mesh) in parts else (1,):
         config.groot.accumulate = accumulate
         own_B = placement.own_rows(12, accumulate)
         batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
-        params = placing.put(jax.tree.map(np.asarray, start), placement.params)
+        params = arrays.put(jax.tree.map(np.asarray, start), placement.params)
         if not pools:  # Of the one device: all meshes get the same ones.
             tasks = [
                 ScoringTask(e.sentence.words, e.sentence.labeling, listed, e.index)
@@ -137,7 +137,7 @@ def answers(mesh):
         )
         step = jit_groot_step(config.groot, task.model_config, descent, shardings, placement.layout)
         state, metrics = step(new_state(params, descent, shardings),
-                              placing.put(data, placement.batch), key, outputs)
+                              arrays.put(data, placement.batch), key, outputs)
         found[f"groot, accumulate {accumulate}"] = flat(state.params), jax.device_get(metrics)
     return found, candidates
 
