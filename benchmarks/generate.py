@@ -34,8 +34,9 @@ import numpy as np
 from benchmarks import baselines, floor, measure, workload
 from groot_jax.data.batches import Batch
 from groot_jax.data.formats import TAG, Format
-from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, search_input
+from groot_jax.generate.beam_search import Beams, beam_search
 from groot_jax.generate.grammar import make_grammar
+from groot_jax.generate.steps import SearchInput, search_input
 from groot_jax.generate.walk import SearchPlan
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import save_pretrained

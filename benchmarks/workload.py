@@ -21,7 +21,7 @@ from groot_jax.data.batches import Batch, collate, encode
 from groot_jax.data.formats import Format, make_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import WordTokenizer
-from groot_jax.generate.beam_search import SearchInput
+from groot_jax.generate.steps import SearchInput
 from groot_jax.model.config import T5Config, preset
 from groot_jax.model.t5 import init_params
 from groot_jax.reward.pool import Pool, PoolEntry

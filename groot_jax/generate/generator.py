@@ -14,8 +14,9 @@ import numpy as np
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.formats import Format
 from groot_jax.data.labeling import Candidate
-from groot_jax.generate.beam_search import Beams, SearchInput, beam_search, search_input
+from groot_jax.generate.beam_search import Beams, beam_search
 from groot_jax.generate.grammar import Grammar
+from groot_jax.generate.steps import SearchInput, search_input
 from groot_jax.generate.walk import SearchPlan
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout, batch_ways, use_layout

@@ -24,8 +24,8 @@ from groot_jax.data.batches import Batch, Example, Ladder, collate, encode
 from groot_jax.data.formats import Format, make_format, resolve_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import SETTINGS_FILE, WordTokenizer, load_tokenizer
-from groot_jax.generate import beam_search
-from groot_jax.generate.beam_search import SearchInput
+from groot_jax.generate import steps
+from groot_jax.generate.steps import SearchInput
 from groot_jax.reward.pool import PoolEntry
 
 
@@ -175,7 +175,7 @@ def _batch(workload: Workload, rows: int) -> Batch:
 
 def search_input(workload: Workload, rows: int) -> SearchInput:
     """What the search of `rows` sentences reads."""
-    return beam_search.search_input(_batch(workload, rows))
+    return steps.search_input(_batch(workload, rows))
 
 
 def nll_input(workload: Workload, rows: int) -> NllBatch:
