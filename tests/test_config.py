@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from groot_jax.config import checks as config_checks
+from groot_jax.config import checks
 from groot_jax.config import (
     claim_workdir,
     default_config,
@@ -76,7 +76,7 @@ def test_every_default_has_a_type_that_the_command_line_can_set() -> None:
 
 def test_every_checked_key_exists() -> None:
     known = flatten(default_config())
-    assert [k for k in [*config_checks._CHOICES, *config_checks._RANGES] if k not in known] == []
+    assert [k for k in [*checks._CHOICES, *checks._RANGES] if k not in known] == []
 
 
 def test_every_number_has_a_range() -> None:
@@ -84,7 +84,7 @@ def test_every_number_has_a_range() -> None:
         key
         for key, value in flatten(default_config()).items()
         if type(value) in (int, float)
-        and key not in config_checks._RANGES
+        and key not in checks._RANGES
         and not key.startswith(("groot.loss.", "variants."))
     ]
     assert unchecked == []

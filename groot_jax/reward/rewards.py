@@ -38,7 +38,7 @@ class RewardSpec:
 
     @classmethod
     def from_config(cls, reward: Any) -> RewardSpec:
-        """Takes `config.reward`, whose ranges config_checks.py knows."""
+        """Takes `config.reward`, whose ranges config/checks.py knows."""
         return cls(
             name=reward.name,
             type_weights=reward.type_weights,

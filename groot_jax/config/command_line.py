@@ -1,0 +1,146 @@
+"""The command lines of the jobs: flags, and `--config.KEY=VALUE`. No JAX here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from groot_jax.config.checks import check_keys, flatten, nearest
+from groot_jax.config.loading import default_config, finish, load
+from groot_jax.config.workdir import CONFIG_FILE, load_dumped
+from groot_jax.errors import UserError
+from groot_jax.runtime.files import expanded
+
+
+class _Parser(argparse.ArgumentParser):
+    def format_help(self) -> str:
+        defaults = flatten(default_config())
+        keys = "\n".join(f"  --config.{key}={value}" for key, value in defaults.items())
+        return (
+            super().format_help()
+            + "\nThe keys of the config with their defaults; configs/default.py explains each:\n"
+            + f"{keys}\n"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; --help lists what there is")
+
+
+def job_parser(
+    prog: str, description: str, config_file: bool = False, workdir: bool = True
+) -> argparse.ArgumentParser:
+    """A parser with what every job takes; the job adds flags of its own.
+
+    `config_file`: the job starts from `--config=FILE.py`; otherwise from `--workdir`'s config.json.
+    Without `workdir` it has no such folder and reads no data, which the config need not name then.
+    """
+    parser = _Parser(
+        prog=f"python -m {prog}",
+        description=description,
+        epilog="--config.KEY=VALUE changes one key of the config, such as --config.groot.tau=0.2.",
+        allow_abbrev=False,
+    )
+    if config_file:
+        parser.add_argument(
+            "--config",
+            required=True,
+            metavar="FILE.py[:ARG]",
+            help="the experiment, such as configs/retail.py; what follows a colon goes to the file",
+        )
+    if workdir:
+        parser.add_argument(
+            "--workdir",
+            required=True,
+            type=lambda text: expanded(text, "--workdir"),
+            metavar="FOLDER",
+            help="the run's own folder: config, checkpoints, metrics, results and report",
+        )
+    return parser
+
+
+def parse_job(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    before_reading: Callable[[argparse.Namespace], None] = lambda args: None,
+) -> argparse.Namespace:
+    """The job's flags, with `config` replaced by the resolved, validated ConfigDict.
+
+    `before_reading` is called with the flags before config.json is read from the work directory.
+    Raises UserError for every mistake; `--help` prints and exits as usual.
+    """
+    plain, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
+    known = [option for action in parser._actions for option in action.option_strings]
+    for word in plain:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag != "--" and flag not in known:
+            hint = nearest(flag, known)
+            raise UserError(f"{parser.prog}: there is no flag {flag}{hint}; --help lists them")
+    args = parser.parse_args(plain)
+    if hasattr(args, "config"):
+        args.config = load(args.config, overrides, has_data=hasattr(args, "workdir"))
+    else:
+        before_reading(args)
+        path = args.workdir / CONFIG_FILE
+        config = load_dumped(path)
+        check_keys(config, default_config(), str(path))
+        before = flatten(config)
+        args.config = finish(config, overrides)
+        _check_settled(before, flatten(args.config), args.workdir)
+    return args
+
+
+# What evaluation and prediction read of the config. All else, training has settled: the sizes of
+# the model, its vocabulary and its format, and how it was trained.
+_READ_LATER = (
+    "checkpoint.",
+    "compilation_cache",
+    "data.",
+    "distributed.",
+    "evaluate.",
+    "generate.",
+    "loader.",
+    "mesh.",
+    "model.dtype",
+    "model.normalise",
+    "model.remat",
+    "model.scan_layers",
+    "nll.checkpoint",
+    "reward.",
+    "seed",
+    "systems",
+    "text.long_sentences",
+    "text.max_words",
+)
+_OF_TRAINING = ("data.augment", "data.hide_words", "data.train_limit")
+
+
+def _check_settled(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) -> None:
+    for key, value in ours.items():
+        read = key.startswith(_READ_LATER) and key not in _OF_TRAINING
+        if not read and theirs.get(key) != value:
+            raise UserError(
+                f"--config.{key}={value}: training in {workdir} has settled it as "
+                f"{theirs.get(key)!r}, and nothing reads it now; leave it out"
+            )
+
+
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of the command line."""
+    plain: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--config."):
+            plain.append(word)
+            continue
+        key, equals, text = word.removeprefix("--config.").partition("=")
+        if not equals:
+            following = next(words, None)
+            if following is None or following.startswith("--"):
+                raise UserError(f"--config.{key} has no value: write --config.{key}=VALUE")
+            text = following
+        overrides.append((key, text))
+    return plain, overrides

@@ -1,0 +1,161 @@
+"""The config of a work directory: written when a run starts, and held against later command lines.
+
+No JAX here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from groot_jax.config.checks import flatten
+from groot_jax.config.loading import absolute_checkpoint, default_config
+from groot_jax.config.uses import unread
+from groot_jax.errors import UserError
+from groot_jax.runtime.files import write_text
+
+CONFIG_FILE = "config.json"
+LOCK_FILE, STATUS_FILE = "train.lock", "status.json"  # See training/status.py.
+
+# A work directory may be continued with other values of these: they change how fast or where a run
+# computes, which systems it trains and what is reported, never what a system is trained to be.
+# (`groot.accumulate` and `loader.node_buckets`, for when memory is short, draw dropout anew.)
+FREE_KEYS = (
+    "checkpoint.keep",
+    "compilation_cache",
+    "distributed.start_timeout",
+    "distributed.timeout",
+    "evaluate.batch_size",
+    "evaluate.bootstrap",
+    "evaluate.decide",
+    "evaluate.rewards",
+    "evaluate.samples",
+    "groot.accumulate",
+    "loader.node_buckets",
+    "loader.threads",
+    "reward.deadline",
+    "reward.workers",
+    "systems",
+)
+FREE_SECTIONS = ("mesh",)
+
+
+def dump(config: ConfigDict, path: Path) -> None:
+    """Writes the config as JSON, whole or not at all; tuples become JSON's lists."""
+    write_text(path, json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def load_dumped(path: Path) -> ConfigDict:
+    """Reads what `dump` wrote; keys that are newer than the file get what held without them.
+
+    Raises UserError where it is not there or not what was written.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), object_hook=_lists_to_tuples)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path.parent} is not a work directory (it has no {path.name}): "
+            "train there first, or name another --workdir"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not the JSON that training wrote: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not the JSON that training wrote: it holds no object")
+    defaults = default_config()
+    for key, value in _BEFORE.items():
+        section, name = key.split(".")
+        defaults[section][name] = value
+    _fill(values, defaults.to_dict())
+    return ConfigDict(values).lock()
+
+
+# What training did before a key was there, where that is not its default: a run that began without
+# swapped mentions is not continued with them.
+_BEFORE = {"data.augment": 0.0, "data.hide_words": 0.0}
+
+
+def _fill(values: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Adds what `values` lacks, down to the last section; variants are whole as they are."""
+    for key, default in defaults.items():
+        value = values.setdefault(key, default)
+        if isinstance(value, dict) and isinstance(default, dict) and key != "variants":
+            _fill(value, default)
+
+
+def _lists_to_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def make_workdir(workdir: Path) -> None:
+    """Creates the folder. Raises UserError where it holds something else, or cannot be made."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        names = {p.name for p in workdir.iterdir()}
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"--workdir={workdir} is a file or lies in one: name a folder") from error
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
+    # What a kill may have left of the first moments of a run is ours.
+    first = (LOCK_FILE, STATUS_FILE, f".{CONFIG_FILE}.", f".{STATUS_FILE}.")
+    strangers = {name for name in names if not name.startswith(first)}
+    if strangers and CONFIG_FILE not in strangers:
+        raise UserError(
+            f"--workdir={workdir} holds other files ({', '.join(sorted(strangers)[:3])}) and no "
+            f"{CONFIG_FILE}: name a new or empty folder"
+        )
+
+
+def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Makes `workdir` the home of this config: creates it, or checks that it belongs to it.
+
+    Settings in FREE_KEYS may differ from those of an earlier run; the new ones are written. Raises
+    UserError when the folder belongs to another config, to something else, or cannot be written.
+    """
+    make_workdir(workdir)
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        dump(config, path)
+        return
+    theirs, ours = flatten(load_dumped(path)), flatten(config)
+    if theirs["nll.checkpoint"]:  # Earlier versions kept it as it was typed.
+        theirs["nll.checkpoint"] = absolute_checkpoint(theirs["nll.checkpoint"])
+    if theirs == ours:
+        return
+    # What earlier versions took without reading it makes no difference.
+    before = {key for key, _ in unread(load_dumped(path), default_config())}
+    if differing := [key for key in differing_keys(theirs, ours) if key not in before]:
+        parts = [
+            f"{key} is {_shown(theirs, key)} there and {_shown(ours, key)} here"
+            for key in differing[:3]
+        ]
+        more = f", and {len(differing) - 3} more keys differ" if len(differing) > 3 else ""
+        raise UserError(
+            f"--workdir={workdir} belongs to another config: {'; '.join(parts)}{more}; "
+            "name another --workdir, or go back to the old settings"
+        )
+    dump(config, path)
+
+
+def differing_keys(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Keys of two flat configs whose values differ and may not."""
+    return [
+        key
+        for key in sorted({*theirs, *ours})
+        if not _is_free(key) and (key not in theirs or key not in ours or theirs[key] != ours[key])
+    ]
+
+
+def _is_free(key: str) -> bool:
+    section, _, rest = key.partition(".")
+    if section == "variants":
+        key = f"groot.{rest.partition('.')[2]}"
+    return key in FREE_KEYS or section in FREE_SECTIONS
+
+
+def _shown(flat: dict[str, Any], key: str) -> str:
+    return repr(flat[key]) if key in flat else "absent"
