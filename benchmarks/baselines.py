@@ -26,7 +26,7 @@ from groot_jax.contrast import losses
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import PoolBatch
 from groot_jax.data.batches import Batch
-from groot_jax.data.formats import Format
+from groot_jax.data.format import Format
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import relative_position_bucket
 from groot_jax.reward.pool import Pool

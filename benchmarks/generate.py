@@ -33,7 +33,7 @@ import numpy as np
 
 from benchmarks import baselines, floor, measure, workload
 from groot_jax.data.batches import Batch
-from groot_jax.data.formats import TAG, Format
+from groot_jax.data.format import TAG, Format
 from groot_jax.generate.beam_search import Beams, beam_search
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.generate.steps import SearchInput, search_input

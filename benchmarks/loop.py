@@ -54,12 +54,12 @@ from groot_jax.reward.pool import Candidate, Pool, PoolSettings, build_pool
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.reward.worker import make_run as make_scoring_run
 from groot_jax.runtime.hosts import Hosts
+from groot_jax.task import initial_params, load_task
 from groot_jax.training.groot import GrootStage, Ranked
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.run import Run, make_run
 from groot_jax.training.setup import device_setup
 from groot_jax.training.status import WorkdirLock
-from groot_jax.training.task import initial_params, load_task
 
 # As soon as the device is done a thread notes the time; it must not wait long for Python's lock.
 _SWITCH_SECONDS = 5e-4

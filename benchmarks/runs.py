@@ -24,9 +24,9 @@ from groot_jax.errors import UserError
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec
+from groot_jax.task import Task, load_task
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.setup import place
-from groot_jax.training.task import Task, load_task
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"

@@ -18,7 +18,8 @@ import numpy as np
 
 from groot_jax.contrast.update import OutputColumns
 from groot_jax.data.batches import Batch, collate, encode
-from groot_jax.data.formats import Format, make_format
+from groot_jax.data.format import Format
+from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import WordTokenizer
 from groot_jax.generate.steps import SearchInput

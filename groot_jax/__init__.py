@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from groot_jax.errors import leave_quietly_when_interrupted
 
 if TYPE_CHECKING:
-    from groot_jax.predict import Labeler as Labeler
+    from groot_jax.labeler import Labeler as Labeler
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ if sys.argv[:1] == ["-m"]:  # What Python says while it looks for the module of 
 
 def __getattr__(name: str) -> Any:
     if name == "Labeler":
-        from groot_jax.predict import Labeler
+        from groot_jax.labeler import Labeler
 
         return Labeler
     raise AttributeError(f"module 'groot_jax' has no attribute {name!r}")

@@ -39,10 +39,10 @@ from groot_jax.generate.generator import Generator
 from groot_jax.reward.oracle import Oracle
 from groot_jax.runtime.files import expanded, writing
 from groot_jax.runtime.hosts import Hosts
+from groot_jax.task import Task, check_corpus, check_types, digests_of, load_task
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.setup import Placement, device_setup, place
 from groot_jax.training.status import training_ended
-from groot_jax.training.task import Task, check_corpus, check_types, digests_of, load_task
 
 _POLL_SECONDS = 1.0
 

@@ -22,6 +22,7 @@ from groot_jax.errors import exit_on_user_error
 from groot_jax.mesh import arrays
 from groot_jax.model.t5 import param_shapes
 from groot_jax.runtime.hosts import Hosts
+from groot_jax.task import make_params
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, by_loss
 from groot_jax.training.loop import Stage, Update, new_state, state_shapes
@@ -41,7 +42,6 @@ from groot_jax.training.pretraining import (
 from groot_jax.training.setup import Placement, device_setup, place, system_key
 from groot_jax.training.status import WorkdirLock
 from groot_jax.training.steps import jit_nll_step
-from groot_jax.training.task import make_params
 
 SYSTEM = "pretrain"  # In checkpoints/, metrics.jsonl and the seed of dropout.
 

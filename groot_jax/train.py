@@ -24,13 +24,13 @@ from groot_jax.model.config import run_settings
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.runtime.files import expanded
+from groot_jax.task import Task, check_corpus, load_task, make_task, save_task
 from groot_jax.training.checkpoints import saved_steps
 from groot_jax.training.groot import train_system
 from groot_jax.training.nll import train_nll
 from groot_jax.training.run import Run, make_run
 from groot_jax.training.setup import device_setup, place
 from groot_jax.training.status import WorkdirLock
-from groot_jax.training.task import Task, check_corpus, load_task, make_task, save_task
 
 # ---- Set-up -----------------------------------------------------------------------------------
 

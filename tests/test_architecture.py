@@ -13,21 +13,30 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "groot_jax"
-JOBS = tuple(
-    f"groot_jax.{job}"
-    for job in ("pretrain", "train", "evaluate", "predict", "preflight", "export")
-)
-JAX = ("jax", "jaxlib", "flax", "optax", "orbax", "groot_jax.model", "groot_jax.contrast")
-
-# room -> what its files may never import, wherever in the file the import stands.
-FORBIDDEN = {
-    "data": (*JAX, "groot_jax.generate", "groot_jax.reward"),
-    "model": ("groot_jax.generate", "groot_jax.contrast", "groot_jax.reward"),
-    "generate": ("groot_jax.contrast", "groot_jax.reward"),
-    "reward": (*JAX, "groot_jax.generate"),
-    "contrast": ("groot_jax.generate",),
-    "training": (),
+JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
+# room -> the other rooms, and files beside them, that its files may import, wherever in a file the
+# import stands. Nobody may import a job, for no room lists one.
+ROOMS: dict[str, set[str]] = {
+    "config": {"errors", "runtime"},
+    "runtime": {"errors"},
+    "data": {"errors", "runtime"},
+    "mesh": {"errors"},
+    "model": {"errors", "mesh"},
+    "generate": {"errors", "data", "mesh", "model"},
+    "reward": {"errors", "data"},
+    "contrast": {"data", "mesh", "model", "reward"},
+    "evaluation": {"errors", "data", "generate", "reward", "runtime", "task"},
+    "training": {
+        *("errors", "config", "data", "mesh", "model", "generate", "reward", "contrast"),
+        *("evaluation", "runtime", "task"),
+    },
+    "scaling": {
+        *("errors", "config", "data", "mesh", "model", "generate", "reward", "contrast"),
+        *("training", "runtime", "task"),
+    },
 }
+# Of the room runtime, files.py is all that these may take: the rest brings in JAX.
+WITHOUT_JAX = ("config", "data", "reward")
 EVERYWHERE = ("torch", "tensorflow", "pickle", "dill")
 
 
@@ -53,12 +62,30 @@ def offences(path: Path, forbidden: tuple[str, ...]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("room", FORBIDDEN)
+def test_every_room_has_its_rule() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == {*ROOMS}
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_what_it_may(room: str) -> None:
-    # None but preflight compiles for machines that are not there.
-    forbidden = (*FORBIDDEN[room], "groot_jax.scaling")
-    found = [o for p in sorted((PACKAGE / room).rglob("*.py")) for o in offences(p, forbidden)]
+    files = sorted((PACKAGE / room).rglob("*.py"))
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in files
+        for line, module in imports(path)
+        if module.startswith("groot_jax.") and module.split(".")[1] not in {room, *ROOMS[room]}
+        # Of the package itself: its version.
+        if module != "groot_jax.__version__"
+    ]
     assert found == []
+
+
+@pytest.mark.parametrize("room", WITHOUT_JAX)
+def test_what_scoring_processes_and_launchers_read_is_free_of_jax(room: str) -> None:
+    forbidden = (*JAX, *(f"groot_jax.runtime.{f}" for f in ("hosts", "joining", "allocator")))
+    files = sorted((PACKAGE / room).rglob("*.py"))
+    assert [o for path in files for o in offences(path, forbidden)] == []
 
 
 def test_nothing_imports_torch_tensorflow_or_pickle() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from groot_jax.config import checks
 from groot_jax.config import (
+    checks,
     claim_workdir,
     default_config,
     dump,

@@ -14,7 +14,7 @@ from groot_jax.contrast.packing import plan_bins, round_up
 from groot_jax.contrast.tree import ancestors, build_tree, plant
 from groot_jax.contrast.update import PoolBatch
 from groot_jax.data.batches import Batch
-from groot_jax.data.formats import Format
+from groot_jax.data.format import Format
 from groot_jax.reward.pool import PoolEntry
 
 
@@ -57,30 +57,8 @@ def pool_batch(
       groups: so many equal parts of the batch share no bin, to be split over devices or updates.
       merge_sizes: where other processes have the other rows of the batch: theirs put together.
     """
-    B, M = len(batch.index_B), size + 1
-    sequences: list[list[tuple[int, ...]]] = []
-    rewards_BxM = np.zeros((B, M), np.float32)
-    in_contrast_BxM: np.ndarray = np.zeros((B, M), bool)
-    gold_BxM = np.zeros((B, M), bool)
-    for b, example in enumerate(batch.examples):
-        row: list[tuple[int, ...]] = []
-        sequences.append(row)
-        if example is None:
-            continue
-        gold, words = example.sentence.labeling, example.sentence.words
-        for m, entry in enumerate(pools.get(example.index, ())):
-            if entry.well_formed or tokens_BxKxT is None:
-                same = entry.labeling == gold and example.target
-                ids = example.target if same else format_.target(entry.labeling, words)
-                gold_BxM[b, m] = bool(same)
-            else:
-                ids = tuple(t for t in tokens_BxKxT[b, entry.slot].tolist() if t)
-            row.append(ids)
-            rewards_BxM[b, m] = entry.reward
-            in_contrast_BxM[b, m] = True
-        if example.target and not gold_BxM[b].any():
-            gold_BxM[b, len(row)] = True
-            row.append(example.target)
+    M = size + 1
+    sequences, slots = _candidates(batch, pools, tokens_BxKxT, format_, M)
     trees = [build_tree(row, start_token) for row in sequences]
     sizes = Sizes(
         nodes_B=[len(tree.tokens) for tree in trees],
@@ -114,9 +92,55 @@ def pool_batch(
         edge_label_BxE=forest.edge_label_BxE,
         path_BxMxE=forest.path_BxMxE,
         length_BxM=forest.length_BxM,
-        rewards_BxM=rewards_BxM,
-        in_contrast_BxM=in_contrast_BxM,
-        gold_BxM=gold_BxM,
+        rewards_BxM=slots.rewards_BxM,
+        in_contrast_BxM=slots.in_contrast_BxM,
+        gold_BxM=slots.gold_BxM,
         num_positions=batch.fused_target_BxT.shape[1],
         groups=groups,
     )
+
+
+class _Slots(NamedTuple):
+    """What is known of each slot of the pools; see `PoolBatch`."""
+
+    rewards_BxM: np.ndarray
+    in_contrast_BxM: np.ndarray
+    gold_BxM: np.ndarray
+
+
+def _candidates(
+    batch: Batch,
+    pools: Mapping[int, Sequence[PoolEntry]],
+    tokens_BxKxT: np.ndarray | None,
+    format_: Format,
+    M: int,
+) -> tuple[list[list[tuple[int, ...]]], _Slots]:
+    """Output ids of each sentence's candidates, in the order of their slots, and what is in them.
+    Gold stands behind the pool where that lacks it."""
+    B = len(batch.index_B)
+    slots = _Slots(
+        rewards_BxM=np.zeros((B, M), np.float32),
+        in_contrast_BxM=np.zeros((B, M), bool),
+        gold_BxM=np.zeros((B, M), bool),
+    )
+    sequences: list[list[tuple[int, ...]]] = []
+    for b, example in enumerate(batch.examples):
+        row: list[tuple[int, ...]] = []
+        sequences.append(row)
+        if example is None:
+            continue
+        gold, words = example.sentence.labeling, example.sentence.words
+        for m, entry in enumerate(pools.get(example.index, ())):
+            if entry.well_formed or tokens_BxKxT is None:
+                same = entry.labeling == gold and example.target
+                ids = example.target if same else format_.target(entry.labeling, words)
+                slots.gold_BxM[b, m] = bool(same)
+            else:
+                ids = tuple(t for t in tokens_BxKxT[b, entry.slot].tolist() if t)
+            row.append(ids)
+            slots.rewards_BxM[b, m] = entry.reward
+            slots.in_contrast_BxM[b, m] = True
+        if example.target and not slots.gold_BxM[b].any():
+            slots.gold_BxM[b, len(row)] = True
+            row.append(example.target)
+    return sequences, slots

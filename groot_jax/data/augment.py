@@ -13,7 +13,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from groot_jax.data.formats import Format
+from groot_jax.data.format import Format
 from groot_jax.data.labeling import Sentence, Span
 
 Words = tuple[str, ...]

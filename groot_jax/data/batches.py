@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from groot_jax.data.augment import Augmenter
-from groot_jax.data.formats import Format
+from groot_jax.data.format import Format
 from groot_jax.data.labeling import Sentence
 from groot_jax.errors import UserError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from groot_jax.data.batches import Ladder, encode
 from groot_jax.data.corpus import Corpus
-from groot_jax.data.formats import Format
+from groot_jax.data.format import Format
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.readers.reading import Problems
 from groot_jax.errors import UserError

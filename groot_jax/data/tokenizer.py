@@ -22,10 +22,15 @@ import sentencepiece
 
 from groot_jax.data.features import MOST_FEATURES, common_features, feature_ids
 from groot_jax.data.labeling import Sentence
+from groot_jax.data.vocabularies import (
+    MODEL_FILE,
+    HuggingFaceVocabulary,
+    Pieces,
+    SentencePieceVocabulary,
+)
 from groot_jax.errors import UserError
 
 SETTINGS_FILE = "groot_tokenizer.json"
-MODEL_FILE = "spiece.model"
 LITERALS = ("[", "]", ";")  # What formats write around tags, besides sentinels.
 _CACHED_WORDS = 1 << 16
 _BAG_PIECES = 6  # Pieces of a word, at most, that stand for it where there are no features.
@@ -77,29 +82,13 @@ class Tokenizer(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
-class _Pieces(Protocol):
-    """A base vocabulary. `encode` may return special ids for words that look like them."""
-
-    size: int
-    pad_id: int
-    eos_id: int
-    unk_id: int
-    sentinels: tuple[int, ...]
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: list[int]) -> str: ...
-
-    def save(self, folder: Path) -> None: ...
-
-
 class WordTokenizer:
     """The one implementation of `Tokenizer`: a base vocabulary, features of words and whole pieces
     appended to it."""
 
     def __init__(
         self,
-        pieces: _Pieces,
+        pieces: Pieces,
         whole: Sequence[str] = (),
         lowercase: bool = False,
         features: Sequence[str] = (),
@@ -193,81 +182,6 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-class _SentencePieceVocabulary:
-    """A SentencePiece model. Its sentinels are pieces of its own (mT5) or lie on top of it in
-    descending order (T5: `<extra_id_0>` is the last)."""
-
-    def __init__(self, model: bytes, num_sentinels: int) -> None:
-        self._model = model
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self._num_pieces = len(self._processor)
-        self.pad_id, self.eos_id = self._processor.pad_id(), self._processor.eos_id()
-        self.unk_id = self._processor.unk_id()
-        if self.pad_id != 0 or self.eos_id < 0:
-            raise ValueError("pad is not id 0, or there is no EOS")
-        self.sentinels = self._own_sentinels()
-        self.size = self._num_pieces
-        if not self.sentinels:
-            self.size += num_sentinels
-            self.sentinels = tuple(self.size - 1 - i for i in range(num_sentinels))
-
-    def _own_sentinels(self) -> tuple[int, ...]:
-        ids: list[int] = []
-        while True:
-            names = (f"<extra_id_{len(ids)}>", f"\u2581<extra_id_{len(ids)}>")
-            found = [self._processor.piece_to_id(name) for name in names]
-            known = [id_ for id_ in found if id_ != self.unk_id]
-            if not known:
-                return tuple(ids)
-            ids.append(known[0])
-
-    def encode(self, text: str) -> list[int]:
-        return self._processor.encode(text)
-
-    def decode(self, ids: list[int]) -> str:
-        return self._processor.decode([id_ for id_ in ids if id_ < self._num_pieces])
-
-    def save(self, folder: Path) -> None:
-        (folder / MODEL_FILE).write_bytes(self._model)
-
-
-class _HuggingFaceVocabulary:
-    """Any other T5-like tokenizer of transformers, ByT5's above all."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._backend = getattr(tokenizer, "backend_tokenizer", None)
-        if self._backend is not None:
-            self._backend.encode_special_tokens = True
-        self.pad_id, self.eos_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-        self.unk_id = tokenizer.unk_token_id
-        if self.pad_id != 0 or self.eos_id is None or self.unk_id is None:
-            raise ValueError("pad is not id 0, or there is no EOS or unknown token")
-        self.size = len(tokenizer)
-        # Bytes carry no mark of a word's start; SentencePiece's pieces do.
-        self._prefix = " " if type(tokenizer).__name__.startswith("ByT5") else ""
-        ids: list[int] = []
-        while True:
-            id_ = tokenizer.convert_tokens_to_ids(f"<extra_id_{len(ids)}>")
-            if id_ is None or id_ == self.unk_id:
-                break
-            ids.append(id_)
-        self.sentinels = tuple(ids)
-
-    def encode(self, text: str) -> list[int]:
-        if self._backend is not None:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        return self._tokenizer.encode(
-            self._prefix + text, add_special_tokens=False, split_special_tokens=True
-        )
-
-    def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-
-    def save(self, folder: Path) -> None:
-        self._tokenizer.save_pretrained(str(folder))
-
-
 def plain_words(types: Iterable[str]) -> dict[str, str]:
     """The label that each type is written as: its name in plain words, `fromloc.city_name` as
     "fromloc city name"; its raw name where that says nothing, or where two types would read alike.
@@ -335,7 +249,7 @@ def train_tokenizer(
             f"no tokenizer could be trained on the {len(words)} words of the training split "
             f"({' '.join(str(error).split())}): check the file, or give text.tokenizer a name"
         ) from None
-    pieces = _SentencePieceVocabulary(model.getvalue(), num_sentinels)
+    pieces = SentencePieceVocabulary(model.getvalue(), num_sentinels)
     return WordTokenizer(pieces, labels, lowercase, common_features(words, max_features))
 
 
@@ -351,10 +265,10 @@ def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> WordTo
         if (path / SETTINGS_FILE).is_file():
             settings = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
         if path.is_file():
-            pieces: _Pieces = _SentencePieceVocabulary(path.read_bytes(), 100)
+            pieces: Pieces = SentencePieceVocabulary(path.read_bytes(), 100)
         elif (path / MODEL_FILE).is_file():
             count = len(settings["sentinels"]) if settings else _extra_ids(path)
-            pieces = _SentencePieceVocabulary((path / MODEL_FILE).read_bytes(), count)
+            pieces = SentencePieceVocabulary((path / MODEL_FILE).read_bytes(), count)
         elif path.is_dir() and not any(path.glob("*token*.json")):
             # transformers would guess a tokenizer from the folder's name.
             raise FileNotFoundError("the folder holds no tokenizer's files")
@@ -385,7 +299,7 @@ def _extra_ids(folder: Path) -> int:
     return int(found or 100)
 
 
-def _from_transformers(name: str) -> _Pieces:
+def _from_transformers(name: str) -> Pieces:
     # Imported here: it takes seconds, and most runs read a SentencePiece model directly.
     with _transformers_without_frameworks():
         from transformers import AutoTokenizer
@@ -397,8 +311,8 @@ def _from_transformers(name: str) -> _Pieces:
     model = getattr(tokenizer, "vocab_file", None)
     is_t5 = type(tokenizer).__name__.removesuffix("Fast") in ("T5Tokenizer", "MT5Tokenizer")
     if is_t5 and model and Path(model).is_file():
-        return _SentencePieceVocabulary(Path(model).read_bytes(), _extra_ids(Path(model).parent))
-    return _HuggingFaceVocabulary(tokenizer)
+        return SentencePieceVocabulary(Path(model).read_bytes(), _extra_ids(Path(model).parent))
+    return HuggingFaceVocabulary(tokenizer)
 
 
 @contextmanager

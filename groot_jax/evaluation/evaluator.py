@@ -33,7 +33,7 @@ from groot_jax.reward.correction import corrections
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.training.task import Task
+from groot_jax.task import Task
 
 
 def reward_spec(config: ConfigDict, name: str | None = None) -> RewardSpec:

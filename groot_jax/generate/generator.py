@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from groot_jax.data.batches import Batch, Example
-from groot_jax.data.formats import Format
+from groot_jax.data.format import Format
 from groot_jax.data.labeling import Candidate
 from groot_jax.generate.beam_search import Beams, beam_search
 from groot_jax.generate.grammar import Grammar

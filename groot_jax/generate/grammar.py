@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from groot_jax.data.format import Format
 from groot_jax.data.formats import TAG as TAG
-from groot_jax.data.formats import Format
 from groot_jax.errors import UserError
 
 # What may still come in a tag slot: (pieces left, start phase after the tag).

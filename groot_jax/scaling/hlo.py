@@ -14,15 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-    "ragged-all-to-all",
-)
+_REDUCING = ("all-reduce", "reduce-scatter")
+_MOVING = ("all-gather", "all-to-all", "ragged-all-to-all")
+COLLECTIVES = (*_REDUCING, *_MOVING, "collective-permute", "collective-broadcast")
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0, "opaque": 0}
 # They name or regroup what is there.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"}

@@ -36,7 +36,7 @@ from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Placement
 from groot_jax.training.steps import jit_groot_step, jit_nll_step
 
-_ROWS = 128  # Embedding rows are a multiple of it, as in training/task.py.
+_ROWS = 128  # Embedding rows are a multiple of it, as in task.py.
 _SENTINELS = 100
 
 

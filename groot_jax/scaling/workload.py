@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from groot_jax.contrast.pools import pool_batch
 from groot_jax.contrast.update import NllBatch, PoolBatch, nll_batch
 from groot_jax.data.batches import Batch, Example, Ladder, collate, encode
-from groot_jax.data.formats import Format, make_format, resolve_format
+from groot_jax.data.format import Format
+from groot_jax.data.formats import make_format, resolve_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import SETTINGS_FILE, WordTokenizer, load_tokenizer
 from groot_jax.generate import steps

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from groot_jax.contrast.update import TrainState, nll_batch
 from groot_jax.mesh import arrays
 from groot_jax.model.t5 import param_shapes
+from groot_jax.task import initial_params
 from groot_jax.training import loop
 from groot_jax.training.loop import Stage, Update, new_state, state_shapes
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.run import Run, let_go
 from groot_jax.training.steps import jit_nll_step
-from groot_jax.training.task import initial_params
 
 
 def train_nll(run: Run) -> None:

@@ -34,8 +34,8 @@ from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import load_config, save_pretrained
 from groot_jax.model.t5 import T5
 from groot_jax.runtime.files import whole_folder
+from groot_jax.task import make_model_config, make_tokenizer
 from groot_jax.training.setup import Placement
-from groot_jax.training.task import make_model_config, make_tokenizer
 
 MODEL_FOLDER = "model"
 _FOLDER, _FILE = "pretraining", "pretraining.json"

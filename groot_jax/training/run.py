@@ -27,11 +27,11 @@ from groot_jax.reward.oracle import Oracle
 from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.hosts import Hosts
+from groot_jax.task import Task, initial_params
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.setup import Placement, place, system_key
 from groot_jax.training.steps import Step
-from groot_jax.training.task import Task, initial_params
 
 
 @dataclass(frozen=True)

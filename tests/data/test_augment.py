@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from groot_jax.data.augment import Augmenter
 from groot_jax.data.batches import Batch, Ladder, TrainingBatches, encode, fit_ladder
-from groot_jax.data.formats import FORMATS, Format
+from groot_jax.data.format import Format
+from groot_jax.data.formats import FORMATS
 from groot_jax.data.labeling import Sentence, Span, make_labeling
 from tests.data.test_formats import formats, labeled
 

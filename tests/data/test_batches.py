@@ -24,7 +24,7 @@ from groot_jax.data.batches import (
 from groot_jax.data.corpus import load_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.errors import UserError
-from groot_jax.training.task import make_task
+from groot_jax.task import make_task
 
 SOURCE, TARGET = (8, 16, 32), (4, 8, 16)
 

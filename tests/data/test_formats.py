@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from groot_jax.data.formats import FORMATS, TAG, Format, make_format
+from groot_jax.data.format import TAG, Format
+from groot_jax.data.formats import FORMATS, make_format
 from groot_jax.data.labeling import Sentence, Span, labeling_of_word_tags, make_labeling
 from groot_jax.data.tokenizer import WordTokenizer, load_tokenizer, train_tokenizer
 from groot_jax.errors import UserError

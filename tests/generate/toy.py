@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from groot_jax.data.formats import Format, make_format
+from groot_jax.data.format import Format
+from groot_jax.data.formats import make_format
 from groot_jax.data.tokenizer import WordTokenizer
 
 PIECES = ["a", "b", "O", "I", ";", "[", "]", "w", "v"]

@@ -20,10 +20,10 @@ import pytest
 from groot_jax.config import load_dumped
 from groot_jax.data.corpus import load_corpus
 from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.task import check_corpus, load_task
 from groot_jax.training.checkpoints import saved_steps
 from groot_jax.training.monitor import Monitor
 from groot_jax.training.status import WorkdirLock
-from groot_jax.training.task import check_corpus, load_task
 from tests.jobs.support import (
     ROOT,
     TIMEOUT,

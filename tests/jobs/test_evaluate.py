@@ -13,9 +13,9 @@ import pytest
 
 from groot_jax import evaluate
 from groot_jax.config import job_parser, parse_job
+from groot_jax.task import load_task
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.status import training_ended
-from groot_jax.training.task import load_task
 from tests.jobs.support import Jobs, error_of, snapshot, wait_for
 
 SYSTEMS = ("nll", "nll_continued", "groot")

@@ -19,10 +19,10 @@ import jax
 import pytest
 
 import groot_jax
-from groot_jax import predict as predict_module
+from groot_jax import labeler as labeler_module
 from groot_jax.data.labeling import Span, make_labeling
 from groot_jax.errors import UserError
-from groot_jax.predict import Labeler, Prediction
+from groot_jax.labeler import Labeler, Prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from tests.jobs.support import TIMEOUT, Jobs, error_of, job_environment, own_compilation_cache
 
@@ -473,10 +473,10 @@ def test_a_sentence_is_encoded_once(
 ) -> None:
     encoded: list[tuple[str, ...]] = []
 
-    def counted(sentences: Any, *rest: Any, encode: Any = predict_module.encode, **options: Any):
+    def counted(sentences: Any, *rest: Any, encode: Any = labeler_module.encode, **options: Any):
         encoded.extend(sentence.words for sentence in sentences)
         return encode(sentences, *rest, **options)
 
-    monkeypatch.setattr(predict_module, "encode", counted)
+    monkeypatch.setattr(labeler_module, "encode", counted)
     predict("red jeans\nlevi shirt\nred jeans\n", "-k", "1")
     assert sorted(encoded) == [("levi", "shirt"), ("red", "jeans")]

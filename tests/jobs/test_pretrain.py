@@ -20,10 +20,10 @@ from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import load_pretrained, save_pretrained
 from groot_jax.model.t5 import T5, init_params
+from groot_jax.task import initial_params, make_task, make_tokenizer
 from groot_jax.training.checkpoints import Checkpoints, by_loss, saved_steps
 from groot_jax.training.monitor import Monitor
 from groot_jax.training.pretraining import load_pretrain_task
-from groot_jax.training.task import initial_params, make_task, make_tokenizer
 from tests.jobs.support import (
     ITS_OWN,
     ROOT,

@@ -17,7 +17,7 @@ from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import save_pretrained
 from groot_jax.model.t5 import init_params
-from groot_jax.training.task import initial_params, load_task, make_task, save_task
+from groot_jax.task import initial_params, load_task, make_task, save_task
 from tests.jobs.support import ITS_OWN, Jobs
 
 INIT_SETTINGS = (

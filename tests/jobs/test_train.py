@@ -22,10 +22,10 @@ from tensorboardX.proto.event_pb2 import Event
 from groot_jax.config import load_dumped
 from groot_jax.data.batches import Batch, TrainingBatches
 from groot_jax.reward.oracle import Oracle
+from groot_jax.task import Task
 from groot_jax.training import groot, nll, setup
 from groot_jax.training.checkpoints import saved_steps
 from groot_jax.training.monitor import Monitor
-from groot_jax.training.task import Task
 from tests.jobs.support import TIMEOUT, Ended, Jobs, job_environment, snapshot
 
 # Checkpoints are read here as a stranger would, without saying where arrays shall lie.

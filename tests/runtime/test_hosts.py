@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from groot_jax.errors import UserError
-from groot_jax.runtime.hosts import Hosts, Place, place_from_environment, roll_call
+from groot_jax.runtime.hosts import Hosts
+from groot_jax.runtime.joining import Place, place_from_environment, roll_call
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 120.0

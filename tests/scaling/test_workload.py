@@ -11,7 +11,7 @@ from groot_jax.contrast.tree import build_tree
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.scaling.workload import Sentences, make_workload
-from groot_jax.training.task import make_tokenizer
+from groot_jax.task import make_tokenizer
 
 RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
 

@@ -49,7 +49,7 @@ from groot_jax.training.loop import new_state
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import place
 from groot_jax.training.steps import jit_groot_step, jit_nll_step
-from groot_jax.training.task import make_task
+from groot_jax.task import make_task
 
 settings = [
     ("data.train_limit", "40"), ("text.vocab_size", "200"), ("loader.rungs", "1"),

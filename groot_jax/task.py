@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 
 from groot_jax.data.batches import Ladder, encode, fit_ladder
 from groot_jax.data.corpus import Corpus
-from groot_jax.data.formats import Format, make_format, resolve_format
+from groot_jax.data.format import Format
+from groot_jax.data.formats import make_format, resolve_format
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.lengths import without_too_long
 from groot_jax.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer, train_tokenizer

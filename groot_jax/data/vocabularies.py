@@ -1,0 +1,104 @@
+"""Vocabularies of word pieces, as their libraries read them, behind `Pieces`.
+
+May not know of words, tags or formats: that is `tokenizer.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import sentencepiece
+
+MODEL_FILE = "spiece.model"  # T5's own name of it.
+
+
+class Pieces(Protocol):
+    """A base vocabulary. `encode` may return special ids for words that look like them."""
+
+    size: int
+    pad_id: int
+    eos_id: int
+    unk_id: int
+    sentinels: tuple[int, ...]
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class SentencePieceVocabulary:
+    """A SentencePiece model. Its sentinels are pieces of its own (mT5) or lie on top of it in
+    descending order (T5: `<extra_id_0>` is the last)."""
+
+    def __init__(self, model: bytes, num_sentinels: int) -> None:
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._num_pieces = len(self._processor)
+        self.pad_id, self.eos_id = self._processor.pad_id(), self._processor.eos_id()
+        self.unk_id = self._processor.unk_id()
+        if self.pad_id != 0 or self.eos_id < 0:
+            raise ValueError("pad is not id 0, or there is no EOS")
+        self.sentinels = self._own_sentinels()
+        self.size = self._num_pieces
+        if not self.sentinels:
+            self.size += num_sentinels
+            self.sentinels = tuple(self.size - 1 - i for i in range(num_sentinels))
+
+    def _own_sentinels(self) -> tuple[int, ...]:
+        ids: list[int] = []
+        while True:
+            names = (f"<extra_id_{len(ids)}>", f"\u2581<extra_id_{len(ids)}>")
+            found = [self._processor.piece_to_id(name) for name in names]
+            known = [id_ for id_ in found if id_ != self.unk_id]
+            if not known:
+                return tuple(ids)
+            ids.append(known[0])
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._processor.decode([id_ for id_ in ids if id_ < self._num_pieces])
+
+    def save(self, folder: Path) -> None:
+        (folder / MODEL_FILE).write_bytes(self._model)
+
+
+class HuggingFaceVocabulary:
+    """Any other T5-like tokenizer of transformers, ByT5's above all."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        if self._backend is not None:
+            self._backend.encode_special_tokens = True
+        self.pad_id, self.eos_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+        self.unk_id = tokenizer.unk_token_id
+        if self.pad_id != 0 or self.eos_id is None or self.unk_id is None:
+            raise ValueError("pad is not id 0, or there is no EOS or unknown token")
+        self.size = len(tokenizer)
+        # Bytes carry no mark of a word's start; SentencePiece's pieces do.
+        self._prefix = " " if type(tokenizer).__name__.startswith("ByT5") else ""
+        ids: list[int] = []
+        while True:
+            id_ = tokenizer.convert_tokens_to_ids(f"<extra_id_{len(ids)}>")
+            if id_ is None or id_ == self.unk_id:
+                break
+            ids.append(id_)
+        self.sentinels = tuple(ids)
+
+    def encode(self, text: str) -> list[int]:
+        if self._backend is not None:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        return self._tokenizer.encode(
+            self._prefix + text, add_special_tokens=False, split_special_tokens=True
+        )
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+    def save(self, folder: Path) -> None:
+        self._tokenizer.save_pretrained(str(folder))
