@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.seed = 0
+    config.seed = 0  # Of initial parameters, order of sentences, dropout, corrections.
 
     config.data = ConfigDict()
     # auto | columns | seq | jsonl | tfds | retail. `auto` looks at the files.
@@ -20,9 +20,9 @@ def get_config() -> ConfigDict:
     config.data.train = ""
     config.data.dev = ""  # Empty: carve `dev_fraction` out of train with `split_seed`.
     config.data.test = ""  # Empty: carve `test_fraction` out of train, if that is above 0.
-    config.data.dev_fraction = 0.1
-    config.data.test_fraction = 0.0
-    config.data.split_seed = 0
+    config.data.dev_fraction = 0.1  # Share of train; read without data.dev.
+    config.data.test_fraction = 0.0  # The same for data.test.
+    config.data.split_seed = 0  # Which sentences are carved, or kept by `train_limit`.
     config.data.column_order = "auto"  # auto | tag_first | word_first
     config.data.separator = "auto"  # auto | tab | space
     config.data.scheme = "auto"  # auto | bio | iob1 | bioes
@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
     config.data.unknown_types = "error"
     config.data.tfds_name = ""  # For reader tfds: a data set's name, or `groot_columns`, ours.
     config.data.tfds_dir = ""  # Where TFDS keeps prepared data; empty: TFDS's own default.
-    config.data.words_feature = "tokens"
-    config.data.tags_feature = "tags"
+    config.data.words_feature = "tokens"  # Of a TFDS set: the feature with the words,
+    config.data.tags_feature = "tags"  # and the one with their tags, text or class labels.
     # Keep only so many training sentences, drawn with `split_seed`; 0 = all.
     config.data.train_limit = 0
     config.data.retail_seed = 0  # The seed of the generated corpus, for reader `retail`.
@@ -68,9 +68,8 @@ def get_config() -> ConfigDict:
     config.model.preset = "nano"  # nano mini small base large xl xxl
     # For presets: v1_0 | v1_1 (gated GELU, untied head) | tied (gated GELU, the embedding as head).
     config.model.variant = "tied"
-    # Layers of each stack of a model from scratch; 0: as many as the preset has.
-    config.model.encoder_layers = 0
-    config.model.decoder_layers = 0
+    config.model.encoder_layers = 0  # Layers from scratch; 0: as many as the preset has.
+    config.model.decoder_layers = 0  # The same for the other stack.
     # How a model from scratch starts with text.format=aligned; see groot_jax/model/scratch.py.
     config.model.start = ConfigDict()
     config.model.start.embedding = 0.1  # Factor of T5's initial embedding.
@@ -80,7 +79,7 @@ def get_config() -> ConfigDict:
     # from scratch.
     config.model.init = ""
     config.model.dtype = "float32"  # float32 | bfloat16: the type of matrix products.
-    config.model.dropout = 0.1
+    config.model.dropout = 0.1  # In stage 0; stage 1 has `groot.dropout`.
     # Activations recomputed in the backward pass, for memory: none | dots (all but the products
     # with weights) | full (all within a block).
     config.model.remat = "none"
@@ -102,6 +101,7 @@ def get_config() -> ConfigDict:
     config.reward.name = "f1"
     config.reward.type_weights = ""  # Weights of types in F-beta: "brand=2, color=0.5"; others 1.
     config.reward.wrong_cost = 2.0  # c of `utility`: a wrong span costs c times a missed one.
+    # Taken off the reward of an output that the format cannot read; the grammar allows none.
     config.reward.malformed_penalty = 0.1
     # The Python function takes and returns lists, one item a candidate.
     config.reward.batch = False
@@ -112,81 +112,81 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # adamw | adafactor
-    config.optimizer.weight_decay = 0.0
+    config.optimizer.weight_decay = 0.0  # Times the learning rate; of weights, not of norms.
     config.optimizer.clip = 10.0  # Global norm; 0 = none. Stage 1 has its own.
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.98
+    config.optimizer.b1 = 0.9  # AdamW: how long gradients are remembered, .9: some ten updates;
+    config.optimizer.b2 = 0.98  # and their squares, some fifty.
 
     # Before stage 0, by a job of its own (groot_jax.pretrain): text without labels. Spans of it are
     # masked, and the model learns to write them.
     config.pretrain = ConfigDict()
     # Files: one sentence a line, or JSON lines with `text` or `words`. Commas between several.
     config.pretrain.text = ()
-    config.pretrain.batch_size = 128
-    config.pretrain.epochs = 10.0
-    config.pretrain.learning_rate = 2e-3
+    config.pretrain.batch_size = 128  # Texts of an update.
+    config.pretrain.epochs = 10.0  # Passes over the text, masked anew in each.
+    config.pretrain.learning_rate = 2e-3  # At the end of the warm-up.
     config.pretrain.warmup = 0.05  # Share of the steps.
     config.pretrain.schedule = "cosine"  # constant | linear | cosine
-    config.pretrain.final_scale = 0.1
+    config.pretrain.final_scale = 0.1  # The last update has this share of the learning rate.
     config.pretrain.average = "token"  # token | sentence, as config.nll.average.
-    config.pretrain.label_smoothing = 0.0
+    config.pretrain.label_smoothing = 0.0  # Share of a label spread over the vocabulary.
     # Share of the positions that are masked (at least one a sentence), and the mean length of the
     # spans that they form: T5's. A position is a word with text.format=aligned, else a piece.
     config.pretrain.corrupt = 0.15
-    config.pretrain.mean_span = 3.0
+    config.pretrain.mean_span = 3.0  # In positions.
     config.pretrain.eval_every = 0.5  # Epochs between looks at the dev part.
     config.pretrain.patience = 0  # Stop after so many looks without a lower dev loss; 0 = never.
     # Share of the distinct texts set aside with data.split_seed to measure the loss on, and how
     # many at most; 0 = no limit.
     config.pretrain.dev_fraction = 0.05
-    config.pretrain.dev_limit = 2000
+    config.pretrain.dev_limit = 2000  # Texts.
 
     # Stage 0: maximum likelihood of gold.
     config.nll = ConfigDict()
-    config.nll.enabled = True
+    config.nll.enabled = True  # False: stage 1 starts from the initial parameters.
     # A work directory whose best stage-0 checkpoint is taken instead of training one.
     config.nll.checkpoint = ""
-    config.nll.batch_size = 32
-    config.nll.epochs = 16.0
-    config.nll.learning_rate = 1e-3
+    config.nll.batch_size = 32  # Sentences of an update.
+    config.nll.epochs = 16.0  # Passes over the training split.
+    config.nll.learning_rate = 1e-3  # At the end of the warm-up.
     config.nll.warmup = 0.05  # Share of the steps.
     config.nll.schedule = "cosine"  # constant | linear | cosine, to `final_scale` at the last step.
-    config.nll.final_scale = 0.1
+    config.nll.final_scale = 0.1  # The last update has this share of the learning rate.
     # token | sentence: what the mean of -s(gold) runs over. Batches hold sentences of like length,
     # so that a mean over their tokens makes more of the tokens of short ones.
     config.nll.average = "sentence"
-    config.nll.label_smoothing = 0.0
+    config.nll.label_smoothing = 0.0  # Share of a label spread over the legal columns.
     config.nll.eval_every = 2.0  # Epochs between looks at dev.
     config.nll.patience = 4  # Stop after so many looks without a better dev reward; 0 = never.
 
     # Stage 1: generate, correct, contrast. `variants` below are other systems under equal updates.
     config.groot = ConfigDict()
-    config.groot.batch_size = 16
-    config.groot.epochs = 1.0
-    config.groot.learning_rate = 1e-4
-    config.groot.warmup = 0.05
-    config.groot.schedule = "linear"
-    config.groot.final_scale = 0.1
-    config.groot.clip = 10.0
+    config.groot.batch_size = 16  # Sentences of an update, each with its pool.
+    config.groot.epochs = 1.0  # Passes over the training split.
+    config.groot.learning_rate = 1e-4  # At the end of the warm-up.
+    config.groot.warmup = 0.05  # Share of the steps.
+    config.groot.schedule = "linear"  # constant | linear | cosine
+    config.groot.final_scale = 0.1  # The last update has this share of the learning rate.
+    config.groot.clip = 10.0  # Global norm of the gradient; 0 = none.
     config.groot.dropout = 0.1  # In the update; generation has its own, below.
     config.groot.tau = 0.3  # Temperature: the target is s_i - s_j = (R_i - R_j) / tau.
     config.groot.nll_weight = 2.0  # lambda
-    config.groot.nll_average = "sentence"
+    config.groot.nll_average = "sentence"  # token | sentence, as config.nll.average.
     config.groot.loss = ConfigDict()  # One weight each; their sum is the contrast.
-    config.groot.loss.margin = 0.4
-    config.groot.loss.listwise = 0.0
-    config.groot.loss.logistic = 0.0
-    config.groot.loss.squared = 0.0
-    config.groot.loss.rank = 0.0
-    config.groot.loss.risk = 0.0
-    config.groot.loss.reinforce = 0.0
+    config.groot.loss.margin = 0.4  # Hinge of (R_i - R_j) / tau - (s_i - s_j), mean over pairs.
+    config.groot.loss.listwise = 0.0  # KL divergence of softmax(s) from softmax(R / tau).
+    config.groot.loss.logistic = 0.0  # Softplus of the same: never quite content.
+    config.groot.loss.squared = 0.0  # Square of the same.
+    config.groot.loss.rank = 0.0  # BRIO's: of length-normalised scores, margin by rank.
+    config.groot.loss.risk = 0.0  # Expected 1 - R under softmax(s) over the pool.
+    config.groot.loss.reinforce = 0.0  # Policy gradient, with the pool's mean as baseline.
     config.groot.rank_margin = 0.05  # lambda of BRIO's rank loss.
     config.groot.reinforce_normalise = False  # Divide advantages by the pool's deviation (GRPO).
     config.groot.pool = ConfigDict()
     config.groot.pool.size = 16  # M, at most
-    config.groot.pool.gold = True
+    config.groot.pool.gold = True  # Gold is a candidate, of reward 1.
     config.groot.pool.beams = 8  # At most so many distinct non-gold beam candidates.
-    config.groot.pool.corrections = True
+    config.groot.pool.corrections = True  # What is left is filled with mended candidates.
     config.groot.lag = 1  # Updates that the generating policy may lag behind; 0: on-policy.
     # Encoder dropout while generating: beams of training sentences as noisy as those of dev.
     config.groot.generate_dropout = 0.2
@@ -205,7 +205,7 @@ def get_config() -> ConfigDict:
     config.variants.no_corrections = ConfigDict({"pool": {"corrections": False}})
 
     config.evaluate = ConfigDict()
-    config.evaluate.batch_size = 64
+    config.evaluate.batch_size = 64  # Sentences searched at once, by predict too.
     config.evaluate.dev_limit = 2000  # Dev sentences of a look during training; 0 = all.
     # Rewards reported on every split, beside the training reward; comma separated.
     config.evaluate.rewards = "f1, f0.5, f2, exact, precision, recall"
@@ -225,32 +225,32 @@ def get_config() -> ConfigDict:
     # Batches are padded to at most `rungs` sizes (source, target), each with programs of its own;
     # fewer where no more than a share `padding` of all positions is padding then.
     config.loader.rungs = 8
-    config.loader.padding = 0.13
+    config.loader.padding = 0.13  # See above.
     # Lengths that a size may have. A TPU likes multiples of 8, and of 128 the longest.
     long = (*range(36, 68, 4), *range(72, 136, 8), 160, 192, 256)
-    config.loader.source_buckets = (*range(4, 34, 2), *long)
-    config.loader.target_buckets = (*range(4, 34), *long)
+    config.loader.source_buckets = (*range(4, 34, 2), *long)  # In source positions.
+    config.loader.target_buckets = (*range(4, 34), *long)  # In decoder steps, EOS included.
     # Nodes of a bin, which holds the token trees of some sentences; a tree beyond the last gets a
     # multiple of it. Few sizes mean few programs, and trees of all sizes fill a bin well.
     config.loader.node_buckets = (32, 64, 128, 256, 512, 1024)
-    config.loader.threads = 2
+    config.loader.threads = 2  # Make batches ahead of the device; 0: in the loop itself.
 
     config.mesh = ConfigDict()  # Sizes of the mesh axes; -1: the devices that are left.
-    config.mesh.data = -1
-    config.mesh.fsdp = 1
-    config.mesh.tensor = 1
+    config.mesh.data = -1  # Sentences are split, parameters are whole on each device.
+    config.mesh.fsdp = 1  # Sentences and parameters are split; gathered where they are used.
+    config.mesh.tensor = 1  # Parameters are split, and so is the work on each sentence.
     # Mesh axes that each logical axis of parameters and activations is split over: "" = none,
     # several with commas. A dimension that they do not divide is not split.
     config.mesh.rules = ConfigDict()
     config.mesh.rules.batch = "data,fsdp"  # Sentences, their candidates, caches and tree bins.
-    config.mesh.rules.vocab = "tensor"
+    config.mesh.rules.vocab = "tensor"  # Rows of the embedding, columns of the head.
     config.mesh.rules.embed = "fsdp"  # The model dimension of parameters.
-    config.mesh.rules.mlp = "tensor"
+    config.mesh.rules.mlp = "tensor"  # The inner dimension of feed-forward blocks.
     config.mesh.rules.joined_kv = "tensor"  # Heads times head dimension, of parameters.
-    config.mesh.rules.heads = "tensor"
+    config.mesh.rules.heads = "tensor"  # Of activations.
     config.mesh.rules.hidden = ""  # The model dimension of activations.
-    config.mesh.rules.relpos_buckets = ""
-    config.mesh.rules.norm = ""
+    config.mesh.rules.relpos_buckets = ""  # Of the relative bias: a few KiB.
+    config.mesh.rules.norm = ""  # Scales of layer norms.
     # When fsdp or tensor leaves over 2 % of the parameters' bytes replicated: warn | error | allow.
     config.mesh.replicated = "warn"
     # How devices' gradients are added. ordered: in one order, so that any number of processes gets

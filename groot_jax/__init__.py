@@ -21,12 +21,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-if sys.argv[:1] == ["-m"]:  # What Python says while it looks for the module of a job.
-    # Before JAX is there: XLA logs at level ERROR that a program takes long to compile, in a block
-    # that asks for a bug report. What ends a job comes as an exception, or at level FATAL.
+
+def prepare_job(interrupted: str = "interrupted\n") -> None:
+    """For a process that is a job, before JAX is there.
+
+    XLA logs at level ERROR that a program takes long to compile, in a block that asks for a bug
+    report. What ends a job comes as an exception, or at level FATAL. `interrupted` is what Ctrl-C
+    says while the job imports.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    leave_quietly_when_interrupted(interrupted)
+
+
+if sys.argv[:1] == ["-m"]:  # What Python says while it looks for the module of a job.
     scores = f"{__name__}.reward.worker" in sys.orig_argv
-    leave_quietly_when_interrupted("" if scores else "interrupted\n")
+    prepare_job("" if scores else "interrupted\n")
 
 
 def __getattr__(name: str) -> Any:

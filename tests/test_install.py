@@ -48,6 +48,15 @@ def test_a_wheel_brings_the_built_in_configs(tmp_path: Path) -> None:
     python(*pip, "install", "--no-deps", "--no-index", f"--target={site}", str(wheel))
     shutil.rmtree(source)
     assert "--config.groot.tau=" in python("-m", "groot_jax.train", "--help")
+    done = subprocess.run(
+        [site / "bin" / "groot", "train", "--help"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--config.groot.tau=" in done.stdout
     code = (
         "import groot_jax; from groot_jax.config import load; "
         "print(groot_jax.__file__, load('configs/retail.py').data.reader)"
@@ -55,3 +64,22 @@ def test_a_wheel_brings_the_built_in_configs(tmp_path: Path) -> None:
     assert python("-c", code).split() == [str(site / "groot_jax" / "__init__.py"), "retail"]
     templates = [path.name for path in (site / "groot_jax").rglob("*.j2")]
     assert templates == [path.name for path in (ROOT / "groot_jax").rglob("*.j2")]
+
+
+def groot(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from groot_jax.command import main; main()", *words],
+        env=dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu"),
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_runs_the_job_that_it_is_told_and_fails_as_it_does() -> None:
+    done = groot("train", "--config=configs/none.py", "--workdir=/tmp/none")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --config: there is no file configs/none.py")
+    assert groot("--help").stdout.startswith("usage: groot JOB")
+    for words in ((), ("trian",)):
+        done = groot(*words)
+        assert done.returncode == 2 and "train, evaluate, predict" in done.stderr

@@ -1,0 +1,26 @@
+"""The console command: `groot train ...` is `python -m groot_jax.train ...`; so for each job."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from groot_jax import prepare_job
+
+JOBS = ("train", "evaluate", "predict", "preflight", "pretrain")
+_USAGE = f"usage: groot JOB ..., where JOB is {', '.join(JOBS)}; groot JOB --help explains it"
+
+
+def main() -> None:
+    """Runs the job that the first word names with the other words. Exits with status 2 and a line
+    on stderr where there is none."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help"):
+        print(_USAGE)
+        return
+    if name not in JOBS:
+        print(_USAGE, file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    prepare_job()
+    runpy.run_module(f"groot_jax.{name}", run_name="__main__", alter_sys=True)
