@@ -189,13 +189,16 @@ def evaluate_systems(
 
     Raises UserError for a system or checkpoint that is not there.
     """
-    found = trained_systems(scorer.workdir, scorer.task.config, systems or ())
+    workdir, config = scorer.workdir, scorer.task.config
+    found = trained_systems(workdir, config, systems or ())
     if not systems and checkpoint.isdecimal():
         # A step is asked of those systems that have it.
-        systems = [s for s in found if int(checkpoint) in saved_steps(scorer.home(s), s)]
+        systems = [
+            s for s in found if int(checkpoint) in saved_steps(home_of(workdir, config, s), s)
+        ]
     for system in systems or found:
-        tie = scorer.task.config.checkpoint.tie
-        with Checkpoints(scorer.home(system), system, tie=tie, read_only=True) as checkpoints:
+        home, tie = home_of(workdir, config, system), config.checkpoint.tie
+        with Checkpoints(home, system, tie=tie, read_only=True) as checkpoints:
             step = choose_step(checkpoints, checkpoint)
             kind = checkpoint if checkpoint in ("best", "latest") else "step"
             params = scorer.restore(checkpoints, step)
@@ -250,14 +253,6 @@ class Scorer:
             for split in ("dev", "test")
         }
 
-    def systems(self) -> list[str]:
-        """The systems that have a checkpoint, stage 0 first."""
-        return systems_of(self.workdir, self.task.config)
-
-    def home(self, system: str) -> Path:
-        """The work directory that holds the checkpoints of a system."""
-        return home_of(self.workdir, self.task.config, system)
-
     def restore(self, checkpoints: Checkpoints, step: int) -> Any:
         """The parameters of a checkpoint."""
         return checkpoints.restore_params(step, self._placement.shapes(self.task.model_config))
@@ -296,8 +291,8 @@ def watch(scorer: Scorer, split: str, systems: Sequence[str] | None, console: Co
 
     Raises UserError where training ended without a checkpoint.
     """
-    hosts, workdir = scorer.hosts, scorer.workdir
-    known = ("nll", *scorer.task.config.systems)
+    hosts, workdir, config = scorer.hosts, scorer.workdir, scorer.task.config
+    known = ("nll", *config.systems)
     for system in systems or ():
         if system not in known:
             raise UserError(f"--system={system}: {workdir} trains {', '.join(known)} only")
@@ -309,8 +304,8 @@ def watch(scorer: Scorer, split: str, systems: Sequence[str] | None, console: Co
         ended = training_ended(workdir)
         landed = [
             (system, step)
-            for system in systems or scorer.systems()
-            for step in saved_steps(scorer.home(system), system)
+            for system in systems or systems_of(workdir, config)
+            for step in saved_steps(home_of(workdir, config, system), system)
         ]
         return ended, [item for item in landed if item not in seen]
 
@@ -318,7 +313,7 @@ def watch(scorer: Scorer, split: str, systems: Sequence[str] | None, console: Co
         ended, new = hosts.broadcast(look() if hosts.main else None)
         for system, step in new:
             seen.add((system, step))
-            home = scorer.home(system)
+            home = home_of(workdir, config, system)
             error: Exception | None = None
             try:
                 with Checkpoints(home, system, read_only=True) as checkpoints:
@@ -337,7 +332,7 @@ def watch(scorer: Scorer, split: str, systems: Sequence[str] | None, console: Co
         if ended and not new:
             break
         time.sleep(_POLL_SECONDS)
-    present = hosts.broadcast(scorer.systems())
+    present = hosts.broadcast(systems_of(workdir, config))
     wanted = [system for system in systems or present if system in present]
     if not wanted:
         raise UserError(
