@@ -60,9 +60,9 @@ class _Chunk:
     items: Sequence[Any]
     settings: PoolSettings
 
-    def at(self, board: Any, spec: RewardSpec) -> str:
+    def at(self, board: Board, spec: RewardSpec) -> str:
         """Says which call the board is about."""
-        item = self.items[min(int(board[0]), len(self.items) - 1)]
+        item = self.items[min(board.item, len(self.items) - 1)]
         words = item.words if isinstance(item, ScoringTask) else item[2]
         return called_for(spec.name, words, len(self.items) if is_batched(spec) else 1)
 
@@ -103,7 +103,7 @@ class Oracle:
         self._failure: UserError | None = None
         self._workers: list[_Worker] = []
         self._threads: list[threading.Thread] = []
-        self._local_board: list[float] = [0.0, 0.0]
+        self._local_board = Board()
         self._local_chunk: _Chunk | None = None
         count = choose_workers(spec)
         try:
@@ -238,8 +238,8 @@ def choose_workers(spec: RewardSpec) -> int:
     return min(8, max(1, cores - 1))
 
 
-def _is_late(board: Any, deadline: float) -> bool:
-    began = board[1]
+def _is_late(board: Board, deadline: float) -> bool:
+    began = board.began
     return bool(began) and time.monotonic() - began > deadline + _GRACE
 
 
@@ -277,7 +277,8 @@ class _Worker:
             )
         self._stdin = cast(BinaryIO, self._process.stdin)
         self._stdout = cast(BinaryIO, self._process.stdout)
-        self._board = memoryview(self._map).cast("d")
+        self._cells = memoryview(self._map).cast("d")
+        self._board = Board(self._cells)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
         setup = {
@@ -309,7 +310,7 @@ class _Worker:
     def work(self, chunk: _Chunk) -> list:
         """Sends a chunk and waits for its results; raises UserError or _Lost."""
         try:
-            self._board[0] = self._board[1] = 0.0
+            self._board.item, self._board.began = 0, 0.0
             items = encode_items(chunk.kind, chunk.items)
             send(self._stdin, (chunk.kind, items, asdict(chunk.settings)))
             while not self._selector.select(_POLL):
@@ -345,7 +346,7 @@ class _Worker:
         with suppress(OSError):
             self._stdin.close()
         self._stdout.close()
-        self._board.release()
+        self._cells.release()
         self._map.close()
 
     def _ending(self) -> str:

@@ -26,9 +26,34 @@ from groot_jax.errors import UserError
 if TYPE_CHECKING:
     from groot_jax.reward.rewards import BatchReward, Reward, Words
 
-# [number of the item in work, time.monotonic() at which a user's call began or 0.0 outside one].
-# Whoever watches over calls reads it, from another thread or, mapped into memory, another process.
-Board = MutableSequence[float]
+
+class Board:
+    """What a lane is at, for whoever watches over its calls from another thread or process.
+
+    `cells`: two numbers to keep it in, of this process or mapped into the memory of several.
+    """
+
+    def __init__(self, cells: MutableSequence[float] | memoryview[float] | None = None) -> None:
+        self._cells: Any = [0.0, 0.0] if cells is None else cells
+
+    @property
+    def item(self) -> int:
+        """Number, in its chunk, of the item in work."""
+        return int(self._cells[0])
+
+    @item.setter
+    def item(self, index: int) -> None:
+        self._cells[0] = index
+
+    @property
+    def began(self) -> float:
+        """`time.monotonic()` at which the user's call began; 0.0 outside of one."""
+        return float(self._cells[1])
+
+    @began.setter
+    def began(self, seconds: float) -> None:
+        self._cells[1] = seconds
+
 
 # Files whose frames say nothing about where a user's code went wrong.
 _PASSED = (__file__, importlib.__file__)
@@ -139,7 +164,7 @@ def _call(
     alarm = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGALRM, _on_alarm) if alarm else None
     if board is not None:
-        board[1] = time.monotonic()
+        board.began = time.monotonic()
     try:
         if alarm:
             # Again and again: a bare `except` of theirs may have swallowed the first.
@@ -150,7 +175,7 @@ def _call(
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             signal.signal(signal.SIGALRM, previous or signal.SIG_DFL)
         if board is not None:
-            board[1] = 0.0
+            board.began = 0.0
 
 
 def _on_alarm(signum: int, frame: object) -> None:

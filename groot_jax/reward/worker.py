@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 from groot_jax.data.labeling import Candidate, Labeling, Span
 from groot_jax.errors import UserError
@@ -35,14 +35,14 @@ from groot_jax.reward.user_function import Board
 Triple = tuple[Labeling, Labeling, Sequence[str]]  # candidate, gold, words
 Kind = Literal["pools", "rewards"]
 Run = Callable[[Kind, Sequence[Any], PoolSettings], list]
-BOARD_BYTES = 16
+BOARD_BYTES = 16  # Two doubles.
 
 
 def make_run(spec: RewardSpec, seed: int, board: Board) -> Run:
     """The work on one chunk: ("pools", tasks) -> pools, ("rewards", triples) -> floats.
 
-    Before an item is worked on its index goes to board[0]; a batch-form reward sees all items of a
-    chunk in one call, under the first one's.
+    Before an item is worked on its index goes to `board.item`; a batch-form reward sees all items
+    of a chunk in one call, under the first one's.
     """
     if is_batched(spec):
         return _run_together(spec, seed, board)
@@ -68,7 +68,7 @@ def _run_one_by_one(spec: RewardSpec, seed: int, board: Board) -> Run:
     def run(kind: Kind, items: Sequence[Any], settings: PoolSettings) -> list:
         results = []
         for index, item in enumerate(items):
-            board[0] = index
+            board.item = index
             results.append(work(kind, item, settings))
         return results
 
@@ -79,7 +79,7 @@ def _run_together(spec: RewardSpec, seed: int, board: Board) -> Run:
     score_lists = make_batch_reward(spec, board)
 
     def score(triples: Sequence[Triple]) -> list[float]:
-        board[0] = 0
+        board.item = 0
         return score_lists(
             [t[0] for t in triples], [t[1] for t in triples], [t[2] for t in triples]
         )
@@ -206,7 +206,7 @@ def main() -> None:
     os.dup2(2, 1)
     board_file, job = map(int, sys.argv[1:])
     threading.Thread(target=_end_with_job, args=(job,), daemon=True).start()
-    board = cast(Board, memoryview(mmap.mmap(board_file, BOARD_BYTES)).cast("d"))
+    board = Board(memoryview(mmap.mmap(board_file, BOARD_BYTES)).cast("d"))
     try:
         setup = receive(reader)
         sys.path[:] = setup["path"]
