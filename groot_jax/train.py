@@ -77,6 +77,7 @@ def open_task(
     """
     reported_rewards(config)
     if (workdir / "task" / "task.json").exists():
+        lock.take()  # Another job may have made it since this one began.
         configs.claim_workdir(workdir, config)
         task = load_task(workdir, config)
         check_corpus(task, corpus, workdir)
@@ -107,7 +108,12 @@ def open_task(
 def check_reward(oracle: Oracle, corpus: Corpus) -> None:
     """Calls the reward as training will, so that a mistake in a user's function comes before any
     of it: with nothing found, with nothing to find, and with all found, in one batch."""
-    sentence = next(sentence for sentence in corpus.train if sentence.labeling)
+    sentence = next((sentence for sentence in corpus.train if sentence.labeling), None)
+    if sentence is None:
+        raise UserError(
+            "config.data.train: no labeled span is left after dev was carved, long sentences were "
+            "dropped and config.data.train_limit was drawn; raise that limit"
+        )
     gold, words = sentence.labeling, sentence.words
     oracle.score([((), gold, words), (gold, (), words), (gold, gold, words)])
 

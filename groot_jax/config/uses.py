@@ -141,8 +141,8 @@ _USES = (
     ),
     _Use(
         ("reward.batch", "reward.deadline"),
-        "a Python function as config.reward.name",
-        lambda c: ":" in c.reward.name,
+        "a Python function in config.reward.name or config.evaluate.rewards",
+        lambda c: ":" in c.reward.name or ":" in c.evaluate.rewards,
     ),
     _Use(
         ("optimizer.b1", "optimizer.b2"),

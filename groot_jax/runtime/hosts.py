@@ -269,8 +269,9 @@ def _lost(hosts: Hosts) -> str:
 
 
 def _end_process(sentence: str) -> None:
-    sys.stdout.flush()
     os.write(2, f"error: {sentence}\n".encode())
+    with suppress(OSError, ValueError):  # Whoever read it may be gone, the disk full.
+        sys.stdout.flush()
     os._exit(1)
 
 

@@ -71,7 +71,7 @@ class WorkdirLock:
             os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
         # Before there is a config.json: who waits for one must not take this run for ended, on a
         # file system without locks.
-        with suppress(OSError):
+        with suppress(OSError, UnicodeDecodeError):
             self._before = (self._workdir / STATUS_FILE).read_text(encoding="utf-8")
         write_status(self._workdir, "training")
 

@@ -240,7 +240,10 @@ def test_a_bad_setting_is_named_and_claims_no_work_directory(
     refused: Refused, tmp_path: Path, case: str
 ) -> None:
     flag, wanted = BAD_FLAGS[case]
-    more = ["--config.systems=()"] if case == "nothing to train" else []
+    more = {
+        "nothing to train": ["--config.systems=()"],
+        "no such tokenizer": ["--config.text.vocab_size=2000"],
+    }.get(case, [])
     said = refused(flag, *more)
     assert all(text in said for text in wanted), said
     # Whoever mends the mistake may name the same folder again.
@@ -351,6 +354,15 @@ def test_a_stage_0_of_another_vocabulary_is_not_started_from(
     assert "config.nll.checkpoint" in said and "another" in said
     said = refused(f"--config.nll.checkpoint={trained}", "--config.systems=()")
     assert "nothing to train" in said
+
+
+def test_a_training_set_without_a_span_left_is_named(refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    nothing = {"words": ["find", "it"], "spans": []}
+    path.write_text("".join(json.dumps(item) + "\n" for item in [GOOD[0], *[nothing] * 99]))
+    keep = "--config.data.unknown_types=keep"
+    said = refused(f"--config.data.train={path}", "--config.data.train_limit=1", keep)
+    assert "no labeled span" in said and "config.data.train_limit" in said
 
 
 def test_flags_that_would_not_be_read_are_refused(refused: Refused, trained: Path) -> None:
