@@ -4,7 +4,7 @@
 # make clean   remove .venv, runs/demo and caches
 
 # The first Python that is new enough and can make environments.
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	2>/dev/null && echo $$p && break; done)
 JOBS ?= 2
@@ -20,9 +20,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 METADATA := setup.cfg pyproject.toml constraints.txt
+# transformers 5 has no Flax T5, the reference of the parity tests, so that it gets an environment of
+# its own: the packages of $(VENV) lie beneath it, and it holds only those that differ.
+TRANSFORMERS5 := $(VENV)/transformers5
+TRANSFORMERS5_TESTS := tests/data/test_tokenizer.py tests/model/test_config.py \
+	tests/model/test_pretrained.py tests/model/test_t5_parity.py
 
 ifneq ($(filter true 1,$(CI) $(TORCH)),)
-TEST_STAMPS := $(VENV)/.stamp-test $(VENV)/.stamp-parity
+TEST_STAMPS := $(VENV)/.stamp-test $(VENV)/.stamp-parity $(VENV)/.stamp-transformers5
 else
 TEST_STAMPS := $(VENV)/.stamp-test
 endif
@@ -39,6 +44,10 @@ test: lint
 	@echo "Running all tests in $(JOBS) processes."
 	@$(TEST_ENV) $(RUN) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 		--durations=10
+ifneq ($(filter %transformers5,$(TEST_STAMPS)),)
+	@echo "Running what meets transformers under its version 5."
+	@$(TEST_ENV) $(TRANSFORMERS5)/bin/python -m pytest -q -n $(JOBS) $(TRANSFORMERS5_TESTS)
+endif
 
 lint: $(TEST_STAMPS)
 	@echo "Checking style and types."
@@ -51,7 +60,7 @@ clean:
 	@rm -rf $(VENV) runs/demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.stamp-run: $(METADATA)
-	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: install one, or run make" \
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 found: install one, or run make" \
 		"PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "Creating $(VENV) with $(PYTHON)." && \
 		$(PYTHON) -m venv $(VENV); }
@@ -68,4 +77,15 @@ $(VENV)/.stamp-parity: $(VENV)/.stamp-test
 	@echo "Installing torch, the reference of the parity tests, libtpu, the compiler of preflight's," \
 		"and what benchmarks/peers.py compares with, into $(VENV)."
 	@$(PIP) --editable '.[parity,tpu,peers]'
+	@touch $@
+
+$(VENV)/.stamp-transformers5: $(VENV)/.stamp-parity constraints-transformers5.txt
+	@echo "Installing transformers 5 into $(TRANSFORMERS5)."
+	@$(RUN) -m venv --clear --without-pip $(TRANSFORMERS5)
+	@$(RUN) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		$$($(TRANSFORMERS5)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beneath.pth
+	@$(RUN) -m pip --python $(TRANSFORMERS5)/bin/python install --quiet --disable-pip-version-check \
+		--constraint constraints-transformers5.txt transformers 2>&1 | \
+		{ grep -v "resolver does not\|^groot-jax .* requires transformers<5" || true; }
+	@$(TRANSFORMERS5)/bin/python -c "import transformers; assert transformers.__version__ >= '5'"
 	@touch $@

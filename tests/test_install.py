@@ -27,43 +27,36 @@ def test_every_package_is_installed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (find_spec("pip") and find_spec("setuptools")), reason="needs pip")
-def test_a_wheel_brings_the_built_in_configs(tmp_path: Path) -> None:
-    source, site = tmp_path / "source", tmp_path / "site"
+def test_a_wheel_of_the_sdist_trains_in_an_empty_folder(tmp_path: Path) -> None:
+    source, site, empty = tmp_path / "source", tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
     for name in ("groot_jax", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     env = dict(os.environ, PYTHONPATH=str(site), JAX_PLATFORMS="cpu")
 
-    def python(*argv: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *argv], cwd=tmp_path, env=env, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+    def run(*argv: str | Path, cwd: Path = empty) -> str:
+        done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    pip = ("-m", "pip", "--disable-pip-version-check")
-    python(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir=.", str(source))
-    wheel = next(tmp_path.glob("*.whl"))
-    python(*pip, "install", "--no-deps", "--no-index", f"--target={site}", str(wheel))
+    build = "from setuptools.build_meta import build_sdist; build_sdist('..')"
+    run(sys.executable, "-c", build, cwd=source)
     shutil.rmtree(source)
-    assert "--config.groot.tau=" in python("-m", "groot_jax.train", "--help")
-    done = subprocess.run(
-        [site / "bin" / "groot", "train", "--help"],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "--config.groot.tau=" in done.stdout
-    code = (
-        "import groot_jax; from groot_jax.config import load; "
-        "print(groot_jax.__file__, load('configs/retail.py').data.reader)"
-    )
-    assert python("-c", code).split() == [str(site / "groot_jax" / "__init__.py"), "retail"]
-    templates = [path.name for path in (site / "groot_jax").rglob("*.j2")]
-    assert templates == [path.name for path in (ROOT / "groot_jax").rglob("*.j2")]
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    sdist = next(tmp_path.glob("*.tar.gz"))
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}", sdist)
+    wheel = next(tmp_path.glob("*.whl"))
+    run(*pip, "install", "--no-deps", "--no-index", f"--target={site}", wheel)
+    code = "import groot_jax; print(groot_jax.__file__)"
+    assert run(sys.executable, "-c", code).strip() == str(site / "groot_jax" / "__init__.py")
+    few = ("data.train_limit=64", "nll.epochs=1", "groot.epochs=1", "systems=groot")
+    small = ("model.encoder_layers=1", "model.decoder_layers=1", "evaluate.dev_limit=64")
+    flags = [f"--config.{key}" for key in (*few, *small, "evaluate.bootstrap=100")]
+    run(site / "bin" / "groot", "train", "--config=retail", "--workdir=run", *flags)
+    assert (empty / "run" / "report" / "index.html").is_file()
+    assert [path.name for path in empty.iterdir()] == ["run"]
 
 
 def groot(*words: str) -> subprocess.CompletedProcess[str]:

@@ -48,7 +48,8 @@ def job_parser(
             "--config",
             required=True,
             metavar="FILE.py[:ARG]",
-            help="the experiment, such as configs/retail.py; what follows a colon goes to the file",
+            help="the experiment, a file or a built-in one's name such as retail; what follows a "
+            "colon goes to the file",
         )
     if workdir:
         parser.add_argument(

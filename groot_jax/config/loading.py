@@ -27,15 +27,13 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 def load(
     config_arg: str, overrides: Sequence[tuple[str, str]] = (), has_data: bool = True
 ) -> ConfigDict:
-    """Runs the config file `path.py` or `path.py:arg` and applies the overrides, in their order.
+    """Runs the config file `path.py` or `path.py:arg`, or the built-in one of a bare name (`retail`,
+    `columns:train=FILE`), and applies the overrides, in their order.
 
     The result has the keys and types of configs/default.py, is validated, and is locked; without
     `has_data` it need not name any. Raises UserError.
     """
-    name, colon, arg = config_arg.partition(".py:")
-    path = Path(name + ".py" if colon else name)
-    if not path.exists() and (_configs_home() / path).is_file():
-        path = _configs_home() / path
+    path, arg = _path_and_arg(config_arg)
     with _configs_importable(path):
         get_config = _get_config_of(path)
         takes_arg = bool(inspect.signature(get_config).parameters)
@@ -95,6 +93,19 @@ def _configs_home() -> Path:
     return installed if installed.is_dir() else package.parent
 
 
+def _path_and_arg(config_arg: str) -> tuple[Path, str]:
+    """`a/b.py:x=1` -> (a/b.py, "x=1"); `retail` -> the built-in configs/retail.py, which is also
+    what `configs/retail.py` means where there is no such file."""
+    name, colon, arg = config_arg.partition(".py:")
+    path = Path(name + ".py" if colon else name)
+    bare, _, bare_arg = config_arg.partition(":")
+    if "/" not in bare and (_configs_home() / "configs" / f"{bare}.py").is_file():
+        return _configs_home() / "configs" / f"{bare}.py", bare_arg
+    if not path.exists() and (_configs_home() / path).is_file():
+        path = _configs_home() / path
+    return path, arg
+
+
 def default_config() -> ConfigDict:
     """What configs/default.py says: every key with its type."""
     return _get_config_of(_configs_home() / "configs" / "default.py")()
@@ -114,8 +125,9 @@ def _configs_importable(path: Path) -> Iterator[None]:
 
 def _get_config_of(path: Path) -> Callable[..., Any]:
     if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UserError(f"--config: there is no file {path}{nearest(path.name, near)}")
+        near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        near += [p.stem for p in (_configs_home() / "configs").glob("*.py")]
+        raise UserError(f"--config: there is no file {path}{nearest(path.name, sorted(near))}")
     spec = importlib.util.spec_from_file_location(f"groot_jax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config: {path} is not a Python file (its name must end in .py)")
