@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from itertools import islice
+from typing import Literal, NamedTuple
 
 from groot_jax.data.labeling import Candidate, Labeling
-from groot_jax.reward.correction import each_correction
-from groot_jax.reward.rewards import Reward
+from groot_jax.reward.correction import corrections
+from groot_jax.reward.rewards import Words
 
 Origin = Literal["gold", "beam", "correction"]
+Triple = tuple[Labeling, Labeling, Words]  # candidate, gold, words
+# Rewards of triples; beside each triple, the number of the item (of a chunk) that it belongs to.
+Score = Callable[[Sequence[Triple], Sequence[int]], list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +43,15 @@ class PoolEntry:
 Pool = tuple[PoolEntry, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """The fields of `config.groot.pool`: at most `size` entries, at most `beams` non-gold beam
-    ones."""
+    """The fields of `config.groot.pool`, whose ranges config/checks.py knows: at most `size`
+    entries, at most `beams` non-gold beam ones."""
 
     size: int = 16
     gold: bool = True
     beams: int = 8
     corrections: bool = True
-
-    @classmethod
-    def from_config(cls, pool: Any) -> PoolSettings:
-        """Takes `config.groot.pool`, or what a variant makes of it, whose ranges were checked."""
-        return cls(pool.size, pool.gold, pool.beams, pool.corrections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,38 +76,41 @@ class Proposal(NamedTuple):
     well_formed: bool
 
 
-def build_pool(
-    words: Sequence[str],
-    gold: Labeling,
-    candidates: Sequence[Candidate],
-    reward_fn: Reward,
-    settings: PoolSettings,
-    penalty: float,
-    seed: int,
-) -> Pool:
-    """The pool of a sentence: gold, then beam candidates by s, then corrections of those, ranked by
-    reward and then by s, both descending (unknown s last).
+def build_pools(
+    tasks: Sequence[ScoringTask], score: Score, settings: PoolSettings, penalty: float, seed: int
+) -> list[Pool]:
+    """The pool of each sentence: gold, then beam candidates by s, then corrections of those, ranked
+    by reward and then by s, both descending (unknown s last). `score` is called once.
 
     A malformed candidate has the reward of its lenient parse minus `penalty`, at least 0. With
     `settings.gold` off, gold is in the pool only where the beam found it, as one of its candidates.
     """
-    proposals = propose(gold, candidates, settings, seed)
-    rewards = [reward_fn(proposal.labeling, gold, words) for proposal in proposals]
-    return rank(proposals, rewards, penalty)
+    # Each sentence has a generator of random numbers of its own, so that its pool does not depend
+    # on which others are made beside it. The shift keeps (seed, key) pairs apart: keys are indices
+    # of sentences, far below 2^64.
+    proposals = [propose(task, settings, (seed << 64) ^ task.key) for task in tasks]
+    # Flat, for rewards that take lists: pools of 2 and 3 are 5 triples of the items 0, 0, 1, 1, 1.
+    triples = [
+        (proposal.labeling, task.gold, task.words)
+        for task, own in zip(tasks, proposals, strict=True)
+        for proposal in own
+    ]
+    items = [item for item, own in enumerate(proposals) for _ in own]
+    rewards = iter(score(triples, items))
+    return [rank(own, list(islice(rewards, len(own))), penalty) for own in proposals]
 
 
-def propose(
-    gold: Labeling, candidates: Iterable[Candidate], settings: PoolSettings, seed: int
-) -> list[Proposal]:
+def propose(task: ScoringTask, settings: PoolSettings, seed: int) -> list[Proposal]:
     """The distinct labelings of a pool, gold first, unranked."""
-    beam = distinct(candidates)
+    beam = _best_copies(task.candidates)
     proposals: list[Proposal] = []
     seen: set[Labeling] = set()
     if settings.gold:
-        own = next((c for c in beam if c.well_formed and c.labeling == gold), None)
+        # A malformed output that is read as gold is no spelling of it: its s is not gold's.
+        own = next((c for c in beam if c.well_formed and c.labeling == task.gold), None)
         score, slot = (own.score, own.slot) if own else (math.nan, -1)
-        proposals.append(Proposal(gold, score, "gold", -1, slot, True))
-        seen.add(gold)
+        proposals.append(Proposal(task.gold, score, "gold", -1, slot, True))
+        seen.add(task.gold)
     first = len(proposals)
     last = min(settings.size, first + settings.beams)
     for c in beam:
@@ -120,8 +122,10 @@ def propose(
     if not settings.corrections or len(proposals) >= settings.size:
         return proposals
     rng = random.Random(seed)
+    # The likeliest candidate is mended in every way before the next is: with room for five, all
+    # five may come from rank 1, whose errors are those that the model is about to make.
     for parent in range(first, len(proposals)):
-        for labeling in each_correction(proposals[parent].labeling, gold, rng):
+        for labeling in corrections(proposals[parent].labeling, task.gold, rng):
             if labeling not in seen:
                 seen.add(labeling)
                 proposals.append(Proposal(labeling, math.nan, "correction", parent, -1, True))
@@ -130,7 +134,7 @@ def propose(
     return proposals
 
 
-def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+def _best_copies(candidates: Sequence[Candidate]) -> list[Candidate]:
     """One candidate a labeling, by s, unknown s last. Of several copies a well-formed one is kept,
     then the one of the highest s."""
     best: dict[Labeling, Candidate] = {}
@@ -150,6 +154,8 @@ def rank(proposals: Sequence[Proposal], rewards: Sequence[float], penalty: float
     order = sorted(
         range(len(proposals)), key=lambda i: (final[i], _known(proposals[i])), reverse=True
     )
+    # A parent is an index among the proposals and becomes its place among the entries: in the order
+    # [2, 0, 1], parent 0 becomes 1. Who has no parent (-1) keeps having none.
     place = {-1: -1}
     for position, i in enumerate(order):
         place[i] = position
@@ -163,4 +169,5 @@ def rank(proposals: Sequence[Proposal], rewards: Sequence[float], penalty: float
 
 
 def _known(item: Candidate | Proposal) -> float:
-    return item.score if item.score == item.score else -math.inf
+    """s to sort by. A nan compares false with everything, which would leave any order behind."""
+    return -math.inf if math.isnan(item.score) else item.score
