@@ -19,7 +19,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TERMINATE_ONCE_IN = 30.0  # seconds
@@ -27,6 +28,8 @@ _AGAIN_IN = 0.05  # seconds
 
 # Called with what ends a job, before it ends: other processes of the run may have to be told.
 at_failure: list[Callable[[BaseException], None]] = []
+# Called, beside the job's main thread, before this process ends because another of the run has.
+at_peer_failure: list[Callable[[], None]] = []
 
 
 class UserError(Exception):
@@ -48,7 +51,6 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
     try:
         with _signals():
             _telling(main)
-        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -60,12 +62,7 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
     except BrokenPipeError:
         # Whoever read the output has enough of it. Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror}; make room and run the same command again")
+        _leave(1)
 
 
 def _fail(sentence: str) -> None:
@@ -76,20 +73,33 @@ def _fail(sentence: str) -> None:
 
 
 def _telling(main: Callable[[], object]) -> None:
+    """Runs `main`, tells the other processes of the run what ends it, and raises that."""
     try:
         try:
             main()
+            sys.stdout.flush()  # What is written late may find the disk full, the reader gone.
         except Exception as error:
-            if sentence := _out_of_memory(error):
+            # As a UserError before anybody is told: the others print the sentence too.
+            if sentence := _out_of_memory(error) or _disk_full(error):
                 raise UserError(sentence) from error
             raise
     except BaseException as error:
         for tell in at_failure:
             tell(error)
-        if at_failure and isinstance(error, Exception) and not isinstance(error, UserError):
+        bug = isinstance(error, Exception) and not isinstance(error, UserError | BrokenPipeError)
+        if at_failure and bug:
+            # Not left to the interpreter, whose own end would wait for the other processes.
             traceback.print_exc()
-            _leave(1)
+            _leave_at_once(1)
         raise
+
+
+def _disk_full(error: Exception) -> str:
+    """A sentence where a disk, or the user's share of it, is full; else nothing."""
+    if not isinstance(error, OSError) or error.errno not in _FULL:
+        return ""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}; make room and run the same command again"
 
 
 def _out_of_memory(error: Exception) -> str:
@@ -100,14 +110,12 @@ def _out_of_memory(error: Exception) -> str:
         "RESOURCE_EXHAUSTED" not in text
     ):
         return ""
+    # "allocating 2147483648 bytes" of the CPU becomes 2.00 GiB; "allocate 1.50GiB" of a GPU stays.
     asked = re.search(r"allocat\w+ (\d+) bytes|allocate ([\d.]+ ?[KMGT]i?B)", text)
     much = ""
     if asked:
-        much = (
-            f" ({int(asked[1]) / 2**30:.2f} GiB more were asked for)"
-            if asked[1]
-            else (f" ({asked[2]} more were asked for)")
-        )
+        size = f"{int(asked[1]) / 2**30:.2f} GiB" if asked[1] else asked[2]
+        much = f" ({size} more were asked for)"
     return (
         f"the device has no memory left{much}: lower batch_size of config.nll, config.groot or "
         "config.evaluate, raise config.groot.accumulate, take config.model.remat=full or split the "
@@ -116,7 +124,7 @@ def _out_of_memory(error: Exception) -> str:
 
 
 def _leave(status: int) -> NoReturn:
-    if at_failure:  # The interpreter's own end would wait for the other processes.
+    if at_failure:  # There is a run of several: see `_telling`.
         _leave_at_once(status)
     sys.exit(status)
 
@@ -131,12 +139,13 @@ def _leave_at_once(status: int) -> NoReturn:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGINT and SIGTERM as exceptions, unless whoever started the job ignores them.
+    """SIGINT and SIGTERM as exceptions, unless whoever started the job ignores them, as a shell
+    that runs a script does with SIGINT for what it starts by `&`.
 
     Where Python drops what is raised (callbacks of the garbage collector, of which JAX has one,
     and finalisers), the signal is sent again.
     """
-    raised = -math.inf
+    raised = -math.inf  # When SIGTERM last raised; at first every time is long after it.
 
     def terminate(*_: object) -> None:
         nonlocal raised
@@ -145,18 +154,20 @@ def _signals() -> Iterator[None]:
             raised = time.monotonic()
             raise Terminated
 
-    def dropped(event: Any) -> None:
+    def dropped(event: sys.UnraisableHookArgs) -> None:
         nonlocal raised
+        # The hook is told of any exception that is dropped; all but those of signals go on to it.
         number = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}.get(event.exc_type)
         if number not in mine:
             hook(event)
             return
-        raised = -math.inf
+        raised = -math.inf  # That one did not count.
+        # Later, from another thread: the callback that swallowed it is still at work.
         again = threading.Timer(_AGAIN_IN, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()
 
-    wanted: dict[int, Any] = {
+    wanted: dict[int, Callable[[int, FrameType | None], object]] = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGTERM: terminate,
     }
@@ -191,12 +202,18 @@ def signals_delayed() -> Iterator[None]:
 
 
 def leave_quietly_when_interrupted(message: str) -> None:
-    """Until `exit_on_user_error` takes over: the imports of a job take seconds."""
+    """Until `exit_on_user_error` takes over, Ctrl-C prints `message` and ends the process with
+    status 130: the imports of a job take seconds, and where they are cut depends on chance.
+
+    A handler that ends at once and no KeyboardInterrupt: raised inside an import, that prints a
+    traceback, or is swallowed by an `except` around the import of an optional part.
+    """
 
     def leave(*_: object) -> None:
         os.write(2, message.encode())
         os._exit(130)
 
+    # Not where whoever started the job ignores SIGINT, or a program around it handles it.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
 
@@ -206,7 +223,7 @@ def _quiet_after_failure() -> None:
     and each would print a traceback beside the sentence that says what happened."""
     before = sys.unraisablehook
 
-    def hook(event: Any) -> None:
+    def hook(event: sys.UnraisableHookArgs) -> None:
         if str(event.exc_value) != "Event loop is closed":
             before(event)
 
