@@ -23,8 +23,8 @@ from types import FrameType
 from typing import NoReturn
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_TERMINATE_ONCE_IN = 30.0  # seconds
-_AGAIN_IN = 0.05  # seconds
+_TERMINATE_ONCE_IN = 30.0  # Seconds in which further SIGTERMs are taken for the same one.
+_AGAIN_IN = 0.05  # Seconds until a signal that Python dropped is sent again.
 
 # Called with what ends a job, before it ends: other processes of the run may have to be told.
 at_failure: list[Callable[[BaseException], None]] = []
@@ -45,7 +45,8 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
     status 1. Ctrl-C and SIGTERM, too, become one line, which `advice` ends."""
     _quiet_after_failure()
     for stream in (sys.stdout, sys.stderr):
-        # A terminal, or PYTHONIOENCODING, that lacks a letter gets its number and not a traceback.
+        # A terminal, or PYTHONIOENCODING, that lacks a letter gets its number and not a traceback:
+        # in ASCII "café" is written "caf\xe9".
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -53,6 +54,7 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
             _telling(main)
     except UserError as error:
         _fail(str(error))
+    # 128 + the signal's number, as a shell says it: 130 for SIGINT (2), 143 for SIGTERM (15).
     except KeyboardInterrupt:
         print(f"interrupted{advice}", file=sys.stderr)
         _leave_at_once(130)
@@ -188,6 +190,7 @@ def _signals() -> Iterator[None]:
 def signals_delayed() -> Iterator[None]:
     """SIGINT and SIGTERM wait for the end of what may not be cut in two; for the main thread."""
     caught: list[int] = []
+    # Who ignores a signal goes on ignoring it: SIG_IGN and SIG_DFL are numbers, no functions.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     mine = [number for number in before if callable(before[number])]
     for number in mine:
@@ -197,7 +200,7 @@ def signals_delayed() -> Iterator[None]:
     finally:
         for number in mine:
             signal.signal(number, before[number])
-        if caught:
+        if caught:  # One is enough: it ends the job.
             signal.raise_signal(caught[0])
 
 

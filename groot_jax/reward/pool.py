@@ -23,12 +23,12 @@ Triple = tuple[Labeling, Labeling, Words]  # candidate, gold, words
 Score = Callable[[Sequence[Triple], Sequence[int]], list[float]]
 
 
-@dataclass(frozen=True, slots=True)
-class PoolEntry:
+class PoolEntry(NamedTuple):
     """One labeling of a pool.
 
-    `score` is s where the beam knows it, else nan; `slot` the beam slot of that output, else -1;
-    `parent` the index in the pool of the candidate that a correction was made from, else -1.
+    `reward` is nan until it was asked for; `score` is s where the beam knows it, else nan; `slot`
+    the beam slot of that output, else -1; `parent` the index in the pool of the candidate that a
+    correction was made from, else -1.
     """
 
     labeling: Labeling
@@ -65,17 +65,6 @@ class ScoringTask:
     key: int = 0
 
 
-class Proposal(NamedTuple):
-    """A pool entry before the reward has seen it; `parent` indexes the list of proposals."""
-
-    labeling: Labeling
-    score: float
-    origin: Origin
-    parent: int
-    slot: int
-    well_formed: bool
-
-
 def build_pools(
     tasks: Sequence[ScoringTask], score: Score, settings: PoolSettings, penalty: float, seed: int
 ) -> list[Pool]:
@@ -88,50 +77,51 @@ def build_pools(
     # Each sentence has a generator of random numbers of its own, so that its pool does not depend
     # on which others are made beside it. The shift keeps (seed, key) pairs apart: keys are indices
     # of sentences, far below 2^64.
-    proposals = [propose(task, settings, (seed << 64) ^ task.key) for task in tasks]
+    unranked = [propose(task, settings, (seed << 64) ^ task.key) for task in tasks]
     # Flat, for rewards that take lists: pools of 2 and 3 are 5 triples of the items 0, 0, 1, 1, 1.
     triples = [
-        (proposal.labeling, task.gold, task.words)
-        for task, own in zip(tasks, proposals, strict=True)
-        for proposal in own
+        (entry.labeling, task.gold, task.words)
+        for task, pool in zip(tasks, unranked, strict=True)
+        for entry in pool
     ]
-    items = [item for item, own in enumerate(proposals) for _ in own]
+    items = [item for item, pool in enumerate(unranked) for _ in pool]
     rewards = iter(score(triples, items))
-    return [rank(own, list(islice(rewards, len(own))), penalty) for own in proposals]
+    return [rank(pool, list(islice(rewards, len(pool))), penalty) for pool in unranked]
 
 
-def propose(task: ScoringTask, settings: PoolSettings, seed: int) -> list[Proposal]:
-    """The distinct labelings of a pool, gold first, unranked."""
+def propose(task: ScoringTask, settings: PoolSettings, seed: int) -> list[PoolEntry]:
+    """The distinct labelings of a pool, gold first, unranked and without their rewards."""
     beam = _best_copies(task.candidates)
-    proposals: list[Proposal] = []
+    pool: list[PoolEntry] = []
     seen: set[Labeling] = set()
     if settings.gold:
         # A malformed output that is read as gold is no spelling of it: its s is not gold's.
         own = next((c for c in beam if c.well_formed and c.labeling == task.gold), None)
         score, slot = (own.score, own.slot) if own else (math.nan, -1)
-        proposals.append(Proposal(task.gold, score, "gold", -1, slot, True))
+        pool.append(PoolEntry(task.gold, math.nan, score, "gold", -1, slot))
         seen.add(task.gold)
-    first = len(proposals)
+    first = len(pool)
     last = min(settings.size, first + settings.beams)
     for c in beam:
-        if len(proposals) >= last:
+        if len(pool) >= last:
             break
         if c.labeling not in seen:
             seen.add(c.labeling)
-            proposals.append(Proposal(c.labeling, c.score, "beam", -1, c.slot, c.well_formed))
-    if not settings.corrections or len(proposals) >= settings.size:
-        return proposals
+            entry = PoolEntry(c.labeling, math.nan, c.score, "beam", -1, c.slot, c.well_formed)
+            pool.append(entry)
+    if not settings.corrections or len(pool) >= settings.size:
+        return pool
     rng = random.Random(seed)
-    # The likeliest candidate is mended in every way before the next is: with room for five, all
-    # five may come from rank 1, whose errors are those that the model is about to make.
-    for parent in range(first, len(proposals)):
-        for labeling in corrections(proposals[parent].labeling, task.gold, rng):
+    # The likeliest candidate is mended in every way before the next is: where there is room for
+    # two, both corrections mend rank 1, whose errors are the ones that the model would show.
+    for parent in range(first, len(pool)):
+        for labeling in corrections(pool[parent].labeling, task.gold, rng):
             if labeling not in seen:
                 seen.add(labeling)
-                proposals.append(Proposal(labeling, math.nan, "correction", parent, -1, True))
-                if len(proposals) >= settings.size:
-                    return proposals
-    return proposals
+                pool.append(PoolEntry(labeling, math.nan, math.nan, "correction", parent, -1))
+                if len(pool) >= settings.size:
+                    return pool
+    return pool
 
 
 def _best_copies(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -145,29 +135,21 @@ def _best_copies(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(best.values(), key=_known, reverse=True)
 
 
-def rank(proposals: Sequence[Proposal], rewards: Sequence[float], penalty: float) -> Pool:
-    """Sorts proposals with their rewards into a pool; parents follow."""
+def rank(entries: Sequence[PoolEntry], rewards: Sequence[float], penalty: float) -> Pool:
+    """Sorts entries with their rewards into a pool; parents follow."""
     final = [
-        reward if proposal.well_formed else max(0.0, reward - penalty)
-        for proposal, reward in zip(proposals, rewards, strict=True)
+        reward if entry.well_formed else max(0.0, reward - penalty)
+        for entry, reward in zip(entries, rewards, strict=True)
     ]
-    order = sorted(
-        range(len(proposals)), key=lambda i: (final[i], _known(proposals[i])), reverse=True
+    order = sorted(range(len(entries)), key=lambda i: (final[i], _known(entries[i])), reverse=True)
+    # A parent is an index before the sort and becomes its place after it: in the order [2, 0, 1],
+    # parent 0 becomes 1. Who has no parent (-1) keeps having none.
+    place = {-1: -1} | {i: position for position, i in enumerate(order)}
+    return tuple(
+        entries[i]._replace(reward=final[i], parent=place[entries[i].parent]) for i in order
     )
-    # A parent is an index among the proposals and becomes its place among the entries: in the order
-    # [2, 0, 1], parent 0 becomes 1. Who has no parent (-1) keeps having none.
-    place = {-1: -1}
-    for position, i in enumerate(order):
-        place[i] = position
-    entries = []
-    for i in order:
-        labeling, score, origin, parent, slot, well_formed = proposals[i]
-        entries.append(
-            PoolEntry(labeling, final[i], score, origin, place[parent], slot, well_formed)
-        )
-    return tuple(entries)
 
 
-def _known(item: Candidate | Proposal) -> float:
+def _known(item: Candidate | PoolEntry) -> float:
     """s to sort by. A nan compares false with everything, which would leave any order behind."""
     return -math.inf if math.isnan(item.score) else item.score

@@ -44,7 +44,8 @@ class Board(ctypes.Structure):
     began: float  # `time.monotonic()` at which the user's call began; 0.0 outside of one.
 
 
-# Files whose frames say nothing about where a user's code went wrong.
+# Files whose frames say nothing about where a user's code went wrong: this one, which calls it, and
+# that of importlib.import_module.
 _PASSED = (__file__, importlib.__file__)
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
@@ -58,11 +59,12 @@ def import_function(name: str) -> Function:
     if not _FUNCTION.fullmatch(name):
         raise UserError(f"config.reward.name: {name!r} is not of the form package.module:function")
     module_name, _, path = name.partition(":")
+    # "" stands for the current directory: of `python -c` it is on the path already.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     try:
         target = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # A script without a main guard may call sys.exit.
         raise UserError(
             f"config.reward.name: module {module_name!r} of reward {name!r} does not import: "
             f"{_describe(error)}"
@@ -208,6 +210,7 @@ def _describe(error: BaseException) -> str:
     """`ValueError: no such brand (my_module.py:12)`: type, text and the user's innermost line."""
     frames = [
         frame
+        # Outermost first. Imports of the interpreter's own are in files named "<frozen ...>".
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename not in _PASSED and not frame.filename.startswith("<frozen")
     ]

@@ -86,7 +86,7 @@ def _score_together(spec: RewardSpec, board: Board) -> Score:
     score_lists = make_batch_reward(spec, board)
 
     def score(triples: Sequence[Triple], items: Sequence[int]) -> list[float]:
-        board.item = 0
+        board.item = 0  # One call for all: its message names the first sentence.
         return score_lists(
             [t[0] for t in triples], [t[1] for t in triples], [t[2] for t in triples]
         )
@@ -97,7 +97,7 @@ def _score_together(spec: RewardSpec, board: Board) -> Score:
 # ---- The protocol -----------------------------------------------------------------------------
 #
 # JSON, and not pickle: what a process reads can do no more than be wrong. A dataclass goes as the
-# list of its fields and a Span, a tuple, as a list by itself:
+# list of its fields; a Span or PoolEntry, which is a tuple, as a list by itself:
 # ScoringTask(("a", "b"), (Span(0, 1, "A"),), (), 7) is [["a", "b"], [[0, 1, "A"]], [], 7].
 
 
@@ -112,7 +112,7 @@ def receive(connection: Connection) -> Any:
     return json.loads(connection.recv_bytes())
 
 
-def _fields(value: Chunk | ScoringTask | Candidate | PoolSettings | PoolEntry) -> list:
+def _fields(value: Chunk | ScoringTask | Candidate | PoolSettings) -> list:
     return [getattr(value, name) for name in value.__slots__]
 
 
@@ -156,6 +156,7 @@ def _end_with_job(job: int) -> None:
 
 def main() -> None:
     """Serves chunks until the job closes the pipe. Ctrl-C is the job's to handle."""
+    # A terminal sends it to all processes of the job; the job then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe_file, board_file, job = map(int, sys.argv[1:])
     threading.Thread(target=_end_with_job, args=(job,), daemon=True).start()
@@ -163,6 +164,7 @@ def main() -> None:
     board = Board.from_buffer(mmap.mmap(board_file, ctypes.sizeof(Board)))
     try:
         setup = receive(pipe)
+        # The job's: it may have been changed since the job began, by pytest or by a notebook.
         sys.path[:] = setup["path"]
         try:
             score_chunk = make_chunk_scorer(RewardSpec(**setup["spec"]), setup["seed"], board)
@@ -177,7 +179,7 @@ def main() -> None:
                 answer = {"results": score_chunk(chunk)}
             except UserError as error:
                 answer = {"error": str(error)}
-            except Exception:
+            except Exception:  # Ours: a user's function raises UserErrors only (`guard`).
                 answer = {"bug": traceback.format_exc()}
             send(pipe, answer)
     except (EOFError, OSError):

@@ -88,12 +88,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         with signals_delayed():
             if folder.exists():
                 os.rename(folder, old)
-            try:
-                os.rename(draft, folder)
-            except OSError:
-                if old.exists():
-                    os.rename(old, folder)
-                raise
+            os.rename(draft, folder)
         _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 

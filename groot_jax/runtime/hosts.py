@@ -141,7 +141,7 @@ def connect(start_timeout: float, timeout: float) -> Hosts:
         place.index,
         local_device_ids=place.devices,
         initialization_timeout=int(start_timeout),
-        # The watch is faster and says more; this is for when it can't.
+        # The watch is faster and says more; this, 130 s at the default of 60, is for when it can't.
         heartbeat_timeout_seconds=int(2 * timeout) + 10,
         shutdown_timeout_seconds=int(timeout),
     )
@@ -196,6 +196,9 @@ class _Watch:
 
     def __init__(self, hosts: Hosts, timeout: float) -> None:
         self._hosts, self._timeout = hosts, timeout
+        # By process its last beat, and when this process first saw that one: by its own clock, as
+        # those of two hosts may differ by more than the timeout.
+        self._heard: dict[str, tuple[bytes, float]] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hosts", daemon=True)
         self._thread.start()
@@ -223,9 +226,6 @@ class _Watch:
 
     def _run(self) -> None:
         beat = 0
-        # By process its last beat, and when this process first saw that one: by its own clock, as
-        # those of two hosts may differ by more than the timeout.
-        heard: dict[str, tuple[bytes, float]] = {}
         refused = 0.0  # Since when process 0 has not answered; 0.0: it does.
         while not self._end.wait(_BEAT):
             beat += 1
@@ -235,7 +235,7 @@ class _Watch:
                 _client().key_value_set_bytes(own, str(beat).encode(), allow_overwrite=True)
                 if self._hosts.main:
                     beats = dict(_client().key_value_dir_get_bytes(f"{_ROOT}beat/"))
-                    if silent := self._silent(beats, heard, now):
+                    if silent := self._silent(beats, now):
                         self._stop(silent)
                 if sentence := _sentence():
                     self._leave(sentence)
@@ -245,15 +245,15 @@ class _Watch:
                 if now - refused > self._timeout:
                     self._leave(_lost(self._hosts))
 
-    def _silent(
-        self, beats: dict[str, bytes], heard: dict[str, tuple[bytes, float]], now: float
-    ) -> str:
+    def _silent(self, beats: dict[str, bytes], now: float) -> str:
+        """A sentence about a process whose beat has not changed for too long; else nothing."""
         for index in range(1, self._hosts.count):
             key = f"{_ROOT}beat/{index}"
             beat = beats.get(key, b"")
-            if key not in heard or heard[key][0] != beat:
-                heard[key] = (beat, now)
-            elif now - heard[key][1] > self._timeout:
+            known, since = self._heard.get(key, (None, now))
+            if beat != known:
+                self._heard[key] = (beat, now)
+            elif now - since > self._timeout:
                 return (
                     f"process {_name(self._hosts, index)} has given no sign of life for "
                     f"{self._timeout:.0f} s: it was killed, or its host or network failed; run the "
@@ -324,9 +324,10 @@ def _say_when_aborted(hosts: Hosts, coordinator: str) -> None:
         os.write(2, f"error: {sentence}\n".encode())
         os._exit(128 + signal.SIGABRT)
 
+    # abort() returns to no one: Python's own handlers only leave a note for later.
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
     _KEPT.append(handler)
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)  # Python's own handlers run too late.
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
 
 
 def _answers(coordinator: str) -> bool:
@@ -338,4 +339,4 @@ def _answers(coordinator: str) -> bool:
         return False
 
 
-_KEPT: list[object] = []  # What C holds on to.
+_KEPT: list[object] = []  # What C holds on to, and Python would free.

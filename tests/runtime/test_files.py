@@ -65,9 +65,9 @@ def test_a_writer_killed_between_its_renames_loses_neither_folder(tmp_path, monk
     assert content(folder) == "third" and os.listdir(tmp_path) == ["task"]
 
 
-def test_a_folder_that_cannot_take_its_place_leaves_the_old_one_there(tmp_path, monkeypatch):
+def test_a_disk_that_refuses_is_a_sentence_and_leaves_the_old_folder(tmp_path, monkeypatch):
     write(tmp_path / "task", "first")
-    fail_at(monkeypatch, 1, OSError(errno.EIO, os.strerror(errno.EIO)))
+    fail_at(monkeypatch, 0, OSError(errno.EIO, os.strerror(errno.EIO)))
     with pytest.raises(UserError, match=r"task could not be written \(Input/output error\)"):
         write(tmp_path / "task", "second")
     assert content(tmp_path / "task") == "first"
