@@ -20,6 +20,7 @@ Words = Sequence[str]
 Reward = Callable[[Labeling, Labeling, Words], float]
 BatchReward = Callable[[Sequence[Labeling], Sequence[Labeling], Sequence[Words]], list[float]]
 
+# f1, f0.5, f.5 and f2., but not f-1 or f1e3.
 _F_BETA = re.compile(r"f(\d+\.?\d*|\.\d+)")
 
 
@@ -116,6 +117,7 @@ def _single(name: str, spec: RewardSpec, board: Board) -> Reward:
         return guard(name, import_function(name), spec.deadline, board)
     if match := _F_BETA.fullmatch(name):
         return f_beta(float(match[1]), parse_type_weights(spec.type_weights))
+    # Near misses of a name are looked for among these, so they are listed and not matched.
     builtin: dict[str, Reward] = {
         "exact": exact,
         "precision": precision,
@@ -148,6 +150,7 @@ def exact(candidate: Labeling, gold: Labeling, words: Words) -> float:
 
 def precision(candidate: Labeling, gold: Labeling, words: Words) -> float:
     """TP / (TP + FP). A candidate without spans: 1 if gold has none either, else 0."""
+    # 0/0. As 1 it would reward the empty labeling of every sentence that has spans.
     if not candidate:
         return 0.0 if gold else 1.0
     return len(set(candidate).intersection(gold)) / len(candidate)

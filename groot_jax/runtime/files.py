@@ -54,7 +54,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What goes wrong with a file of the work directory, as a UserError."""
+    """What goes wrong with a file of the work directory, as a UserError that names it.
+
+    >>> with writing(Path("w/a.json")): Path("/dev/full").write_text("1")
+    UserError: w/a.json could not be written (No space left on device): make room or ...
+    """
     try:
         yield
     except OSError as error:

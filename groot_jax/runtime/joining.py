@@ -31,12 +31,17 @@ class Place:
 
 
 def place_from_environment(env: Mapping[str, str]) -> Place | None:
-    """Which process this is, of which run. None: of none. UserError where that is half said."""
+    """Which process this is, of which run. None: of none. UserError where that is half said.
+
+    JAX_COORDINATOR_ADDRESS=node1:8476, JAX_NUM_PROCESSES=4 and JAX_PROCESS_ID=3 make
+    Place("node1:8476", 4, 3).
+    """
     mode = env.get("GROOT_DISTRIBUTED", "")
     if mode not in ("", "auto"):
         raise UserError(f"GROOT_DISTRIBUTED={mode}: only 'auto' is known; or leave it out")
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = [name for name in names if env.get(name)]
+    # What is written out goes before what JAX finds: a rehearsal inside a Slurm job has its own.
     if mode == "auto" and not given:
         # What is unset is found out: address, processes, index, devices, timeout (seconds).
         address, count, index, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
@@ -60,7 +65,7 @@ def place_from_environment(env: Mapping[str, str]) -> Place | None:
         )
     address = env[names[0]]
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise UserError(f"{names[0]}={address}: write host:port of process 0")
     numbers = [env[name] for name in names[1:]]
     if not all(number.isdecimal() for number in numbers) or int(numbers[1]) >= int(numbers[0]):
@@ -72,7 +77,7 @@ def place_from_environment(env: Mapping[str, str]) -> Place | None:
 
 
 def _local_devices(env: Mapping[str, str]) -> tuple[int, ...] | None:
-    """The devices of this host that the process may use; None where nobody says."""
+    """The devices of this host that the process may use: of "0,1" (0, 1); None where nobody says."""
     text = env.get("JAX_LOCAL_DEVICE_IDS", "")
     if not text:
         return None
@@ -158,9 +163,9 @@ def _call_roll(
                 line, _ = server.accept()
                 line.settimeout(5.0)
                 index, theirs, who = json.loads(line.makefile().readline())
-            except TimeoutError:
+            except TimeoutError:  # Of the server, or of a line that is open and silent.
                 if time.monotonic() < deadline:
-                    continue  # Somebody who said nothing.
+                    continue
                 missing = [str(i) for i, n in enumerate(names) if n is None]
                 problem = (
                     f"process {', '.join(missing)} of {count} did not arrive within "

@@ -291,6 +291,7 @@ def test_the_environment_says_which_process_this_is():
         ({"JAX_PROCESS_ID": "4"}, "counted from 0"),
         ({"JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES=many"),
         ({"JAX_COORDINATOR_ADDRESS": "host"}, "write host:port"),
+        ({"JAX_COORDINATOR_ADDRESS": "host:70000"}, "write host:port"),
         ({"GROOT_DISTRIBUTED": "yes"}, "only 'auto' is known"),
     ],
 )
