@@ -77,7 +77,7 @@ def place_from_environment(env: Mapping[str, str]) -> Place | None:
 
 
 def _local_devices(env: Mapping[str, str]) -> tuple[int, ...] | None:
-    """The devices of this host that the process may use: of "0,1" (0, 1); None where nobody says."""
+    """The devices of this host that the process may use, (0, 1) for "0,1"; None: nobody says."""
     text = env.get("JAX_LOCAL_DEVICE_IDS", "")
     if not text:
         return None
