@@ -50,9 +50,9 @@ from groot_jax.data.corpus import load_corpus
 from groot_jax.errors import exit_on_user_error
 from groot_jax.generate.beam_search import Beams
 from groot_jax.reward.oracle import Oracle
-from groot_jax.reward.pool import Candidate, Pool, PoolSettings, build_pool
+from groot_jax.reward.pool import Candidate, Pool, PoolSettings, ScoringTask, build_pools
 from groot_jax.reward.rewards import RewardSpec, make_reward
-from groot_jax.reward.worker import make_run as make_scoring_run
+from groot_jax.reward.worker import make_chunk_scorer
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import initial_params, load_task
 from groot_jax.training.groot import GrootStage, Ranked
@@ -220,7 +220,7 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
 
     def make_scoring(*args: Any) -> Any:
         """What the oracle's thread runs, observed; set-up scores too, to try the reward."""
-        score = make_scoring_run(*args)
+        score = make_chunk_scorer(*args)
 
         def observed(*work: Any) -> list:
             with stages[0].recorder.span("scoring", "score") if stages else nullcontext():
@@ -234,7 +234,7 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
     try:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-            spec = RewardSpec.from_config(config.reward)
+            spec = RewardSpec(**config.reward)
             oracle = stack.enter_context(Oracle(spec, config.seed, make_scoring))
             lock = stack.enter_context(WorkdirLock(folder))
             train.open_task(config, folder, corpus, oracle, lock)
@@ -287,8 +287,8 @@ def baseline_loop(run: runs.Trained, steps: int) -> dict[str, Any]:
     weights = tuple((name, float(weight)) for name, weight in stage.loss.items())
     settings = LossSettings(weights, stage.tau, stage.rank_margin, stage.reinforce_normalise)
     optimizer = make_optimizer(config.optimizer, stage, stage.clip, batches.per_epoch)
-    spec = RewardSpec.from_config(config.reward)
-    reward, pooling = make_reward(spec), PoolSettings.from_config(stage.pool)
+    spec = RewardSpec(**config.reward)
+    reward, pooling = make_reward(spec), PoolSettings(**stage.pool)
 
     def loss(params: Any, batch: baselines.TiledBatch, key: jax.Array) -> jax.Array:
         return baselines.tiled_loss(model, params, batch, settings, stage.nll_weight, None, key)
@@ -311,14 +311,13 @@ def baseline_loop(run: runs.Trained, steps: int) -> dict[str, Any]:
                     labeling, well_formed = task.format.read(ids, sentence.words)
                     score = float(scores_BxK[b, k])
                     candidates.append(Candidate(labeling, score, well_formed, k))
-            pools[example.index] = build_pool(
-                sentence.words,
-                sentence.labeling,
-                candidates,
-                reward,
+            key = example.index
+            (pools[key],) = build_pools(
+                [ScoringTask(sentence.words, sentence.labeling, candidates, key)],
+                lambda triples, _: [reward(*triple) for triple in triples],
                 pooling,
                 spec.malformed_penalty,
-                example.index,
+                seed=0,
             )
         return pools
 

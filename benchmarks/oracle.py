@@ -24,7 +24,7 @@ from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, labeling_of_word_tags, word_tags
 from groot_jax.data.retail.queries import make_retail
 from groot_jax.data.tokenizer import train_tokenizer
-from groot_jax.reward.pool import PoolSettings, build_pool
+from groot_jax.reward.pool import PoolSettings, ScoringTask, build_pools
 from groot_jax.reward.rewards import RewardSpec, make_reward
 
 SENTENCES, BEAMS, ROUNDS, BATCH = 256, 10, 7, 16
@@ -60,10 +60,13 @@ def main() -> None:
     candidates = read()
 
     def score() -> list[Any]:
-        return [
-            build_pool(s.words, s.labeling, found, reward, settings, 0.1, i)
+        tasks = [
+            ScoringTask(s.words, s.labeling, found, i)
             for i, (s, found) in enumerate(zip(sentences, candidates, strict=True))
         ]
+        return build_pools(
+            tasks, lambda triples, _: [reward(*triple) for triple in triples], settings, 0.1, 0
+        )
 
     pools = score()
 

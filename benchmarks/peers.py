@@ -476,7 +476,7 @@ def compare(name: str, peers: Sequence[str], seeds: Sequence[int], split: str) -
                 f"{name}: its data have no {what} split, which the peers are chosen or measured "
                 f"on; set config.data.{what} or config.data.{what}_fraction in that file"
             )
-    spec = RewardSpec.from_config(config.reward)
+    spec = RewardSpec(**config.reward)
     rewards = {reward: make_reward(replace(spec, name=reward)) for reward in REWARDS}
     results = []
     for kind in peers:

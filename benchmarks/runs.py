@@ -120,7 +120,7 @@ def trained_pools(
         ScoringTask(sentence.words, sentence.labeling, candidates, index)
         for index, (sentence, candidates) in enumerate(zip(sentences, beams, strict=True))
     ]
-    settings = PoolSettings.from_config(config.groot.pool)
-    with Oracle(RewardSpec.from_config(config.reward), config.seed) as oracle:
-        pools = oracle.pools(tasks, settings)
+    settings = PoolSettings(**config.groot.pool)
+    with Oracle(RewardSpec(**config.reward), config.seed) as oracle:
+        pools = oracle.submit(tasks, settings).result()
     return sentences, dict(enumerate(pools))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from groot_jax.errors import leave_quietly_when_interrupted
 
@@ -33,12 +33,18 @@ def prepare_job(interrupted: str = "interrupted\n") -> None:
     leave_quietly_when_interrupted(interrupted)
 
 
-if sys.argv[:1] == ["-m"]:  # What Python says while it looks for the module of a job.
+# Here and not in the main of a job: `python -m groot_jax.train` imports this package, then all that
+# train.py imports, JAX among it, and only then runs a line of train.py's own. A Ctrl-C in those
+# seconds, and XLA's level of logs, can be seen to nowhere later. Nobody else is touched: sys.argv
+# begins with "-m" only while Python looks for the module that it was told to run.
+if sys.argv[:1] == ["-m"]:
+    # A scoring process says nothing: Ctrl-C reaches it too, and its job speaks for both.
     scores = f"{__name__}.reward.worker" in sys.orig_argv
     prepare_job("" if scores else "interrupted\n")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    """`groot_jax.Labeler`, found only when it is asked for: it brings in JAX."""
     if name == "Labeler":
         from groot_jax.labeler import Labeler
 

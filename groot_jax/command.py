@@ -21,6 +21,8 @@ def main() -> None:
     if name not in JOBS:
         print(_USAGE, file=sys.stderr)
         sys.exit(2)
+    # Without its second word, `groot train --help` is what a job sees under `python -m`.
     del sys.argv[1]
+    # The package itself is imported by now, and not by `-m`.
     prepare_job()
     runpy.run_module(f"groot_jax.{name}", run_name="__main__", alter_sys=True)

@@ -19,14 +19,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_TERMINATE_ONCE_IN = 30.0  # seconds
-_AGAIN_IN = 0.05  # seconds
+_TERMINATE_ONCE_IN = 30.0  # Seconds in which further SIGTERMs are taken for the same one.
+_AGAIN_IN = 0.05  # Seconds until a signal that Python dropped is sent again.
 
 # Called with what ends a job, before it ends: other processes of the run may have to be told.
 at_failure: list[Callable[[BaseException], None]] = []
+# Called, beside the job's main thread, before this process ends because another of the run has.
+at_peer_failure: list[Callable[[], None]] = []
 
 
 class UserError(Exception):
@@ -42,15 +45,16 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
     status 1. Ctrl-C and SIGTERM, too, become one line, which `advice` ends."""
     _quiet_after_failure()
     for stream in (sys.stdout, sys.stderr):
-        # A terminal, or PYTHONIOENCODING, that lacks a letter gets its number and not a traceback.
+        # A terminal, or PYTHONIOENCODING, that lacks a letter gets its number and not a traceback:
+        # in ASCII "café" is written "caf\xe9".
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         with _signals():
             _telling(main)
-        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
+    # 128 + the signal's number, as a shell says it: 130 for SIGINT (2), 143 for SIGTERM (15).
     except KeyboardInterrupt:
         print(f"interrupted{advice}", file=sys.stderr)
         _leave_at_once(130)
@@ -60,12 +64,7 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
     except BrokenPipeError:
         # Whoever read the output has enough of it. Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror}; make room and run the same command again")
+        _leave(1)
 
 
 def _fail(sentence: str) -> None:
@@ -76,20 +75,33 @@ def _fail(sentence: str) -> None:
 
 
 def _telling(main: Callable[[], object]) -> None:
+    """Runs `main`, tells the other processes of the run what ends it, and raises that."""
     try:
         try:
             main()
+            sys.stdout.flush()  # What is written late may find the disk full, the reader gone.
         except Exception as error:
-            if sentence := _out_of_memory(error):
+            # As a UserError before anybody is told: the others print the sentence too.
+            if sentence := _out_of_memory(error) or _disk_full(error):
                 raise UserError(sentence) from error
             raise
     except BaseException as error:
         for tell in at_failure:
             tell(error)
-        if at_failure and isinstance(error, Exception) and not isinstance(error, UserError):
+        bug = isinstance(error, Exception) and not isinstance(error, UserError | BrokenPipeError)
+        if at_failure and bug:
+            # Not left to the interpreter, whose own end would wait for the other processes.
             traceback.print_exc()
-            _leave(1)
+            _leave_at_once(1)
         raise
+
+
+def _disk_full(error: Exception) -> str:
+    """A sentence where a disk, or the user's share of it, is full; else nothing."""
+    if not isinstance(error, OSError) or error.errno not in _FULL:
+        return ""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}; make room and run the same command again"
 
 
 def _out_of_memory(error: Exception) -> str:
@@ -100,14 +112,12 @@ def _out_of_memory(error: Exception) -> str:
         "RESOURCE_EXHAUSTED" not in text
     ):
         return ""
+    # "allocating 2147483648 bytes" of the CPU becomes 2.00 GiB; "allocate 1.50GiB" of a GPU stays.
     asked = re.search(r"allocat\w+ (\d+) bytes|allocate ([\d.]+ ?[KMGT]i?B)", text)
     much = ""
     if asked:
-        much = (
-            f" ({int(asked[1]) / 2**30:.2f} GiB more were asked for)"
-            if asked[1]
-            else (f" ({asked[2]} more were asked for)")
-        )
+        size = f"{int(asked[1]) / 2**30:.2f} GiB" if asked[1] else asked[2]
+        much = f" ({size} more were asked for)"
     return (
         f"the device has no memory left{much}: lower batch_size of config.nll, config.groot or "
         "config.evaluate, raise config.groot.accumulate, take config.model.remat=full or split the "
@@ -116,7 +126,7 @@ def _out_of_memory(error: Exception) -> str:
 
 
 def _leave(status: int) -> NoReturn:
-    if at_failure:  # The interpreter's own end would wait for the other processes.
+    if at_failure:  # There is a run of several: see `_telling`.
         _leave_at_once(status)
     sys.exit(status)
 
@@ -131,12 +141,13 @@ def _leave_at_once(status: int) -> NoReturn:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGINT and SIGTERM as exceptions, unless whoever started the job ignores them.
+    """SIGINT and SIGTERM as exceptions, unless whoever started the job ignores them, as a shell
+    that runs a script does with SIGINT for what it starts by `&`.
 
     Where Python drops what is raised (callbacks of the garbage collector, of which JAX has one,
     and finalisers), the signal is sent again.
     """
-    raised = -math.inf
+    raised = -math.inf  # When SIGTERM last raised; at first every time is long after it.
 
     def terminate(*_: object) -> None:
         nonlocal raised
@@ -145,18 +156,20 @@ def _signals() -> Iterator[None]:
             raised = time.monotonic()
             raise Terminated
 
-    def dropped(event: Any) -> None:
+    def dropped(event: sys.UnraisableHookArgs) -> None:
         nonlocal raised
+        # The hook is told of any exception that is dropped; all but those of signals go on to it.
         number = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}.get(event.exc_type)
         if number not in mine:
             hook(event)
             return
-        raised = -math.inf
+        raised = -math.inf  # That one did not count.
+        # Later, from another thread: the callback that swallowed it is still at work.
         again = threading.Timer(_AGAIN_IN, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()
 
-    wanted: dict[int, Any] = {
+    wanted: dict[int, Callable[[int, FrameType | None], object]] = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGTERM: terminate,
     }
@@ -177,6 +190,7 @@ def _signals() -> Iterator[None]:
 def signals_delayed() -> Iterator[None]:
     """SIGINT and SIGTERM wait for the end of what may not be cut in two; for the main thread."""
     caught: list[int] = []
+    # Who ignores a signal goes on ignoring it: SIG_IGN and SIG_DFL are numbers, no functions.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     mine = [number for number in before if callable(before[number])]
     for number in mine:
@@ -186,17 +200,23 @@ def signals_delayed() -> Iterator[None]:
     finally:
         for number in mine:
             signal.signal(number, before[number])
-        if caught:
+        if caught:  # One is enough: it ends the job.
             signal.raise_signal(caught[0])
 
 
 def leave_quietly_when_interrupted(message: str) -> None:
-    """Until `exit_on_user_error` takes over: the imports of a job take seconds."""
+    """Until `exit_on_user_error` takes over, Ctrl-C prints `message` and ends the process with
+    status 130: the imports of a job take seconds, and where they are cut depends on chance.
+
+    A handler that ends at once and no KeyboardInterrupt: raised inside an import, that prints a
+    traceback, or is swallowed by an `except` around the import of an optional part.
+    """
 
     def leave(*_: object) -> None:
         os.write(2, message.encode())
         os._exit(130)
 
+    # Not where whoever started the job ignores SIGINT, or a program around it handles it.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
 
@@ -206,7 +226,7 @@ def _quiet_after_failure() -> None:
     and each would print a traceback beside the sentence that says what happened."""
     before = sys.unraisablehook
 
-    def hook(event: Any) -> None:
+    def hook(event: sys.UnraisableHookArgs) -> None:
         if str(event.exc_value) != "Event loop is closed":
             before(event)
 

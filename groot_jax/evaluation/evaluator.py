@@ -9,6 +9,7 @@ import dataclasses
 import random
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,13 @@ from groot_jax.task import Task
 
 def reward_spec(config: ConfigDict, name: str | None = None) -> RewardSpec:
     """The training reward, or another one under the same settings."""
-    spec = RewardSpec.from_config(config.reward)
+    spec = RewardSpec(**config.reward)
     return spec if name is None else RewardSpec(**(vars(spec) | {"name": name}))
 
 
 def open_oracle(config: ConfigDict) -> Oracle:
     """The scoring processes of a job."""
-    return Oracle(RewardSpec.from_config(config.reward), config.seed)
+    return Oracle(RewardSpec(**config.reward), config.seed)
 
 
 class Evaluator:
@@ -200,4 +201,4 @@ def reported_rewards(config: ConfigDict) -> dict[str, Reward]:
 
 
 def _corrections(candidate: Labeling, gold: Labeling) -> list[Labeling]:
-    return corrections(candidate, gold, random.Random(0), 4)
+    return list(islice(corrections(candidate, gold, random.Random(0)), 4))

@@ -7,44 +7,41 @@ names the sentence, and nothing is left running. Knows labelings only; imports n
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import queue
-import selectors
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from multiprocessing.connection import Pipe
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Generic, TypeVar
 
 from groot_jax.errors import UserError
-from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
+from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask, Triple
 from groot_jax.reward.rewards import RewardSpec, calls_python, is_batched
 from groot_jax.reward.user_function import Board, called_for, late_message
 from groot_jax.reward.worker import (
-    BOARD_BYTES,
-    Kind,
-    Run,
-    Triple,
-    decode_results,
-    encode_items,
-    make_run,
+    Chunk,
+    ChunkScorer,
+    Results,
+    decode_pools,
+    make_chunk_scorer,
     receive,
     send,
 )
 
-__all__ = ["Handle", "Oracle", "ScoringTask", "choose_workers"]
-
 # Items of a chunk. Fixed, so that what a batch-form reward sees together does not depend on the
-# number of workers.
-_CHUNK = {"pools": 8, "rewards": 256}
+# number of workers: 30 tasks are chunks of 8, 8, 8 and 6. A task has a pool's worth of triples.
+_TASKS, _TRIPLES = 8, 256
 # Seconds beyond its deadline after which a call that even an alarm could not end is given up.
 _GRACE = 0.5
 _POLL = 0.1
@@ -53,92 +50,79 @@ _START_LIMIT = 300.0
 # Seconds that a lane may take to notice that its process was killed.
 _CLOSE_LIMIT = 5.0
 
-
-@dataclass(frozen=True)
-class _Chunk:
-    kind: Kind
-    items: Sequence[Any]
-    settings: PoolSettings
-
-    def at(self, board: Board, spec: RewardSpec) -> str:
-        """Says which call the board is about."""
-        item = self.items[min(board.item, len(self.items) - 1)]
-        words = item.words if isinstance(item, ScoringTask) else item[2]
-        return called_for(spec.name, words, len(self.items) if is_batched(spec) else 1)
+T = TypeVar("T")
 
 
-class Handle:
+class Handle(Generic[T]):
     """What `Oracle.submit` returns: `result()` waits, and raises what went wrong."""
 
-    def __init__(self, oracle: Oracle, futures: list[Future]):
+    def __init__(self, oracle: Oracle, chunks: Iterable[Chunk]):
         self._oracle = oracle
-        self._futures = futures
+        self._futures = [oracle._put(chunk) for chunk in chunks]
 
-    def done(self) -> bool:
-        """Whether `result` would return, or raise, at once."""
-        return all(future.done() for future in self._futures)
-
-    def result(self) -> list:
+    def result(self) -> list[T]:
         """The results in the order of what was submitted; raises a UserError for a user's reward
         that failed, the one of the first sentence where several did."""
         return [item for future in self._futures for item in self._oracle._wait(future)]
 
 
+# Why neither executor of concurrent.futures does this: at its end the interpreter waits for the
+# threads of the one, and a call that hangs would keep the job for ever; the processes of the other
+# are sent pickles and, where they fork, have JAX's locks without its threads. Neither ends a call.
 class Oracle:
     """Scores for the life of a job; a context manager.
 
     Starting it raises a UserError if the reward cannot be had. `spec.workers` processes score, or
-    with 0 a thread of this process does, which runs what `make_run` makes: who wants to observe it
-    gives another.
+    with 0 a thread of this process does, which runs what `make_scorer` makes: who wants to observe
+    it gives another.
     """
 
     def __init__(
         self,
         spec: RewardSpec,
         seed: int = 0,
-        make_run: Callable[[RewardSpec, int, Board], Run] = make_run,
+        make_scorer: Callable[[RewardSpec, int, Board], ChunkScorer] = make_chunk_scorer,
     ):
         self._spec = spec
-        self._queue: queue.SimpleQueue[tuple[_Chunk, Future] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Chunk, Future] | None] = queue.SimpleQueue()
         self._failure: UserError | None = None
         self._workers: list[_Worker] = []
         self._threads: list[threading.Thread] = []
+        # Of the lane in this process: what it is at. A worker's lies in the worker.
         self._local_board = Board()
-        self._local_chunk: _Chunk | None = None
+        self._local_chunk: Chunk | None = None
         count = choose_workers(spec)
         try:
             if count == 0:
-                self._start(self._local_lane, make_run(spec, seed, self._local_board))
+                self._start_local_lane(make_scorer(spec, seed, self._local_board))
+            # All are started before any is waited for: their imports run side by side.
             for _ in range(count):
                 self._workers.append(_Worker(spec, seed))
             for worker in self._workers:
                 worker.wait_until_ready()
-                self._start(self._worker_lane, worker)
+                self._start_lane(worker.work, worker.finish)
         except BaseException:
             self.close()
             raise
 
-    def submit(self, tasks: Sequence[ScoringTask], settings: PoolSettings | None = None) -> Handle:
+    def submit(self, tasks: Sequence[ScoringTask], settings: PoolSettings) -> Handle[Pool]:
         """Starts the making of a pool for each task and returns at once; `result()` of the handle
         gives the pools in the order of the tasks."""
-        return self._submit("pools", tasks, settings)
-
-    def pools(
-        self, tasks: Sequence[ScoringTask], settings: PoolSettings | None = None
-    ) -> list[Pool]:
-        """`submit(tasks, settings).result()`."""
-        return self.submit(tasks, settings).result()
+        return Handle(self, (Chunk(part, (), settings) for part in _parts(tasks, _TASKS)))
 
     def score(self, triples: Sequence[Triple]) -> list[float]:
         """The reward of each (candidate, gold, words), with no penalty for malformed outputs."""
-        return self._submit("rewards", triples).result()
+        parts = _parts(triples, _TRIPLES)
+        handle: Handle[float] = Handle(self, (Chunk((), part, PoolSettings()) for part in parts))
+        return handle.result()
 
     def close(self) -> None:
         """Ends the lanes and their processes; work not begun is cancelled. Can be called twice."""
+        # First, so that a lane which ends its chunk takes no other.
         with suppress(queue.Empty):
             while True:
-                if job := self._queue.get_nowait():
-                    job[1].cancel()
+                if waiting := self._queue.get_nowait():
+                    waiting[1].cancel()
         for _ in self._threads:
             self._queue.put(None)
         # A lane at work may hang in a user's function: a process is killed, a thread left behind
@@ -159,8 +143,35 @@ class Oracle:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _start(self, lane: Any, argument: Any) -> None:
-        thread = threading.Thread(target=lane, args=(argument,), name="groot-oracle", daemon=True)
+    def _start_local_lane(self, score_chunk: ChunkScorer) -> None:
+        def work(chunk: Chunk) -> Results:
+            self._local_chunk = chunk
+            return score_chunk(chunk)
+
+        self._start_lane(work, lambda: None)
+
+    def _start_lane(self, work: ChunkScorer, finish: Callable[[], None]) -> None:
+        """A thread that takes chunks off the queue until it finds a None there."""
+
+        def serve() -> None:
+            while (taken := self._queue.get()) is not None:
+                chunk, future = taken
+                if not future.set_running_or_notify_cancel():
+                    continue
+                try:
+                    # A lane is lost and the run over: what is still queued fails alike.
+                    if self._failure:
+                        raise self._failure
+                    future.set_result(work(chunk))
+                except _Lost as error:
+                    self._failure = UserError(str(error))
+                    future.set_exception(self._failure)
+                except BaseException as error:
+                    # Whatever it is: who waits for the result raises it, this lane lives on.
+                    future.set_exception(error)
+            finish()
+
+        thread = threading.Thread(target=serve, name="groot-oracle", daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -169,47 +180,15 @@ class Oracle:
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
 
-    def _submit(
-        self, kind: Kind, items: Sequence[Any], settings: PoolSettings | None = None
-    ) -> Handle:
+    def _put(self, chunk: Chunk) -> Future:
         if not self._threads:
             raise RuntimeError("the oracle is closed")
-        settings = settings or PoolSettings()
-        futures = []
-        for start in range(0, len(items), _CHUNK[kind]):
-            future: Future = Future()
-            chunk = _Chunk(kind, items[start : start + _CHUNK[kind]], settings)
-            self._queue.put((chunk, future))
-            futures.append(future)
-        return Handle(self, futures)
-
-    def _local_lane(self, run: Run) -> None:
-        def work(chunk: _Chunk) -> list:
-            self._local_chunk = chunk
-            return run(chunk.kind, chunk.items, chunk.settings)
-
-        self._serve(work)
-
-    def _worker_lane(self, worker: _Worker) -> None:
-        self._serve(worker.work)
-        worker.finish()
-
-    def _serve(self, work: Any) -> None:
-        while (job := self._queue.get()) is not None:
-            chunk, future = job
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                if self._failure:
-                    raise self._failure
-                future.set_result(work(chunk))
-            except _Lost as error:
-                self._failure = UserError(str(error))
-                future.set_exception(self._failure)
-            except BaseException as error:
-                future.set_exception(error)
+        future: Future = Future()
+        self._queue.put((chunk, future))
+        return future
 
     def _wait(self, future: Future) -> list:
+        # In turns: no alarm ends a call in the local lane, and only here is it seen to hang.
         while not wait([future], timeout=_POLL).done:
             if self._failure:
                 # A lane may be stuck, and never come to tell this future.
@@ -217,30 +196,45 @@ class Oracle:
                     raise self._failure
                 continue
             chunk = self._local_chunk
-            if chunk and _is_late(self._local_board, self._spec.deadline):
-                at = chunk.at(self._local_board, self._spec)
-                self._failure = UserError(late_message(at, self._spec.deadline))
+            if chunk and (late := _late(self._local_board, chunk, self._spec)):
+                self._failure = UserError(late)
                 raise self._failure
         return future.result()
+
+
+def _parts(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def choose_workers(spec: RewardSpec) -> int:
     """Scoring processes for `spec.workers`; for -1: cores - 1, at least 1 and at most 8, where the
     reward is a user's function, and none for a built-in one: to send a sentence's candidates to a
-    process and read its pool back costs the job more time than to make the pool (102 against 85
-    microseconds for 9 words and 10 beams)."""
+    process and read its pool back costs the job nearly the time of making the pool (JSON alone 103
+    microseconds against 130, for 9 words and 10 beams)."""
     if spec.workers >= 0:
         return spec.workers
     if not calls_python(spec):
         return 0
+    # The cores that this process may run on, not those of the machine; macOS does not say.
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(8, max(1, cores - 1))
 
 
-def _is_late(board: Board, deadline: float) -> bool:
+def _call_in_work(board: Board, chunk: Chunk, spec: RewardSpec) -> str:
+    """Says which call the board is about."""
+    words = chunk.words()
+    # Read beside the lane that writes it: by now it may be at an item of a longer chunk.
+    item = min(board.item, len(words) - 1)
+    return called_for(spec.name, words[item], len(words) if is_batched(spec) else 1)
+
+
+def _late(board: Board, chunk: Chunk, spec: RewardSpec) -> str:
+    """A sentence about a call that even an alarm could not end in time; else nothing."""
     began = board.began
-    return bool(began) and time.monotonic() - began > deadline + _GRACE
+    if not began or time.monotonic() - began <= spec.deadline + _GRACE:
+        return ""
+    return late_message(_call_in_work(board, chunk, spec), spec.deadline)
 
 
 class _Lost(Exception):
@@ -254,52 +248,48 @@ class _Worker:
         self._spec = spec
         environment = dict(os.environ)
         root = Path(__file__).resolve().parents[2]
+        # A checkout is put first on the path; an installed package is found as it is, and its
+        # folder would hide the user's other paths if it came before them.
         if root.name not in ("site-packages", "dist-packages"):
             paths = filter(None, (str(root), environment.get("PYTHONPATH")))
             environment["PYTHONPATH"] = os.pathsep.join(paths)
         # A user's reward may use JAX; the accelerator belongs to the job.
         environment["JAX_PLATFORMS"] = "cpu"
-        with tempfile.TemporaryFile() as file:
-            file.truncate(BOARD_BYTES)
-            self._map = mmap.mmap(file.fileno(), BOARD_BYTES)
+        self._pipe, theirs = Pipe()
+        with theirs, tempfile.TemporaryFile() as file:
+            file.truncate(ctypes.sizeof(Board))
+            # Keeps the mapped memory, and with it the file, for as long as it lives itself.
+            self._board = Board.from_buffer(mmap.mmap(file.fileno(), ctypes.sizeof(Board)))
+            files = (theirs.fileno(), file.fileno())
             self._process = subprocess.Popen(
                 [
-                    sys.executable,
-                    "-m",
-                    "groot_jax.reward.worker",
-                    str(file.fileno()),
-                    str(os.getpid()),
+                    *(sys.executable, "-m", "groot_jax.reward.worker"),
+                    *(str(number) for number in (*files, os.getpid())),
                 ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # A user's prints are no output of the job.
                 env=environment,
-                pass_fds=[file.fileno()],
+                pass_fds=files,
             )
-        self._stdin = cast(BinaryIO, self._process.stdin)
-        self._stdout = cast(BinaryIO, self._process.stdout)
-        self._cells = memoryview(self._map).cast("d")
-        self._board = Board(self._cells)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._stdout, selectors.EVENT_READ)
         setup = {
             "path": [path or os.getcwd() for path in sys.path],
             "spec": asdict(spec),
             "seed": int(seed),
         }
-        with suppress(BrokenPipeError):
-            send(self._stdin, setup)
+        with suppress(BrokenPipeError):  # `wait_until_ready` says what became of it.
+            send(self._pipe, setup)
 
     def wait_until_ready(self) -> None:
         """Raises a UserError if the process cannot score."""
         name = self._spec.name
         try:
-            if not self._selector.select(_START_LIMIT):
+            if not self._pipe.poll(_START_LIMIT):
                 raise UserError(
                     f"config.reward.name: the module of reward {name!r} was not imported after "
                     f"{_START_LIMIT:g} seconds"
                 )
-            answer = receive(self._stdout)
-        except EOFError:
+            answer = receive(self._pipe)
+        except (EOFError, OSError):
             raise UserError(
                 f"config.reward.name: the scoring process of reward {name!r} ended "
                 f"({self._ending()}) while it imported the reward's module"
@@ -307,47 +297,42 @@ class _Worker:
         if "error" in answer:
             raise UserError(answer["error"])
 
-    def work(self, chunk: _Chunk) -> list:
+    def work(self, chunk: Chunk) -> Results:
         """Sends a chunk and waits for its results; raises UserError or _Lost."""
         try:
+            # What the process wrote last is of the chunk before.
             self._board.item, self._board.began = 0, 0.0
-            items = encode_items(chunk.kind, chunk.items)
-            send(self._stdin, (chunk.kind, items, asdict(chunk.settings)))
-            while not self._selector.select(_POLL):
-                if _is_late(self._board, self._spec.deadline):
+            send(self._pipe, chunk)
+            while not self._pipe.poll(_POLL):
+                if late := _late(self._board, chunk, self._spec):
                     self.kill()
-                    at = chunk.at(self._board, self._spec)
-                    raise _Lost(late_message(at, self._spec.deadline))
-            answer = receive(self._stdout)
+                    raise _Lost(late)
+            answer = receive(self._pipe)
         except (EOFError, OSError):
-            at = chunk.at(self._board, self._spec)
+            at = _call_in_work(self._board, chunk, self._spec)
             raise _Lost(f"{at} ended its scoring process ({self._ending()})") from None
         if "error" in answer:
             raise UserError(answer["error"])
         if "bug" in answer:
             raise RuntimeError(f"in a scoring process:\n{answer['bug']}")
-        return decode_results(chunk.kind, answer["results"])
+        return answer["results"] if chunk.triples else decode_pools(answer["results"])
 
     def finish(self) -> None:
         """Lets the process end by itself."""
-        with suppress(OSError):
-            self._stdin.close()
+        self._pipe.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(0.5)
 
     def kill(self) -> None:
+        """Ends the process whatever it is at; who waits for its answer finds the pipe closed."""
         self._process.kill()
 
     def close(self) -> None:
         """Kills and reaps the process, frees what belongs to it."""
         self._process.kill()
         self._process.wait()
-        self._selector.close()
-        with suppress(OSError):
-            self._stdin.close()
-        self._stdout.close()
-        self._cells.release()
-        self._map.close()
+        self._pipe.close()
+        del self._board
 
     def _ending(self) -> str:
         try:

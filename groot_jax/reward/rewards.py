@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from groot_jax.data.labeling import Labeling, word_tags
 from groot_jax.errors import UserError
@@ -21,12 +20,14 @@ Words = Sequence[str]
 Reward = Callable[[Labeling, Labeling, Words], float]
 BatchReward = Callable[[Sequence[Labeling], Sequence[Labeling], Sequence[Words]], list[float]]
 
+# f1, f0.5, f.5 and f2., but not f-1 or f1e3.
 _F_BETA = re.compile(r"f(\d+\.?\d*|\.\d+)")
 
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """Which reward, and how it is called; the fields of `config.reward` under the same names."""
+    """Which reward, and how it is called: `RewardSpec(**config.reward)`, whose ranges
+    config/checks.py knows."""
 
     name: str = "f1"
     type_weights: str = ""
@@ -35,19 +36,6 @@ class RewardSpec:
     batch: bool = False
     deadline: float = 10.0
     workers: int = -1
-
-    @classmethod
-    def from_config(cls, reward: Any) -> RewardSpec:
-        """Takes `config.reward`, whose ranges config/checks.py knows."""
-        return cls(
-            name=reward.name,
-            type_weights=reward.type_weights,
-            wrong_cost=reward.wrong_cost,
-            malformed_penalty=reward.malformed_penalty,
-            batch=reward.batch,
-            deadline=reward.deadline,
-            workers=reward.workers,
-        )
 
 
 def make_reward(spec: RewardSpec, board: Board | None = None) -> Reward:
@@ -59,29 +47,26 @@ def make_reward(spec: RewardSpec, board: Board | None = None) -> Reward:
     thread only) or returns no number of [0, 1] raises one when called. `board`: see
     `user_function.Board`.
     """
-    terms = _parse(spec.name)
+    board = board or Board()
     if is_batched(spec):
         score = make_batch_reward(spec, board)
         return lambda candidate, gold, words: score([candidate], [gold], [words])[0]
-    rewards = [_single(name, spec, board) for _, name in terms]
-    if len(rewards) == 1:
-        return rewards[0]
-    weighted = [(weight, reward) for (weight, _), reward in zip(terms, rewards, strict=True)]
+    weighted = [(weight, _single(name, spec, board)) for weight, name in _parse(spec.name)]
+    if len(weighted) == 1:
+        return weighted[0][1]
 
     def weighted_sum(candidate: Labeling, gold: Labeling, words: Words) -> float:
         total = 0.0
         for weight, reward in weighted:
             total += weight * reward(candidate, gold, words)
-        return min(total, 1.0)
+        return min(total, 1.0)  # In floats 0.33 + 0.56 + 0.11 is 1.0000000000000002.
 
     return weighted_sum
 
 
-def make_batch_reward(spec: RewardSpec, board: Board | None = None) -> BatchReward:
-    """As `make_reward`, over lists: one reward for each (candidate, gold, words)."""
-    if not is_batched(spec):
-        reward = make_reward(spec, board)
-        return lambda candidates, golds, words: list(map(reward, candidates, golds, words))
+def make_batch_reward(spec: RewardSpec, board: Board) -> BatchReward:
+    """As `make_reward`, over lists, where `is_batched(spec)`: one reward for each (candidate, gold,
+    words)."""
     if len(_parse(spec.name)) > 1:
         raise UserError(
             f"config.reward.name {spec.name!r} sums a Python function in batch form, which only "
@@ -102,14 +87,17 @@ def is_batched(spec: RewardSpec) -> bool:
 
 
 def _parse(text: str) -> list[tuple[float, str]]:
+    """The terms of a name: "0.7*f0.5 + 0.3*exact" is [(0.7, "f0.5"), (0.3, "exact")], and "f1" is
+    [(1.0, "f1")]. Raises a UserError where the weights do not sum to 1."""
     terms = []
     for part in text.split("+"):
+        # From the right: of "0.5*0.5*f1" the weight is then "0.5*0.5", which is no number.
         weight_text, star, name = part.rpartition("*")
         try:
             weight = float(weight_text) if star else 1.0
         except ValueError:
             weight = math.nan
-        if not weight >= 0 or not name.strip():
+        if not weight >= 0 or not name.strip():  # `weight < 0` would let nan pass.
             raise UserError(
                 f"config.reward.name {text!r} has the term {part.strip()!r}, which is not of the "
                 "form weight*name with a weight of at least 0"
@@ -124,11 +112,12 @@ def _parse(text: str) -> list[tuple[float, str]]:
     return terms
 
 
-def _single(name: str, spec: RewardSpec, board: Board | None) -> Reward:
+def _single(name: str, spec: RewardSpec, board: Board) -> Reward:
     if ":" in name:
         return guard(name, import_function(name), spec.deadline, board)
     if match := _F_BETA.fullmatch(name):
         return f_beta(float(match[1]), parse_type_weights(spec.type_weights))
+    # Near misses of a name are looked for among these, so they are listed and not matched.
     builtin: dict[str, Reward] = {
         "exact": exact,
         "precision": precision,
@@ -148,7 +137,10 @@ def _single(name: str, spec: RewardSpec, board: Board | None) -> Reward:
     )
 
 
-# Built-in rewards. TP, FP, FN count spans of the candidate against gold on (start, end, type).
+# Built-in rewards. TP, FP, FN count spans of the candidate against gold on (start, end, type): a
+# span with a wrong boundary or type is both an FP and, since gold's is missed, an FN. With gold
+# {a, b} and the candidate {a, c, d}: TP 1, FP 2, FN 1, so precision 1/3, recall 1/2, F1 2/5.
+# A labeling holds no span twice, hence TP + FP = |candidate| and TP + FN = |gold|.
 
 
 def exact(candidate: Labeling, gold: Labeling, words: Words) -> float:
@@ -158,6 +150,7 @@ def exact(candidate: Labeling, gold: Labeling, words: Words) -> float:
 
 def precision(candidate: Labeling, gold: Labeling, words: Words) -> float:
     """TP / (TP + FP). A candidate without spans: 1 if gold has none either, else 0."""
+    # 0/0. As 1 it would reward the empty labeling of every sentence that has spans.
     if not candidate:
         return 0.0 if gold else 1.0
     return len(set(candidate).intersection(gold)) / len(candidate)
@@ -170,21 +163,24 @@ def recall(candidate: Labeling, gold: Labeling, words: Words) -> float:
 
 
 def f_beta(beta: float, weights: dict[str, float] | None = None) -> Reward:
-    """(1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP), each span counted with its type's weight.
+    """(1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP), each span counted with its type's weight (van
+    Rijsbergen, Information Retrieval, 1979: recall counts b times as much as precision).
 
     Where nothing counts on either side (both empty, or all weights 0) it is 1.
     """
     b2 = beta * beta
+    # Two functions, as every candidate of every sentence is scored: most have no weights to add up.
 
     def plain(candidate: Labeling, gold: Labeling, words: Words) -> float:
         if candidate == gold:
             return 1.0
         true = len(set(candidate).intersection(gold))
-        # With TP > 0 the formula's denominator is b^2 |gold| + |candidate| > 0.
+        # b^2 (TP + FN) + (TP + FP) is b^2 |gold| + |candidate|, and not 0 where there is a TP.
         return (1.0 + b2) * true / (b2 * len(gold) + len(candidate)) if true else 0.0
 
     def weighted(candidate: Labeling, gold: Labeling, words: Words) -> float:
         assert weights is not None
+        # With gold {A, B}, the candidate {A, C} and B=3: TP 1, FP 1, FN 3, so F1 2 / (2 + 3 + 1).
         shared = set(candidate).intersection(gold)
         true = sum([weights.get(span.type, 1.0) for span in shared])
         wrong = sum([weights.get(span.type, 1.0) for span in candidate if span not in shared])
@@ -197,7 +193,8 @@ def f_beta(beta: float, weights: dict[str, float] | None = None) -> Reward:
 
 
 def utility(wrong_cost: float) -> Reward:
-    """clip((TP - c FP) / |gold|, 0, 1): a wrong span costs c times a missed one.
+    """clip((TP - c FP) / |gold|, 0, 1): a wrong span costs c times a missed one. For c = 2, four
+    gold spans, three found and one wrong: (3 - 2) / 4.
 
     Gold without spans: 1 if the candidate has none either, else 0.
     """
@@ -212,7 +209,8 @@ def utility(wrong_cost: float) -> Reward:
 
 
 def token_accuracy(candidate: Labeling, gold: Labeling, words: Words) -> float:
-    """Share of words whose simplified-inside tags agree; 1 for a sentence without words."""
+    """Share of words whose simplified-inside tags (`data.labeling.word_tags`) agree; 1 for a
+    sentence without words."""
     if not words or candidate == gold:
         return 1.0
     tags = zip(word_tags(candidate, len(words)), word_tags(gold, len(words)), strict=True)
@@ -220,7 +218,8 @@ def token_accuracy(candidate: Labeling, gold: Labeling, words: Words) -> float:
 
 
 def parse_type_weights(text: str) -> dict[str, float]:
-    """Reads "brand=2, color=0.5"."""
+    """Reads "brand=2, color=0.5" as {"brand": 2.0, "color": 0.5}. A type may hold `=`: the last one
+    counts. Raises a UserError that names the part which is no weight."""
     weights = {}
     for part in filter(None, map(str.strip, text.split(","))):
         type_, equals, value = part.rpartition("=")

@@ -6,6 +6,7 @@ sentence it was called for, never a number. This room imports nothing of JAX.
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import importlib
 import math
@@ -17,8 +18,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, MutableSequence, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from groot_jax.data.labeling import Labeling
 from groot_jax.errors import UserError
@@ -26,53 +27,44 @@ from groot_jax.errors import UserError
 if TYPE_CHECKING:
     from groot_jax.reward.rewards import BatchReward, Reward, Words
 
+Function = Callable[..., Any]  # The user's; what it takes and returns is seen when it is called.
+T = TypeVar("T")
 
-class Board:
+
+class Board(ctypes.Structure):
     """What a lane is at, for whoever watches over its calls from another thread or process.
 
-    `cells`: two numbers to keep it in, of this process or mapped into the memory of several.
+    Two numbers of eight bytes each: of this process, or (`Board.from_buffer`) in memory that two
+    processes share. Each is written whole, so that it needs no lock.
     """
 
-    def __init__(self, cells: MutableSequence[float] | memoryview[float] | None = None) -> None:
-        self._cells: Any = [0.0, 0.0] if cells is None else cells
+    _fields_ = (("item", ctypes.c_int64), ("began", ctypes.c_double))
 
-    @property
-    def item(self) -> int:
-        """Number, in its chunk, of the item in work."""
-        return int(self._cells[0])
-
-    @item.setter
-    def item(self, index: int) -> None:
-        self._cells[0] = index
-
-    @property
-    def began(self) -> float:
-        """`time.monotonic()` at which the user's call began; 0.0 outside of one."""
-        return float(self._cells[1])
-
-    @began.setter
-    def began(self, seconds: float) -> None:
-        self._cells[1] = seconds
+    item: int  # Number, in its chunk, of the item in work.
+    began: float  # `time.monotonic()` at which the user's call began; 0.0 outside of one.
 
 
-# Files whose frames say nothing about where a user's code went wrong.
+# Files whose frames say nothing about where a user's code went wrong: this one, which calls it, and
+# that of importlib.import_module.
 _PASSED = (__file__, importlib.__file__)
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
 
-def import_function(name: str) -> Callable[..., Any]:
-    """The function of `package.module:function`; the current directory is importable.
+def import_function(name: str) -> Function:
+    """The function of `package.module:function`; the current directory is importable. A method of
+    a class is `package.module:Class.method`.
 
     Raises a UserError that names the module and the cause.
     """
     if not _FUNCTION.fullmatch(name):
         raise UserError(f"config.reward.name: {name!r} is not of the form package.module:function")
     module_name, _, path = name.partition(":")
+    # "" stands for the current directory: of `python -c` it is on the path already.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     try:
         target = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # A script without a main guard may call sys.exit.
         raise UserError(
             f"config.reward.name: module {module_name!r} of reward {name!r} does not import: "
             f"{_describe(error)}"
@@ -92,7 +84,7 @@ def import_function(name: str) -> Callable[..., Any]:
     return target
 
 
-def guard(name: str, function: Callable[..., Any], deadline: float, board: Board | None) -> Reward:
+def guard(name: str, function: Function, deadline: float, board: Board) -> Reward:
     """A function of (candidate, gold, words) as a reward that raises UserErrors only.
 
     It has `deadline` seconds a call; an alarm ends it in the main thread, elsewhere whoever reads
@@ -100,27 +92,21 @@ def guard(name: str, function: Callable[..., Any], deadline: float, board: Board
     """
 
     def reward(candidate: Labeling, gold: Labeling, words: Words) -> float:
-        try:
-            value = _call(function, (candidate, gold, words), deadline, board)
-        except _Late:
-            raise UserError(late_message(called_for(name, words), deadline)) from None
-        except (Exception, SystemExit) as error:
-            raise UserError(f"{called_for(name, words)} raised {_describe(error)}") from error
+        arguments = (candidate, gold, words)
+        value = _call(function, arguments, deadline, board, lambda: called_for(name, words))
         return _checked(value, name, words)
 
     return reward
 
 
-def guard_batch(
-    name: str, function: Callable[..., Any], deadline: float, board: Board | None
-) -> BatchReward:
+def guard_batch(name: str, function: Function, deadline: float, board: Board) -> BatchReward:
     """As `guard`, for a function that takes three lists and returns a list.
 
     When a call fails, its items are tried one by one to find the sentence to name.
     """
 
     def listing(*lists: list) -> list:
-        # A generator does its work, and fails, only here.
+        # A generator does its work, and fails, only here: inside the call that is watched.
         values = function(*lists)
         return list(values) if isinstance(values, Iterable) else [values]
 
@@ -131,21 +117,20 @@ def guard_batch(
         if not count:
             return []
         lists = (list(candidates), list(golds), list(words))
+
+        def at() -> str:
+            return called_for(name, words[0], count)
+
         try:
-            values = _call(listing, lists, deadline, board)
-        except (Exception, SystemExit, _Late) as error:
+            values = _call(listing, lists, deadline, board, at)
+        except UserError:
             if count > 1:
                 for candidate, gold, own in zip(*lists, strict=True):
                     score([candidate], [gold], [own])
-            at = called_for(name, words[0], count)
-            if isinstance(error, _Late):
-                message = late_message(at, deadline)
-            else:
-                message = f"{at} raised {_describe(error)}"
-            raise UserError(message) from error
+            raise  # None fails alone: a batch of this size is too much, say.
         if len(values) != count:
             raise UserError(
-                f"{called_for(name, words[0], count)} returned {len(values)} values for {count} "
+                f"{at()} returned {len(values)} values for {count} "
                 "candidates, but in batch form it returns a list with one float for each"
             )
         return [_checked(value, name, own) for value, own in zip(values, words, strict=True)]
@@ -158,24 +143,34 @@ class _Late(BaseException):
 
 
 def _call(
-    function: Callable[..., Any], arguments: tuple, deadline: float, board: Board | None
-) -> Any:
-    """Calls a user's function with the board set; raises _Late where the alarm can be had."""
+    function: Callable[..., T],
+    arguments: tuple,
+    deadline: float,
+    board: Board,
+    at: Callable[[], str],
+) -> T:
+    """Calls a user's function with the board set. Raises a UserError, which begins with `at`, for
+    what it raises and, where the alarm can be had, for a call that is not back in time."""
+    # Python runs signal handlers in the main thread and lets only that one set them.
     alarm = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGALRM, _on_alarm) if alarm else None
-    if board is not None:
-        board.began = time.monotonic()
+    board.began = time.monotonic()
     try:
-        if alarm:
-            # Again and again: a bare `except` of theirs may have swallowed the first.
-            signal.setitimer(signal.ITIMER_REAL, deadline, deadline)
-        return function(*arguments)
-    finally:
-        if alarm:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-            signal.signal(signal.SIGALRM, previous or signal.SIG_DFL)
-        if board is not None:
+        try:
+            if alarm:
+                # Again and again: a bare `except` of theirs may have swallowed the first.
+                signal.setitimer(signal.ITIMER_REAL, deadline, deadline)
+            return function(*arguments)
+        finally:
+            # Before anything else is done about an exception, which the next alarm would end.
+            if alarm:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+                signal.signal(signal.SIGALRM, previous or signal.SIG_DFL)
             board.began = 0.0
+    except _Late:
+        raise UserError(late_message(at(), deadline)) from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{at()} raised {_describe(error)}") from error
 
 
 def _on_alarm(signum: int, frame: object) -> None:
@@ -183,11 +178,14 @@ def _on_alarm(signum: int, frame: object) -> None:
 
 
 def _checked(value: Any, name: str, words: Words) -> float:
+    """The value as a float of [0, 1]: True is 1.0, and 1.0000000001 is 1.0, as sums of floats that
+    should be 1 may lie beyond. Raises a UserError for any other."""
     try:
+        # float("0.5") would be a number, and float(b"0.5") too: a mistake of theirs stays one.
         number = math.nan if isinstance(value, str | bytes) else float(value)
     except Exception:
         number = math.nan
-    if not -1e-9 <= number <= 1.0 + 1e-9:
+    if not -1e-9 <= number <= 1.0 + 1e-9:  # nan is neither, so it ends here as well.
         at = called_for(name, words)
         listed = isinstance(value, Iterable) and not isinstance(value, str | bytes)
         raise UserError(
@@ -209,8 +207,10 @@ def late_message(at: str, deadline: float) -> str:
 
 
 def _describe(error: BaseException) -> str:
+    """`ValueError: no such brand (my_module.py:12)`: type, text and the user's innermost line."""
     frames = [
         frame
+        # Outermost first. Imports of the interpreter's own are in files named "<frozen ...>".
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename not in _PASSED and not frame.filename.startswith("<frozen")
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 from glob import glob
-from typing import Any
 
 import jax
 
@@ -36,6 +35,8 @@ def keep_freed_memory() -> bool:
         )
     ):
         return False
+    # One arena (heap) for all threads, so that what one frees another gets; no block in a mapping
+    # of its own, which free() would give back at once; and the heap's end is never given back.
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER))
     return all(library.mallopt(name, value) == 1 for name, value in settings)
 
@@ -50,7 +51,7 @@ def release_freed_memory() -> None:
         library.malloc_trim(0)
 
 
-def _glibc() -> Any:
+def _glibc() -> ctypes.CDLL | None:
     """The C library, where it is glibc; else None."""
     try:
         return ctypes.CDLL(None) if os.confstr("CS_GNU_LIBC_VERSION") else None

@@ -8,15 +8,22 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from groot_jax.errors import UserError
+from groot_jax.errors import UserError, signals_delayed
 
 
 def expanded(path: str | Path, what: str) -> Path:
-    """`path` with its `~` written out. `what` names the key or flag in the UserError that is raised
-    where this user has no home folder, as in a container that runs under a bare number."""
+    """`path` with its `~`, or `~someone`, written out: `~/w` is `/home/ann/w` for ann.
+
+    `what` names the key or flag in the UserError that is raised where that home folder is not
+    known: in a container that runs under a bare number, or of a user who does not exist.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError:
+        user = Path(path).parts[0].removeprefix("~")
+        if user:
+            known = f"there is no user {user} whose home folder it could begin with"
+            raise UserError(f"{what}={path}: {known}; write the path without ~{user}") from None
         raise UserError(
             f"{what}={path}: nobody knows the home folder of this user; write the path without ~, "
             "or set HOME"
@@ -28,6 +35,8 @@ def write_text(path: Path, text: str) -> None:
 
     Raises UserError where the disk refuses.
     """
+    # In the same folder, as a rename is whole only within one file system; with the process in its
+    # name, as two jobs may write the same file.
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         try:
@@ -45,7 +54,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What goes wrong with a file of the work directory, as a UserError."""
+    """What goes wrong with a file of the work directory, as a UserError that names it.
+
+    >>> with writing(Path("w/a.json")): Path("/dev/full").write_text("1")
+    UserError: w/a.json could not be written (No space left on device): make room or ...
+    """
     try:
         yield
     except OSError as error:
@@ -59,12 +72,37 @@ def writing(path: Path) -> Iterator[None]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A draft to write into, which then takes the place of `folder`, whole or not at all.
 
-    Raises UserError where the disk refuses.
+    A process that is killed meanwhile leaves the old folder in its place, or, between the two
+    renames at the end, beside it as `FOLDER.old`, whence the next call puts it back. Raises
+    UserError where the disk refuses.
     """
-    draft = folder.with_name(f"{folder.name}.tmp")
+    draft, old = (folder.with_name(f"{folder.name}.{word}") for word in ("tmp", "old"))
     shutil.rmtree(draft, ignore_errors=True)
     with writing(folder):
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
         draft.mkdir(parents=True)
         yield draft
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(draft, folder)
+        # Content before names: after a power cut the new name may not stand for empty files.
+        for path in (*draft.rglob("*"), draft):
+            _sync(path)
+        shutil.rmtree(old, ignore_errors=True)
+        # No call replaces a folder that holds something, so the old one steps aside first. To
+        # remove it first would take long, and whoever is killed then has neither.
+        with signals_delayed():
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(draft, folder)
+        _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Until a file's content, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        # Some network file systems sync no folders; their names are there once the call returns.
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(number)
+    finally:
+        os.close(number)

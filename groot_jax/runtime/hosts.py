@@ -13,7 +13,6 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -27,21 +26,32 @@ from jax._src import distributed  # No public way leads to the key-value store.
 
 from groot_jax import errors
 from groot_jax.errors import UserError
-from groot_jax.runtime.joining import place_from_environment, roll_call
+from groot_jax.runtime.joining import place_from_environment, reach, roll_call
 
 _PART = 1 << 20  # Bytes of one entry of the store; longer messages take several.
 _BEAT = 1.0  # Seconds between signs of life.
+# Keys of the store, which JAX writes to as well. Of three processes, after one `merge`:
+#   groot_jax/1/0/head, groot_jax/1/1/head, groot_jax/1/2/head    turn 1: what each has sent
+#   groot_jax/2/all/head                                           turn 2: what process 0 answered
+#   groot_jax/beat/0, groot_jax/beat/1, groot_jax/beat/2           signs of life, counted up
+#   groot_jax/stop                                                 why the run is over, once it is
 _ROOT = "groot_jax/"
+
+Json = Any  # What JSON can hold; a tuple arrives as a list.
 
 
 class Hosts:
-    """What the processes of a run do together; every one has to make the same calls in turn."""
+    """What the processes of a run do together; every one has to make the same calls in turn.
+
+    Calls are told apart by their number alone (`_turn`), so that a process which left one out
+    would read another call's messages from there on.
+    """
 
     def __init__(self, index: int = 0, names: tuple[str, ...] = ("",)) -> None:
         self.index, self.names = index, names
         self.count = len(names)
         self._turn = 0
-        self._stale: list[str] = []
+        self._stale: list[str] = []  # Keys that all have read once process 0 hears from all again.
         self._watch: _Watch | None = None
 
     @property
@@ -49,7 +59,7 @@ class Hosts:
         """Whether this process writes what all have found."""
         return self.index == 0
 
-    def collect(self, value: Any) -> list[Any] | None:
+    def collect(self, value: Json) -> list[Json] | None:
         """The values of all processes in order, for process 0; None for the others."""
         if self.count == 1:
             return [value]
@@ -64,7 +74,7 @@ class Hosts:
         self._stale = [key]
         return values
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: Json) -> Json:
         """Process 0's value, for all."""
         if self.count == 1:
             return value
@@ -75,7 +85,7 @@ class Hosts:
             return value
         return _get(key)
 
-    def merge(self, value: Any, join: Callable[[list[Any]], Any]) -> Any:
+    def merge(self, value: Json, join: Callable[[list[Json]], Json]) -> Json:
         """`join` of the values of all processes, worked out once and the same for all."""
         values = self.collect(value)
         return self.broadcast(join(values) if values is not None else None)
@@ -112,7 +122,13 @@ def connect(start_timeout: float, timeout: float) -> Hosts:
     Raises UserError where the environment is wrong, or where processes do not arrive.
     """
     place = place_from_environment(os.environ)
-    if place is None or place.count == 1:
+    if place is None:
+        return Hosts()
+    if place.count == 1:
+        if place.devices:  # As `jax.distributed.initialize` does, which a run of one is spared.
+            visible = ",".join(map(str, place.devices))
+            jax.config.update("jax_cuda_visible_devices", visible)
+            jax.config.update("jax_rocm_visible_devices", visible)
         return Hosts()
     names = roll_call(place, start_timeout)
     hosts = Hosts(place.index, names)
@@ -125,7 +141,7 @@ def connect(start_timeout: float, timeout: float) -> Hosts:
         place.index,
         local_device_ids=place.devices,
         initialization_timeout=int(start_timeout),
-        # The watch is faster and says more; this is for when it can't.
+        # The watch is faster and says more; this, 130 s at the default of 60, is for when it can't.
         heartbeat_timeout_seconds=int(2 * timeout) + 10,
         shutdown_timeout_seconds=int(timeout),
     )
@@ -142,17 +158,18 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
-def _put(key: str, value: Any) -> None:
+def _put(key: str, value: Json) -> None:
     data = zlib.compress(json.dumps(value).encode(), 1)
     parts = [data[at : at + _PART] for at in range(0, len(data), _PART)]
     for number, part in enumerate(parts[1:], 1):
         _client().key_value_set_bytes(f"{key}/part/{number}", part)
-    # Last, since it says that all are there.
+    # Last, since it says that all are there: 4 bytes, how many parts, then the first of them.
     _client().key_value_set_bytes(f"{key}/head", len(parts).to_bytes(4, "big") + parts[0])
 
 
-def _get(key: str) -> Any:
+def _get(key: str) -> Json:
     """Waits as long as it takes: whether the sender still lives is the watch's business."""
+    # In turns of ten seconds: a wait in C++ hears no Ctrl-C.
     while True:
         try:
             head = _client().blocking_key_value_get_bytes(f"{key}/head", 10_000)
@@ -172,16 +189,22 @@ def _get(key: str) -> Any:
 class _Watch:
     """A thread that shows signs of life and ends this process when the run is over for another.
 
-    Process 0 hears them all and passes sentence; the others ask it.
+    Process 0 hears them all and passes sentence; the others ask it. With a beat a second and a
+    timeout of 60 s the others end some 62 s after one fell silent, and in about 3 s after one that
+    could still say why it ends.
     """
 
     def __init__(self, hosts: Hosts, timeout: float) -> None:
         self._hosts, self._timeout = hosts, timeout
+        # By process its last beat, and when this process first saw that one: by its own clock, as
+        # those of two hosts may differ by more than the timeout.
+        self._heard: dict[str, tuple[bytes, float]] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hosts", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
+        """Ends the watch: all processes have said that they are done."""
         self._end.set()
         self._thread.join()
 
@@ -203,8 +226,7 @@ class _Watch:
 
     def _run(self) -> None:
         beat = 0
-        heard: dict[str, tuple[bytes, float]] = {}
-        refused = 0.0
+        refused = 0.0  # Since when process 0 has not answered; 0.0: it does.
         while not self._end.wait(_BEAT):
             beat += 1
             now = time.monotonic()
@@ -213,7 +235,7 @@ class _Watch:
                 _client().key_value_set_bytes(own, str(beat).encode(), allow_overwrite=True)
                 if self._hosts.main:
                     beats = dict(_client().key_value_dir_get_bytes(f"{_ROOT}beat/"))
-                    if silent := self._silent(beats, heard, now):
+                    if silent := self._silent(beats, now):
                         self._stop(silent)
                 if sentence := _sentence():
                     self._leave(sentence)
@@ -223,15 +245,15 @@ class _Watch:
                 if now - refused > self._timeout:
                     self._leave(_lost(self._hosts))
 
-    def _silent(
-        self, beats: dict[str, bytes], heard: dict[str, tuple[bytes, float]], now: float
-    ) -> str:
+    def _silent(self, beats: dict[str, bytes], now: float) -> str:
+        """A sentence about a process whose beat has not changed for too long; else nothing."""
         for index in range(1, self._hosts.count):
             key = f"{_ROOT}beat/{index}"
             beat = beats.get(key, b"")
-            if key not in heard or heard[key][0] != beat:
-                heard[key] = (beat, now)
-            elif now - heard[key][1] > self._timeout:
+            known, since = self._heard.get(key, (None, now))
+            if beat != known:
+                self._heard[key] = (beat, now)
+            elif now - since > self._timeout:
                 return (
                     f"process {_name(self._hosts, index)} has given no sign of life for "
                     f"{self._timeout:.0f} s: it was killed, or its host or network failed; run the "
@@ -242,12 +264,22 @@ class _Watch:
     def _leave(self, sentence: str) -> None:
         if self._end.is_set():
             return
+        # In a thread of its own: a file server that hangs must not keep this process.
+        last_words = threading.Thread(target=_last_words, daemon=True)
+        last_words.start()
         if self._hosts.main:
             time.sleep(2 * _BEAT)  # The others hear it from here.
+        last_words.join(2 * _BEAT)
         _end_process(sentence)
 
 
+def _last_words() -> None:
+    for say in errors.at_peer_failure:
+        say()
+
+
 def _sentence() -> str:
+    """Why the run is over; empty while it goes on."""
     try:
         said: bytes = _client().key_value_try_get_bytes(f"{_ROOT}stop")
     except jax.errors.JaxRuntimeError as error:
@@ -269,6 +301,8 @@ def _lost(hosts: Hosts) -> str:
 
 
 def _end_process(sentence: str) -> None:
+    """At once, from a thread that is not the main one: that may be in C++ for as long as it takes,
+    waiting for an array of the process that is gone."""
     os.write(2, f"error: {sentence}\n".encode())
     with suppress(OSError, ValueError):  # Whoever read it may be gone, the disk full.
         sys.stdout.flush()
@@ -290,19 +324,19 @@ def _say_when_aborted(hosts: Hosts, coordinator: str) -> None:
         os.write(2, f"error: {sentence}\n".encode())
         os._exit(128 + signal.SIGABRT)
 
+    # abort() returns to no one: Python's own handlers only leave a note for later.
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
     _KEPT.append(handler)
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)  # Python's own handlers run too late.
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
 
 
 def _answers(coordinator: str) -> bool:
     """Whether process 0 still listens."""
-    host, _, port = coordinator.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_BEAT):
+        with reach(coordinator, timeout=_BEAT):
             return True
     except OSError:
         return False
 
 
-_KEPT: list[Any] = []  # What C holds on to.
+_KEPT: list[object] = []  # What C holds on to, and Python would free.

@@ -98,7 +98,7 @@ class GrootStage:
             )
             for example, candidates in found
         ]
-        handle = self._run.oracle.submit(tasks, PoolSettings.from_config(self.settings.pool))
+        handle = self._run.oracle.submit(tasks, PoolSettings(**self.settings.pool))
         indices = [example.index for example, _ in found]
         return Ranked(
             batch,

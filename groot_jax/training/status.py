@@ -10,12 +10,12 @@ import json
 import os
 import socket
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from groot_jax.config import LOCK_FILE, STATUS_FILE
-from groot_jax.errors import UserError
+from groot_jax.errors import UserError, at_peer_failure
 from groot_jax.runtime.files import write_text, writing
 
 # Whoever asks whether a lock is held has it for a moment.
@@ -37,13 +37,19 @@ class WorkdirLock:
     def __exit__(self, kind: object, *_: object) -> None:
         if self._file is None:
             return
-        with suppress(UserError) if kind else nullcontext():
-            # On a full disk, what is raised already says more.
-            if self._before and kind:
+        at_peer_failure.remove(self._say_stopped)
+        if kind:
+            self._say_stopped()
+        else:
+            write_status(self._workdir, "finished")
+        self._file.close()
+
+    def _say_stopped(self) -> None:
+        with suppress(UserError):  # On a full disk, what ends the job says more.
+            if self._before:
                 write_text(self._workdir / STATUS_FILE, self._before)
             else:
-                write_status(self._workdir, "stopped" if kind else "finished")
-        self._file.close()
+                write_status(self._workdir, "stopped")
 
     def take(self) -> None:
         """Takes the lock, once. Raises UserError, with the holder, where another process has it."""
@@ -66,6 +72,8 @@ class WorkdirLock:
                 "wait for its end, or name another --workdir"
             )
         self._file = file
+        # A process that ends because another one did leaves no `with`.
+        at_peer_failure.append(self._say_stopped)
         with writing(path):
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,10 @@ from hypothesis import strategies as st
 from groot_jax.data.labeling import Candidate, Span, labeling_of_word_tags
 from groot_jax.errors import UserError
 from groot_jax.reward import oracle as oracle_module
-from groot_jax.reward.oracle import Oracle, ScoringTask, choose_workers
-from groot_jax.reward.pool import PoolSettings, build_pool
+from groot_jax.reward.oracle import Oracle, choose_workers
+from groot_jax.reward.pool import PoolSettings, ScoringTask, build_pools
 from groot_jax.reward.rewards import RewardSpec, make_reward
-from groot_jax.reward.worker import decode_items, decode_results, encode_items, encode_results
+from groot_jax.reward.worker import Chunk, decode_chunk, decode_pools, receive, send
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLD = (Span(0, 1, "A"), Span(2, 3, "B"), Span(4, 6, "C"))
@@ -99,6 +100,15 @@ def module(tmp_path, monkeypatch):
     return write
 
 
+def scored_by(name: str):
+    reward = make_reward(RewardSpec(name))
+    return lambda triples, items: [reward(*triple) for triple in triples]
+
+
+def pools_of(oracle: Oracle, made: list[ScoringTask], settings=PoolSettings()):  # noqa: B008
+    return oracle.submit(made, settings).result()
+
+
 def pids(folder: Path) -> set[int]:
     return set(map(int, (folder / "pids").read_text().split()))
 
@@ -125,28 +135,19 @@ def test_pools_equal_build_pool_in_order_whatever_the_number_of_workers():
             pools = first.result()
             assert repr(second.result()) == repr(pools[:3])
             assert [len(pool) for pool in small.result()] == [4] * 3
-            assert first.done()
         assert [len(pool) for pool in pools] == [12] * 30
         expected = expected or repr(pools)
         assert repr(pools) == expected
-    direct = build_pool(
-        tasks()[4].words,
-        GOLD,
-        tasks()[4].candidates,
-        make_reward(RewardSpec("f0.5")),
-        PoolSettings(size=12),
-        0.1,
-        (5 << 64) ^ 4,
-    )
-    assert repr(pools[4]) == repr(direct)
+    direct = build_pools(tasks()[4:5], scored_by("f0.5"), PoolSettings(size=12), 0.1, 5)
+    assert repr(pools[4:5]) == repr(direct)
 
 
 def test_the_seed_and_the_key_choose_the_random_corrections_not_the_order_of_work():
     spec, chosen = RewardSpec("f1", workers=0), PoolSettings(size=64)
     with Oracle(spec, 0) as one, Oracle(spec, 1) as other:
-        all_ = one.pools(tasks(), chosen)
-        assert repr(all_[7:9]) == repr(one.pools(tasks()[7:9], chosen))
-        assert repr(all_) != repr(other.pools(tasks(), chosen))
+        all_ = pools_of(one, tasks(), chosen)
+        assert repr(all_[7:9]) == repr(pools_of(one, tasks()[7:9], chosen))
+        assert repr(all_) != repr(pools_of(other, tasks(), chosen))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -158,8 +159,8 @@ def test_rewards_of_triples_come_in_order_single_and_batch_form_alike(module, wo
         with Oracle(spec) as oracle:
             assert oracle.score(triples) == [i % 4 / 6 for i in range(700)]
             assert oracle.score([]) == []
-            assert oracle.submit([]).result() == []
-            pools = oracle.pools(tasks(9))
+            assert pools_of(oracle, []) == []
+            pools = pools_of(oracle, tasks(9))
             assert pools[8][0].reward == max(len(e.labeling) / 6 for e in pools[8])
 
 
@@ -183,7 +184,7 @@ def test_a_failing_reward_is_named_with_its_sentence(module, tmp_path, workers, 
         pytest.raises(UserError, match=rf"{function}.*{sentence} word word.*{said}"),
         Oracle(spec) as oracle,
     ):
-        oracle.pools(tasks())
+        pools_of(oracle, tasks())
     if workers:
         assert not any(map(alive, pids(tmp_path)))
 
@@ -202,7 +203,7 @@ def test_a_process_that_hangs_for_good_or_dies_is_named_with_its_sentence(
     name = module(s17=what)
     spec = RewardSpec(f"{name}:bad", deadline=0.5, workers=2)
     with Oracle(spec) as oracle:
-        handle = oracle.submit(tasks())
+        handle = oracle.submit(tasks(), PoolSettings())
         with pytest.raises(UserError, match=rf"{name}:bad.*s17 word word.*{said}"):
             handle.result()
         with pytest.raises(UserError, match="s17 word"):
@@ -215,7 +216,7 @@ def test_of_two_failing_sentences_the_first_is_named(module):
     for workers in (0, 2):
         spec = RewardSpec(f"{name}:bad", workers=workers)
         with Oracle(spec) as oracle, pytest.raises(UserError, match="s9 word"):
-            oracle.pools(tasks())
+            pools_of(oracle, tasks())
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -258,12 +259,12 @@ def test_neither_processes_nor_files_nor_threads_are_left(module, tmp_path):
     files, threads = open_files(), threading.active_count()
     for workers in (0, 2):
         with Oracle(RewardSpec(f"{name}:pid", workers=workers)) as oracle:
-            oracle.pools(tasks())
+            pools_of(oracle, tasks())
             assert len(pids(tmp_path) - {os.getpid()}) <= 2
-            oracle.submit(tasks())
+            oracle.submit(tasks(), PoolSettings())
         oracle.close()
         with pytest.raises(RuntimeError, match="closed"):
-            oracle.submit(tasks())
+            oracle.submit(tasks(), PoolSettings())
         assert not any(map(alive, pids(tmp_path) - {os.getpid()}))
         assert (open_files(), threading.active_count()) == (files, threads)
 
@@ -272,11 +273,12 @@ JOB = """
 import os, time
 from groot_jax.data.labeling import Span
 from groot_jax.reward.oracle import Oracle
+from groot_jax.reward.pool import PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec
 gold = (Span(0, 1, "A"),)
 with Oracle(RewardSpec("slow:f", workers=2, deadline=100.0)) as oracle:
     oracle.score([(gold, gold, ("fast",))])
-    handle = oracle._submit("rewards", [(gold, gold, ("slow",))])
+    handle = oracle.submit([ScoringTask(("slow",), gold, [])], PoolSettings())
     while not os.path.exists("begun"):
         time.sleep(0.01)
     print("ready", flush=True)
@@ -317,7 +319,7 @@ def test_an_interrupt_that_leaves_a_result_locked_does_not_keep_the_oracle_open(
 ):
     monkeypatch.setattr(oracle_module, "_CLOSE_LIMIT", 0.5)
     oracle = Oracle(RewardSpec(f"{module(s0='sleep')}:bad", workers=1, deadline=100))
-    (future,) = oracle.submit(tasks(1))._futures
+    (future,) = oracle.submit(tasks(1), PoolSettings())._futures
     while not (tmp_path / "pids").exists():
         time.sleep(0.01)
     with future._condition:
@@ -351,8 +353,8 @@ def test_submit_returns_while_the_reward_still_works(tmp_path, monkeypatch):
     )
     for workers in (0, 1):
         with Oracle(RewardSpec("waits_for_file:f", workers=workers, deadline=30)) as oracle:
-            handle = oracle.submit(tasks(2))
-            assert not handle.done()
+            handle = oracle.submit(tasks(2), PoolSettings())
+            assert not handle._futures[0].done()
             (tmp_path / "go").touch()
             assert len(handle.result()) == 2
         (tmp_path / "go").unlink()
@@ -365,24 +367,21 @@ def test_submit_returns_while_the_reward_still_works(tmp_path, monkeypatch):
     st.lists(st.tuples(labelings, st.floats(), st.booleans(), st.integers(-1, 40)), max_size=4),
 )
 def test_tasks_triples_and_pools_survive_the_protocol(words, gold, beam):
-    import json
-
     def through(value):
-        return json.loads(json.dumps(value))
+        here, there = Pipe()
+        with here, there:
+            send(here, value)
+            return receive(there)
 
-    task = ScoringTask(tuple(words), gold, tuple(Candidate(*item) for item in beam), 2**70)
-    assert repr(decode_items("pools", through(encode_items("pools", [task])))) == repr([task])
-    triple = (gold, gold, tuple(words))
-    assert decode_items("rewards", through(encode_items("rewards", [triple]))) == [triple]
-    pool = build_pool(
-        words, gold, task.candidates, make_reward(RewardSpec()), PoolSettings(), 0.1, 0
-    )
-    sent = through(encode_results("pools", [pool]))
-    assert repr(decode_results("pools", sent)) == repr([pool])
+    task = ScoringTask(tuple(words), gold, [Candidate(*item) for item in beam], 2**70)
+    chunk = Chunk([task], [(gold, gold, tuple(words))], PoolSettings(size=3, gold=False))
+    assert repr(decode_chunk(through(chunk))) == repr(chunk)
+    pools = build_pools([task], scored_by("f1"), PoolSettings(), 0.1, 0)
+    assert repr(decode_pools(through(pools))) == repr(pools)
 
 
 def test_an_idle_oracle_still_scores_after_a_while():
     with Oracle(RewardSpec("f1", workers=1, deadline=0.05)) as oracle:
-        first = oracle.pools(tasks(1))
+        first = pools_of(oracle, tasks(1))
         time.sleep(1.0)
-        assert repr(oracle.pools(tasks(1))) == repr(first)
+        assert repr(pools_of(oracle, tasks(1))) == repr(first)

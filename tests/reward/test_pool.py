@@ -7,10 +7,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ml_collections import ConfigDict
 
+from groot_jax.config.loading import default_config
 from groot_jax.data.labeling import Candidate, Span, labeling_of_word_tags, make_labeling
-from groot_jax.reward.pool import PoolSettings, build_pool
+from groot_jax.reward.pool import PoolSettings, ScoringTask, build_pools
 from groot_jax.reward.rewards import RewardSpec, make_reward
 
 WORDS = ("a", "b", "c", "d", "e", "f")
@@ -31,8 +31,14 @@ settings = st.builds(
 )
 
 
+def f1(triples, items):
+    return [F1(*triple) for triple in triples]
+
+
 def pool_of(gold, beam, chosen=PoolSettings(), penalty=0.1, seed=0):  # noqa: B008
-    return build_pool(WORDS, gold, beam, F1, chosen, penalty, seed)
+    task = ScoringTask(WORDS, gold, beam)
+    (pool,) = build_pools([task], f1, chosen, penalty, seed)
+    return pool
 
 
 @given(labelings, beams(), settings, st.integers(0, 3))
@@ -149,6 +155,18 @@ def test_an_empty_beam_leaves_gold_alone_or_nothing():
     assert pool_of(GOLD, [], PoolSettings(gold=False)) == ()
 
 
-def test_settings_come_from_the_config():
-    config = ConfigDict({"size": 4, "gold": True, "beams": 2, "corrections": False})
-    assert PoolSettings.from_config(config) == PoolSettings(4, True, 2, False)
+def test_settings_are_those_of_the_config():
+    assert PoolSettings(**default_config().groot.pool) == PoolSettings(16, True, 8, True)
+
+
+def test_rewards_are_asked_of_all_sentences_at_once_and_each_with_the_number_of_its_own():
+    tasks = [ScoringTask(WORDS, GOLD, [Candidate(ONE)], 0), ScoringTask(WORDS, (), [], 1)]
+    asked = []
+
+    def score(triples, items):
+        asked.append(list(items))
+        return f1(triples, items)
+
+    pools = build_pools(tasks, score, PoolSettings(corrections=False), 0.1, 0)
+    assert asked == [[0, 0, 1]] and [len(pool) for pool in pools] == [2, 1]
+    assert repr(pools[0]) == repr(pool_of(GOLD, [Candidate(ONE)], PoolSettings(corrections=False)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,10 +14,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import pytest
 
 from groot_jax.errors import UserError
-from groot_jax.runtime.hosts import Hosts
+from groot_jax.runtime.hosts import Hosts, connect
 from groot_jax.runtime.joining import Place, place_from_environment, roll_call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,6 +141,52 @@ def test_a_bug_in_one_process_ends_all():
     assert err1.startswith("Traceback")
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_full_disk_is_one_sentence_in_all_processes(failing):
+    work = f"""
+    def work(hosts):
+        if hosts.index == {failing}:
+            import errno, os
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/some/file")
+        time.sleep(60)
+    """
+    found = ends(start(work, 2))
+    assert [status for status, *_ in found] == [1, 1]
+    said = "/some/file: No space left on device; make room and run the same command again"
+    assert found[failing][2] == f"error: {said}\n"
+    assert said in error_line(found[1 - failing][2])
+
+
+def test_a_reader_that_goes_away_ends_all_without_a_traceback():
+    work = """
+    def work(hosts):
+        if hosts.index == 0:
+            raise BrokenPipeError
+        time.sleep(60)
+    """
+    (status0, _, err0), (status1, _, err1) = ends(start(work, 2))
+    assert (status0, err0, status1) == (1, "", 1)
+    assert "BrokenPipeError" in error_line(err1)
+
+
+def test_the_work_directory_of_a_run_that_another_process_ended_says_so(tmp_path):
+    work = f"""
+    from pathlib import Path
+    from groot_jax.training.status import WorkdirLock
+
+    def work(hosts):
+        with WorkdirLock(Path({str(tmp_path)!r})) as lock:
+            if hosts.main:
+                lock.take()
+            hosts.barrier()
+            if not hosts.main:
+                raise UserError("the reward's service is gone")
+            time.sleep(60)
+    """
+    assert [status for status, *_ in ends(start(work, 2))] == [1, 1]
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "stopped"
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_is_missed_by_name(victim):
     work = """
@@ -243,6 +291,7 @@ def test_the_environment_says_which_process_this_is():
         ({"JAX_PROCESS_ID": "4"}, "counted from 0"),
         ({"JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES=many"),
         ({"JAX_COORDINATOR_ADDRESS": "host"}, "write host:port"),
+        ({"JAX_COORDINATOR_ADDRESS": "host:70000"}, "write host:port"),
         ({"GROOT_DISTRIBUTED": "yes"}, "only 'auto' is known"),
     ],
 )
@@ -293,3 +342,23 @@ def test_devices_are_told_without_a_cluster_too():
     assert place_from_environment({**GOOD, **devices}) == Place("host:1234", 4, 3, (4, 5))
     with pytest.raises(UserError, match="JAX_LOCAL_DEVICE_IDS=all"):
         place_from_environment({**GOOD, "JAX_LOCAL_DEVICE_IDS": "all"})
+
+
+def test_a_run_of_one_process_has_the_devices_that_it_is_told(monkeypatch):
+    alone = SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "node001"}
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    names = ("jax_cuda_visible_devices", "jax_rocm_visible_devices")
+    try:
+        # A task that has its node to itself has all devices, unless it is told.
+        for more, devices in (
+            ({"SLURM_STEP_TASKS_PER_NODE": "1"}, "all"),
+            ({"JAX_LOCAL_DEVICE_IDS": "1,3"}, "1,3"),
+        ):
+            for name, value in more.items():
+                monkeypatch.setenv(name, value)
+            assert connect(1.0, 1.0).count == 1
+            assert [jax.config.read(name) for name in names] == [devices] * 2
+    finally:
+        for name in names:
+            jax.config.update(name, "all")

@@ -127,8 +127,8 @@ def answers(mesh):
                 ScoringTask(e.sentence.words, e.sentence.labeling, listed, e.index)
                 for e, listed in generator.read(generator(params, batch), batch)
             ]
-            with Oracle(RewardSpec.from_config(config.reward), 0) as oracle:
-                ranked = oracle.pools(tasks, PoolSettings.from_config(config.groot.pool))
+            with Oracle(RewardSpec(**config.reward), 0) as oracle:
+                ranked = oracle.submit(tasks, PoolSettings(**config.groot.pool)).result()
             pools.update(zip((t.key for t in tasks), ranked))
         data = pool_batch(
             batch, pools, None, task.format, size=6, start_token=0,

@@ -1,0 +1,100 @@
+"""Files and folders that are written whole or not at all, however the writer ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from groot_jax.errors import UserError
+from groot_jax.runtime.files import expanded, whole_folder
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of files.py catches it."""
+
+
+def write(folder: Path, text: str) -> None:
+    with whole_folder(folder) as draft:
+        (draft / "sub").mkdir()
+        (draft / "sub" / "file").write_text(text)
+
+
+def content(folder: Path) -> str:
+    return (folder / "sub" / "file").read_text()
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException) -> None:
+    """Rename number `call`, from 0, raises."""
+    calls = iter(range(100))
+    rename = os.rename
+
+    def renamed(source: Path, target: Path) -> None:
+        if next(calls) == call:
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", renamed)
+
+
+def test_a_folder_takes_the_place_of_another_and_nothing_is_left_beside_it(tmp_path):
+    for text in ("first", "second"):
+        write(tmp_path / "a" / "task", text)
+        assert content(tmp_path / "a" / "task") == text
+        assert os.listdir(tmp_path / "a") == ["task"]
+
+
+@pytest.mark.parametrize("call", [0, 1])
+def test_a_writer_killed_between_its_renames_loses_neither_folder(tmp_path, monkeypatch, call):
+    folder = tmp_path / "task"
+    write(folder, "first")
+    with monkeypatch.context() as patch:
+        fail_at(patch, call, Killed())
+        with pytest.raises(Killed):
+            write(folder, "second")
+    found = {path.name: content(path) for path in tmp_path.iterdir()}
+    assert found == {"task" if call == 0 else "task.old": "first", "task.tmp": "second"}
+    # The next writer begins with the old one in its place.
+    with pytest.raises(Killed), whole_folder(folder):
+        raise Killed
+    assert content(folder) == "first"
+    write(folder, "third")
+    assert content(folder) == "third" and os.listdir(tmp_path) == ["task"]
+
+
+def test_a_disk_that_refuses_is_a_sentence_and_leaves_the_old_folder(tmp_path, monkeypatch):
+    write(tmp_path / "task", "first")
+    fail_at(monkeypatch, 0, OSError(errno.EIO, os.strerror(errno.EIO)))
+    with pytest.raises(UserError, match=r"task could not be written \(Input/output error\)"):
+        write(tmp_path / "task", "second")
+    assert content(tmp_path / "task") == "first"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_files_and_folders_are_on_the_disk_before_they_are_named(tmp_path, monkeypatch):
+    synced: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted(number: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{number}"))
+        fsync(number)
+
+    def renamed(source: Path, target: Path) -> None:
+        synced.append("named")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "rename", renamed)
+    write(tmp_path / "task", "first")
+    draft = str(tmp_path / "task.tmp")
+    assert sorted(synced[:3]) == [draft, f"{draft}/sub", f"{draft}/sub/file"]
+    assert synced[3:] == ["named", str(tmp_path)]
+
+
+def test_a_home_folder_that_is_not_known_is_named():
+    assert expanded("~/w", "--workdir") == Path.home() / "w"
+    with pytest.raises(UserError, match="--workdir=~nobody_x/w: there is no user nobody_x"):
+        expanded("~nobody_x/w", "--workdir")
