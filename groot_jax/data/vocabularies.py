@@ -26,12 +26,18 @@ class Pieces(Protocol):
 
     def decode(self, ids: list[int]) -> str: ...
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> None:
+        """Writes files from which `load_tokenizer` makes the same vocabulary."""
+        ...
 
 
 class SentencePieceVocabulary:
     """A SentencePiece model. Its sentinels are pieces of its own (mT5) or lie on top of it in
-    descending order (T5: `<extra_id_0>` is the last)."""
+    descending order (T5: `<extra_id_0>` is the last).
+
+    `num_sentinels`: how many lie on top, where the model has none. Raises ValueError for a model
+    without T5's special ids.
+    """
 
     def __init__(self, model: bytes, num_sentinels: int) -> None:
         self._model = model
@@ -39,15 +45,20 @@ class SentencePieceVocabulary:
         self._num_pieces = len(self._processor)
         self.pad_id, self.eos_id = self._processor.pad_id(), self._processor.eos_id()
         self.unk_id = self._processor.unk_id()
+        # Arrays are padded with zeros, so that 0 must be no word.
         if self.pad_id != 0 or self.eos_id < 0:
             raise ValueError("pad is not id 0, or there is no EOS")
         self.sentinels = self._own_sentinels()
         self.size = self._num_pieces
         if not self.sentinels:
+            # T5: 32,000 pieces and 100 sentinels are 32,100 ids; `<extra_id_0>` is 32,099, and
+            # `<extra_id_99>` is 32,000, the first above the pieces.
             self.size += num_sentinels
             self.sentinels = tuple(self.size - 1 - i for i in range(num_sentinels))
 
     def _own_sentinels(self) -> tuple[int, ...]:
+        """Ids of `<extra_id_0>`, `<extra_id_1>`, ... as far as the model has them as pieces, with
+        the mark of a word's start (\u2581) or without."""
         ids: list[int] = []
         while True:
             names = (f"<extra_id_{len(ids)}>", f"\u2581<extra_id_{len(ids)}>")
@@ -61,6 +72,7 @@ class SentencePieceVocabulary:
         return self._processor.encode(text)
 
     def decode(self, ids: list[int]) -> str:
+        # Sentinels on top are ids that SentencePiece does not know, and would stop at.
         return self._processor.decode([id_ for id_ in ids if id_ < self._num_pieces])
 
     def save(self, folder: Path) -> None:
@@ -68,10 +80,15 @@ class SentencePieceVocabulary:
 
 
 class HuggingFaceVocabulary:
-    """Any other T5-like tokenizer of transformers, ByT5's above all."""
+    """Any other T5-like tokenizer of transformers, ByT5's above all.
+
+    Raises ValueError for one without T5's special ids.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        # Fast tokenizers have a backend in Rust, and it alone can be told to read `</s>` in a
+        # sentence as four characters; slow ones take that with each call, below.
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         if self._backend is not None:
             self._backend.encode_special_tokens = True
@@ -82,6 +99,7 @@ class HuggingFaceVocabulary:
         self.size = len(tokenizer)
         # Bytes carry no mark of a word's start; SentencePiece's pieces do.
         self._prefix = " " if type(tokenizer).__name__.startswith("ByT5") else ""
+        # `<extra_id_0>`, `<extra_id_1>`, ... until one is no token.
         ids: list[int] = []
         while True:
             id_ = tokenizer.convert_tokens_to_ids(f"<extra_id_{len(ids)}>")

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groot_jax.data.augment import Augmenter
-from groot_jax.data.batches import Batch, Ladder, TrainingBatches, encode, fit_ladder
+from groot_jax.data.batches import Batch, TrainingBatches, encode
 from groot_jax.data.format import Format
 from groot_jax.data.formats import FORMATS
 from groot_jax.data.labeling import Sentence, Span, make_labeling
+from groot_jax.data.ladder import Ladder, fit_ladder
 from tests.data.test_formats import formats, labeled
 
 SOURCE, TARGET = tuple(range(4, 400, 4)), tuple(range(4, 400, 4))
@@ -36,7 +37,9 @@ def make(
 ) -> TrainingBatches:
     format_ = format_ or formats("bytes")["fused_sentinel"]
     examples = encode(sentences, format_)
-    ladder = ladder or fit_ladder(examples, SOURCE, TARGET, padding=0.1, max_rungs=4)
+    ladder = ladder or fit_ladder(
+        [e.need for e in examples], SOURCE, TARGET, padding=0.1, max_rungs=4
+    )
     augmenter = Augmenter(sentences, format_, probability)
     return TrainingBatches(examples, batch_size, ladder, seed, own_B=own_B, augmenter=augmenter)
 
@@ -245,7 +248,7 @@ def test_batches_without_an_augmenter_are_those_of_earlier_versions():
     """Written down before there was one: a run that began then continues with the same batches."""
     format_ = formats("bytes")["fused_sentinel"]
     examples = encode(trips(11), format_)
-    ladder = fit_ladder(examples, SOURCE, TARGET, padding=0.1, max_rungs=3)
+    ladder = fit_ladder([e.need for e in examples], SOURCE, TARGET, padding=0.1, max_rungs=3)
     batches = TrainingBatches(examples, 3, ladder, 5)
     found = [
         (*batch.source_BxS.shape, batch.target_BxT.shape[1], batch.index_B.tolist())
