@@ -95,13 +95,7 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
     pieces = load_tokenizer(tokenizer) if tokenizer else run.task.format.tokenizer
     format_ = make_format("sentinel_tag", pieces, run.task.format.types)
     examples = encode(sentences, format_)
-    ladder = fit_ladder(
-        [example.need for example in examples],
-        loader.source_buckets,
-        loader.target_buckets,
-        padding=loader.padding,
-        max_rungs=loader.rungs,
-    )
+    ladder = fit_ladder([example.need for example in examples], loader)
     plain = TrainingBatches(examples, BATCH, ladder, seed=0)
     batches = [
         pool_batch(

@@ -56,10 +56,6 @@ class Task:
         """What may follow in an output, over the columns that `model.normalise` asks for."""
         return make_grammar(self.format, self.config.model.normalise, self.model_config.vocab_size)
 
-    @property
-    def model(self) -> T5:
-        return T5(self.model_config)
-
     def generator(
         self, *, k: int | None = None, model: T5 | None = None, layout: Layout | None = None
     ) -> Generator:
@@ -69,7 +65,7 @@ class Task:
         """
         settings = self.config.generate
         return Generator(
-            model or self.model,
+            model or T5(self.model_config),
             self.format,
             self.grammar,
             k=k or settings.k,
@@ -84,19 +80,14 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
 
     Raises UserError for types or sentences that the format or the sizes of batches cannot hold.
     """
+    # The order matters: the tokenizer needs the format's name, the format the tokenizer, the model
+    # the format's own tokenizer, and lengths are known once the format is.
     name, tokenizer = make_tokenizer(config, corpus.train, corpus.types)
     format_ = make_format(name, tokenizer, corpus.types)
     # The format may have added whole pieces for tags to the tokenizer that it was given.
     model_config = make_model_config(config.model, format_.tokenizer.vocab_size)
     examples = encode(without_too_long(corpus, format_, config).train, format_)
-    loader = config.loader
-    ladder = fit_ladder(
-        [example.need for example in examples],
-        loader.source_buckets,
-        loader.target_buckets,
-        padding=loader.padding,
-        max_rungs=loader.rungs,
-    )
+    ladder = fit_ladder([example.need for example in examples], config.loader)
     return Task(config, format_, ladder, model_config, digests_of(corpus))
 
 
@@ -171,6 +162,7 @@ def digests_of(corpus: Corpus) -> dict[str, str]:
 def check_corpus(task: Task, corpus: Corpus, workdir: Path) -> None:
     """Raises UserError where the data are no longer those that `workdir` was trained on."""
     check_types(task, corpus, workdir)
+    # Types first: where they differ, digests do too, and types say more.
     found = digests_of(corpus) if task.digests else {}
     for split, digest in task.digests.items():
         if found[split] != digest:
@@ -206,6 +198,7 @@ def make_params(
         # T5 does.
         start = Start(**config.model.start.to_dict()) if aligned else None
         return init_params(model_config, config.seed, shardings, start)
+    # T5 small has 32,128 rows: 40 labels on its 32,100 ids need 32,256, 128 rows more.
     _, params = load_pretrained(init)
     params = resize_embeddings(params, model_config.vocab_size)
     return params if shardings is None else arrays.put(params, shardings)
@@ -232,7 +225,8 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
         facts = json.loads(path.read_text(encoding="utf-8"))
         types, format_name = tuple(map(str, facts["types"])), str(facts["format"])
         rungs = tuple((int(source), int(target)) for source, target in facts["ladder"])
-        # How the model computes, unlike what it is, may be another matter than in training.
+        # How the model computes (dtype, dropout, remat, scan_layers), unlike what it is, may be
+        # another matter than in training.
         model_config = T5Config(**(facts["model"] | run_settings(config.model)))
         digests = dict(facts.get("digests", {}))
     except FileNotFoundError:

@@ -60,6 +60,8 @@ def load_corpus(data: ConfigDict, max_words: int = 100) -> Corpus:
     for split, sentences in splits.items():
         if not sentences:
             raise UserError(_empty(data, split, problems[split]))
+    # Before anything is taken out of train: a type that dev alone has after the draw stays known,
+    # and the same data have the same types under any seed.
     types = tuple(sorted({span.type for item in splits["train"] for span in item.labeling}))
     if not types:
         raise UserError(
@@ -155,6 +157,7 @@ def _sentences(
     """Reads the tags of a split and drops what is too long."""
     sentences = []
     for item in items:
+        # Column files and pairs give tags, JSON lines give either.
         if isinstance(item, Tagged):
             try:
                 labeling = labeling_of_tags(item.tags, scheme)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from groot_jax.errors import UserError
 
@@ -64,19 +65,13 @@ def _round_up(which: str, length: int, sizes: Sequence[int]) -> int:
     return sizes[at]
 
 
-def fit_ladder(
-    needs: Sequence[Size],
-    source: Sequence[int],
-    target: Sequence[int],
-    *,
-    padding: float,
-    max_rungs: int,
-) -> Ladder:
+def fit_ladder(needs: Sequence[Size], loader: ConfigDict) -> Ladder:
     """Rungs for examples of these needs: the one that holds everything, then greedily the one that
-    saves the most padding, until at most a share `padding` of all positions is padding, or there
-    are `max_rungs`. Raises UserError for a need over the largest lengths `source` and `target`."""
+    saves the most padding, until at most a share `loader.padding` of all positions is padding, or
+    there are `loader.rungs`. Raises UserError for a need over the largest buckets."""
+    source, target = loader.source_buckets, loader.target_buckets
     if not needs:
-        return Ladder(tuple(source), tuple(target))
+        return Ladder(source, target)
     rounded_Ex2 = np.array(
         [(_round_up("source", s, source), _round_up("target", t, target)) for s, t in needs]
     )
@@ -93,7 +88,7 @@ def fit_ladder(
     used = np.array(needs).sum()
     # 6 examples of (4, 4) and 4 of (16, 8) on the rung (16, 8) alone: 240 positions, 144 of them
     # in use, .4 padding. With the rung (4, 4) as well the six cost 48, and there is none.
-    while len(chosen) < max_rungs and 1 - used / (cost_K * count_K).sum() > padding:
+    while len(chosen) < loader.rungs and 1 - used / (cost_K * count_K).sum() > loader.padding:
         saved_RxK = np.where(holds_RxK, np.maximum(cost_K - cost_R[:, None], 0), 0)
         best = int((saved_RxK * count_K).sum(1).argmax())
         if best in chosen:  # Nothing saves any more: what padding is left comes of the rounding.
@@ -101,4 +96,4 @@ def fit_ladder(
         chosen.append(best)
         cost_K = np.where(holds_RxK[best], np.minimum(cost_K, cost_R[best]), cost_K)
     rungs = sorted((tuple(map(int, rung_Rx2[r])) for r in chosen), key=lambda r: (sum(r), r))
-    return Ladder(tuple(source), tuple(target), tuple((s, t) for s, t in rungs))
+    return Ladder(source, target, tuple((s, t) for s, t in rungs))

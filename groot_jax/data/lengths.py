@@ -30,6 +30,8 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict) -> Cor
     def check(sentence: Sentence) -> None:
         ladder.of(encode([sentence], format_, gold=False)[0].need)
 
+    # Every split, and before training begins: a sentence of dev would end it at its first
+    # evaluation.
     splits: dict[str, tuple[Sentence, ...]] = {}
     notes = list(corpus.notes)
     for split in ("train", "dev", "test"):
@@ -45,4 +47,10 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict) -> Cor
             notes.append(
                 f"{split}: {problems.count} too long sentences skipped, the first: {problems.first}"
             )
-    return dataclasses.replace(corpus, **splits, notes=tuple(notes))
+    return dataclasses.replace(
+        corpus,
+        train=splits["train"],
+        dev=splits["dev"],
+        test=splits["test"],
+        notes=tuple(notes),
+    )

@@ -104,6 +104,8 @@ def held_out(
     It is texts that are drawn, not lines, so that dev measures what was not seen: of a log in which
     `iphone` stands a thousand times, train has all of them, or dev has one and train none.
     """
+    # In order of first occurrence, for a set of strings has another order in each process, and the
+    # draw is one by place.
     texts = list(dict.fromkeys(sentence.words for sentence in sentences))
     count = min(max(1, round(fraction * len(texts))), limit or len(texts))
     chosen = set(drawn(texts, count, seed)[1])
@@ -139,6 +141,8 @@ def _read(path: Path, max_words: int, problems: Problems) -> list[Sentence]:
         if line is None:
             problems.add(not_text(path, number))
             continue
+        # Read as a line that is to be labeled is read: a model is pretrained on the very words
+        # that it will be asked for.
         try:
             # Words occur over and over: one string for all saves most of the memory.
             words = tuple(map(sys.intern, words_of_line(line, where)))

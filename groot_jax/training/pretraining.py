@@ -66,13 +66,8 @@ def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
     )
     digest = digest_of(text)
     kept = fitting(config, denoising, text)
-    ladder = fit_ladder(
-        [example.need for example in denoising.envelopes([*kept.train, *kept.dev])],
-        config.loader.source_buckets,
-        config.loader.target_buckets,
-        padding=config.loader.padding,
-        max_rungs=config.loader.rungs,
-    )
+    envelopes = denoising.envelopes([*kept.train, *kept.dev])
+    ladder = fit_ladder([envelope.need for envelope in envelopes], config.loader)
     model_config = make_model_config(config.model, tokenizer.vocab_size)
     return PretrainTask(config, denoising, ladder, model_config, digest)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from groot_jax.config import load
 from groot_jax.data.batches import (
@@ -47,14 +48,17 @@ def padding_share(batches: list[Batch]) -> float:
     return 1 - used / sum(b.source_BxS.size + b.target_BxT.size for b in batches)
 
 
+def loader(padding: float, rungs: int) -> ConfigDict:
+    buckets = {"source_buckets": SOURCE, "target_buckets": TARGET}
+    return ConfigDict({**buckets, "padding": padding, "rungs": rungs})
+
+
 sizes = st.lists(st.tuples(st.integers(1, 32), st.integers(1, 16)), min_size=1, max_size=40)
 
 
 def make(lengths) -> tuple[list[Example], Ladder]:
     examples = [example(i, s, t) for i, (s, t) in enumerate(lengths)]
-    return examples, fit_ladder(
-        [e.need for e in examples], SOURCE, TARGET, padding=0.1, max_rungs=4
-    )
+    return examples, fit_ladder([e.need for e in examples], loader(0.1, 4))
 
 
 @settings(deadline=None)
@@ -92,12 +96,12 @@ def test_a_rung_holds_every_example_and_more_rungs_mean_less_padding(lengths):
     needs = [e.need for e in make(lengths)[0]]
     totals = []
     for max_rungs in (1, 2, 4):
-        ladder = fit_ladder(needs, SOURCE, TARGET, padding=0.0, max_rungs=max_rungs)
+        ladder = fit_ladder(needs, loader(0.0, max_rungs))
         assert 1 <= len(ladder.rungs) <= max_rungs
         assert all(size in ladder.rungs for size in map(ladder.of, needs))
         totals.append(sum(map(sum, map(ladder.of, needs))))
     assert totals == sorted(totals, reverse=True)
-    assert len(fit_ladder(needs, SOURCE, TARGET, padding=1.0, max_rungs=4).rungs) == 1
+    assert len(fit_ladder(needs, loader(1.0, 4)).rungs) == 1
 
 
 @pytest.mark.parametrize("name", ["mit_restaurant", "snips"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from groot_jax.data.corruption import Corruption, Position, corrupt, positions_of
 from groot_jax.data.denoising import Denoising, DenoisingBatches
@@ -156,12 +157,15 @@ def test_positions_are_words_with_their_features_or_pieces(tokenizer):
 # ---- Batches ----------------------------------------------------------------------------------
 
 
+def loader(source, target, rungs):
+    buckets = {"source_buckets": source, "target_buckets": target}
+    return ConfigDict({**buckets, "padding": 0.1, "rungs": rungs})
+
+
 def batches_of(tokenizer, sentences, by_word=True, seed=3, own_B=None):
     denoising = Denoising(tokenizer, by_word, T5)
     examples = denoising.envelopes(sentences)
-    ladder = fit_ladder(
-        [e.need for e in examples], (4, 8, 16, 64), (8, 16, 64), padding=0.1, max_rungs=3
-    )
+    ladder = fit_ladder([e.need for e in examples], loader((4, 8, 16, 64), (8, 16, 64), 3))
     return DenoisingBatches(denoising, examples, 8, ladder, seed, own_B)
 
 
@@ -228,7 +232,7 @@ def test_rows_hold_features_and_ends(tokenizer, sentences):
 def test_the_dev_part_is_masked_alike_each_time(tokenizer, sentences):
     denoising = Denoising(tokenizer, True, T5)
     examples = denoising.envelopes(sentences)
-    ladder = fit_ladder([e.need for e in examples], (16,), (64,), padding=0.1, max_rungs=1)
+    ladder = fit_ladder([e.need for e in examples], loader((16,), (64,), 1))
     own_B = np.ones(16, bool)
     first, again = (list(denoising.dev_batches(examples, 16, ladder, own_B)) for _ in range(2))
     assert len(first) == 4

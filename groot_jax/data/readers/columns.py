@@ -37,10 +37,6 @@ def _fields(line: str, separator: str) -> list[str]:
     return words_of(line)
 
 
-def _is_comment(line: str, comment: str) -> bool:
-    return bool(comment) and line.startswith(comment)
-
-
 def detect_columns(path: Path, lines: list[str | None], columns: Columns) -> tuple[Columns, int]:
     """Fills in what is `auto`, and returns it with the usual number of columns.
 
@@ -48,11 +44,9 @@ def detect_columns(path: Path, lines: list[str | None], columns: Columns) -> tup
 
     Raises UserError when the tag's column cannot be told.
     """
-    content = [
-        line
-        for line in lines
-        if line and line.strip(" \t") and not _is_comment(line, columns.comment)
-    ]
+    content = [line for line in lines if line and line.strip(" \t")]
+    if columns.comment:
+        content = [line for line in content if not line.startswith(columns.comment)]
     separator, order = columns.separator, columns.order
     if separator == "auto":
         # A word may hold spaces where tabs separate, so tabs decide wherever they are the rule.
@@ -97,7 +91,7 @@ def read_columns(path: Path, columns: Columns, problems: Problems) -> list[Tagge
     # The empty line at the end closes a last sentence that has none after it.
     for number, line in enumerate([*lines, ""], start=1):
         if line is not None:
-            if _is_comment(line, columns.comment):
+            if columns.comment and line.startswith(columns.comment):
                 continue
             fields = _fields(line, columns.separator) if line.strip(" \t") else []
             if not fields or _DOCUMENT in fields:

@@ -44,6 +44,8 @@ class GrootColumns(tfds.core.GeneratorBasedBuilder):
         for split, path in self._paths.items():
             digest.update(f"{split} {path}".encode())
             digest.update(path.read_bytes())
+        # 64 of its 256 bits: a path of a file system has to hold it, and two sets in a folder meet
+        # by chance once in 10^19 pairs.
         config = tfds.core.BuilderConfig(name=digest.hexdigest()[:16])
         super().__init__(config=config, **kwargs)
 
@@ -56,7 +58,7 @@ class GrootColumns(tfds.core.GeneratorBasedBuilder):
                 {"tokens": texts, "tags": texts, "source": tfds.features.Text()}
             ),
             metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,
+            disable_shuffling=True,  # Sentences keep the order of their file.
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -69,6 +71,7 @@ class GrootColumns(tfds.core.GeneratorBasedBuilder):
             raise UserError(
                 f"config.data.{split}: {self._paths[split]} holds no sentence; give another"
             )
+        # Later jobs find the set prepared and read no file; what was wrong with it they read here.
         self.info.metadata[split] = {"skipped": problems.count, "first": problems.first}
         for i, item in enumerate(sentences):
             yield i, {"tokens": item.words, "tags": item.tags, "source": item.place()}
@@ -95,6 +98,8 @@ def read_tfds(
     else:
         sources = _open(data, {})
         for split, names in _SPLIT_NAMES.items():
+            # data.dev "" and splits train, validation -> dev is validation; data.train
+            # "train[:90%]" is no split of that name, and TFDS is asked for the slice.
             wanted = data[split] or next((name for name in names if name in sources), "")
             if wanted:
                 found = sources[wanted] if wanted in sources else _open(data, {}, wanted)
@@ -149,6 +154,7 @@ def _texts(feature: Any, values: Sequence[Any]) -> list[str]:
 
 
 def _read_source(data: ConfigDict, split: str, source: Any, problems: Problems) -> list[Tagged]:
+    """The sentences of one split, placed by the file and line of ours, else by their number."""
     name, features = data.tfds_name, source.dataset_info.features
     ours = name == OURS
     words_key, tags_key = ("tokens", "tags") if ours else (data.words_feature, data.tags_feature)
@@ -169,6 +175,7 @@ def _read_source(data: ConfigDict, split: str, source: Any, problems: Problems) 
         tags = _texts(features[tags_key], example[tags_key])
         file, line = f"{name}/{split}", i
         if ours:
+            # "C:/my/train.txt:8" -> the last colon parts file and line.
             file, _, number = example["source"].decode("utf-8").rpartition(":")
             line = int(number)
         if len(words) != len(tags) or not words:
