@@ -306,7 +306,7 @@ def baseline_loop(run: runs.Trained, steps: int) -> dict[str, Any]:
                 continue
             sentence = example.sentence
             candidates = []
-            for k, ids in enumerate(tokens_BxKxT[b]):
+            for k, ids in enumerate(tokens_BxKxT[b].tolist()):
                 if scores_BxK[b, k] > -1e6:  # Else the slot never finished.
                     labeling, well_formed = task.format.read(ids, sentence.words)
                     score = float(scores_BxK[b, k])

@@ -38,8 +38,9 @@ from groot_jax import config as configs
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.pools import pool_batch
 from groot_jax.contrast.update import OutputColumns, PoolBatch, TrainState, groot_step
-from groot_jax.data.batches import TrainingBatches, encode, fit_ladder
+from groot_jax.data.batches import TrainingBatches, encode
 from groot_jax.data.formats import make_format
+from groot_jax.data.ladder import fit_ladder
 from groot_jax.data.tokenizer import load_tokenizer
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.model.config import T5Config
@@ -91,16 +92,10 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
     run = runs.restore(workdir)
     sentences, pools = runs.trained_pools(run, count)
     loader = configs.default_config().loader
-    pieces = load_tokenizer(tokenizer) if tokenizer else run.task.tokenizer
-    format_ = make_format("sentinel_tag", pieces, run.task.types)
+    pieces = load_tokenizer(tokenizer) if tokenizer else run.task.format.tokenizer
+    format_ = make_format("sentinel_tag", pieces, run.task.format.types)
     examples = encode(sentences, format_)
-    ladder = fit_ladder(
-        examples,
-        loader.source_buckets,
-        loader.target_buckets,
-        padding=loader.padding,
-        max_rungs=loader.rungs,
-    )
+    ladder = fit_ladder([example.need for example in examples], loader)
     plain = TrainingBatches(examples, BATCH, ladder, seed=0)
     batches = [
         pool_batch(

@@ -21,7 +21,7 @@ from groot_jax.data.batches import Batch, collate, encode
 from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
-from groot_jax.data.tokenizer import WordTokenizer
+from groot_jax.data.tokenizer import Tokenizer
 from groot_jax.generate.steps import SearchInput
 from groot_jax.model.config import T5Config, preset
 from groot_jax.model.t5 import init_params
@@ -78,7 +78,7 @@ class _Pieces:
 
 def make_text_format(name: str) -> Format:
     """`sentinel_tag` or `fused_sentinel` over that vocabulary."""
-    return make_format(name, WordTokenizer(_Pieces()), TYPES)
+    return make_format(name, Tokenizer(_Pieces()), TYPES)
 
 
 def make_sentences(shape: Shape, seed: int = 0) -> list[Sentence]:

@@ -33,7 +33,7 @@ from groot_jax.task import Task, load_task
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.setup import Placement, keep_programs, place
 
-_KEPT = 1024  # Encoded sentences: several chunks of the job.
+_KEPT = 1024  # Encoded sentences: several blocks of the job.
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Labeler:
 
     def _size(self, words: tuple[str, ...]) -> tuple[int, int]:
         """The size of batch that the words need. UserError where there is none."""
-        return self._task.ladder.of(self._encoded(words))
+        return self._task.ladder.of(self._encoded(words).need)
 
     def _encode(self, words: tuple[str, ...]) -> Example:
         (example,) = encode([Sentence(words, ())], self._task.format, gold=False)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from groot_jax import config as configs
-from groot_jax.data.incoming import open_input, read_chunks
+from groot_jax.data.incoming import open_input, read_blocks
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.metrics import Scorer
@@ -64,11 +64,11 @@ def main(argv: list[str] | None = None) -> None:
             print("type a sentence a line, Ctrl-D ends", file=sys.stderr)
         show = _pretty_printer() if args.pretty else _print_json
         size = config.evaluate.batch_size
-        read = read_chunks(source, args.file, labeler.check, size) if hosts.main else iter(())
-        while chunk := hosts.broadcast(next(read, None)):
+        read = read_blocks(source, args.file, labeler.check, size) if hosts.main else iter(())
+        while block := hosts.broadcast(next(read, None)):
             # Two sizes of batch, so that few programs are compiled.
-            rows = 1 if len(chunk) == 1 else size
-            for prediction in labeler.label_all(chunk, args.k, args.decide, batch_size=rows):
+            rows = 1 if len(block) == 1 else size
+            for prediction in labeler.label_all(block, args.k, args.decide, batch_size=rows):
                 show(prediction)
     hosts.close()
 

@@ -11,22 +11,26 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from groot_jax.data.batches import Ladder, encode, fit_ladder
+from groot_jax.contrast.update import Params
+from groot_jax.data.batches import encode
 from groot_jax.data.corpus import Corpus
 from groot_jax.data.format import Format
-from groot_jax.data.formats import make_format, resolve_format
+from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence
+from groot_jax.data.ladder import Ladder, fit_ladder
 from groot_jax.data.lengths import without_too_long
-from groot_jax.data.tokenizer import Tokenizer, WordTokenizer, load_tokenizer, train_tokenizer
+from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import Grammar, make_grammar
 from groot_jax.mesh import arrays
+from groot_jax.mesh.layout import Layout
 from groot_jax.model.config import T5Config, from_scratch, run_settings
 from groot_jax.model.pretrained import load_config, load_pretrained, resize_embeddings
 from groot_jax.model.scratch import Start
@@ -39,82 +43,105 @@ _ROWS = 128
 
 @dataclass(frozen=True)
 class Task:
-    """Fixed for a work directory; see the module."""
+    """Fixed for a work directory; see the module. Types and tokenizer are those of `format`."""
 
     config: ConfigDict
-    types: tuple[str, ...]
-    tokenizer: Tokenizer
     format: Format
-    grammar: Grammar
     ladder: Ladder
     model_config: T5Config
     digests: dict[str, str]  # of each split; none in a work directory of an earlier version
 
-    @property
-    def model(self) -> T5:
-        return T5(self.model_config)
+    @cached_property
+    def grammar(self) -> Grammar:
+        """What may follow in an output, over the columns that `model.normalise` asks for."""
+        return make_grammar(self.format, self.config.model.normalise, self.model_config.vocab_size)
 
-    def generator(self, *, k: int | None = None, **changes: Any) -> Generator:
-        """The search as `config.generate` describes it; `changes` go to `Generator`."""
+    def generator(
+        self, *, k: int | None = None, model: T5 | None = None, layout: Layout | None = None
+    ) -> Generator:
+        """The search as `config.generate` describes it, on the devices of `layout`.
+
+        k: labelings of a sentence, without: `generate.k`. model: the task's with another dropout.
+        """
         settings = self.config.generate
-        model = changes.pop("model", self.model)
-        options = {
-            "use_grammar": settings.grammar,
-            "length_penalty": settings.length_penalty,
-        } | changes
-        return Generator(model, self.format, self.grammar, k=k or settings.k, **options)
+        return Generator(
+            model or T5(self.model_config),
+            self.format,
+            self.grammar,
+            k=k or settings.k,
+            use_grammar=settings.grammar,
+            length_penalty=settings.length_penalty,
+            layout=layout,
+        )
 
 
 def make_task(config: ConfigDict, corpus: Corpus) -> Task:
-    """Trains or loads the tokenizer and settles every size, from the training split."""
+    """Trains or loads the tokenizer and settles every size, from the training split.
+
+    Raises UserError for types or sentences that the format or the sizes of batches cannot hold.
+    """
+    # The order matters: the tokenizer needs the format's name, the format the tokenizer, the model
+    # the format's own tokenizer, and lengths are known once the format is.
     name, tokenizer = make_tokenizer(config, corpus.train, corpus.types)
     format_ = make_format(name, tokenizer, corpus.types)
     # The format may have added whole pieces for tags to the tokenizer that it was given.
     model_config = make_model_config(config.model, format_.tokenizer.vocab_size)
     examples = encode(without_too_long(corpus, format_, config).train, format_)
-    loader = config.loader
-    ladder = fit_ladder(
-        examples,
-        loader.source_buckets,
-        loader.target_buckets,
-        padding=loader.padding,
-        max_rungs=loader.rungs,
-    )
-    return _task(config, corpus.types, format_, ladder, model_config, digests_of(corpus))
+    ladder = fit_ladder([example.need for example in examples], config.loader)
+    return Task(config, format_, ladder, model_config, digests_of(corpus))
+
+
+def resolve_format(config: ConfigDict, has_features: bool = False) -> str:
+    """`text.format`, `auto` resolved; `has_features`: whether a pretrained tokenizer has any.
+
+    A released T5 gets text, which it has learned to read. `aligned` is for what starts from
+    scratch, where there is nothing to keep, and for a model that groot_jax.pretrain made: its
+    tokenizer has features of words, and it has learned to read those.
+    """
+    if config.text.format != "auto":
+        return str(config.text.format)
+    return "sentinel_tag" if config.model.init and not has_features else "aligned"
+
+
+def num_sentinels(config: ConfigDict) -> int:
+    """Sentinels of a tokenizer that is trained: T5's 100, or one for each word of a sentence."""
+    return max(100, config.text.max_words)
 
 
 def make_tokenizer(
     config: ConfigDict, sentences: Sequence[Sentence], types: Sequence[str]
-) -> tuple[str, WordTokenizer]:
+) -> tuple[str, Tokenizer]:
     """The format's name and the tokenizer, loaded or trained on `sentences`, that `config.text` and
-    `model.init` ask for."""
-    text, model = config.text, config.model
+    `model.init` ask for. Raises UserError where there is none to load, or nothing to train on."""
+    text = config.text
     source = text.tokenizer
     if source == "auto":
-        source = model.init or "train"
+        source = config.model.init or "train"
     if source == "train":
-        name = resolve_format(text.format, pretrained=bool(model.init))
+        name = resolve_format(config)
         tokenizer = train_tokenizer(
             sentences,
             types,
             text.vocab_size,
-            num_sentinels=max(100, text.max_words),
+            num_sentinels=num_sentinels(config),
             lowercase=text.lowercase,
+            # Only `aligned` reads features; to the others they were thousands of rows without use.
             max_features=text.max_features if name == "aligned" else 0,
         )
         return name, tokenizer
     # Where the config does not lower-case words, the tokenizer may still have been made for it.
     tokenizer = load_tokenizer(source, lowercase=text.lowercase or None)
-    pretrained, features = bool(model.init), tokenizer.has_features
-    return resolve_format(text.format, pretrained, features), tokenizer
+    return resolve_format(config, tokenizer.has_features), tokenizer
 
 
 def make_model_config(model: ConfigDict, pieces: int) -> T5Config:
     """The shape that `config.model` asks for, with rows for `pieces` ids or more."""
+    # Retail's 9,596 ids in format `aligned` get 9,600 rows, 75 times 128.
     rows = -(-pieces // _ROWS) * _ROWS
     if not model.init:
         return from_scratch(model, rows)
     config = load_config(model.init, **run_settings(model))
+    # T5's 32,128 rows hold its 32,100 ids and up to 28 labels: no checkpoint is ever cut short.
     return dataclasses.replace(config, vocab_size=max(rows, config.vocab_size))
 
 
@@ -124,6 +151,8 @@ def digests_of(corpus: Corpus) -> dict[str, str]:
     for split in ("train", "dev", "test"):
         digest = hashlib.blake2b(digest_size=16)
         for sentence in getattr(corpus, split):
+            # `red shoes` -> [["red","shoes"],[[0,1,"color"]]]: as JSON, for of words joined by
+            # spaces nobody could say whether `new york` was one word or two.
             line = json.dumps([sentence.words, sentence.labeling], separators=(",", ":"))
             digest.update(line.encode() + b"\n")
         digests[split] = digest.hexdigest()
@@ -133,6 +162,7 @@ def digests_of(corpus: Corpus) -> dict[str, str]:
 def check_corpus(task: Task, corpus: Corpus, workdir: Path) -> None:
     """Raises UserError where the data are no longer those that `workdir` was trained on."""
     check_types(task, corpus, workdir)
+    # Types first: where they differ, digests do too, and types say more.
     found = digests_of(corpus) if task.digests else {}
     for split, digest in task.digests.items():
         if found[split] != digest:
@@ -145,28 +175,14 @@ def check_corpus(task: Task, corpus: Corpus, workdir: Path) -> None:
 
 def check_types(task: Task, corpus: Corpus, workdir: Path) -> None:
     """Raises UserError where a model of `workdir` cannot be scored on the data."""
-    if corpus.types != task.types:
+    if corpus.types != task.format.types:
         raise UserError(
             f"config.data: the types of the data are not those that {workdir} was trained on; "
             "give it the same training data"
         )
 
 
-def _task(
-    config: ConfigDict,
-    types: Sequence[str],
-    format_: Format,
-    ladder: Ladder,
-    model_config: T5Config,
-    digests: dict[str, str],
-) -> Task:
-    grammar = make_grammar(format_, config.model.normalise, model_config.vocab_size)
-    return Task(
-        config, tuple(types), format_.tokenizer, format_, grammar, ladder, model_config, digests
-    )
-
-
-def initial_params(task: Task, shardings: Any = None) -> Any:
+def initial_params(task: Task, shardings: Any = None) -> Params:
     """Random parameters, or those of `model.init` with rows added for new pieces, where
     `shardings` says."""
     return make_params(task.config, task.model_config, task.format.name == "aligned", shardings)
@@ -174,12 +190,15 @@ def initial_params(task: Task, shardings: Any = None) -> Any:
 
 def make_params(
     config: ConfigDict, model_config: T5Config, aligned: bool, shardings: Any = None
-) -> Any:
+) -> Params:
     """As `initial_params`; `aligned`: whether source positions are words."""
     init = config.model.init
     if not init:
+        # `model.start` was chosen for words that are sums of features; the other formats begin as
+        # T5 does.
         start = Start(**config.model.start.to_dict()) if aligned else None
         return init_params(model_config, config.seed, shardings, start)
+    # T5 small has 32,128 rows: 40 labels on its 32,100 ids need 32,256, 128 rows more.
     _, params = load_pretrained(init)
     params = resize_embeddings(params, model_config.vocab_size)
     return params if shardings is None else arrays.put(params, shardings)
@@ -188,14 +207,14 @@ def make_params(
 def save_task(task: Task, workdir: Path) -> None:
     """Writes W/task/, whole or not at all."""
     facts = {
-        "types": list(task.types),
+        "types": list(task.format.types),
         "format": task.format.name,
         "ladder": [list(rung) for rung in task.ladder.rungs],
         "model": dataclasses.asdict(task.model_config),
         "digests": task.digests,
     }
     with whole_folder(workdir / "task") as draft:
-        task.tokenizer.save(draft / "tokenizer")
+        task.format.tokenizer.save(draft / "tokenizer")
         (draft / "task.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -206,7 +225,8 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
         facts = json.loads(path.read_text(encoding="utf-8"))
         types, format_name = tuple(map(str, facts["types"])), str(facts["format"])
         rungs = tuple((int(source), int(target)) for source, target in facts["ladder"])
-        # How the model computes, unlike what it is, may be another matter than in training.
+        # How the model computes (dtype, dropout, remat, scan_layers), unlike what it is, may be
+        # another matter than in training.
         model_config = T5Config(**(facts["model"] | run_settings(config.model)))
         digests = dict(facts.get("digests", {}))
     except FileNotFoundError:
@@ -221,4 +241,4 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
     tokenizer = load_tokenizer(path.parent / "tokenizer")
     format_ = make_format(format_name, tokenizer, types)
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets, rungs)
-    return _task(config, types, format_, ladder, model_config, digests)
+    return Task(config, format_, ladder, model_config, digests)

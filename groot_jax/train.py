@@ -137,7 +137,7 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
     settings = run_settings(config.model)
     same = (
         dataclasses.replace(other.model_config, **settings) == task.model_config
-        and other.types == task.types
+        and other.format.types == task.format.types
         and other.format.name == task.format.name
         and all(other.format.source(words) == task.format.source(words) for words in examples)
     )

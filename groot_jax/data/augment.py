@@ -43,6 +43,8 @@ class Augmenter:
         self.mentions = {type_: tuple(places) for type_, places in found.items()}
         self._flat = [words for listed in self.mentions.values() for words in listed]
         starts = accumulate(map(len, found.values()), initial=0)
+        # {city: 4 mentions, artist: 3} -> mentions 0 to 3 are cities, 4 to 6 artists. A span whose
+        # mention is the third artist: first 4, count 3, place 2, own 6.
         first = dict(zip(found, starts, strict=False))
         self._first_P = np.array([first[type_] for type_, _ in spans], int)
         self._count_P = np.array([len(found[type_]) for type_, _ in spans], int)
@@ -57,7 +59,8 @@ class Augmenter:
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """mention_P: which mention each span gets, its own where it is not swapped."""
-        # From the own mention on, round the list of its type, but not as far as to itself again.
+        # From the own mention on, round the list of its type, but not as far as to itself again:
+        # place 2 of 3 and a shift of 1 or 2 -> place 0 or 1.
         shift_P = 1 + rng.integers(np.maximum(self._count_P - 1, 1))
         other_P = self._first_P + (self._place_P + shift_P) % self._count_P
         return np.where(rng.random(len(other_P)) < self._probability, other_P, self._own_P)
@@ -69,6 +72,8 @@ class Augmenter:
         two mentions have alone differs by as much as what sentences have with the one or the other.
         """
         gain_Px3 = self._length_Mx3[mention_P] - self._length_Mx3[self._own_P]
+        # Sums over the spans of each sentence as differences of running sums: gains 2 0 1 of spans
+        # in sentences 0 0 2 -> totals 0 2 2 3, ends 0 2 2 3 -> 2 0 1.
         total = np.concatenate([np.zeros((1, 3), int), gain_Px3.cumsum(0)])
         return total[self._end_N[1:]] - total[self._end_N[:-1]]
 
@@ -83,6 +88,8 @@ class Augmenter:
         drawn = mention_P[here]
         if (drawn == self._own_P[here]).all():
             return sentence
+        # fly to [rome] now, with `new york` drawn -> fly to [new york] now: the words up to the
+        # span, the mention, and at last the words after the last span.
         words: list[str] = []
         spans = []
         at = 0

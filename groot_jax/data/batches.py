@@ -7,7 +7,6 @@ compiled programs is known. May not know a model or a reward.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from groot_jax.data.augment import Augmenter
 from groot_jax.data.format import Format
 from groot_jax.data.labeling import Sentence
-from groot_jax.errors import UserError
+from groot_jax.data.ladder import Ladder, Size, holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,9 @@ class Example:
     cap: int  # tokens of the longest output, EOS included
 
     @property
-    def need(self) -> tuple[int, int]:
+    def need(self) -> Size:
         """Source and target tokens that a batch has to hold for it."""
+        # In generation an output may be as long as `cap`, whatever gold is.
         return len(self.source), max(self.cap, len(self.target))
 
 
@@ -59,87 +59,6 @@ class Batch(NamedTuple):
     cap_B: np.ndarray
 
 
-@dataclass(frozen=True)
-class Ladder:
-    """The (source, target) sizes that batches are padded to, cheapest first; few, so that few
-    programs are compiled. `source` and `target` are the sizes allowed."""
-
-    source: tuple[int, ...]
-    target: tuple[int, ...]
-    rungs: tuple[tuple[int, int], ...] = ()
-
-    def of(self, example: Example) -> tuple[int, int]:
-        """The first rung that holds an example; beyond all rungs, a size of its own."""
-        need = example.need
-        for rung in self.rungs:
-            if _holds(rung, need):
-                return rung
-        top = self.rungs[-1] if self.rungs else (0, 0)
-        return (
-            _round_up("source", max(need[0], top[0]), self.source),
-            _round_up("target", max(need[1], top[1]), self.target),
-        )
-
-    def rungs_of(self, need_Nx2: np.ndarray) -> np.ndarray:
-        """rung_N: the first rung that holds each of these needs, -1 where none does."""
-        holds_NxR: np.ndarray = np.all(np.array(self.rungs) >= need_Nx2[:, None], axis=-1)
-        return np.where(holds_NxR.any(1), holds_NxR.argmax(1), -1)
-
-
-def _holds(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    return size[0] >= other[0] and size[1] >= other[1]
-
-
-def _round_up(which: str, length: int, sizes: Sequence[int]) -> int:
-    at = bisect.bisect_left(sizes, length)
-    if at == len(sizes):
-        raise UserError(
-            f"a sentence needs {length} {which} tokens, over the largest bucket {sizes[-1]}; "
-            f"add a larger one to config.loader.{which}_buckets"
-        )
-    return sizes[at]
-
-
-def fit_ladder(
-    examples: Sequence[Example],
-    source: Sequence[int],
-    target: Sequence[int],
-    *,
-    padding: float,
-    max_rungs: int,
-) -> Ladder:
-    """Rungs for these examples: the one that holds everything, then greedily the one that saves the
-    most padding, until at most a share `padding` of all positions is padding, or `max_rungs`."""
-    if not examples:
-        return Ladder(tuple(source), tuple(target))
-    lengths = np.array([e.need for e in examples])
-    needs_Ex2 = np.stack(
-        [
-            [_round_up(which, int(n), sizes) for n in column]
-            for which, sizes, column in zip(
-                ("source", "target"), (source, target), lengths.T, strict=True
-            )
-        ],
-        axis=1,
-    )
-    need_Kx2, count_K = np.unique(needs_Ex2, axis=0, return_counts=True)
-    rung_Rx2 = np.stack(np.meshgrid(*(np.unique(column) for column in need_Kx2.T)), -1)
-    rung_Rx2 = rung_Rx2.reshape(-1, 2)
-    holds_RxK: np.ndarray = np.all(rung_Rx2[:, None] >= need_Kx2, axis=-1)
-    cost_R = rung_Rx2.sum(1)
-    chosen = [int(cost_R.argmax())]
-    cost_K = np.full(len(need_Kx2), cost_R[chosen[0]])
-    while len(chosen) < max_rungs and 1 - lengths.sum() / (cost_K * count_K).sum() > padding:
-        saved_RxK = np.where(holds_RxK, np.maximum(cost_K - cost_R[:, None], 0), 0)
-        best = int((saved_RxK * count_K).sum(1).argmax())
-        if best in chosen:
-            break
-        chosen.append(best)
-        cost_K = np.where(holds_RxK[best], np.minimum(cost_K, cost_R[best]), cost_K)
-    rungs = sorted((tuple(map(int, rung_Rx2[r])) for r in chosen), key=lambda r: (sum(r), r))
-    return Ladder(tuple(source), tuple(target), tuple((s, t) for s, t in rungs))
-
-
 def encode(sentences: Sequence[Sentence], format_: Format, gold: bool = True) -> list[Example]:
     """Encodes sentences for a format; `gold=False` leaves the targets empty.
 
@@ -157,9 +76,10 @@ def encode(sentences: Sequence[Sentence], format_: Format, gold: bool = True) ->
                 index=index,
                 sentence=sentence,
                 source=source.ids,
+                # Width 2: () (7,) (7, 8) -> (0, 0) (7, 0) (7, 8); id 0 adds nothing.
                 fused_source=tuple((*ids, *(0,) * (width - len(ids))) for ids in source.fused),
                 template=format_.template(words),
-                fused_target=format_.fused_target(len(words)) or (),
+                fused_target=format_.fused_target(len(words)),
                 aligned=format_.aligned(len(words)),
                 target=format_.target(sentence.labeling, words) if known else (),
                 cap=format_.max_target_length(words),
@@ -171,7 +91,7 @@ def encode(sentences: Sequence[Sentence], format_: Format, gold: bool = True) ->
 def collate(
     examples: Sequence[Example],
     batch_size: int,
-    size: tuple[int, int],
+    size: Size,
     own_B: np.ndarray | None = None,
 ) -> Batch:
     """Pads examples to `batch_size` rows and to the bucket `size` = (S, T).
@@ -210,7 +130,7 @@ def collate(
     return batch
 
 
-_Plan = list[tuple[tuple[int, int], list[int]]]
+_Plan = list[tuple[Size, list[int]]]  # Of each batch, its size and the places of its examples.
 
 
 class Hide(NamedTuple):
@@ -222,10 +142,10 @@ class Hide(NamedTuple):
 
 
 def _plan(
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sequence[Size],
     batch_size: int,
     order: Sequence[int],
-    rungs: Sequence[tuple[int, int]] = (),
+    rungs: Sequence[Size] = (),
 ) -> _Plan:
     """Cuts examples, taken in `order`, into batches of one size.
 
@@ -233,7 +153,9 @@ def _plan(
     are partial. The number of batches depends on the sizes alone, not on the order; and not on them
     either where `rungs`, which count as in use, has one that holds all: then one batch is partial.
     """
-    groups: dict[tuple[int, int], list[int]] = {rung: [] for rung in rungs}
+    # Ten examples need (8, 4), five (16, 8); batches of four: two full batches of (8, 4), its last
+    # two climb to (16, 8), which then has seven: one full batch and one of three.
+    groups: dict[Size, list[int]] = {rung: [] for rung in rungs}
     for i in order:
         groups.setdefault(sizes[i], []).append(i)
     ascending = sorted(groups, key=lambda size: (sum(size), size))
@@ -243,10 +165,11 @@ def _plan(
         full = len(members) - len(members) % batch_size
         batches += [(size, members[i : i + batch_size]) for i in range(0, full, batch_size)]
         if left := members[full:]:
-            larger = next((other for other in ascending[at + 1 :] if _holds(other, size)), None)
+            larger = next((other for other in ascending[at + 1 :] if holds(other, size)), None)
             if larger is None:
                 batches.append((size, left))
             else:
+                # In front, so that they are in a full batch of the larger size if there is one.
                 groups[larger] = left + groups[larger]
     return batches
 
@@ -271,7 +194,6 @@ class TrainingBatches:
         batch_size: int,
         ladder: Ladder,
         seed: int,
-        num_steps: int = 1 << 30,
         own_B: np.ndarray | None = None,
         augmenter: Augmenter | None = None,
         hide: Hide | None = None,
@@ -282,32 +204,37 @@ class TrainingBatches:
         self._examples = examples
         self._batch_size = batch_size
         self._ladder = ladder
-        self._sizes = [ladder.of(e) for e in examples]
+        self._sizes = [ladder.of(e.need) for e in examples]
         self._seed = seed
-        self._num_steps = num_steps
         self._own_B = np.ones(batch_size, bool) if own_B is None else own_B
         self._augmenter = augmenter
         self._length_Nx3 = np.array([(*e.need, len(e.sentence.words)) for e in examples])
+        # The epoch that was asked for last. Threads that ask for batches of two epochs at once make
+        # one of them twice, and each gets the same.
         self._epoch = (0, *self._make_epoch(0))
         self.per_epoch = len(self._epoch[1])
 
     def __len__(self) -> int:
-        return self._num_steps
+        # Grain wants a number. Training ends by its own count, far below this one.
+        return 1 << 30
 
     def __getitem__(self, step: int) -> Batch:
+        # 7 batches an epoch: step 16 is batch 2 of epoch 2.
         epoch, at = divmod(int(step), self.per_epoch)
         known, plan, mention_P = self._epoch
         if known != epoch:
             plan, mention_P = self._make_epoch(epoch)
             self._epoch = (epoch, plan, mention_P)
         size, members = plan[at]
+        # Rows of other processes are planned and not encoded: a sentence of theirs costs nothing.
         rows = [
             self._augmented(i, mention_P) if own else self._examples[i]
             for i, own in zip(members, self._own_B.tolist(), strict=False)
         ]
         batch = collate(rows, len(self._own_B), size, self._own_B)
         if self._hide is not None:
-            # Drawn for all rows, those of other processes too.
+            # Drawn for all rows, those of other processes too: what a row gets does not depend on
+            # how many processes there are.
             draws_BxS = np.random.default_rng([self._seed, int(step), 2]).random(
                 batch.source_BxS.shape
             )
@@ -317,6 +244,8 @@ class TrainingBatches:
 
     def _make_epoch(self, epoch: int) -> tuple[_Plan, np.ndarray]:
         """The batches of an epoch, and the mentions that the augmenter has drawn for it."""
+        # Seeds of one generator each: (seed, epoch) for the order, (seed, epoch, 1) for mentions,
+        # (seed, step, 2) for hidden words. Nothing drawn for one moves the others.
         rng = np.random.default_rng([self._seed, epoch])
         order = rng.permutation(len(self._examples)).tolist()
         if self._augmenter is None:
@@ -326,11 +255,11 @@ class TrainingBatches:
             plan = _plan(sizes, self._batch_size, order, self._ladder.rungs)
         return [plan[i] for i in rng.permutation(len(plan))], mention_P
 
-    def _draw(self, augmenter: Augmenter, epoch: int) -> tuple[list[tuple[int, int]], np.ndarray]:
+    def _draw(self, augmenter: Augmenter, epoch: int) -> tuple[list[Size], np.ndarray]:
         """The sizes that examples need in an epoch, and their mentions."""
-        # Draws of their own: the order of examples is what it is without an augmenter.
         mention_P = augmenter.draw(np.random.default_rng([self._seed, epoch, 1]))
         length_Nx3 = self._length_Nx3 + augmenter.growth(mention_P)
+        # Where new mentions make a sentence too long for its batch, all of its own stay.
         rung_N = self._ladder.rungs_of(length_Nx3[:, :2])
         fits_N = (rung_N >= 0) & (length_Nx3[:, 2] <= augmenter.format.max_words)
         sizes = [
@@ -365,13 +294,6 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Every example once, by bucket, padded with empty rows where a bucket is not full; `own_B`:
     the rows that this process fills."""
-    sizes = [ladder.of(e) for e in examples]
+    sizes = [ladder.of(e.need) for e in examples]
     for size, members in _plan(sizes, batch_size, range(len(examples))):
         yield collate([examples[i] for i in members], batch_size, size, own_B)
-
-
-def padding_share(batches: Sequence[Batch]) -> float:
-    """Share of source and target positions that hold padding."""
-    used = sum(int((b.source_BxS != 0).sum() + b.cap_B.sum()) for b in batches)
-    total = sum(b.source_BxS.size + b.target_BxT.size for b in batches)
-    return 1.0 - used / total

@@ -10,10 +10,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from ml_collections import ConfigDict
 
 from groot_jax.data.labeling import Sentence
-from groot_jax.data.readers.columns import Layout, read_columns
+from groot_jax.data.readers.columns import Columns, read_columns
 from groot_jax.data.readers.jsonl import read_jsonl
 from groot_jax.data.readers.pairs import read_pairs
 from groot_jax.data.readers.reading import Problems, read_lines, require_path, resolve_path
@@ -22,6 +24,7 @@ from groot_jax.data.schemes import TagError, Tagged, detect_scheme, labeling_of_
 from groot_jax.errors import UserError
 
 _SPLITS = ("train", "dev", "test")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -29,27 +32,25 @@ class Corpus:
     """Sentences of three splits; any but `train` may be empty.
 
     `types`: sorted, of the training data before dev was carved out of it or it was cut short.
-    `skipped`: split -> sentences dropped under data.policy=skip. `notes`: facts for the user, one
-    line each.
+    `notes`: facts for the user, one line each, such as how many sentences data.policy=skip dropped.
     """
 
-    name: str
     train: tuple[Sentence, ...]
     dev: tuple[Sentence, ...]
     test: tuple[Sentence, ...]
     types: tuple[str, ...]
-    skipped: dict[str, int]
     notes: tuple[str, ...]
 
 
-def load_corpus(data: Any, max_words: int = 100) -> Corpus:
+def load_corpus(data: ConfigDict, max_words: int = 100) -> Corpus:
     """Loads what `config.data` names.
 
     Raises UserError (file:line or key, what is wrong, what to do) for bad input; sentences that are
     bad by themselves are dropped and counted instead when config.data.policy is `skip`.
     """
     problems = {split: Problems(data.policy) for split in _SPLITS}
-    name, raw = _read(data, problems)
+    raw = _read(data, problems)
+    # The scheme of all splits is that of train: a small dev file may have no tag that tells.
     scheme = data.scheme
     if scheme == "auto":
         scheme = detect_scheme(item for item in raw["train"] if isinstance(item, Tagged))
@@ -59,23 +60,35 @@ def load_corpus(data: Any, max_words: int = 100) -> Corpus:
     for split, sentences in splits.items():
         if not sentences:
             raise UserError(_empty(data, split, problems[split]))
+    # Before anything is taken out of train: a type that dev alone has after the draw stays known,
+    # and the same data have the same types under any seed.
     types = tuple(sorted({span.type for item in splits["train"] for span in item.labeling}))
     if not types:
         raise UserError(
-            f"config.data.train: {data.train or name} has no labeled span; nothing to learn"
+            f"config.data.train: {data.train or data.tfds_name} has no labeled span; nothing to "
+            "learn"
         )
+
+    def check(sentence: Sentence) -> None:
+        unknown = sorted({span.type for span in sentence.labeling} - {*types})
+        if unknown:
+            raise UserError(
+                f"the type {unknown[0]!r} is not in the training data; mend it, or set "
+                "config.data.unknown_types=keep to keep it as gold that cannot be predicted"
+            )
+
     notes = []
+    # Test first: what dev takes of train then cannot change it.
     for split in ("test", "dev"):
         if split not in splits:
-            note = _carve(data, split, splits)
-            notes.append(note)
+            notes.append(_carve(data, split, splits))
         elif data.unknown_types == "error":
-            splits[split] = _known(splits[split], types, problems[split])
+            splits[split] = problems[split].kept(splits[split], check)
             if not splits[split]:
                 raise UserError(_empty(data, split, problems[split]))
     if 0 < data.train_limit < len(splits["train"]):
         total = len(splits["train"])
-        _, splits["train"] = _drawn(splits["train"], data.train_limit, 2 * data.split_seed)
+        _, splits["train"] = drawn(splits["train"], data.train_limit, 2 * data.split_seed)
         notes.append(
             f"train: {data.train_limit} of {total} sentences, drawn with seed {data.split_seed} "
             "(config.data.train_limit)"
@@ -84,23 +97,22 @@ def load_corpus(data: Any, max_words: int = 100) -> Corpus:
         if problem.count:
             notes.append(f"{split}: {problem.count} sentences skipped, the first: {problem.first}")
     return Corpus(
-        name=name,
         train=tuple(splits["train"]),
         dev=tuple(splits["dev"]),
         test=tuple(splits["test"]),
         types=types,
-        skipped={split: problem.count for split, problem in problems.items()},
         notes=tuple(notes),
     )
 
 
 def _read(
-    data: Any, problems: dict[str, Problems]
-) -> tuple[str, dict[str, Sequence[Tagged | Sentence]]]:
-    """The corpus's name and the given splits, as the chosen reader delivers them."""
+    data: ConfigDict, problems: dict[str, Problems]
+) -> dict[str, Sequence[Tagged | Sentence]]:
+    """The given splits, as the chosen reader delivers them."""
     if data.reader == "retail":
-        return "retail", dict(make_retail(data.retail_seed))
+        return dict(make_retail(data.retail_seed))
     if data.reader == "tfds":
+        # Imported here: TFDS takes a second, and most corpora are files.
         from groot_jax.data.readers.tfds_columns import read_tfds
 
         return read_tfds(data, problems)
@@ -108,21 +120,12 @@ def _read(
         raise UserError(
             "config.data.train is empty: name the training data, or set config.data.reader"
         )
-    train = resolve_path(data, data.train)
-    folder = train if train.is_dir() else train.parent
-    name = (folder.parent if (folder / "seq.in").exists() else folder).name or "corpus"
-    raw = {
-        split: read_path(
-            data, f"config.data.{split}", resolve_path(data, data[split]), problems[split]
-        )
-        for split in _SPLITS
-        if data[split]
-    }
-    return name, raw
+    return {split: _read_file(data, split, problems[split]) for split in _SPLITS if data[split]}
 
 
-def read_path(data: Any, key: str, path: Path, problems: Problems) -> Sequence[Tagged | Sentence]:
-    """Reads one split from `path` with data.reader, found out for `auto` by name and first line."""
+def _read_file(data: ConfigDict, split: str, problems: Problems) -> Sequence[Tagged | Sentence]:
+    """Reads one split with data.reader, found out for `auto` by the file's name and first line."""
+    key, path = f"config.data.{split}", resolve_path(data, data[split])
     require_path(path, key, "file or folder")
     reader = _detect_reader(path) if data.reader == "auto" else data.reader
     if reader == "seq":
@@ -134,7 +137,7 @@ def read_path(data: Any, key: str, path: Path, problems: Problems) -> Sequence[T
         )
     if reader == "jsonl":
         return read_jsonl(path, problems)
-    return read_columns(path, Layout(data.column_order, data.separator, data.comment), problems)
+    return read_columns(path, Columns.from_config(data), problems)
 
 
 def _detect_reader(path: Path) -> str:
@@ -142,6 +145,7 @@ def _detect_reader(path: Path) -> str:
         return "seq"
     if path.is_dir():
         return "columns"
+    # {"words": ... or { "words": ...; a column file may well begin with the word `{`.
     first = next((line for line in read_lines(path) if line and line.strip()), "")
     json_like = path.suffix in (".jsonl", ".json") or first.lstrip().startswith(('{"', "{ "))
     return "jsonl" if json_like else "columns"
@@ -153,6 +157,7 @@ def _sentences(
     """Reads the tags of a split and drops what is too long."""
     sentences = []
     for item in items:
+        # Column files and pairs give tags, JSON lines give either.
         if isinstance(item, Tagged):
             try:
                 labeling = labeling_of_tags(item.tags, scheme)
@@ -170,46 +175,31 @@ def _sentences(
     return sentences
 
 
-def _known(sentences: list[Sentence], types: Sequence[str], problems: Problems) -> list[Sentence]:
-    """Drops the sentences with a type that train lacks."""
-    known = set(types)
-    kept = []
-    for sentence in sentences:
-        unknown = sorted({span.type for span in sentence.labeling} - known)
-        if unknown:
-            problems.add(
-                f"{sentence.source}: the type {unknown[0]!r} is not in the training data; mend it, "
-                "or set config.data.unknown_types=keep to keep it as gold that cannot be predicted"
-            )
-        else:
-            kept.append(sentence)
-    return kept
-
-
-def _carve(data: Any, split: str, splits: dict[str, list[Sentence]]) -> str:
+def _carve(data: ConfigDict, split: str, splits: dict[str, list[Sentence]]) -> str:
     """Moves a seeded share of train into `split`, both in their old order; returns a note."""
     count = round(data[f"{split}_fraction"] * len(splits["train"]))
+    # Dev and test have draws of their own: seed 3 is 6 for dev and 7 for test.
     seed = 2 * data.split_seed + (split == "test")
-    splits["train"], splits[split] = _drawn(splits["train"], count, seed)
+    splits["train"], splits[split] = drawn(splits["train"], count, seed)
     if not count:
         return f"{split}: none given, and config.data.{split}_fraction takes none of train"
     return f"{split}: {count} sentences carved from train with seed {data.split_seed}"
 
 
-def _drawn(
-    sentences: list[Sentence], count: int, seed: int
-) -> tuple[list[Sentence], list[Sentence]]:
-    """The sentences without `count` of them, and those; files are often sorted, so that the first
-    would be of one kind. Both in their old order."""
-    # One draw a sentence: `random()` gives the same numbers on every platform and Python.
+def drawn(items: Sequence[_Item], count: int, seed: int) -> tuple[list[_Item], list[_Item]]:
+    """The items without `count` of them, and those; files are often sorted, so that the first would
+    be of one kind. Both in their old order."""
+    # One draw an item, and the smallest draws are chosen: .3 .9 .1 .5 and two of four -> the first
+    # and the third. Python promises the same numbers in all versions of `random()` alone, not of
+    # `sample` and `shuffle`.
     rng = random.Random(seed)
-    draws = [rng.random() for _ in sentences]
-    chosen = set(sorted(range(len(sentences)), key=draws.__getitem__)[:count])
-    left = [item for i, item in enumerate(sentences) if i not in chosen]
-    return left, [item for i, item in enumerate(sentences) if i in chosen]
+    draws = [rng.random() for _ in items]
+    chosen = set(sorted(range(len(items)), key=draws.__getitem__)[:count])
+    left = [item for i, item in enumerate(items) if i not in chosen]
+    return left, [item for i, item in enumerate(items) if i in chosen]
 
 
-def _empty(data: Any, split: str, problems: Problems) -> str:
+def _empty(data: ConfigDict, split: str, problems: Problems) -> str:
     place = data[split] or f"the {split} split"
     if problems.count:
         return (

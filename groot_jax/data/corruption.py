@@ -1,9 +1,9 @@
 """Span corruption, T5's objective for text without labels: what is masked, and what stands for it.
 
-A sentence is a list of positions; runs of them (spans) are masked. The source has one sentinel in
-the place of each span, the target has each sentinel followed by what it stands for, then EOS
-(Raffel et al., arXiv 1910.10683, section 3.1.4). May not know of files, models or arrays of
-batches; no JAX.
+A sentence is a list of positions; some stretches of them (spans) are masked. The source has one
+sentinel in the place of each span, the target has each sentinel followed by what it stands for,
+then EOS (Raffel et al., arXiv 1910.10683, section 3.1.4). May not know of files, models or arrays
+of batches; no JAX.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Corruption(NamedTuple):
         At least one position is masked, and one is not where there are two or more. So the share
         of a sentence is never below 1 / `length`: a query of four words loses a quarter of them.
         """
+        # .15 of 7 words are 1.05: one or two of them, two with a chance of .05 (see `draw`).
         low = int(self.share * length)
         found = []
         for masked in (low, low + 1):
@@ -63,6 +64,9 @@ class Corruption(NamedTuple):
         for them, are equally likely. T5's own draw ends every sentence with a span, which would
         mask the last word and no other of a sentence that has but one.
         """
+        # 6 of 40 positions in two spans, one way: cut the six after the second, lengths 2 and 4,
+        # and choose two of the 35 gaps that the 34 others leave, say 3 and 10. The spans are then
+        # (3, 5) and (12, 16): the second gap lies two positions further on.
         low, high = self.counts(length, most_spans)
         exact = self.share * length
         masked, spans = high if rng.random() < exact - int(exact) else low
@@ -78,8 +82,11 @@ class Corruption(NamedTuple):
 
     def longest(self, positions: Sequence[Position], most_spans: int) -> tuple[int, int]:
         """The most ids that source and target can have, EOS included, whatever is drawn."""
+        # The longest target masks the positions of the most pieces, which is what nobody may draw,
+        # but nothing drawn is longer.
         written = sorted((len(position.pieces) for position in positions), reverse=True)
         counts = self.counts(len(positions), most_spans)
+        # Each span takes its positions out of the source and puts one sentinel there; EOS is the 1.
         return (
             max(len(positions) - masked + spans for masked, spans in counts) + 1,
             max(sum(written[:masked]) + spans for masked, spans in counts) + 1,
@@ -90,6 +97,7 @@ def positions_of(words: Sequence[str], tokenizer: Tokenizer, by_word: bool) -> l
     """A position for each word, with its features (format `aligned`), or for each piece."""
     if not by_word:
         return [Position(id_, (), (id_,)) for word in words for id_ in tokenizer.word(word)]
+    # A masked word is written in pieces: there are a few thousand, and words are without end.
     bags = ((tokenizer.features(word), tokenizer.word(word)) for word in words)
     return [Position(bag[0], bag[1:], pieces) for bag, pieces in bags]
 
@@ -104,11 +112,12 @@ def corrupt(positions: Sequence[Position], spans: Spans, tokenizer: Tokenizer) -
     fused: list[tuple[int, ...]] = []
     target: list[int] = []
     done = 0
+    # The empty span at the end is for the positions after the last one; it has no sentinel.
     for number, (start, end) in enumerate([*spans, (len(positions), len(positions))]):
         source += [position.id for position in positions[done:start]]
         fused += [position.fused for position in positions[done:start]]
         if number < len(spans):
-            sentinel = tokenizer.sentinel(number)
+            sentinel = tokenizer.sentinels[number]
             source.append(sentinel)
             fused.append(())
             target.append(sentinel)

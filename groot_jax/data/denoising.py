@@ -13,12 +13,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from groot_jax.data.batches import Batch, Example, Ladder, TrainingBatches, evaluation_batches
+from groot_jax.data.batches import Batch, Example, TrainingBatches, evaluation_batches
 from groot_jax.data.corruption import Corrupted, Corruption, corrupt, positions_of
 from groot_jax.data.labeling import Sentence
+from groot_jax.data.ladder import Ladder
 from groot_jax.data.tokenizer import Tokenizer
 
-# Draws of training and of the dev part, so that no seed gives both the same.
+# Draws of training and of the dev part, so that no seed gives both the same. Training draws for
+# sentence 7 in epoch 2 with seed 5 from (5, 2, 1, 7), dev always from (0, 0, 2, 7).
 _TRAIN, _DEV = 1, 2
 
 
@@ -40,18 +42,19 @@ class Denoising:
         """The sentence as the numbers `draw` would have it masked."""
         positions = positions_of(sentence.words, self.tokenizer, self.by_word)
         rng = np.random.default_rng(draw)
-        spans = self.corruption.draw(len(positions), self.tokenizer.num_sentinels, rng)
+        spans = self.corruption.draw(len(positions), len(self.tokenizer.sentinels), rng)
         return corrupt(positions, spans, self.tokenizer)
 
     def envelope(self, index: int, sentence: Sentence) -> Example:
         """An example without ids, as long as any corruption of the sentence can be: sizes, and
         with them the number of batches of an epoch, do not depend on what is drawn."""
         positions = positions_of(sentence.words, self.tokenizer, self.by_word)
-        source, target = self.corruption.longest(positions, self.tokenizer.num_sentinels)
+        source, target = self.corruption.longest(positions, len(self.tokenizer.sentinels))
         return Example(
             index=index,
             sentence=sentence,
             source=_zeros(source),
+            # `collate` takes the width of a batch from the first position; the others stay empty.
             fused_source=(_zeros(self.fused_width),),
             template=(self.tokenizer.eos_id,),
             fused_target=(),
@@ -61,6 +64,7 @@ class Denoising:
         )
 
     def envelopes(self, sentences: Sequence[Sentence]) -> list[Example]:
+        """`envelope` of each, numbered in order."""
         return [self.envelope(index, sentence) for index, sentence in enumerate(sentences)]
 
     def fill(self, batch: Batch, examples: Sequence[Example], *draw: int) -> Batch:
@@ -71,6 +75,8 @@ class Denoising:
         for row, index in enumerate(batch.index_B.tolist()):
             if index < 0:
                 continue
+            # The index and not the row: a sentence is masked alike wherever it stands, so that
+            # processes that fill different rows need not agree on anything else.
             source, fused, target = self.corrupted(examples[index].sentence, *draw, index)
             batch.source_BxS[row, : len(source)] = source
             for at, ids in enumerate(fused):

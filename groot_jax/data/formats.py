@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import TypeVar
 
 from groot_jax.data.format import TAG, Format, Pairs, Source
-from groot_jax.data.labeling import Labeling
-from groot_jax.data.tokenizer import Tokenizer, plain_words
+from groot_jax.data.tokenizer import Tokenizer, tag_labels
 from groot_jax.errors import UserError
-
-_SENTINEL = re.compile(r"<extra_id_(0|[1-9][0-9]{0,3})>")
-_Output = TypeVar("_Output", str, list[int])
 
 
 class SentinelTag(Format):
-    """`<extra_id_0> O <extra_id_1> artist <extra_id_2> I`; one sentinel before each source word."""
+    """`<extra_id_0> O <extra_id_1> artist <extra_id_2> I`; one sentinel before each source word.
+
+    The format of Raman et al., arXiv 2203.08378, with simplified-inside tags.
+    """
 
     name = "sentinel_tag"
     literals_per_word = 1
 
-    def __init__(self, tokenizer: Tokenizer, types: Iterable[str]) -> None:
-        count = tokenizer.num_sentinels
-        self._sentinels = [tokenizer.sentinel(i) for i in range(count)]
+    def __init__(self, tokenizer: Tokenizer, types: Sequence[str]) -> None:
+        self._sentinels = list(tokenizer.sentinels)
         self._index = {id_: i for i, id_ in enumerate(self._sentinels)}
-        super().__init__(tokenizer, types, count)
+        super().__init__(tokenizer, types, len(self._sentinels))
 
     def literals(self) -> set[int]:
         return {*self._sentinels, self.tokenizer.eos_id}
 
-    def serialise(self, labeling: Labeling, words: Sequence[str]) -> str:
-        labels = self._labels(labeling, words)
-        return " ".join(f"<extra_id_{i}> {label}" for i, label in enumerate(labels))
-
-    def _split_text(self, text: str, words: Sequence[str]) -> tuple[Pairs, bool]:
-        before, *rest = _SENTINEL.split(text)
-        pairs = [(int(rest[i]), self._tag_of_text(rest[i + 1])) for i in range(0, len(rest), 2)]
-        return pairs, not before.strip()
-
     def template(self, words: Sequence[str]) -> tuple[int, ...]:
         self.check(words)
+        # Two words: <extra_id_0> TAG <extra_id_1> TAG EOS.
         pairs = ((sentinel, TAG) for sentinel in self._sentinels[: len(words)])
         return (*(id_ for pair in pairs for id_ in pair), self._eos)
 
@@ -54,12 +42,15 @@ class SentinelTag(Format):
             ids.extend(self.tokenizer.word(word))
         return Source((*ids, self._eos), ((),) * (len(ids) + 1))
 
-    def _split_ids(self, ids: list[int], words: Sequence[str]) -> tuple[Pairs, bool]:
+    def _split(self, ids: list[int], words: Sequence[str]) -> tuple[Pairs, bool]:
         n = len(words)
+        # What training writes: all sentinels in order, each with a tag of one piece.
         if len(ids) == 2 * n and ids[::2] == self._sentinels[:n]:
             tags = list(map(self._tag_of_piece.get, ids[1::2]))
             if None not in tags:
                 return list(enumerate(tags)), True
+        # Anything else is cut at its sentinels: noise s2 object type s0 O has its cuts at 1, 4 and
+        # 6, the end, and gives (2, object_type) (0, O), unclean because of the noise.
         cuts = [*(i for i, id_ in enumerate(ids) if id_ in self._index), len(ids)]
         pairs = [
             (self._index[ids[start]], self._tag_of_ids(ids[start + 1 : end]))
@@ -73,14 +64,13 @@ class FusedSentinel(SentinelTag):
     first piece, and to the decoder's input where the word's tag is predicted. Tags are one piece.
     """
 
+    # An output of n words has n + 1 ids, where `sentinel_tag` has 2n + 1 or more.
     name = "fused_sentinel"
     literals_per_word = 0
     fused_width = 1
 
-    def __init__(self, tokenizer: Tokenizer, types: Iterable[str]) -> None:
-        super().__init__(
-            tokenizer.with_whole_pieces(["O", "I", *plain_words(types).values()]), types
-        )
+    def __init__(self, tokenizer: Tokenizer, types: Sequence[str]) -> None:
+        super().__init__(tokenizer.with_whole_pieces(tag_labels(types).values()), types)
 
     def literals(self) -> set[int]:
         return {self.tokenizer.eos_id}
@@ -93,6 +83,7 @@ class FusedSentinel(SentinelTag):
         self.check(words)
         ids: list[int] = []
         fused: list[tuple[int, ...]] = []
+        # Words of two pieces and of one: ids a b c EOS, fused (s0) () (s1) ().
         for sentinel, word in zip(self._sentinels, words, strict=False):
             pieces = self.tokenizer.word(word)
             ids.extend(pieces)
@@ -103,7 +94,7 @@ class FusedSentinel(SentinelTag):
     def fused_target(self, num_words: int) -> tuple[int, ...]:
         return (*self._sentinels[:num_words], 0)
 
-    def _split_ids(self, ids: list[int], words: Sequence[str]) -> tuple[Pairs, bool]:
+    def _split(self, ids: list[int], words: Sequence[str]) -> tuple[Pairs, bool]:
         return list(enumerate(map(self._tag_of_piece.get, ids))), True
 
 
@@ -112,11 +103,10 @@ class TagOnly(Format):
 
     name = "tag_only"
 
-    def __init__(self, tokenizer: Tokenizer, types: Iterable[str]) -> None:
-        types = list(types)
-        labels = ["O", "I", *plain_words(types).values()]
+    def __init__(self, tokenizer: Tokenizer, types: Sequence[str]) -> None:
+        # Where every tag is one piece, ids need nothing between them: each is a tag.
         self._separator: int | None = None
-        if any(len(tokenizer.tag(label)) > 1 for label in labels):
+        if any(len(tokenizer.tag(label)) > 1 for label in tag_labels(types).values()):
             tokenizer, self._separator = _literal(tokenizer, ";")
         self.literals_per_word = int(self._separator is not None)
         super().__init__(tokenizer, types, sys.maxsize)
@@ -128,31 +118,25 @@ class TagOnly(Format):
         separator = set() if self._separator is None else {self._separator}
         return {self.tokenizer.eos_id} | separator
 
-    def serialise(self, labeling: Labeling, words: Sequence[str]) -> str:
-        return "; ".join(self._labels(labeling, words))
-
-    def _split_text(self, text: str, words: Sequence[str]) -> tuple[Pairs, bool]:
-        return list(enumerate(map(self._tag_of_text, text.split(";")))), True
-
     def template(self, words: Sequence[str]) -> tuple[int, ...]:
         self.check(words)
         if self._separator is None:
             return (TAG,) * len(words) + (self._eos,)
+        # Two words: TAG ; TAG ; without its last item, then EOS.
         return (*((TAG, self._separator) * len(words))[:-1], self._eos)
 
-    def source(self, words: Sequence[str]) -> Source:
-        return self._plain_source(words)
-
-    def _split_ids(self, ids: list[int], words: Sequence[str]) -> tuple[Pairs, bool]:
+    def _split(self, ids: list[int], words: Sequence[str]) -> tuple[Pairs, bool]:
         if self._separator is None:
             return list(enumerate(map(self._tag_of_piece.get, ids))), True
-        runs: list[list[int]] = [[]]
+        # a b ; c ; -> (a b) (c) (): a separator at the end has an empty tag after it, which no
+        # label is, so that such an output is not well-formed.
+        parts: list[list[int]] = [[]]
         for id_ in ids:
             if id_ == self._separator:
-                runs.append([])
+                parts.append([])
             else:
-                runs[-1].append(id_)
-        return list(enumerate(map(self._tag_of_ids, runs))), True
+                parts[-1].append(id_)
+        return list(enumerate(map(self._tag_of_ids, parts))), True
 
 
 class Aligned(TagOnly):
@@ -168,18 +152,15 @@ class Aligned(TagOnly):
 
     name = "aligned"
 
-    def __init__(self, tokenizer: Tokenizer, types: Iterable[str]) -> None:
-        types = list(types)
-        labels = ["O", "I", *plain_words(types).values()]
-        super().__init__(tokenizer.with_whole_pieces(labels), types)
+    def __init__(self, tokenizer: Tokenizer, types: Sequence[str]) -> None:
+        super().__init__(tokenizer.with_whole_pieces(tag_labels(types).values()), types)
+        # The word itself is the position's id; the other features are fused to it.
         self.fused_width = self.tokenizer.num_features - 1
 
     def source(self, words: Sequence[str]) -> Source:
         self.check(words)
         bags = [self.tokenizer.features(word) for word in words]
-        return Source(
-            (*(bag[0] for bag in bags), self._eos), (*(tuple(bag[1:]) for bag in bags), ())
-        )
+        return Source((*(bag[0] for bag in bags), self._eos), (*(bag[1:] for bag in bags), ()))
 
     def aligned(self, num_words: int) -> tuple[int, ...]:
         # The last step, which writes EOS, reads the position of the source's EOS.
@@ -193,22 +174,14 @@ class InputTag(Format):
     name = "input_tag"
     literals_per_word = 3  # A piece of the word and two brackets.
 
-    def __init__(self, tokenizer: Tokenizer, types: Iterable[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, types: Sequence[str]) -> None:
         tokenizer, self._open = _literal(tokenizer, "[")
         tokenizer, self._close = _literal(tokenizer, "]")
         super().__init__(tokenizer, types, sys.maxsize)
-        self.columns_C = None
+        self.columns_C = None  # An output copies words: any piece may come.
 
     def literals(self) -> set[int]:
         return {self._open, self._close, self.tokenizer.eos_id}
-
-    def serialise(self, labeling: Labeling, words: Sequence[str]) -> str:
-        labels = self._labels(labeling, words)
-        return " ".join(f"{word} [{label}]" for word, label in zip(words, labels, strict=True))
-
-    def _split_text(self, text: str, words: Sequence[str]) -> tuple[Pairs, bool]:
-        heads = [f"{' ' if i else ''}{word} [" for i, word in enumerate(words)]
-        return _walk(text, heads, "]", str.find, self._tag_of_text)
 
     def template(self, words: Sequence[str]) -> tuple[int, ...]:
         self.check(words)
@@ -217,26 +190,30 @@ class InputTag(Format):
             out.extend((*self.tokenizer.word(word), self._open, TAG, self._close))
         return (*out, self._eos)
 
-    def source(self, words: Sequence[str]) -> Source:
-        return self._plain_source(words)
+    def _split(self, ids: list[int], words: Sequence[str]) -> tuple[Pairs, bool]:
+        # Each word with its bracket is searched for from where the last one ended. Words a b c and
+        # the output a [O] x c [I] give (0, O) (2, I): b is not ahead and is left out, x is skipped
+        # and makes the output unclean.
+        pairs: Pairs = []
+        clean, cursor = True, 0
+        for place, word in enumerate(words):
+            head = [*self.tokenizer.word(word), self._open]
+            start = _find(ids, head, cursor)
+            if start < 0:
+                continue
+            clean = clean and start == cursor
+            start += len(head)
+            end = _find(ids, [self._close], start)
+            end = len(ids) if end < 0 else end
+            pairs.append((place, self._tag_of_ids(ids[start:end])))
+            clean = clean and end < len(ids)
+            cursor = min(end + 1, len(ids))
+        return pairs, clean and cursor == len(ids)
 
-    def _split_ids(self, ids: list[int], words: Sequence[str]) -> tuple[Pairs, bool]:
-        heads = [[*self.tokenizer.word(word), self._open] for word in words]
-        return _walk(ids, heads, [self._close], _find, self._tag_of_ids)
 
-
-FORMATS: dict[str, Callable[[Tokenizer, Iterable[str]], Format]] = {
+FORMATS: dict[str, Callable[[Tokenizer, Sequence[str]], Format]] = {
     format_.name: format_ for format_ in (SentinelTag, FusedSentinel, TagOnly, Aligned, InputTag)
 }
-
-
-def resolve_format(name: str, pretrained: bool, features: bool = False) -> str:
-    """`text.format`, `auto` resolved: text for a pretrained T5, which has learned to read it;
-    `aligned` from scratch, where there is nothing to keep, and where the pretrained model's own
-    tokenizer has features of words: then it has learned to read those."""
-    if name != "auto":
-        return name
-    return "sentinel_tag" if pretrained and not features else "aligned"
 
 
 def make_format(name: str, tokenizer: Tokenizer, types: Iterable[str]) -> Format:
@@ -249,6 +226,8 @@ def make_format(name: str, tokenizer: Tokenizer, types: Iterable[str]) -> Format
         raise UserError(f"text.format: no format {name!r}; there are {', '.join(FORMATS)}")
     format_ = FORMATS[name](tokenizer, tuple(types))
     for tag, pieces in format_.tags.items():
+        # Labels hold neither brackets nor `;` (see `tag_labels`), but a vocabulary may write one of
+        # their letters with that very piece: where such a tag ends could not be seen.
         if not format_.literals().isdisjoint(pieces):
             raise UserError(
                 f"type {tag!r}: its label holds a piece that format {name} needs between tags; "
@@ -259,6 +238,8 @@ def make_format(name: str, tokenizer: Tokenizer, types: Iterable[str]) -> Format
 
 def _literal(tokenizer: Tokenizer, text: str) -> tuple[Tokenizer, int]:
     """The one piece that writes `text` right after another piece; a new one where there is none."""
+    # By itself a bracket may be two pieces to SentencePiece, the mark of a word's start and the
+    # bracket: the last one is what follows other pieces.
     pieces = tokenizer.tag(text)
     if not pieces or pieces[-1] == tokenizer.unk_id or tokenizer.decode(pieces[-1:]) != text:
         tokenizer = tokenizer.with_whole_pieces([text])
@@ -272,28 +253,3 @@ def _find(ids: list[int], part: list[int], start: int) -> int:
         if ids[i : i + len(part)] == part:
             return i
     return -1
-
-
-def _walk(
-    output: _Output,
-    heads: list[_Output],
-    close: _Output,
-    find: Callable[[_Output, _Output, int], int],
-    tag_of: Callable[[_Output], str | None],
-) -> tuple[Pairs, bool]:
-    """Reads head, label, close per word out of a text or of ids. A word whose head is not ahead is
-    left out; what lies between is skipped, and makes the output unclean."""
-    pairs: Pairs = []
-    clean, cursor = True, 0
-    for place, head in enumerate(heads):
-        start = find(output, head, cursor)
-        if start < 0:
-            continue
-        clean = clean and start == cursor
-        start += len(head)
-        end = find(output, close, start)
-        end = len(output) if end < 0 else end
-        pairs.append((place, tag_of(output[start:end])))
-        clean = clean and end < len(output)
-        cursor = min(end + len(close), len(output))
-    return pairs, clean and cursor == len(output)

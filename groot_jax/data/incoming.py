@@ -1,6 +1,6 @@
-"""Sentences to label, from a file, a pipe or a terminal: text or JSON lines, in chunks.
+"""Sentences to label, from a file, a pipe or a terminal: text or JSON lines, in blocks.
 
-Whoever writes a line and waits gets its answer; plentiful input comes in whole chunks. Knows
+Whoever writes a line and waits gets its answer; plentiful input comes in whole blocks. Knows
 nothing of labels or models.
 """
 
@@ -25,6 +25,7 @@ def open_input(name: str) -> Iterator[int]:
     if name == "-":
         if sys.stdin is None:
             raise UserError("stdin is closed; name a file, or give it something to read")
+        # A descriptor and not `sys.stdin`, which reads ahead: what it holds, `select` cannot see.
         yield sys.stdin.fileno()
         return
     try:
@@ -37,37 +38,41 @@ def open_input(name: str) -> Iterator[int]:
         yield file.fileno()
 
 
-def read_chunks(
+def read_blocks(
     descriptor: int, name: str, check: Callable[[Sequence[str], str], Words], size: int
 ) -> Iterator[list[Words]]:
     """Lists of `size` sentences, and of fewer where the next one is not there yet.
 
     `check` gets words and their `file:line`, and raises UserError where they will not do. What
-    comes before a bad line is handed out before its error.
+    comes before a bad line is handed out before its error. An empty line is a sentence of no words,
+    so that answers stay beside their lines.
     """
-    chunk: list[Words] = []
+    # size 2; a, b and c at once, a pause, d -> [a, b] [c] [d].
+    block: list[Words] = []
     try:
         number = 0
         for line in _lines(descriptor):
             if line is not None:
                 number += 1
                 where = f"{'stdin' if name == '-' else name}:{number}"
-                chunk.append(check(_words(line, number == 1, where), where))
-            if len(chunk) == size or (line is None and chunk):
-                yield chunk
-                chunk = []
+                block.append(check(_words(line, number == 1, where), where))
+            if len(block) == size or (line is None and block):
+                yield block
+                block = []
     except UserError:
-        if chunk:
-            yield chunk
+        if block:
+            yield block
         raise
-    if chunk:
-        yield chunk
+    if block:
+        yield block
 
 
 def _lines(descriptor: int) -> Iterator[bytes | None]:
     """Lines without their line feeds; None where reading on would have to wait."""
+    # "red je", then "ans\nblue\n" -> nothing of the first, `red jeans` and `blue` of the second.
     rest = b""
     while True:
+        # A timeout of 0 asks and does not wait; the read below waits.
         if not select.select([descriptor], [], [], 0)[0]:
             yield None
         data = os.read(descriptor, 1 << 16)
@@ -80,6 +85,7 @@ def _lines(descriptor: int) -> Iterator[bytes | None]:
 
 
 def _words(raw: bytes, first: bool, where: str) -> list[str]:
+    # `utf-8-sig` takes a byte-order mark away, which only a file's first line can have.
     try:
         line = raw.decode("utf-8-sig" if first else "utf-8").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -89,6 +95,8 @@ def _words(raw: bytes, first: bool, where: str) -> list[str]:
 
 def words_of_line(line: str, where: str) -> list[str]:
     """The words of a line; one that starts with { is JSON, with `words` or `text`.
+
+    `red  jeans` and `{"text": "red jeans"}` -> red, jeans; `{"words": ["new york"]}` -> new york.
 
     Raises UserError, which begins with `where`, for JSON that has neither.
     """

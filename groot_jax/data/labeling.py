@@ -19,6 +19,8 @@ class Span(NamedTuple):
     type: str
 
 
+# `fly to new york` with (2, 4, city). A tuple and sorted, so that equal labelings compare equal and
+# are one key of a dict.
 Labeling = tuple[Span, ...]
 
 
@@ -47,12 +49,13 @@ def half_character(words: Iterable[str]) -> str | None:
     return next((word for word in words if any("\ud800" <= c <= "\udfff" for c in word)), None)
 
 
-def make_labeling(spans: Iterable[Sequence], num_words: int) -> Labeling:
+def make_labeling(spans: Iterable[tuple[int, int, str]], num_words: int) -> Labeling:
     """Sorts spans into a labeling.
 
     Raises ValueError when a span is empty, leaves the sentence or overlaps another.
     """
-    labeling = tuple(sorted(Span(int(s[0]), int(s[1]), str(s[2])) for s in spans))
+    # Sorted by start, so that overlaps are overlaps of neighbours.
+    labeling = tuple(sorted(Span(*span) for span in spans))
     end = 0
     for span in labeling:
         if span.start >= span.end:
@@ -67,7 +70,13 @@ def make_labeling(spans: Iterable[Sequence], num_words: int) -> Labeling:
 
 def word_tags(labeling: Labeling, num_words: int) -> list[str]:
     """The simplified-inside tags of a labeling: a span's type on its first word, `I` on its
-    others, `O` elsewhere (Raman et al., arXiv 2203.08378)."""
+    others, `O` elsewhere (Raman et al., arXiv 2203.08378).
+
+    (1, 3, artist) of four words -> O artist I O. Spans of one type may touch: (0, 1, x) (1, 2, x)
+    -> x x. BIO writes two tags a type and `O`; here it is one a type, `I` and `O`: 79 types of ATIS
+    have 81 tags instead of 159.
+    """
+    # A second span of a type right after the first needs no B-: its type says that it begins.
     tags = ["O"] * num_words
     for start, end, type_ in labeling:
         tags[start] = type_
@@ -79,11 +88,13 @@ def word_tags(labeling: Labeling, num_words: int) -> list[str]:
 def labeling_of_word_tags(tags: Sequence[str]) -> tuple[Labeling, bool]:
     """Inverse of `word_tags`, leniently: an `I` with no span before it is O.
 
-    Returns the labeling and whether there was no such orphan `I`.
+    Returns the labeling and whether there was no such orphan `I`: I x I O y -> (1, 3, x) (4, 5, y)
+    and False.
     """
     spans: list[Span] = []
     start, type_, clean = 0, "", True
     for i, tag in enumerate(tags):
+        # An open span ends before any tag but `I`: that of the next span, or `O`.
         if tag == "I":
             clean = clean and bool(type_)
             continue

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ml_collections import ConfigDict
+
+from groot_jax.data.corpus import drawn
 from groot_jax.data.incoming import words_of_line
 from groot_jax.data.labeling import Sentence, half_character
 from groot_jax.data.readers.reading import (
@@ -41,7 +42,7 @@ class Text:
     notes: tuple[str, ...]
 
 
-def load_text(config: Any) -> Text:
+def load_text(config: ConfigDict) -> Text:
     """Reads the files of config.pretrain.text and sets the dev part aside.
 
     Raises UserError (file:line or key, what is wrong, what to do) for bad input; lines that are bad
@@ -84,23 +85,14 @@ def without_too_long(text: Text, check: Callable[[Sentence], object], policy: st
     """The text without the sentences for which `check` raises a UserError: they are over the
     largest bucket. Raises it with file:line unless `policy` is `skip`, or where nothing is left."""
     problems = Problems(policy)
-    kept: list[list[Sentence]] = []
-    for sentences in (text.train, text.dev):
-        kept.append([])
-        for sentence in sentences:
-            try:
-                check(sentence)
-            except UserError as error:
-                problems.add(f"{sentence.source}: {error}")
-            else:
-                kept[-1].append(sentence)
+    train, dev = problems.kept(text.train, check), problems.kept(text.dev, check)
     notes = text.notes
     if problems.count:
         said = f"text: {problems.count} too long lines skipped, the first: {problems.first}"
-        if not all(kept):
+        if not train or not dev:
             raise UserError(f"{_KEY}: too few lines are left; {said}")
         notes = (*notes, said)
-    return Text(tuple(kept[0]), tuple(kept[1]), notes)
+    return Text(tuple(train), tuple(dev), notes)
 
 
 def held_out(
@@ -112,11 +104,13 @@ def held_out(
     It is texts that are drawn, not lines, so that dev measures what was not seen: of a log in which
     `iphone` stands a thousand times, train has all of them, or dev has one and train none.
     """
+    # In order of first occurrence, for a set of strings has another order in each process, and the
+    # draw is one by place.
     texts = list(dict.fromkeys(sentence.words for sentence in sentences))
     count = min(max(1, round(fraction * len(texts))), limit or len(texts))
-    rng = random.Random(seed)
-    draws = [rng.random() for _ in texts]
-    chosen = {texts[i] for i in sorted(range(len(texts)), key=draws.__getitem__)[:count]}
+    chosen = set(drawn(texts, count, seed)[1])
+    # a b a c with a drawn -> train b c, dev a: of its two copies dev has the first, for there it
+    # would count twice, and train has none.
     train: list[Sentence] = []
     dev: dict[tuple[str, ...], Sentence] = {}
     for sentence in sentences:
@@ -132,6 +126,8 @@ def digest_of(text: Text) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in (text.train, text.dev):
         for sentence in part:
+            # The line feed after each, and one more after each part: a sentence that moves from dev
+            # to train makes another digest.
             digest.update(json.dumps(sentence.words, separators=(",", ":")).encode() + b"\n")
         digest.update(b"\n")
     return digest.hexdigest()
@@ -145,6 +141,8 @@ def _read(path: Path, max_words: int, problems: Problems) -> list[Sentence]:
         if line is None:
             problems.add(not_text(path, number))
             continue
+        # Read as a line that is to be labeled is read: a model is pretrained on the very words
+        # that it will be asked for.
         try:
             # Words occur over and over: one string for all saves most of the memory.
             words = tuple(map(sys.intern, words_of_line(line, where)))

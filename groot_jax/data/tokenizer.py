@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import sentencepiece
 
@@ -36,55 +36,18 @@ _CACHED_WORDS = 1 << 16
 _BAG_PIECES = 6  # Pieces of a word, at most, that stand for it where there are no features.
 
 
-class Tokenizer(Protocol):
-    """What the formats need. Ids below `vocab_size`: the base vocabulary with its sentinels, the
-    features of words (none in a pretrained vocabulary), then the labels that were added as whole
-    pieces. `base_size`: ids below it are the base vocabulary. `has_features`: whether there are
-    any. `num_features`: what `features` gives of a word, at most."""
+class Tokenizer:
+    """A base vocabulary, features of words and whole pieces appended to it.
 
-    vocab_size: int
-    base_size: int
-    pad_id: int
-    eos_id: int
-    unk_id: int
-    num_sentinels: int
-    has_features: bool
-    num_features: int
+    Ids below `vocab_size`: the base vocabulary with its sentinels, the features of words (none in a
+    pretrained vocabulary), then the labels that were added as whole pieces. `base_size`: ids below
+    it are the base vocabulary. `sentinels`: the id of `<extra_id_i>` at place i. `has_features`:
+    whether there are any. `num_features`: what `features` gives of a word, at most.
 
-    def word(self, word: str) -> tuple[int, ...]:
-        """Pieces of one word, whatever it looks like: no special ids, at least one id. Cached."""
-        ...
-
-    def features(self, word: str) -> tuple[int, ...]:
-        """What is known of one word, as ids in no order that matters, but the first is the word
-        itself where there are features; without, its first pieces. At least one, at most
-        `num_features`. Cached."""
-        ...
-
-    def text(self, text: str) -> tuple[int, ...]:
-        """Pieces of plain text, as `word` without the lower-casing; may be empty."""
-        ...
-
-    def sentinel(self, i: int) -> int: ...
-
-    def tag(self, tag: str) -> tuple[int, ...]:
-        """Pieces of a label or literal: its whole piece if it has one, else those of its text."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Readable text, sentinels as `<extra_id_i>`, pad and EOS left out."""
-        ...
-
-    def with_whole_pieces(self, labels: Iterable[str]) -> Tokenizer:
-        """This tokenizer with each label as one piece of its own, ids appended where new."""
-        ...
-
-    def save(self, folder: Path) -> None: ...
-
-
-class WordTokenizer:
-    """The one implementation of `Tokenizer`: a base vocabulary, features of words and whole pieces
-    appended to it."""
+    `word(word)`: pieces of one word, whatever it looks like; no special ids, at least one id.
+    `features(word)`: what is known of one word, as ids in no order that matters, but the first is
+    the word itself where there are features; without, its first pieces. At least one. Both cached.
+    """
 
     def __init__(
         self,
@@ -94,10 +57,13 @@ class WordTokenizer:
         features: Sequence[str] = (),
     ) -> None:
         self.pad_id, self.eos_id, self.unk_id = pieces.pad_id, pieces.eos_id, pieces.unk_id
-        self.num_sentinels = len(pieces.sentinels)
+        self.sentinels = pieces.sentinels
         self.lowercase = lowercase
         self.has_features = bool(features)
         self.num_features = MOST_FEATURES if features else _BAG_PIECES
+        # Retail: 2,000 pieces and 100 sentinels are ids 0 to 2,099, 7,478 features follow up to
+        # 9,577, then 18 labels. Labels come last: a format may add some to a loaded tokenizer, and
+        # no id that a checkpoint was trained with may move.
         self.base_size = pieces.size
         self._pieces = pieces
         self._features = {name: pieces.size + i for i, name in enumerate(features)}
@@ -107,17 +73,12 @@ class WordTokenizer:
         self._labels = {id_: label for label, id_ in self._whole.items()}
         self._sentinel_index = {id_: i for i, id_ in enumerate(pieces.sentinels)}
         self._special = {self.pad_id, self.eos_id, *pieces.sentinels}
-        self._cached_word = lru_cache(_CACHED_WORDS)(self._word)
-        self._cached_bag = lru_cache(_CACHED_WORDS)(self._bag)
-
-    def word(self, word: str) -> tuple[int, ...]:
-        return self._cached_word(word)
+        # Made here and not as decorators, which would keep every tokenizer alive.
+        self.word = lru_cache(_CACHED_WORDS)(self._word)
+        self.features = lru_cache(_CACHED_WORDS)(self._bag)
 
     def _word(self, word: str) -> tuple[int, ...]:
         return self.text(word.lower() if self.lowercase else word) or (self.unk_id,)
-
-    def features(self, word: str) -> tuple[int, ...]:
-        return self._cached_bag(word)
 
     def _bag(self, word: str) -> tuple[int, ...]:
         if self._features:
@@ -125,45 +86,48 @@ class WordTokenizer:
         return self.word(word)[:_BAG_PIECES]
 
     def text(self, text: str) -> tuple[int, ...]:
+        """Pieces of plain text, as `word` without the lower-casing; may be empty."""
         text = _encodable(text)
         ids = self._pieces.encode(text)
         if not self._special.isdisjoint(ids):
             # A vocabulary that holds `<extra_id_3>` as a piece: spell such words letter by letter.
+            # A sentence about tokenizers must not be able to forge a place in the output.
             ids = [id_ for letter in text for id_ in self._pieces.encode(letter)]
             ids = [id_ for id_ in ids if id_ not in self._special]
         return tuple(ids)
 
-    def sentinel(self, i: int) -> int:
-        return self._pieces.sentinels[i]
-
     def tag(self, tag: str) -> tuple[int, ...]:
+        """Pieces of a label or literal: its whole piece if it has one, else those of its text."""
         return (self._whole[tag],) if tag in self._whole else self.text(tag)
 
     def decode(self, ids: Iterable[int]) -> str:
+        """Readable text, sentinels as `<extra_id_i>`, pad, EOS and features left out."""
         parts: list[str] = []
-        run: list[int] = []
+        plain: list[int] = []
+        # Base pieces are decoded together, for their spaces depend on their neighbours. The pad at
+        # the end is for what is then left in `plain`.
         for id_ in [*map(int, ids), self.pad_id]:
             if 0 <= id_ < self._pieces.size and id_ not in self._special:
-                run.append(id_)
+                plain.append(id_)
                 continue
-            if run:
-                parts.append(self._pieces.decode(run).strip())
-                run = []
+            if plain:
+                parts.append(self._pieces.decode(plain).strip())
+                plain = []
             if id_ in self._sentinel_index:
                 parts.append(f"<extra_id_{self._sentinel_index[id_]}>")
             elif id_ in self._labels:
                 parts.append(self._labels[id_])
         return " ".join(part for part in parts if part)
 
-    def with_whole_pieces(self, labels: Iterable[str]) -> WordTokenizer:
+    def with_whole_pieces(self, labels: Iterable[str]) -> Tokenizer:
+        """This tokenizer with each label as one piece of its own, ids appended where new."""
         whole = list(dict.fromkeys([*self._whole, *labels]))
         if len(whole) == len(self._whole):
             return self
-        return WordTokenizer(self._pieces, whole, self.lowercase, list(self._features))
+        return Tokenizer(self._pieces, whole, self.lowercase, list(self._features))
 
     def save(self, folder: Path) -> None:
         """Writes what `load_tokenizer` reads: the base vocabulary's files and a JSON file."""
-        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._pieces.save(folder)
         settings = {
@@ -182,14 +146,16 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def plain_words(types: Iterable[str]) -> dict[str, str]:
-    """The label that each type is written as: its name in plain words, `fromloc.city_name` as
-    "fromloc city name"; its raw name where that says nothing, or where two types would read alike.
+def tag_labels(types: Iterable[str]) -> dict[str, str]:
+    """The label that each tag is written as: `O`, `I`, then the types, sorted, in plain words.
 
-    Raises UserError when labels still collide, or collide with `O` and `I`.
+    `fromloc.city_name` is "fromloc city name", which a pretrained model can read; a type keeps its
+    raw name where that says nothing, or where two types would read alike. Raises UserError when
+    labels still collide, among each other or with `O` and `I`.
     """
     raw = sorted(set(types))
     labels = {type_: " ".join(re.findall(r"[^\W_]+", type_)) for type_ in raw}
+    # a_b, a.b, c_d -> "a b", "a b", "c d" -> a_b, a.b, "c d".
     taken = ["O", "I", *labels.values()]
     for type_ in raw:
         if not labels[type_] or taken.count(labels[type_]) > 1:
@@ -204,28 +170,30 @@ def plain_words(types: Iterable[str]) -> dict[str, str]:
                 "digits that no other type shares"
             )
         owner[label] = f"type {type_!r}"
-    return labels
+    return {"O": "O", "I": "I", **labels}
 
 
 def train_tokenizer(
     sentences: Iterable[Sentence],
     types: Iterable[str],
-    vocab_size: int = 2000,
+    vocab_size: int,
     *,
     num_sentinels: int = 100,
     lowercase: bool = False,
     max_features: int = 0,
-) -> WordTokenizer:
+) -> Tokenizer:
     """Trains a SentencePiece unigram model on the words of `sentences`, and takes down at most
     `max_features` features of words, those that are common there.
 
     Ids: pad 0, EOS 1, unknown 2, word pieces (at most `vocab_size` with those three, more only
     when there are more letters than that), sentinels in T5's order, features, then `O`, `I`, the
-    types in plain words and the formats' literals as whole pieces. Deterministic.
+    types in plain words and the formats' literals as whole pieces. Deterministic. Raises UserError
+    where the words are too few or too odd for SentencePiece.
     """
-    labels = ["O", "I", *plain_words(types).values(), *LITERALS]
+    labels = [*tag_labels(types).values(), *LITERALS]
     words = [word.lower() if lowercase else word for s in sentences for word in s.words]
     words = [_encodable(word) for word in words if word.strip() and "\0" not in word]
+    # What SentencePiece sees: it normalises text in the same way, `ﬁ` to `f` and `i`.
     letters = set(unicodedata.normalize("NFKC", "".join(words)))
     model = io.BytesIO()
     try:
@@ -233,9 +201,11 @@ def train_tokenizer(
             sentence_iterator=iter(words),
             model_writer=model,
             model_type="unigram",
+            # Each letter is a piece, besides three special ids and the mark of a word's start; a
+            # smaller vocabulary is an error to SentencePiece.
             vocab_size=max(vocab_size, len(letters) + 8),
-            hard_vocab_limit=False,
-            character_coverage=1.0,
+            hard_vocab_limit=False,  # Few words have few pieces; that is no reason to fail.
+            character_coverage=1.0,  # Its default of .9995 drops rare letters.
             byte_fallback=False,
             pad_id=0,
             eos_id=1,
@@ -250,10 +220,10 @@ def train_tokenizer(
             f"({' '.join(str(error).split())}): check the file, or give text.tokenizer a name"
         ) from None
     pieces = SentencePieceVocabulary(model.getvalue(), num_sentinels)
-    return WordTokenizer(pieces, labels, lowercase, common_features(words, max_features))
+    return Tokenizer(pieces, labels, lowercase, common_features(words, max_features))
 
 
-def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> WordTokenizer:
+def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> Tokenizer:
     """Loads a tokenizer: a folder that `save` wrote, a `spiece.model` file, or a Hugging Face
     folder or Hub name.
 
@@ -261,9 +231,11 @@ def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> WordTo
     """
     path = Path(name)
     settings: Mapping[str, Any] = {}
+    saved_base = None
     try:
         if (path / SETTINGS_FILE).is_file():
             settings = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
+            saved_base = settings["sentinels"], settings["size"]
         if path.is_file():
             pieces: Pieces = SentencePieceVocabulary(path.read_bytes(), 100)
         elif (path / MODEL_FILE).is_file():
@@ -274,29 +246,27 @@ def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> WordTo
             raise FileNotFoundError("the folder holds no tokenizer's files")
         else:
             pieces = _from_transformers(str(name))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"text.tokenizer: no T5 tokenizer at {str(name)!r} ({reason}): give `train`, a "
             "spiece.model file, or a Hugging Face folder or Hub name"
         ) from None
-    if settings and [list(pieces.sentinels), pieces.size] != [
-        settings["sentinels"],
-        settings["size"],
-    ]:
+    # A `spiece.model` that another tokenizer left in the folder would give every word other ids.
+    if saved_base is not None and saved_base != (list(pieces.sentinels), pieces.size):
         raise UserError(f"{path}: the tokenizer's files do not belong together; save it again")
     if lowercase is None:
         lowercase = bool(settings.get("lowercase", False))
     whole, features = settings.get("whole_pieces", ()), settings.get("features", ())
-    return WordTokenizer(pieces, whole, lowercase, features)
+    return Tokenizer(pieces, whole, lowercase, features)
 
 
 def _extra_ids(folder: Path) -> int:
+    """The number of sentinels that lie on top of a folder's SentencePiece model; T5 has 100."""
     path = folder / "tokenizer_config.json"
-    found = (
-        json.loads(path.read_text(encoding="utf-8")).get("extra_ids") if path.is_file() else None
-    )
-    return int(found or 100)
+    if not path.is_file():
+        return 100
+    return int(json.loads(path.read_text(encoding="utf-8")).get("extra_ids") or 100)
 
 
 def _from_transformers(name: str) -> Pieces:
@@ -308,6 +278,8 @@ def _from_transformers(name: str) -> Pieces:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except Exception as error:  # It raises every kind, AttributeError included.
             raise ValueError(error) from error
+    # The SentencePiece model behind it is all that words need: `save` then writes that file alone,
+    # and no later job waits for transformers.
     model = getattr(tokenizer, "vocab_file", None)
     is_t5 = type(tokenizer).__name__.removesuffix("Fast") in ("T5Tokenizer", "MT5Tokenizer")
     if is_t5 and model and Path(model).is_file():

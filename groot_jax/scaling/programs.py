@@ -18,26 +18,23 @@ from ml_collections import ConfigDict
 
 from groot_jax import config as configs
 from groot_jax.contrast.projection import OutputColumns
-from groot_jax.data.formats import resolve_format
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.generate.walk import SearchPlan
 from groot_jax.mesh.layout import batch_ways
-from groot_jax.model.config import T5Config, from_scratch, preset, released, run_settings
+from groot_jax.model.config import T5Config, preset, released, run_settings
 from groot_jax.model.pretrained import load_config
 from groot_jax.model.t5 import T5, param_shapes
 from groot_jax.scaling import workload as workloads
 from groot_jax.scaling.roofline import needed_flops
 from groot_jax.scaling.workload import Workload
+from groot_jax.task import make_model_config, num_sentinels, resolve_format
 from groot_jax.training.loop import state_shapes
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Placement
 from groot_jax.training.steps import jit_groot_step, jit_nll_step
-
-_ROWS = 128  # Embedding rows are a multiple of it, as in task.py.
-_SENTINELS = 100
 
 
 def model_of(config: ConfigDict) -> tuple[T5Config, int]:
@@ -49,12 +46,10 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
     model = config.model
     if not model.init:
         text = config.text
-        vocab = text.vocab_size + max(_SENTINELS, text.max_words)
-        aligned = resolve_format(text.format, pretrained=False) == "aligned"
-        features = text.max_features if aligned else 0
+        vocab = text.vocab_size + num_sentinels(config)
+        features = text.max_features if resolve_format(config) == "aligned" else 0
         # Room for labels as pieces of their own.
-        rows = -(-(vocab + features + 64) // _ROWS) * _ROWS
-        return from_scratch(model, rows), vocab
+        return make_model_config(model, vocab + features + 64), vocab
     changes = run_settings(model)
     if Path(model.init).is_dir():
         shape = load_config(model.init, **changes)

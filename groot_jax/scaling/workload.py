@@ -20,14 +20,16 @@ from ml_collections import ConfigDict
 
 from groot_jax.contrast.pools import pool_batch
 from groot_jax.contrast.update import NllBatch, PoolBatch, nll_batch
-from groot_jax.data.batches import Batch, Example, Ladder, collate, encode
+from groot_jax.data.batches import Batch, Example, collate, encode
 from groot_jax.data.format import Format
-from groot_jax.data.formats import make_format, resolve_format
+from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
-from groot_jax.data.tokenizer import SETTINGS_FILE, WordTokenizer, load_tokenizer
+from groot_jax.data.ladder import Ladder
+from groot_jax.data.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
 from groot_jax.generate import steps
 from groot_jax.generate.steps import SearchInput
 from groot_jax.reward.pool import PoolEntry
+from groot_jax.task import num_sentinels, resolve_format
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,12 @@ def make_workload(
     pretrained = bool(config.model.init) or text.tokenizer not in ("auto", "train")
     types = [f"t{i} b" if pretrained and i % 2 else f"t{i}" for i in range(sentences.types)]
     labels = ["O", "I", *types]
-    pieces = _Pieces(vocab_size, labels, max(100, text.max_words))
+    pieces = _Pieces(vocab_size, labels, num_sentinels(config))
     has_features = pretrained and _reads_features(config)
-    name = resolve_format(text.format, bool(config.model.init), has_features)
+    name = resolve_format(config, has_features)
     # Shapes depend on whether there are features, not on which.
     features = ("=",) if name == "aligned" and (has_features or not pretrained) else ()
-    tokenizer = WordTokenizer(pieces, () if pretrained else labels, features=features)
+    tokenizer = Tokenizer(pieces, () if pretrained else labels, features=features)
     format_ = make_format(name, tokenizer, types)
     rng = random.Random(0)
     last = pieces.sentinels[-1]
@@ -119,7 +121,8 @@ def make_workload(
     ]
     examples = encode(made, format_)
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
-    longest = max(ladder.of(e)[0] for e in examples), max(ladder.of(e)[1] for e in examples)
+    sizes = [ladder.of(e.need) for e in examples]
+    longest = max(s for s, _ in sizes), max(t for _, t in sizes)
     pools = {
         e.index: _pool(e.sentence.labeling, sentences.words, types, config.groot.pool.size, rng)
         for e in examples

@@ -21,10 +21,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import NllBatch, OutputColumns, Params, nll_batch, nll_scores
-from groot_jax.data.batches import Batch, Example, Ladder, fit_ladder
+from groot_jax.data.batches import Batch, Example
 from groot_jax.data.corruption import Corruption
 from groot_jax.data.denoising import Denoising
 from groot_jax.data.labeling import Sentence
+from groot_jax.data.ladder import Ladder, fit_ladder
 from groot_jax.data.text import Text, digest_of, without_too_long
 from groot_jax.data.tokenizer import load_tokenizer
 from groot_jax.errors import UserError
@@ -65,13 +66,8 @@ def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
     )
     digest = digest_of(text)
     kept = fitting(config, denoising, text)
-    ladder = fit_ladder(
-        denoising.envelopes([*kept.train, *kept.dev]),
-        config.loader.source_buckets,
-        config.loader.target_buckets,
-        padding=config.loader.padding,
-        max_rungs=config.loader.rungs,
-    )
+    envelopes = denoising.envelopes([*kept.train, *kept.dev])
+    ladder = fit_ladder([envelope.need for envelope in envelopes], config.loader)
     model_config = make_model_config(config.model, tokenizer.vocab_size)
     return PretrainTask(config, denoising, ladder, model_config, digest)
 
@@ -81,7 +77,7 @@ def fitting(config: ConfigDict, denoising: Denoising, text: Text) -> Text:
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
 
     def check(sentence: Sentence) -> None:
-        ladder.of(denoising.envelope(0, sentence))
+        ladder.of(denoising.envelope(0, sentence).need)
 
     return without_too_long(text, check, config.data.policy)
 

@@ -73,7 +73,7 @@ class Run:
 
     def _hidden_words(self) -> Hide | None:
         """None where a format has nothing to show of a word but the word."""
-        chance, tokenizer = self.config.data.hide_words, self.task.tokenizer
+        chance, tokenizer = self.config.data.hide_words, self.task.format.tokenizer
         if chance == 0 or self.task.format.name != "aligned" or not tokenizer.has_features:
             return None
         return Hide(chance, tokenizer.unk_id, (tokenizer.pad_id, tokenizer.eos_id))

@@ -212,12 +212,10 @@ def tiny(count: int) -> tuple[Sentence, ...]:
 
 
 CORPUS = Corpus(
-    name="tiny",
     train=tiny(60),
     dev=tiny(24),
     test=tiny(36),
     types=("brand", "color"),
-    skipped={},
     notes=(),
 )
 

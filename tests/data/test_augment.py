@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from groot_jax.data.augment import Augmenter
-from groot_jax.data.batches import Batch, Ladder, TrainingBatches, encode, fit_ladder
+from groot_jax.data.batches import Batch, TrainingBatches, encode
 from groot_jax.data.format import Format
 from groot_jax.data.formats import FORMATS
 from groot_jax.data.labeling import Sentence, Span, make_labeling
+from groot_jax.data.ladder import Ladder, fit_ladder
 from tests.data.test_formats import formats, labeled
 
 SOURCE, TARGET = tuple(range(4, 400, 4)), tuple(range(4, 400, 4))
@@ -23,6 +25,11 @@ CITIES = ("rome", "new york", "rio de janeiro", "la")
 splits = st.lists(
     labeled().map(lambda pair: Sentence(pair[0], pair[1], "here:1")), min_size=1, max_size=12
 )
+
+
+def loader(rungs: int) -> ConfigDict:
+    buckets = {"source_buckets": SOURCE, "target_buckets": TARGET}
+    return ConfigDict({**buckets, "padding": 0.1, "rungs": rungs})
 
 
 def make(
@@ -36,7 +43,7 @@ def make(
 ) -> TrainingBatches:
     format_ = format_ or formats("bytes")["fused_sentinel"]
     examples = encode(sentences, format_)
-    ladder = ladder or fit_ladder(examples, SOURCE, TARGET, padding=0.1, max_rungs=4)
+    ladder = ladder or fit_ladder([e.need for e in examples], loader(4))
     augmenter = Augmenter(sentences, format_, probability)
     return TrainingBatches(examples, batch_size, ladder, seed, own_B=own_B, augmenter=augmenter)
 
@@ -245,7 +252,7 @@ def test_batches_without_an_augmenter_are_those_of_earlier_versions():
     """Written down before there was one: a run that began then continues with the same batches."""
     format_ = formats("bytes")["fused_sentinel"]
     examples = encode(trips(11), format_)
-    ladder = fit_ladder(examples, SOURCE, TARGET, padding=0.1, max_rungs=3)
+    ladder = fit_ladder([e.need for e in examples], loader(3))
     batches = TrainingBatches(examples, 3, ladder, 5)
     found = [
         (*batch.source_BxS.shape, batch.target_BxT.shape[1], batch.index_B.tolist())

@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from groot_jax.config import load
 from groot_jax.data.batches import (
+    Batch,
     Example,
     Hide,
-    Ladder,
     TrainingBatches,
-    collate,
     encode,
     evaluation_batches,
-    fit_ladder,
-    padding_share,
 )
 from groot_jax.data.corpus import load_corpus
 from groot_jax.data.labeling import Sentence
+from groot_jax.data.ladder import Ladder, fit_ladder
 from groot_jax.errors import UserError
 from groot_jax.task import make_task
 
@@ -43,12 +42,23 @@ def example(index: int, source: int, target: int) -> Example:
     )
 
 
+def padding_share(batches: list[Batch]) -> float:
+    """Share of source and target positions that hold padding."""
+    used = sum(int((b.source_BxS != 0).sum() + b.cap_B.sum()) for b in batches)
+    return 1 - used / sum(b.source_BxS.size + b.target_BxT.size for b in batches)
+
+
+def loader(padding: float, rungs: int) -> ConfigDict:
+    buckets = {"source_buckets": SOURCE, "target_buckets": TARGET}
+    return ConfigDict({**buckets, "padding": padding, "rungs": rungs})
+
+
 sizes = st.lists(st.tuples(st.integers(1, 32), st.integers(1, 16)), min_size=1, max_size=40)
 
 
 def make(lengths) -> tuple[list[Example], Ladder]:
     examples = [example(i, s, t) for i, (s, t) in enumerate(lengths)]
-    return examples, fit_ladder(examples, SOURCE, TARGET, padding=0.1, max_rungs=4)
+    return examples, fit_ladder([e.need for e in examples], loader(0.1, 4))
 
 
 @settings(deadline=None)
@@ -74,7 +84,7 @@ def test_batches_have_the_ladders_sizes_and_are_full_where_a_larger_one_follows(
     batches = list(evaluation_batches(examples, batch_size, ladder))
     sizes = [(b.source_BxS.shape[1], b.target_BxT.shape[1]) for b in batches]
     assert set(sizes) <= set(ladder.rungs)
-    used = {ladder.of(e) for e in examples}
+    used = {ladder.of(e.need) for e in examples}
     for batch, (s, t) in zip(batches, sizes, strict=True):
         if (batch.index_B < 0).any():
             assert not any(other != (s, t) and other[0] >= s and other[1] >= t for other in used)
@@ -83,15 +93,15 @@ def test_batches_have_the_ladders_sizes_and_are_full_where_a_larger_one_follows(
 @settings(deadline=None)
 @given(sizes)
 def test_a_rung_holds_every_example_and_more_rungs_mean_less_padding(lengths):
-    examples, _ = make(lengths)
+    needs = [e.need for e in make(lengths)[0]]
     totals = []
     for max_rungs in (1, 2, 4):
-        ladder = fit_ladder(examples, SOURCE, TARGET, padding=0.0, max_rungs=max_rungs)
+        ladder = fit_ladder(needs, loader(0.0, max_rungs))
         assert 1 <= len(ladder.rungs) <= max_rungs
-        assert all(size in ladder.rungs for size in map(ladder.of, examples))
-        totals.append(sum(map(sum, map(ladder.of, examples))))
+        assert all(size in ladder.rungs for size in map(ladder.of, needs))
+        totals.append(sum(map(sum, map(ladder.of, needs))))
     assert totals == sorted(totals, reverse=True)
-    assert len(fit_ladder(examples, SOURCE, TARGET, padding=1.0, max_rungs=4).rungs) == 1
+    assert len(fit_ladder(needs, loader(1.0, 4)).rungs) == 1
 
 
 @pytest.mark.parametrize("name", ["mit_restaurant", "snips"])
@@ -163,9 +173,4 @@ def test_hidden_words_are_drawn_anew_in_each_step_and_padding_is_never_hidden():
 
 def test_a_sentence_over_the_largest_bucket_names_the_key():
     with pytest.raises(UserError, match="loader.source_buckets"):
-        Ladder(SOURCE, TARGET).of(example(0, 33, 3))
-
-
-def test_padding_is_the_share_of_positions_that_hold_no_token():
-    batch = collate([example(0, 4, 4), example(1, 8, 2)], 2, (8, 4))
-    assert padding_share([batch]) == 1 - (4 + 8 + 4 + 2) / (16 + 8)
+        Ladder(SOURCE, TARGET).of((33, 3))

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
-from groot_jax.data.batches import fit_ladder
 from groot_jax.data.corruption import Corruption, Position, corrupt, positions_of
 from groot_jax.data.denoising import Denoising, DenoisingBatches
 from groot_jax.data.labeling import Sentence
-from groot_jax.data.tokenizer import WordTokenizer, train_tokenizer
+from groot_jax.data.ladder import fit_ladder
+from groot_jax.data.tokenizer import Tokenizer, train_tokenizer
 
 T5 = Corruption(0.15, 3.0)
 
@@ -24,9 +25,7 @@ class Numbers:
     """Of a tokenizer what `corrupt` asks for: sentinels in T5's order, above all pieces."""
 
     eos_id = 1
-
-    def sentinel(self, i: int) -> int:
-        return 9999 - i
+    sentinels = range(9999, 9000, -1)
 
 
 NUMBERS: Any = Numbers()
@@ -43,7 +42,7 @@ def sentences() -> list[Sentence]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(sentences: list[Sentence]) -> WordTokenizer:
+def tokenizer(sentences: list[Sentence]) -> Tokenizer:
     return train_tokenizer(sentences, (), 60, max_features=500)
 
 
@@ -158,10 +157,15 @@ def test_positions_are_words_with_their_features_or_pieces(tokenizer):
 # ---- Batches ----------------------------------------------------------------------------------
 
 
+def loader(source, target, rungs):
+    buckets = {"source_buckets": source, "target_buckets": target}
+    return ConfigDict({**buckets, "padding": 0.1, "rungs": rungs})
+
+
 def batches_of(tokenizer, sentences, by_word=True, seed=3, own_B=None):
     denoising = Denoising(tokenizer, by_word, T5)
     examples = denoising.envelopes(sentences)
-    ladder = fit_ladder(examples, (4, 8, 16, 64), (8, 16, 64), padding=0.1, max_rungs=3)
+    ladder = fit_ladder([e.need for e in examples], loader((4, 8, 16, 64), (8, 16, 64), 3))
     return DenoisingBatches(denoising, examples, 8, ladder, seed, own_B)
 
 
@@ -220,7 +224,7 @@ def test_rows_hold_features_and_ends(tokenizer, sentences):
     bags = {tokenizer.features(word) for word in sentence.words}
     for at in range(length - 1):
         bag = (int(source[at]), *(i for i in batch.fused_source_BxSxF[row, at].tolist() if i))
-        assert bag in bags or bag[0] in {tokenizer.sentinel(i) for i in range(9)}
+        assert bag in bags or bag[0] in {*tokenizer.sentinels[:9]}
     assert batch.aligned_BxT is None
     assert not batch.fused_target_BxT.any()
 
@@ -228,7 +232,7 @@ def test_rows_hold_features_and_ends(tokenizer, sentences):
 def test_the_dev_part_is_masked_alike_each_time(tokenizer, sentences):
     denoising = Denoising(tokenizer, True, T5)
     examples = denoising.envelopes(sentences)
-    ladder = fit_ladder(examples, (16,), (64,), padding=0.1, max_rungs=1)
+    ladder = fit_ladder([e.need for e in examples], loader((16,), (64,), 1))
     own_B = np.ones(16, bool)
     first, again = (list(denoising.dev_batches(examples, 16, ladder, own_B)) for _ in range(2))
     assert len(first) == 4

@@ -23,7 +23,6 @@ def test_the_reader_gives_12000_train_1500_dev_and_1500_test_sentences():
     data.reader = "retail"
     corpus = load_corpus(data)
     assert (len(corpus.train), len(corpus.dev), len(corpus.test)) == (12000, 1500, 1500)
-    assert corpus.name == "retail"
     assert {"brand", "product", "color", "size", "material", "audience"} <= set(corpus.types)
     assert {"price", "style"} <= set(corpus.types)
 

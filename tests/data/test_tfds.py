@@ -84,8 +84,8 @@ def test_sentences_skipped_while_preparing_are_counted_in_every_later_run(files)
     data = settings(files, tfds_name="groot_columns", train="train.txt", policy="skip")
     for _ in range(2):
         corpus = load_corpus(data)
-        assert corpus.skipped["train"] == 1
-        assert any("train.txt:8: " in note for note in corpus.notes)
+        (note,) = (note for note in corpus.notes if "skipped" in note)
+        assert note.startswith("train: 1 sentences skipped") and "train.txt:8: " in note
     data.policy = "error"
     with pytest.raises(UserError, match=r"train\.txt:8: "):
         load_corpus(data)
@@ -107,7 +107,6 @@ def prepared(tmp_path: Path) -> Path:
 
 def test_a_prepared_set_is_read_by_name_with_class_numbers_as_tags(prepared):
     corpus = load_corpus(settings(prepared, tfds_name="groot_test_set", tags_feature="ner"))
-    assert corpus.name == "groot_test_set"
     assert (len(corpus.train), len(corpus.dev), len(corpus.test)) == (4, 2, 0)
     assert corpus.train[3].words == ("w3", "\u00e9", "z")
     assert corpus.train[3].labeling == (Span(0, 2, "x"),)

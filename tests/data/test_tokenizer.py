@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.tokenizer import (
     LITERALS,
-    WordTokenizer,
+    Tokenizer,
     load_tokenizer,
-    plain_words,
+    tag_labels,
     train_tokenizer,
 )
 from groot_jax.errors import UserError
@@ -54,12 +54,12 @@ ODD_WORDS = (
 
 
 @lru_cache(1)
-def trained() -> WordTokenizer:
+def trained() -> Tokenizer:
     return train_tokenizer(SENTENCES, TYPES, 60)
 
 
 @lru_cache(1)
-def byt5(folder) -> WordTokenizer:
+def byt5(folder) -> Tokenizer:
     from transformers import ByT5Tokenizer
 
     ByT5Tokenizer().save_pretrained(str(folder / "byt5"))
@@ -107,7 +107,7 @@ def fast_tokenizer(folder):
 
 
 @pytest.fixture(params=["trained", "byt5", "fast", "mt5_like", "t5"])
-def tokenizer(request, tmp_path) -> WordTokenizer:
+def tokenizer(request, tmp_path) -> Tokenizer:
     if request.param == "trained":
         return trained()
     if request.param == "byt5":
@@ -121,8 +121,7 @@ def tokenizer(request, tmp_path) -> WordTokenizer:
 
 
 def special_ids(tokenizer) -> set[int]:
-    sentinels = {tokenizer.sentinel(i) for i in range(tokenizer.num_sentinels)}
-    return {tokenizer.pad_id, tokenizer.eos_id} | sentinels
+    return {tokenizer.pad_id, tokenizer.eos_id, *tokenizer.sentinels}
 
 
 def test_odd_words_have_ids_and_are_never_read_as_special_ones(tokenizer):
@@ -135,8 +134,13 @@ def test_odd_words_have_ids_and_are_never_read_as_special_ones(tokenizer):
 
 
 def test_sentinels_are_distinct_and_decode_to_their_names(tokenizer):
-    assert len(special_ids(tokenizer)) == tokenizer.num_sentinels + 2 >= 12
-    ids = [tokenizer.sentinel(3), *tokenizer.text("kent"), tokenizer.sentinel(0), tokenizer.eos_id]
+    assert len(special_ids(tokenizer)) == len(tokenizer.sentinels) + 2 >= 12
+    ids = [
+        tokenizer.sentinels[3],
+        *tokenizer.text("kent"),
+        tokenizer.sentinels[0],
+        tokenizer.eos_id,
+    ]
     assert tokenizer.decode(ids) == "<extra_id_3> kent <extra_id_0>"
 
 
@@ -145,9 +149,7 @@ def test_a_saved_tokenizer_loads_as_it_was_with_its_whole_pieces(tokenizer, tmp_
     extended.save(tmp_path / "saved")
     loaded = load_tokenizer(tmp_path / "saved")
     assert loaded.vocab_size == extended.vocab_size
-    assert [loaded.sentinel(i) for i in range(loaded.num_sentinels)] == [
-        extended.sentinel(i) for i in range(extended.num_sentinels)
-    ]
+    assert loaded.sentinels == extended.sentinels
     for word in (*ODD_WORDS, "add", "Kent", "the"):
         assert loaded.word(word) == extended.word(word)
     for label in ("O", "object type", "kent"):
@@ -170,9 +172,8 @@ def test_whole_pieces_are_appended_and_leave_the_rest_alone(tokenizer):
 def test_a_trained_tokenizer_has_t5s_layout_and_whole_tags():
     tokenizer = trained()
     assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2)
-    assert tokenizer.num_sentinels == 100
-    sentinels = [tokenizer.sentinel(i) for i in range(100)]
-    assert sentinels == list(range(sentinels[0], sentinels[0] - 100, -1))
+    sentinels = tokenizer.sentinels
+    assert sentinels == tuple(range(sentinels[0], sentinels[0] - 100, -1))
     pieces = {id_ for s in SENTENCES for word in s.words for id_ in tokenizer.word(word)}
     assert max(pieces) < sentinels[-1]
     labels = ("O", "I", "artist", "object type", "fromloc city name", *LITERALS)
@@ -198,7 +199,7 @@ def test_training_twice_gives_the_same_tokenizer_and_says_nothing(tmp_path, capf
 def test_word_pieces_stay_below_the_vocabulary_size_asked_for():
     letters = [chr(97 + i) + chr(97 + j) + "e" for i in range(20) for j in range(20)]
     sentences = [Sentence(tuple(letters), ())] * 3
-    sizes = [train_tokenizer(sentences, (), size).sentinel(99) for size in (40, 100)]
+    sizes = [train_tokenizer(sentences, (), size).sentinels[99] for size in (40, 100)]
     assert sizes[0] <= 40 < sizes[1] <= 100
 
 
@@ -242,10 +243,10 @@ def test_t5s_vocabulary_is_that_of_transformers(data_dir, tmp_path):
     reference.save_pretrained(str(tmp_path))
     for tokenizer in (load_tokenizer(model), load_tokenizer(str(tmp_path))):
         assert tokenizer.vocab_size == len(reference) == 32100
-        assert tokenizer.num_sentinels == 100
+        assert len(tokenizer.sentinels) == 100
         for i in (0, 1, 99):
-            assert tokenizer.sentinel(i) == 32099 - i
-            assert tokenizer.sentinel(i) == reference.convert_tokens_to_ids(f"<extra_id_{i}>")
+            assert tokenizer.sentinels[i] == 32099 - i
+            assert tokenizer.sentinels[i] == reference.convert_tokens_to_ids(f"<extra_id_{i}>")
         for word in ("Add", "soundtrack", "don't", "3.5", "país", "日本", "AT&T"):
             ids = tokenizer.word(word)
             assert list(ids) == reference.encode(word, add_special_tokens=False)
@@ -257,25 +258,25 @@ def test_a_folder_says_how_many_sentinels_lie_on_its_model(tmp_path):
     trained().save(tmp_path)
     (tmp_path / "groot_tokenizer.json").unlink()
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 7}))
-    assert load_tokenizer(tmp_path).num_sentinels == 7
+    assert len(load_tokenizer(tmp_path).sentinels) == 7
 
 
 def test_sentinels_that_are_pieces_of_the_model_are_used(tmp_path):
     (tmp_path / "spiece.model").write_bytes(mt5_like_model())
     tokenizer = load_tokenizer(tmp_path)
-    assert tokenizer.num_sentinels == 10
+    assert len(tokenizer.sentinels) == 10
     processor = sentencepiece.SentencePieceProcessor(model_proto=mt5_like_model())
-    assert tokenizer.sentinel(3) == processor.piece_to_id("<extra_id_3>")
+    assert tokenizer.sentinels[3] == processor.piece_to_id("<extra_id_3>")
     assert tokenizer.vocab_size == len(processor)
     # The bare model does read the word as the sentinel; ours must not.
-    assert tokenizer.sentinel(3) in processor.encode("<extra_id_3>")
+    assert tokenizer.sentinels[3] in processor.encode("<extra_id_3>")
 
 
 def test_byt5_spells_words_as_bytes(tmp_path):
     tokenizer = byt5(tmp_path)
     assert tokenizer.word("né") == tuple(byte + 3 for byte in " né".encode())
     assert tokenizer.word("</s>") == tuple(byte + 3 for byte in b" </s>")
-    assert tokenizer.sentinel(0) == 259
+    assert tokenizer.sentinels[0] == 259
 
 
 def test_a_word_like_a_special_token_is_spelled_by_a_fast_tokenizer(tmp_path):
@@ -303,8 +304,18 @@ def test_files_of_two_tokenizers_in_one_folder_are_refused(tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"sentinels": [59]}', "not JSON"])
+def test_settings_that_nobody_wrote_are_no_tokenizer(tmp_path, text):
+    trained().save(tmp_path)
+    (tmp_path / "groot_tokenizer.json").write_text(text)
+    with pytest.raises(UserError, match="no T5 tokenizer at"):
+        load_tokenizer(tmp_path)
+
+
 def test_types_read_as_plain_words():
-    assert plain_words(["object_type", "fromloc.city_name", "creative-work", "B2"]) == {
+    assert tag_labels(["object_type", "fromloc.city_name", "creative-work", "B2"]) == {
+        "O": "O",
+        "I": "I",
         "object_type": "object type",
         "fromloc.city_name": "fromloc city name",
         "creative-work": "creative work",
@@ -313,7 +324,9 @@ def test_types_read_as_plain_words():
 
 
 def test_types_that_would_read_alike_keep_their_raw_names():
-    assert plain_words(["a_b", "a.b", "c_d", "+", "I."]) == {
+    assert tag_labels(["a_b", "a.b", "c_d", "+", "I."]) == {
+        "O": "O",
+        "I": "I",
         "a_b": "a_b",
         "a.b": "a.b",
         "c_d": "c d",
@@ -325,18 +338,18 @@ def test_types_that_would_read_alike_keep_their_raw_names():
 @pytest.mark.parametrize("types", [["O"], ["x", "I"], ["[]"], ["a_b", "a;b"], [""], [" - "]])
 def test_types_that_cannot_be_written_are_refused_by_name(types):
     with pytest.raises(UserError) as error:
-        plain_words(types)
+        tag_labels(types)
     assert any(repr(type_) in str(error.value) for type_ in types)
 
 
 @given(st.lists(st.text(max_size=6)))
 def test_labels_are_one_to_one_or_refused(types):
     try:
-        labels = plain_words(types)
+        labels = tag_labels(types)
     except UserError:
         return
-    assert set(labels) == set(types)
-    assert len({"O", "I", *labels.values()}) == len(labels) + 2
+    assert set(labels) == {"O", "I", *types}
+    assert len(set(labels.values())) == len(labels)
 
 
 def test_the_text_room_imports_neither_jax_nor_a_framework():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from groot_jax.data.format import Format
 from groot_jax.data.formats import FORMATS, make_format
 from groot_jax.data.labeling import Sentence, labeling_of_word_tags
-from groot_jax.data.tokenizer import WordTokenizer, load_tokenizer, train_tokenizer
+from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.generate.grammar import Grammar, accepts, make_grammar
 from tests.generate.toy import Letters, toy
@@ -73,7 +73,7 @@ def test_what_is_accepted_is_exactly_the_serialisations(name, types, num_words, 
 
 
 @lru_cache
-def trained() -> WordTokenizer:
+def trained() -> Tokenizer:
     sentence = Sentence(("add", "kent", "to", "the", "list"), ())
     return train_tokenizer([sentence], ("object", "object_type", "x"), 40)
 
@@ -83,7 +83,7 @@ def cached(name: str, kind: str, data_dir=None) -> tuple[Format, Grammar, Gramma
     if kind == "t5":
         tokenizer = load_tokenizer(data_dir / "t5_vocab" / "spiece.model")
     else:
-        tokenizer = trained() if kind == "trained" else WordTokenizer(Letters())
+        tokenizer = trained() if kind == "trained" else Tokenizer(Letters())
     types = ("a", "ab", "Ib", "bab") if kind == "letters" else ("object", "object_type", "x")
     format_ = make_format(name, tokenizer, types)
     return format_, grammar_of(format_), grammar_of(format_, "full")

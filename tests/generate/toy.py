@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
-from groot_jax.data.tokenizer import WordTokenizer
+from groot_jax.data.tokenizer import Tokenizer
 
 PIECES = ["a", "b", "O", "I", ";", "[", "]", "w", "v"]
 
@@ -26,4 +26,4 @@ class Letters:
 
 
 def toy(name: str, types) -> Format:
-    return make_format(name, WordTokenizer(Letters()), types)
+    return make_format(name, Tokenizer(Letters()), types)

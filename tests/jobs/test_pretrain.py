@@ -266,7 +266,7 @@ def test_a_released_checkpoint_adapts_with_its_own_tokenizer(
     words = ("show", "me", "red", "jeans")
     ours, theirs = load_tokenizer(tmp_path / "model"), load_tokenizer(released)
     assert [ours.word(w) for w in words] == [theirs.word(w) for w in words]
-    assert ours.sentinel(0) == theirs.sentinel(0)
+    assert ours.sentinels[0] == theirs.sentinels[0]
     config = train_config(jobs, *ITS_OWN, f"--config.model.init={tmp_path / 'model'}")
     assert make_tokenizer(config, [], [])[0] == "sentinel_tag"
 

@@ -89,7 +89,9 @@ def test_the_task_takes_the_checkpoints_tokenizer_shape_and_weights(jobs, folder
     task = make_task(config, load_corpus(config.data))
     assert task.format.name == "sentinel_tag"
     assert task.model_config.d_model == 32
-    assert task.tokenizer.sentinel(0) == task.tokenizer.sentinel(1) + 1  # T5's order.
+    assert (
+        task.format.tokenizer.sentinels[0] == task.format.tokenizer.sentinels[1] + 1
+    )  # T5's order.
     params = initial_params(task)
     want = init_params(T5Config.from_hf(json.loads((folder / "config.json").read_text())), 7)
     rows = want["shared"]["embedding"].shape[0]

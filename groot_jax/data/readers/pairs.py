@@ -14,6 +14,7 @@ from groot_jax.errors import UserError
 
 
 def _content(path: Path) -> list[str | None]:
+    # Blank lines at the end are nobody's sentence, and one of the two files often has one more.
     lines = read_lines(path)
     while lines and lines[-1] is not None and not lines[-1].strip(" \t"):
         lines.pop()
@@ -21,7 +22,11 @@ def _content(path: Path) -> list[str | None]:
 
 
 def read_pairs(folder: Path, key: str, problems: Problems) -> list[Tagged]:
-    """Reads `folder`/seq.in and seq.out. Raises UserError when their numbers of lines differ."""
+    """Reads `folder`/seq.in and seq.out; bad lines go to `problems`.
+
+    Raises UserError when their numbers of lines differ: then nobody knows which line lacks its
+    partner, and no policy can skip it.
+    """
     word_path = require_path(folder / "seq.in", key)
     tag_path = require_path(folder / "seq.out", key)
     word_lines, tag_lines = _content(word_path), _content(tag_path)
@@ -37,6 +42,7 @@ def read_pairs(folder: Path, key: str, problems: Problems) -> list[Tagged]:
             path = word_path if word_line is None else tag_path
             problems.add(not_text(path, number))
             continue
+        # "play abba" and "O B-artist": one tag a word, by place.
         words, tags = tuple(words_of(word_line)), tuple(words_of(tag_line))
         if len(words) != len(tags):
             problems.add(

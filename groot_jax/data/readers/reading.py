@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
+from ml_collections import ConfigDict
+
+from groot_jax.data.labeling import Sentence
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded
 
@@ -29,6 +32,20 @@ class Problems:
         self.count += 1
         self.first = self.first or message
 
+    def kept(
+        self, sentences: Iterable[Sentence], check: Callable[[Sentence], object]
+    ) -> list[Sentence]:
+        """The sentences for which `check` raises no UserError; `add`s the others."""
+        kept = []
+        for sentence in sentences:
+            try:
+                check(sentence)
+            except UserError as error:
+                self.add(f"{sentence.source}: {error}")
+            else:
+                kept.append(sentence)
+        return kept
+
 
 def not_text(path: Path, number: int) -> str:
     """What is wrong with a line that `read_lines` gives as None."""
@@ -36,7 +53,8 @@ def not_text(path: Path, number: int) -> str:
 
 
 def words_of(line: str) -> list[str]:
-    """Splits at runs of spaces and tabs only: other Unicode spaces belong to their word."""
+    """Splits at spaces and tabs only: other Unicode spaces belong to their word."""
+    # `str.split()` would make two words of `a\u00a0b`, which has one tag.
     return [word for word in line.replace("\t", " ").split(" ") if word]
 
 
@@ -50,27 +68,31 @@ def read_lines(path: Path) -> list[str | None]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; check it") from None
     data = data.removeprefix(b"\xef\xbb\xbf")
+    # Bytes are split, not text: `str.splitlines` breaks at U+2028 and U+0085 too, which may stand
+    # within a word; and each line is decoded by itself, so that one bad line is one problem.
     lines: list[str | None] = []
     for line in data.split(b"\n"):
         try:
             lines.append(None if b"\0" in line else line.decode("utf-8").removesuffix("\r"))
         except UnicodeDecodeError:
             lines.append(None)
+    # "a\nb\n" is two lines, and split into three: a, b and nothing.
     if lines and lines[-1] == "":
         lines.pop()
     return lines
 
 
-def resolve_path(data: Any, path: str) -> Path:
+def resolve_path(data: ConfigDict, path: str) -> Path:
     """A path of the config: absolute, or below data.dir, or below $GROOT_DATA_DIR, or the cwd.
 
     Raises UserError for a path that is not below its folder, but is below the cwd.
     """
+    key = "config.data.dir" if data.dir else "GROOT_DATA_DIR"
     base = data.dir or os.environ.get("GROOT_DATA_DIR", "")
     here = expanded(path, "config.data")
-    found = expanded(base, "config.data.dir" if data.dir else "GROOT_DATA_DIR") / here
+    # pathlib: "sets" / "a.txt" is sets/a.txt, "sets" / "/b.txt" is /b.txt, and "" is the cwd.
+    found = expanded(base, key) / here
     if not found.exists() and here.exists():
-        key = "config.data.dir" if data.dir else "GROOT_DATA_DIR"
         raise UserError(
             f"there is no {found}, only {here.absolute()}: relative paths start at {key} where it "
             "is set; give the absolute path, or another folder"
@@ -84,6 +106,8 @@ def require_path(path: Path, key: str, what: str = "file") -> Path:
         return path
     folder = path.parent
     wanted = path.name
+    # sets/snpis/train, and there is sets/snips: the nearest folder that exists is sets, and `snpis`
+    # is what has to be like one of its names.
     while not folder.is_dir() and folder != folder.parent:
         wanted, folder = folder.name, folder.parent
     names = sorted(entry.name for entry in folder.iterdir())

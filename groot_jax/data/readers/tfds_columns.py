@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
 from groot_jax.data.labeling import Sentence
-from groot_jax.data.readers.columns import Layout, read_columns
+from groot_jax.data.readers.columns import Columns, read_columns
 from groot_jax.data.readers.reading import Problems, require_path, resolve_path
 from groot_jax.data.schemes import Tagged
 from groot_jax.errors import UserError
@@ -37,12 +38,14 @@ class GrootColumns(tfds.core.GeneratorBasedBuilder):
     # TFDS looks this up through a package that it does not declare; given here, it need not.
     code_path = Path(__file__)
 
-    def __init__(self, *, paths: Mapping[str, Path], layout: Layout, policy: str, **kwargs: Any):
-        self._paths, self._layout, self._policy = dict(paths), layout, policy
-        digest = hashlib.sha256(repr((layout, policy)).encode())
+    def __init__(self, *, paths: Mapping[str, Path], columns: Columns, policy: str, **kwargs: Any):
+        self._paths, self._columns, self._policy = dict(paths), columns, policy
+        digest = hashlib.sha256(repr((*columns, policy)).encode())
         for split, path in self._paths.items():
             digest.update(f"{split} {path}".encode())
             digest.update(path.read_bytes())
+        # 64 of its 256 bits: a path of a file system has to hold it, and two sets in a folder meet
+        # by chance once in 10^19 pairs.
         config = tfds.core.BuilderConfig(name=digest.hexdigest()[:16])
         super().__init__(config=config, **kwargs)
 
@@ -55,7 +58,7 @@ class GrootColumns(tfds.core.GeneratorBasedBuilder):
                 {"tokens": texts, "tags": texts, "source": tfds.features.Text()}
             ),
             metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,
+            disable_shuffling=True,  # Sentences keep the order of their file.
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -63,20 +66,21 @@ class GrootColumns(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         problems = Problems(self._policy)
-        sentences = read_columns(self._paths[split], self._layout, problems)
+        sentences = read_columns(self._paths[split], self._columns, problems)
         if not sentences:
             raise UserError(
                 f"config.data.{split}: {self._paths[split]} holds no sentence; give another"
             )
+        # Later jobs find the set prepared and read no file; what was wrong with it they read here.
         self.info.metadata[split] = {"skipped": problems.count, "first": problems.first}
         for i, item in enumerate(sentences):
             yield i, {"tokens": item.words, "tags": item.tags, "source": item.place()}
 
 
 def read_tfds(
-    data: Any, problems: Mapping[str, Problems]
-) -> tuple[str, dict[str, Sequence[Tagged | Sentence]]]:
-    """The set config.data.tfds_name and its splits.
+    data: ConfigDict, problems: Mapping[str, Problems]
+) -> dict[str, Sequence[Tagged | Sentence]]:
+    """The splits of the set config.data.tfds_name.
 
     For `groot_columns`, data.train, dev and test are column files; for other sets they are split
     names (`train[:90%]` too), by default those that the set has. Raises UserError for a set, split
@@ -84,16 +88,18 @@ def read_tfds(
     """
     tfds.disable_progress_bar()
     if data.tfds_name == OURS:
-        layout = Layout(data.column_order, data.separator, data.comment)
         paths = {
             split: require_path(resolve_path(data, data[split]), f"config.data.{split}")
             for split in _SPLIT_NAMES
             if data[split]
         }
-        sources = _open(data, {"paths": paths, "layout": layout, "policy": data.policy})
+        columns = Columns.from_config(data)
+        sources = _open(data, {"paths": paths, "columns": columns, "policy": data.policy})
     else:
         sources = _open(data, {})
         for split, names in _SPLIT_NAMES.items():
+            # data.dev "" and splits train, validation -> dev is validation; data.train
+            # "train[:90%]" is no split of that name, and TFDS is asked for the slice.
             wanted = data[split] or next((name for name in names if name in sources), "")
             if wanted:
                 found = sources[wanted] if wanted in sources else _open(data, {}, wanted)
@@ -110,10 +116,10 @@ def read_tfds(
         if data.tfds_name == OURS and dropped:
             problems[split].count += dropped["skipped"]
             problems[split].first = problems[split].first or dropped["first"]
-    return str(data.tfds_name).split("/")[0].split(":")[0], splits
+    return splits
 
 
-def _open(data: Any, builder_kwargs: dict[str, Any], split: str | None = None) -> Any:
+def _open(data: ConfigDict, builder_kwargs: dict[str, Any], split: str | None = None) -> Any:
     """One split as a TFDS data source, or all of them by name."""
     try:
         return tfds.data_source(
@@ -136,15 +142,19 @@ def _open(data: Any, builder_kwargs: dict[str, Any], split: str | None = None) -
         ) from error
 
 
-def _texts(feature: Any, values: Any) -> list[str]:
-    """Words or tags of one example: class numbers by name, text from the bytes it comes back as."""
+def _texts(feature: Any, values: Sequence[Any]) -> list[str]:
+    """Words or tags of one example: class numbers by name, text from the bytes it comes back as.
+
+    ClassLabel(O, B-x), [1, 0] -> B-x, O; Text, [b"caf\\xc3\\xa9"] -> café.
+    """
     inner = getattr(feature, "feature", None)
     if isinstance(inner, tfds.features.ClassLabel):
         return [inner.int2str(int(value)) for value in values]
     return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _read_source(data: Any, split: str, source: Any, problems: Problems) -> list[Tagged]:
+def _read_source(data: ConfigDict, split: str, source: Any, problems: Problems) -> list[Tagged]:
+    """The sentences of one split, placed by the file and line of ours, else by their number."""
     name, features = data.tfds_name, source.dataset_info.features
     ours = name == OURS
     words_key, tags_key = ("tokens", "tags") if ours else (data.words_feature, data.tags_feature)
@@ -165,6 +175,7 @@ def _read_source(data: Any, split: str, source: Any, problems: Problems) -> list
         tags = _texts(features[tags_key], example[tags_key])
         file, line = f"{name}/{split}", i
         if ours:
+            # "C:/my/train.txt:8" -> the last colon parts file and line.
             file, _, number = example["source"].decode("utf-8").rpartition(":")
             line = int(number)
         if len(words) != len(tags) or not words:

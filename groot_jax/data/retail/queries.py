@@ -72,19 +72,23 @@ _COUNTS = ("2", "3", "4", "5", "6", "8", "10", "12", "24")
 class _Ranked:
     """Items drawn by rank: the r-th has weight 1 / (r + 6), a Zipf tail."""
 
+    # Of 160 brands the first gets 4.4 % of the draws, the first ten 29 %, and the last half 20 %.
     def __init__(self, items: Sequence[str]):
         self.items = items
         self.sums = list(accumulate(1.0 / (rank + 6) for rank in range(1, len(items) + 1)))
 
     def draw(self, rng: Random) -> str:
+        """One item, from one number of `rng`."""
         return self.items[bisect(self.sums, rng.random() * self.sums[-1])]
 
 
 def _pick(rng: Random, items: Sequence[str]) -> str:
+    """`rng.choice`, whose draws are not promised to stay."""
     return items[rng.randrange(len(items))]
 
 
 def _shuffle(rng: Random, items: Sequence[_Item]) -> list[_Item]:
+    """`rng.shuffle`, likewise: by a number drawn for each, .7 .2 .5 -> second, third, first."""
     draws = [rng.random() for _ in items]
     return [items[i] for i in sorted(range(len(items)), key=draws.__getitem__)]
 
@@ -118,6 +122,8 @@ class _Shop:
             brand = _invent_brand(rng)
             if brand not in invented and brand not in department.brands:
                 invented.append(brand)
+        # Of each department 12 to 27 brands and products are kept from train (seed 0): a labeler
+        # has to know them by their place in the query, as in a shop that takes on new ones.
         # Known names stand among the first half of the ranks, invented ones everywhere.
         brands = list(invented)
         for brand in department.brands:
@@ -129,9 +135,11 @@ class _Shop:
         self.tables = {type_: _Ranked(items) for type_, items in tables.items()}
 
     def draw(self, rng: Random, type_: str, train: bool) -> str:
+        """A phrase of a type; for train again and again until it is none that train lacks."""
         words = self.tables[type_].draw(rng)
         while train and words in self.reserved:
             words = self.tables[type_].draw(rng)
+        # under {n} dollars -> under 50 dollars; between {n} and {m} -> between 50 and 100.
         if "{" in words:
             low = _pick(rng, _AMOUNTS)
             words = words.format(n=low, m=2 * int(low), q=_pick(rng, _COUNTS))
@@ -140,6 +148,7 @@ class _Shop:
 
 def _product(rng: Random, shop: _Shop, fine: bool, train: bool) -> list[Piece]:
     """The product, as one piece or, read finely, with its modifier as a piece of its own."""
+    # leather:material jacket -> `leather` a material and `jacket` a product, or both one product.
     modifier, colon, rest = shop.draw(rng, "product", train).partition(":")
     if not colon:
         return [("product", modifier)]
@@ -164,9 +173,12 @@ def _pieces(rng: Random, shop: _Shop, train: bool) -> list[Piece]:
         for type_, chance in shop.chances.items()
         if rng.random() < chance and type_ not in taken
     ]
+    # At most two to five of them: nobody asks for everything at once.
     slots = _shuffle(rng, slots)[: 2 + rng.randrange(4)]
+    # `levi black` names no product, and is a query all the same.
     if rng.random() < 0.1 and any(type_ == "brand" for type_, _ in slots):
         product = []
+    # black / leather jacket / women in any order, but the pieces of a product stay together.
     if salad:
         groups = _shuffle(rng, [*([slot] for slot in slots), product])
         return [piece for group in groups for piece in group]
@@ -175,6 +187,7 @@ def _pieces(rng: Random, shop: _Shop, train: bool) -> list[Piece]:
     for type_, words in slots:
         place = "part" if type_ == "feature" and words in _PARTS else type_
         if rng.random() < _BEFORE[place]:
+            # Brands mostly come first: `levi black jeans` rather than `black levi jeans`.
             leads = type_ == "brand" and rng.random() < 0.8
             before.insert(0 if leads else len(before), (type_, words))
             continue
@@ -190,8 +203,9 @@ def _pieces(rng: Random, shop: _Shop, train: bool) -> list[Piece]:
 
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+# Each key's neighbour to the right, the last one's to the left: q -> w, p -> o.
 _NEIGHBOURS = {a: b for row in _ROWS for a, b in zip(row, row[1:] + row[-2], strict=True)}
-# Each spoils a word at a letter that is not its last.
+# Each spoils a word at a letter that is not its last: jeans at 1 -> jaens, jans, jeeans, jrans.
 _TYPOS: tuple[Callable[[str, int], str], ...] = (
     lambda word, i: word[:i] + word[i + 1] + word[i] + word[i + 2 :],
     lambda word, i: word[:i] + word[i + 1 :],
@@ -204,6 +218,8 @@ def _mistype(rng: Random, words: list[str], spans: list[Span]) -> tuple[list[str
     """Spoils one word, or writes the first two words of a span as one."""
     wide = [span.start for span in spans if span.end - span.start > 1]
     if wide and rng.random() < 0.3:
+        # new york jeans with (0, 2, brand) -> newyork jeans with (0, 1, brand): all that begins or
+        # ends after the first of the two words moves by one.
         at = wide[rng.randrange(len(wide))]
         words = [*words[:at], words[at] + words[at + 1], *words[at + 2 :]]
         return words, [Span(s - (s > at), e - (e > at), type_) for s, e, type_ in spans]
@@ -221,6 +237,7 @@ def _query(rng: Random, shop: _Shop, train: bool) -> tuple[list[str], list[Span]
     for type_, text in _pieces(rng, shop, train):
         start = len(words)
         words += text.split(" ")
+        # dress -> dress, for it ends in s; jacket -> now and then jackets.
         if type_ == "product" and words[-1][-1] not in "sy" and rng.random() < 0.12:
             words[-1] += "s"
         if type_:
