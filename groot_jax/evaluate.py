@@ -40,6 +40,7 @@ _POLL_SECONDS = 1.0  # Between looks at what a training has left.
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs the job. Raises UserError for what the user can mend."""
     parser = configs.job_parser("groot_jax.evaluate", "Score checkpoints of a work directory.")
     parser.add_argument("--split", choices=("test", "dev"), help="test; with --watch: dev")
     parser.add_argument("--checkpoint", metavar="STEP|best|latest", help="which one; without: best")
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     console = Console(quiet=not hosts.main)
     task = load_task(workdir, config)
     loaded = load_corpus(config.data, config.text.max_words)
-    reported_rewards(config)
+    reported_rewards(config)  # For its errors: before the minutes that a search may take.
     corpus = without_too_long(loaded, task.format, config)
     systems = [args.system] if args.system else []
     # A watch chooses among checkpoints, and test may not choose.
@@ -150,6 +151,7 @@ def results_folder(
 
 def systems_of(workdir: Path, config: ConfigDict) -> list[str]:
     """The systems that have a checkpoint, stage 0 first."""
+    # Then those of the config in its order, and what an earlier config has left.
     folder = workdir / "checkpoints"
     others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     names = dict.fromkeys(("nll", *config.systems, *others))
@@ -218,7 +220,7 @@ def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
         return steps[-1]
     if wanted == "best":
         best = checkpoints.best()
-        assert best is not None
+        assert best is not None  # It is where there is any step.
         return best
     if not wanted.isdecimal() or int(wanted) not in steps:
         raise UserError(

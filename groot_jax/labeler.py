@@ -136,6 +136,8 @@ class Labeler:
             keep_programs(config.compilation_cache)
         task = load_task(workdir, config)
         found = trained_systems(workdir, config, [system] if system else ())
+        # The last of `config.systems` is the one that the run was for. Checkpoints of systems that
+        # the config has no more do not count, unless there is nothing else.
         trained = [name for name in ("nll", *config.systems) if name in found]
         system = system or (trained or found)[-1]
         with Checkpoints(
@@ -147,7 +149,7 @@ class Labeler:
         return cls(task, placement, params, score, hosts)
 
     def label(self, words: Sequence[str], k: int = 5, decide: str = "map") -> Prediction:
-        """Labels one sentence, given as its words."""
+        """Labels one sentence, given as its words; `k`, `decide` and errors as in `label_all`."""
         return self.label_all([words], k, decide)[0]
 
     def label_all(
@@ -159,9 +161,13 @@ class Labeler:
     ) -> list[Prediction]:
         """Labels many sentences; `k` labelings each, fewer where fewer exist.
 
-        The beam is at least as wide as in training, so that probabilities mean the same for any k.
-        Of several processes, which all give the same sentences, the first alone gets the answers.
-        Raises UserError for a sentence that is too long, unless `text.long_sentences` is `window`.
+        `decide`: `map` or `mbr`. `batch_size`: sentences searched at once; without:
+        `evaluate.batch_size`, or fewer where there are fewer. The beam is at least as wide as in
+        training, so that probabilities mean the same for any k. Of several processes, which all
+        give the same sentences, the first alone gets the answers.
+
+        Raises UserError for what is no sentence, for one that is too long, unless
+        `text.long_sentences` is `window`, and for a `k` or `decide` that will not do.
         """
         if not _is_count(k):
             raise UserError(f"k={k!r}: ask for a whole number of labelings, 1 or more")
@@ -230,16 +236,21 @@ class Labeler:
             return [words] if words else []
         windows = []
         while words:
-            # How many tokens words need is known once they are encoded: the longest prefix that
-            # has a size of batch is found by bisection, at 100 words after 7 tries. A single word
-            # that has none is a window all the same, and is refused by name when it is sized.
             most = words[: self.max_words]
-            fitting = bisect.bisect_left(range(len(most)), True, key=partial(self._is_over, most))
-            windows.append(words[: max(1, fitting)])
-            words = words[len(windows[-1]) :]
+            fitting = len(most)
+            # How many tokens words need is known once they are encoded. Most sentences fit whole;
+            # of others bisection finds the longest prefix that has a size of batch, among 100
+            # words after 7 tries.
+            if self._is_over(most, fitting - 1):
+                over = partial(self._is_over, most)
+                # A single word that has no size is a window all the same, and refused by `_size`.
+                fitting = max(1, bisect.bisect_left(range(fitting), True, key=over))
+            windows.append(words[:fitting])
+            words = words[fitting:]
         return windows
 
     def _is_over(self, words: tuple[str, ...], last: int) -> bool:
+        """Whether the words up to number `last`, that one included, are too many for a batch."""
         try:
             self._size(words[: last + 1])
         except UserError:
@@ -274,12 +285,14 @@ class Labeler:
     def _search(
         self, pieces: Sequence[tuple[str, ...]], width: int, batch_size: int | None
     ) -> list[Beam] | None:
+        # The index says where a beam belongs: batches are by length, in another order.
         examples = [
             dataclasses.replace(self._encoded(words), index=index)
             for index, words in enumerate(pieces)
         ]
         if not examples:
             return []
+        # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
         generator = self._generators.get(width)
         if generator is None:
             generator = self._generators[width] = self._task.generator(
@@ -289,7 +302,7 @@ class Labeler:
         own_B = generator.own_rows(size)
         batches = evaluation_batches(examples, len(own_B), self._task.ladder, own_B)
         found = generator.label(self._params, batches)
-        return gather_beams(dict(found), len(examples), self._hosts)
+        return gather_beams(found, len(examples), self._hosts)
 
 
 def _is_count(value: object) -> bool:
@@ -320,9 +333,10 @@ def _prediction(
 ) -> Prediction:
     if not words:
         return Prediction(words, (), {})
+    # Of the whole beam, before it is cut to k: an answer's figures do not depend on how many more
+    # are asked for.
     chances = labeling_probabilities(beam)
     confidence = span_confidences(beam)
-    # `mbr` reorders the beam; the figures of a labeling are of the whole beam, and stay.
     if score is not None:
         beam = decide(rule, [Sentence(words, ())], [beam], score)[0]
     labelings = tuple(

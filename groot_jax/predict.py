@@ -28,6 +28,7 @@ _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs the job. Raises UserError for what the user can mend."""
     parser = configs.job_parser("groot_jax.predict", "Label text: ranked labelings as JSON lines.")
     parser.add_argument("file", nargs="?", default="-", help="text or JSON lines; - reads stdin")
     parser.add_argument("-k", type=int, default=5, help="labelings of each sentence (5)")
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         config.reward.name = args.reward
     hosts = device_setup(config)
     with ExitStack() as stack:
+        # One process reads; the others hear of each chunk below.
         source = stack.enter_context(open_input(args.file)) if hosts.main else -1
         score: TripleReward | None = None
         if args.decide == "mbr":
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _print_json(prediction: Prediction) -> None:
-    # JSON has an escape for what another encoding lacks.
+    # JSON has an escape for what another encoding lacks: \u00e9 for an accented e in ASCII.
     utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
     print(json.dumps(prediction.to_json(), ensure_ascii=not utf8), flush=True)
 

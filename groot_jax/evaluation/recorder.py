@@ -77,18 +77,21 @@ class Recorder:
         evaluator, dev = self._evaluators[split], self._evaluators["dev"]
         beams = evaluator.beams(params)
         searched = time.monotonic() - begun
-        # All processes have to search dev together, those too that get no beams of it.
+        # How sure a model is of its spans changes as it trains: a threshold is chosen on dev beams
+        # of the same parameters. All processes search dev together, those too that get no beams.
         dev_beams = None
         if "threshold" in config.evaluate.decide and dev.sentences:
             dev_beams = beams if evaluator is dev else dev.beams(params)
         if beams is None:
             return time.monotonic() - begun  # Another process has them all.
         sentences = evaluator.sentences
+        # The training reward is the oracle's, whose processes share it out and end a user's
+        # function that hangs; the others are worked out here. It comes last in the report.
         rewards = {key: one_by_one(reward) for key, reward in reported_rewards(config).items()}
         rewards[name] = score
         for rule in config.evaluate.decide:
             decided_at = time.monotonic()
-            confidence = 0.0
+            confidence = 0.0  # Read by `threshold` alone.
             if rule == "threshold":
                 if dev_beams is None:
                     continue

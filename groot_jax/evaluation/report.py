@@ -115,6 +115,7 @@ def learning_curves(lines: Sequence[Json], styles: Mapping[str, tuple[int, str]]
         order = FIRST_CURVES.index(key) if key in FIRST_CURVES else len(FIRST_CURVES)
         return (stage != "stage 0", order, key)
 
+    # Thousands of points would make the page slow and the line no clearer: means of neighbours.
     curves = []
     for stage, key in sorted(values, key=place):
         series = [

@@ -52,6 +52,8 @@ def differences(
     for record in records:
         name, split = system_name(record), record["split"]
         against = base.get(split, {})
+        # As many figures are those of the same sentences: results of other data go to a folder of
+        # their own.
         rows = {
             metric: paired_bootstrap(values, against[metric], resamples)
             for metric, values in record["per_sentence"].items()
@@ -122,6 +124,7 @@ def results_table(results: Results, split: str) -> Table:
     best = best_values(results, split)
     for name, systems in results["systems"].items():
         if split in systems:
+            # Printed figures are compared: see `best_values`.
             cells = [figure(systems[split].get(key)) for key, _, _ in COLUMNS]
             marked = [
                 f"[bold]{cell}[/bold]" if cell == best.get(key) else cell
