@@ -36,7 +36,7 @@ from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.setup import device_setup, place
 from groot_jax.training.status import training_ended
 
-_POLL_SECONDS = 1.0  # Between looks at what a training has left.
+_POLL_SECONDS = 1.0  # After which a watch asks again what training has written.
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -250,7 +250,7 @@ def watch(
             raise UserError(f"--system={system}: {workdir} trains {', '.join(known)} only")
     seen: set[tuple[str, int]] = set()
 
-    def look() -> tuple[bool, list[tuple[str, int]]]:
+    def unseen() -> tuple[bool, list[tuple[str, int]]]:
         """Whether training has ended, and what is there to be scored."""
         # Asked first: what lands after the answer is seen below, or in one more round.
         ended = training_ended(workdir)
@@ -262,9 +262,9 @@ def watch(
         return ended, [item for item in landed if item not in seen]
 
     while True:
-        # One process looks: two that look a moment apart may see different checkpoints, and then
-        # one would wait for the other in a search that the other never begins.
-        ended, new = hosts.broadcast(look() if hosts.main else None)
+        # One process reads the folder: two that do so a moment apart may see other checkpoints, and
+        # then one would wait for the other in a search that the other never begins.
+        ended, new = hosts.broadcast(unseen() if hosts.main else None)
         for system, step in new:
             seen.add((system, step))
             home = home_of(workdir, config, system)

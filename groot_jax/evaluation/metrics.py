@@ -115,7 +115,7 @@ def score_beams(
         names=tuple(rewards),
         rewards_RxNxK=rewards_RxNxK,
         scores_NxK=_padded(ranked, lambda c: c.score),
-        # Of raw outputs: how often the model breaks the format is not to depend on copies.
+        # Of raw outputs, copies too: each is one that the model could have written well.
         malformed_NxK=_padded(beams, lambda c: float(not c.well_formed)),
         exact_N=np.array(
             [c[0].labeling == s.labeling for s, c in zip(sentences, ranked, strict=True)], bool

@@ -82,7 +82,7 @@ def thin(points: Sequence[tuple[float, float]], limit: int = 150) -> list[tuple[
     return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
 
 
-def chart(series: Sequence[Series], x_label: str, y_label: str, *, whole_x: bool = False) -> Json:
+def chart(series: Sequence[Series], x_label: str, *, whole_x: bool = False) -> Json:
     """Lays out a line chart for the template: ticks, paths and marks in SVG units.
 
     `whole_x` puts a tick on every whole number, for ranks. There has to be a point.
@@ -113,7 +113,6 @@ def chart(series: Sequence[Series], x_label: str, y_label: str, *, whole_x: bool
         "right": WIDTH - RIGHT,
         "bottom": HEIGHT - BOTTOM,
         "x_label": x_label,
-        "y_label": y_label,
         "x_ticks": [(px(x), f"{x:g}") for x in x_values if x_low <= x <= x_high],
         "y_ticks": [(py(y), f"{y:g}") for y in y_values],
         "lines": [

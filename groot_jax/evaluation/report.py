@@ -52,8 +52,7 @@ def write_report(workdir: Path, results: Results) -> Path:
     lines = read_metrics(workdir)
     # A system may have been trained and not been evaluated, and the other way round. Those of the
     # tables come first, so that a system has one color in both kinds of chart.
-    systems = list(dict.fromkeys([*names, *(line["system"] for line in lines)]))
-    styles = system_styles(systems)
+    styles = system_styles(list(dict.fromkeys([*names, *(line["system"] for line in lines)])))
     config = workdir / "config.json"
     # A name that the template misspells ends in an error, not in a hole in the page.
     environment = Environment(
@@ -67,7 +66,6 @@ def write_report(workdir: Path, results: Results) -> Path:
     html = environment.get_template("report.html.j2").render(
         title=workdir.resolve().name,
         palette=PALETTE,
-        styles=styles,
         names=names,
         splits=splits,
         rewards=sorted({record["reward"] for record in records}),
@@ -76,12 +74,11 @@ def write_report(workdir: Path, results: Results) -> Path:
         results=results,
         best={split: best_values(results, split) for split in splits},
         rank_charts={
-            split: chart(series, "rank", "mean reward", whole_x=True)
+            split: chart(series, "rank", whole_x=True)
             for split in splits
             if (series := reward_by_rank(results, split))
         },
         curves=learning_curves(lines, styles),
-        matrix_columns=MATRIX,
         matrices={split: reward_matrices(results, split) for split in splits},
         browser=browser_data(records, names, splits),
         config=config.read_text(encoding="utf-8") if config.exists() else "",
@@ -132,7 +129,7 @@ def learning_curves(lines: Sequence[Json], styles: Mapping[str, tuple[int, str]]
             {
                 "title": f"{key}, {stage}",
                 "main": key in FIRST_CURVES,
-                "chart": chart(series, "step", key),
+                "chart": chart(series, "step"),
             }
         )
     return curves
