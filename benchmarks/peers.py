@@ -48,7 +48,7 @@ from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluation.decisions import GRID
-from groot_jax.evaluation.metrics import evaluate_beams
+from groot_jax.evaluation.metrics import one_by_one, score_beams, summarise, totals
 from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
 
 PEERS = {"crf": "python-crfsuite", "spacy": "spacy"}
@@ -397,7 +397,8 @@ def score(
 ) -> dict[str, Any]:
     """Our metrics of lists that hold one labeling each."""
     beams = [[Candidate(labeling)] for labeling in labelings]
-    return evaluate_beams(sentences, beams, rewards, "f1", ks=())
+    given = {name: one_by_one(reward) for name, reward in rewards.items()}
+    return summarise(totals(score_beams(sentences, beams, given), "f1", ks=()), "f1")
 
 
 def span_f1(sentences: Sequence[Sentence], labelings: Sequence[Labeling]) -> float:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from groot_jax.evaluation.bootstrap import over_seeds
+import numpy as np
 
 COLUMNS = (
     ("reward@1", "reward@1"),
@@ -93,7 +93,7 @@ def seeds_table(workdirs: Sequence[Path]) -> str:
     of the differences from NLL continued."""
     runs = [json.loads((w / "results.json").read_text(encoding="utf-8")) for w in workdirs]
     configs = [json.loads((w / "config.json").read_text(encoding="utf-8")) for w in workdirs]
-    merged = over_seeds(runs)
+    merged: dict[str, Any] = over_seeds(runs)
     seeds = ", ".join(str(config["seed"]) for config in configs)
     lines = [
         f"Reward {configs[0]['reward']['name']}, mean ± standard deviation over seeds {seeds}, "
@@ -113,6 +113,24 @@ def seeds_table(workdirs: Sequence[Path]) -> str:
         cells += [spread(compared[k]["difference"], "+") if k in compared else "" for k in KEYS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def over_seeds(values: Sequence[Any]) -> Any:
+    """Mean and standard deviation (n - 1) of every number that all results have, tree for tree.
+
+    A number becomes {"mean", "std", "n"}, std None for one run; lists are cut to the shortest; the
+    rest is dropped.
+    """
+    if all(isinstance(value, Mapping) for value in values):
+        shared = [key for key in values[0] if all(key in value for value in values)]
+        merged = {key: over_seeds([value[key] for value in values]) for key in shared}
+        return {key: value for key, value in merged.items() if value is not None}
+    if all(isinstance(value, (list, tuple)) for value in values):
+        return [over_seeds(items) for items in zip(*values, strict=False)]
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return {"mean": float(np.mean(values)), "std": std, "n": len(values)}
+    return None
 
 
 def spread(value: dict[str, float], sign: str = "") -> str:

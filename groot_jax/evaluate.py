@@ -16,38 +16,31 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
 from groot_jax.config.checks import flatten
+from groot_jax.contrast.update import Params
 from groot_jax.data.corpus import Corpus, load_corpus
-from groot_jax.data.labeling import Sentence
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.evaluation.evaluator import (
-    Evaluator,
-    open_oracle,
-    reported_rewards,
-    write_records,
-)
+from groot_jax.evaluation.evaluator import open_oracle
+from groot_jax.evaluation.recorder import Recorder, reported_rewards
 from groot_jax.evaluation.report import write_report
 from groot_jax.evaluation.results import results_table, write_results
-from groot_jax.generate.generator import Generator
-from groot_jax.reward.oracle import Oracle
 from groot_jax.runtime.files import expanded, writing
-from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, check_corpus, check_types, digests_of, load_task
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
-from groot_jax.training.setup import Placement, device_setup, place
+from groot_jax.training.setup import device_setup, place
 from groot_jax.training.status import training_ended
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 1.0  # After which a watch asks again what training has written.
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs the job. Raises UserError for what the user can mend."""
     parser = configs.job_parser("groot_jax.evaluate", "Score checkpoints of a work directory.")
     parser.add_argument("--split", choices=("test", "dev"), help="test; with --watch: dev")
     parser.add_argument("--checkpoint", metavar="STEP|best|latest", help="which one; without: best")
@@ -71,11 +64,12 @@ def main(argv: list[str] | None = None) -> None:
     console = Console(quiet=not hosts.main)
     task = load_task(workdir, config)
     loaded = load_corpus(config.data, config.text.max_words)
-    reported_rewards(config)
+    reported_rewards(config)  # For its errors: before the minutes that a search may take.
     corpus = without_too_long(loaded, task.format, config)
-    systems = [args.system] if args.system else None
+    systems = [args.system] if args.system else []
+    # A watch chooses among checkpoints, and test may not choose.
     split = args.split or ("dev" if args.watch else "test")
-    if not split_of(corpus, split):
+    if not (corpus.test if split == "test" else corpus.dev):
         raise UserError(
             f"config.data.{split}: there is no {split} split; name one or another --split"
         )
@@ -86,10 +80,12 @@ def main(argv: list[str] | None = None) -> None:
         results = workdir
         if hosts.main:
             results = results_folder(workdir, task, loaded, console, args.output)
-        scorer = Scorer(task, corpus, oracle, hosts, workdir, results, placement, generator)
+        recorder = Recorder(task, corpus, oracle, hosts, generator, results)
+        shapes = placement.shapes(task.model_config)
         if args.watch:
-            systems = watch(scorer, split, systems, console)
-        evaluate_systems(scorer, (split,), console, systems, args.checkpoint or "best")
+            systems = watch(recorder, workdir, shapes, console, split, systems)
+        checkpoint = args.checkpoint or "best"
+        evaluate_systems(recorder, workdir, shapes, console, split, systems, checkpoint)
     if hosts.main:
         show_results(results, config, console)
     hosts.close()
@@ -120,11 +116,14 @@ def results_folder(
     """
     theirs = flatten(configs.load_dumped(workdir / configs.CONFIG_FILE))
     ours = flatten(task.config)
-    differing = [k for k in configs.differing_keys(theirs, ours) if not k.startswith("mesh.")]
+    differing = configs.differing_keys(theirs, ours)
     other = [key for key in differing if not key.startswith("data.")]
+    # Data under their old name have to be the old data. Under another name they may be others, but
+    # not of other types: the model could not write these.
     if differing == other:
         check_corpus(task, corpus, workdir)
-    check_types(task, corpus, workdir)
+    else:
+        check_types(task, corpus, workdir)
     digests = digests_of(corpus)
     if digests == task.digests:
         differing, digests = other, {}  # The same data from another place.
@@ -134,6 +133,8 @@ def results_folder(
     if not differing:
         return workdir
     identity = json.dumps([{key: ours.get(key) for key in differing}, digests], sort_keys=True)
+    # Eight hex digits of what differs, so that the same settings and data find their folder again:
+    # --config.reward.name=exact for nll today and for groot tomorrow makes one table.
     name = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
     folder = workdir / "other" / name
     with writing(folder):
@@ -148,12 +149,9 @@ def results_folder(
     return folder
 
 
-def split_of(corpus: Corpus, split: str) -> tuple[Sentence, ...]:
-    return corpus.test if split == "test" else corpus.dev
-
-
 def systems_of(workdir: Path, config: ConfigDict) -> list[str]:
     """The systems that have a checkpoint, stage 0 first."""
+    # Then those of the config in its order, and what an earlier config has left.
     folder = workdir / "checkpoints"
     others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     names = dict.fromkeys(("nll", *config.systems, *others))
@@ -179,36 +177,38 @@ def home_of(workdir: Path, config: ConfigDict, system: str) -> Path:
 
 
 def evaluate_systems(
-    scorer: Scorer,
-    splits: Sequence[str],
+    recorder: Recorder,
+    workdir: Path,
+    shapes: Params,
     console: Console,
-    systems: Sequence[str] | None = None,
+    split: str,
+    systems: Sequence[str] = (),
     checkpoint: str = "best",
 ) -> None:
-    """Scores one checkpoint of each system on each split; without `systems`, of all there are.
+    """Scores one checkpoint of each system on a split; without `systems`, of all there are.
 
-    Raises UserError for a system or checkpoint that is not there.
+    `shapes`: what parameters are restored onto. Raises UserError for a system or checkpoint that is
+    not there.
     """
-    workdir, config = scorer.workdir, scorer.task.config
-    found = trained_systems(workdir, config, systems or ())
+    config = recorder.task.config
+    found = trained_systems(workdir, config, systems)
     if not systems and checkpoint.isdecimal():
         # A step is asked of those systems that have it.
         systems = [
             s for s in found if int(checkpoint) in saved_steps(home_of(workdir, config, s), s)
         ]
+    kind = checkpoint if checkpoint in ("best", "latest") else "step"
     for system in systems or found:
         home, tie = home_of(workdir, config, system), config.checkpoint.tie
         with Checkpoints(home, system, tie=tie, read_only=True) as checkpoints:
             step = choose_step(checkpoints, checkpoint)
-            kind = checkpoint if checkpoint in ("best", "latest") else "step"
-            params = scorer.restore(checkpoints, step)
-            for split in splits:
-                seconds = scorer.score(params, system, step, kind, split)
-                console.print(
-                    f"{system}: {'best ' if kind == 'best' else ''}step {step} scored on {split} "
-                    f"in {seconds:.1f} s",
-                    highlight=False,
-                )
+            params = checkpoints.restore_params(step, shapes)
+        seconds = recorder.record(params, system, step, kind, split)
+        console.print(
+            f"{system}: {'best ' if kind == 'best' else ''}step {step} scored on {split} "
+            f"in {seconds:.1f} s",
+            highlight=False,
+        )
 
 
 def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
@@ -220,7 +220,7 @@ def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
         return steps[-1]
     if wanted == "best":
         best = checkpoints.best()
-        assert best is not None
+        assert best is not None  # It is where there is any step.
         return best
     if not wanted.isdecimal() or int(wanted) not in steps:
         raise UserError(
@@ -230,75 +230,27 @@ def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
     return int(wanted)
 
 
-class Scorer:
-    """Restores the checkpoints of a work directory, decodes and scores; keeps the encoded splits.
-    Records go to `results`: the work directory, or a folder beside."""
-
-    def __init__(
-        self,
-        task: Task,
-        corpus: Corpus,
-        oracle: Oracle,
-        hosts: Hosts,
-        workdir: Path,
-        results: Path,
-        placement: Placement,
-        generator: Generator,
-    ) -> None:
-        self.task, self.hosts, self.workdir = task, hosts, workdir
-        self._oracle, self._results = oracle, results
-        self._placement = placement
-        self._evaluators = {
-            split: Evaluator(task, generator, oracle, split_of(corpus, split), hosts)
-            for split in ("dev", "test")
-        }
-
-    def restore(self, checkpoints: Checkpoints, step: int) -> Any:
-        """The parameters of a checkpoint."""
-        return checkpoints.restore_params(step, self._placement.shapes(self.task.model_config))
-
-    def score(self, params: Any, system: str, step: int, kind: str, split: str) -> float:
-        """Writes the records of one checkpoint on one split; the seconds that it took."""
-        begun = time.monotonic()
-        evaluator, dev = self._evaluators[split], self._evaluators["dev"]
-        beams = evaluator.beams(params)
-        seconds = time.monotonic() - begun
-        needs_dev = "threshold" in self.task.config.evaluate.decide and dev.sentences
-        dev_beams = None
-        if needs_dev:
-            dev_beams = beams if evaluator is dev else dev.beams(params)
-        if beams is None:
-            return time.monotonic() - begun  # Another process has them all.
-        write_records(
-            self.task,
-            self._oracle,
-            self._results,
-            system=system,
-            split=split,
-            step=step,
-            checkpoint=kind,
-            sentences=evaluator.sentences,
-            beams=beams,
-            dev=(dev.sentences, dev_beams) if dev_beams is not None else None,
-            seconds=seconds,
-        )
-        return time.monotonic() - begun
-
-
-def watch(scorer: Scorer, split: str, systems: Sequence[str] | None, console: Console) -> list[str]:
+def watch(
+    recorder: Recorder,
+    workdir: Path,
+    shapes: Params,
+    console: Console,
+    split: str,
+    systems: Sequence[str],
+) -> list[str]:
     """Scores each checkpoint as it lands, until training has ended and all are scored; the
     systems that have one.
 
     Raises UserError where training ended without a checkpoint.
     """
-    hosts, workdir, config = scorer.hosts, scorer.workdir, scorer.task.config
+    hosts, config = recorder.hosts, recorder.task.config
     known = ("nll", *config.systems)
-    for system in systems or ():
+    for system in systems:
         if system not in known:
             raise UserError(f"--system={system}: {workdir} trains {', '.join(known)} only")
     seen: set[tuple[str, int]] = set()
 
-    def look() -> tuple[bool, list[tuple[str, int]]]:
+    def unseen() -> tuple[bool, list[tuple[str, int]]]:
         """Whether training has ended, and what is there to be scored."""
         # Asked first: what lands after the answer is seen below, or in one more round.
         ended = training_ended(workdir)
@@ -310,23 +262,27 @@ def watch(scorer: Scorer, split: str, systems: Sequence[str] | None, console: Co
         return ended, [item for item in landed if item not in seen]
 
     while True:
-        ended, new = hosts.broadcast(look() if hosts.main else None)
+        # One process reads the folder: two that do so a moment apart may see other checkpoints, and
+        # then one would wait for the other in a search that the other never begins.
+        ended, new = hosts.broadcast(unseen() if hosts.main else None)
         for system, step in new:
             seen.add((system, step))
             home = home_of(workdir, config, system)
             error: Exception | None = None
             try:
                 with Checkpoints(home, system, read_only=True) as checkpoints:
-                    params = scorer.restore(checkpoints, step)
+                    params = checkpoints.restore_params(step, shapes)
             except (UserError, OSError) as e:
                 error = e
+            # Training keeps few checkpoints, and may have removed this one meanwhile. What fails
+            # while its folder stays is an error; the pause lets a removal come to its end.
             if hosts.merge(error is not None, any):
                 time.sleep(_POLL_SECONDS)
                 if error is not None and step in saved_steps(home, system):
                     raise error
                 line = f"{system}: step {step} was replaced before it was read"
             else:
-                seconds = scorer.score(params, system, step, "step", split)
+                seconds = recorder.record(params, system, step, "step", split)
                 line = f"{system}: step {step} scored on {split} in {seconds:.1f} s"
             console.print(line, highlight=False)
         if ended and not new:
@@ -344,8 +300,8 @@ def watch(scorer: Scorer, split: str, systems: Sequence[str] | None, console: Co
 
 def show_results(folder: Path, config: ConfigDict, console: Console) -> None:
     """Writes results.json and the report from all records; prints the table."""
-    results = write_results(folder, resamples=config.evaluate.bootstrap)
-    path = write_report(folder, resamples=config.evaluate.bootstrap)
+    results = write_results(folder, config.evaluate.bootstrap)
+    path = write_report(folder, results)
     for split in ("dev", "test"):
         if any(split in system for system in results["systems"].values()):
             console.print(results_table(results, split))

@@ -20,7 +20,7 @@ from groot_jax import config as configs
 from groot_jax.data.incoming import open_input, read_blocks
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluation.evaluator import open_oracle
-from groot_jax.evaluation.metrics import Scorer
+from groot_jax.evaluation.metrics import TripleReward
 from groot_jax.labeler import Labeler, Prediction
 from groot_jax.training.setup import device_setup
 
@@ -28,6 +28,7 @@ _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs the job. Raises UserError for what the user can mend."""
     parser = configs.job_parser("groot_jax.predict", "Label text: ranked labelings as JSON lines.")
     parser.add_argument("file", nargs="?", default="-", help="text or JSON lines; - reads stdin")
     parser.add_argument("-k", type=int, default=5, help="labelings of each sentence (5)")
@@ -48,8 +49,9 @@ def main(argv: list[str] | None = None) -> None:
         config.reward.name = args.reward
     hosts = device_setup(config)
     with ExitStack() as stack:
+        # One process reads; the others hear of each chunk below.
         source = stack.enter_context(open_input(args.file)) if hosts.main else -1
-        score: Scorer | None = None
+        score: TripleReward | None = None
         if args.decide == "mbr":
             score = stack.enter_context(open_oracle(config)).score
         labeler = Labeler.load(
@@ -64,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
             print("type a sentence a line, Ctrl-D ends", file=sys.stderr)
         show = _pretty_printer() if args.pretty else _print_json
         size = config.evaluate.batch_size
+        # Lines of a file come in blocks of `size`; who types one gets its answer before the next.
         read = read_blocks(source, args.file, labeler.check, size) if hosts.main else iter(())
         while block := hosts.broadcast(next(read, None)):
             # Two sizes of batch, so that few programs are compiled.
@@ -74,22 +77,23 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _print_json(prediction: Prediction) -> None:
-    # JSON has an escape for what another encoding lacks.
+    # JSON has an escape for what another encoding lacks: \u00e9 for an accented e in ASCII.
     utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
     print(json.dumps(prediction.to_json(), ensure_ascii=not utf8), flush=True)
 
 
 def _pretty_printer() -> Callable[[Prediction], None]:
     console = Console(highlight=False)
+    # A type keeps the color of its first turn, through all lines; the ninth shares the first's.
     colors: dict[str, str] = {}
 
     def show(prediction: Prediction) -> None:
         if not prediction.labelings:
             console.print("(empty line)")
-        for rank, ranked in enumerate(prediction.labelings, 1):
-            line = Text(f"{rank:>2}  {ranked.probability:6.1%}  {ranked.score:8.3f}  ", "dim")
-            at = 0
-            for start, end, type_ in ranked.labeling:
+        for rank, scored in enumerate(prediction.labelings, 1):
+            line = Text(f"{rank:>2}  {scored.probability:6.1%}  {scored.score:8.3f}  ", "dim")
+            at = 0  # The first word that is not on the line yet.
+            for start, end, type_ in scored.labeling:
                 color = colors.setdefault(type_, _COLORS[len(colors) % len(_COLORS)])
                 line.append("".join(word + " " for word in prediction.words[at:start]))
                 line.append(" ".join(prediction.words[start:end]), f"bold {color}")

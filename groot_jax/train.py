@@ -18,8 +18,9 @@ from groot_jax import config as configs
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.evaluate import Scorer, evaluate_systems, show_results
-from groot_jax.evaluation.evaluator import open_oracle, reported_rewards
+from groot_jax.evaluate import evaluate_systems, show_results
+from groot_jax.evaluation.evaluator import open_oracle
+from groot_jax.evaluation.recorder import Recorder, reported_rewards
 from groot_jax.model.config import run_settings
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
@@ -159,18 +160,10 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
 def close(run: Run) -> None:
     """Scores the best checkpoint of every system on test (dev where there is no test split), and
     writes the report."""
-    splits = ("test",) if run.corpus.test else ("dev",)
-    scorer = Scorer(
-        run.task,
-        run.corpus,
-        run.oracle,
-        run.hosts,
-        run.workdir,
-        run.workdir,
-        run.placement,
-        run.generator,
-    )
-    evaluate_systems(scorer, splits, run.console)
+    split = "test" if run.corpus.test else "dev"
+    recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
+    shapes = run.placement.shapes(run.task.model_config)
+    evaluate_systems(recorder, run.workdir, shapes, run.console, split)
     if run.hosts.main:
         show_results(run.workdir, run.config, run.console)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,13 +17,20 @@ from groot_jax.data.labeling import Candidate, Labeling, Sentence
 from groot_jax.reward.rewards import Reward
 
 # The candidates of one sentence, best first.
-Beam = Sequence[Candidate]
-# Rewards of many (candidate, gold, words) at once: a pool of worker processes, or `scorer(reward)`.
-Scorer = Callable[[Sequence[tuple[Labeling, Labeling, Sequence[str]]]], Sequence[float]]
-# Name -> (sum, denominator), to be added over batches and hosts.
-Totals = dict[str, tuple[float, float]]
+Beam: TypeAlias = Sequence[Candidate]
+# The rewards of many (candidate, gold, words) in one call: `Oracle.score`, or what `one_by_one`
+# makes of a reward. Many at once, since a pool of worker processes shares them out.
+TripleReward: TypeAlias = Callable[
+    [Sequence[tuple[Labeling, Labeling, Sequence[str]]]], Sequence[float]
+]
+# Name -> (sum, denominator), to be added over batches and hosts. Means would not add up: three
+# sentences of reward 1 on one host and one of 0 on another have mean .75, their means have .5.
+Totals: TypeAlias = dict[str, tuple[float, float]]
+# What `summarise` gives, ready for JSON.
+Summary: TypeAlias = dict[str, Any]
 
-# Rewards that differ by less are equal: weighted sums of the same parts may differ in the last bit.
+# Rewards that differ by less are equal: weighted sums of the same parts may differ in the last bit,
+# as .1 + .2 and .3 do, and Kendall's tau would count that as a difference.
 REWARD_DECIMALS = 9
 
 
@@ -32,7 +39,8 @@ class BeamScores:
     """The per-sentence pass: N sentences, R rewards, K ranks, NaN where a sentence lacks a rank.
 
     Ranks of rewards and scores count distinct labelings; those of `malformed` count raw outputs.
-    `spans_Nx3` holds TP, predicted and gold spans of rank 1; `by_type` the same, summed, per type.
+    `spans_Nx3` holds TP, predicted and gold spans of rank 1; `by_type` the same [3], summed over
+    sentences, for each type.
     """
 
     names: tuple[str, ...]
@@ -41,16 +49,21 @@ class BeamScores:
     malformed_NxK: np.ndarray
     exact_N: np.ndarray
     spans_Nx3: np.ndarray
-    by_type: dict[str, tuple[int, int, int]]
+    by_type: dict[str, np.ndarray]
 
 
-def scorer(reward: Reward) -> Scorer:
+def one_by_one(reward: Reward) -> TripleReward:
     """Calls a reward for one item at a time, in this process."""
-    return lambda items: [reward(candidate, gold, words) for candidate, gold, words in items]
+    return lambda triples: [reward(candidate, gold, words) for candidate, gold, words in triples]
 
 
-def distinct(beam: Beam) -> list[Candidate]:
-    """The first candidate of each labeling, in the beam's order."""
+def deduplicated(beam: Beam) -> list[Candidate]:
+    """The first candidate of each labeling, in the beam's order: its copies take no rank.
+
+    Unlike the pool of an update, which prefers a well-formed copy: here the model is judged by
+    what it said first.
+    """
+    # Two outputs may parse alike: of the labelings A, A, B the second A is left out.
     first: dict[Labeling, Candidate] = {}
     for candidate in beam:
         first.setdefault(candidate.labeling, candidate)
@@ -60,38 +73,36 @@ def distinct(beam: Beam) -> list[Candidate]:
 def score_beams(
     sentences: Sequence[Sentence],
     beams: Sequence[Beam],
-    rewards: Mapping[str, Reward],
-    *,
-    scorers: Mapping[str, Scorer] | None = None,
+    rewards: Mapping[str, TripleReward],
     malformed_penalty: float = 0.0,
 ) -> BeamScores:
-    """Scores every distinct candidate of every sentence under every reward.
+    """Scores every distinct candidate of every sentence under every reward, in one call each.
 
     A malformed candidate gets its lenient parse's reward minus `malformed_penalty`, at least 0. An
-    empty beam counts as one malformed empty labeling, never as a sentence that was not asked. A
-    name in `scorers` is scored by that in one call, instead of by its reward one call an item.
+    empty beam counts as one malformed empty labeling, never as a sentence that was not asked.
+    Raises ValueError where there are not as many beams as sentences.
     """
     if len(sentences) != len(beams):
         raise ValueError(f"{len(sentences)} sentences but {len(beams)} beams")
     unanswered = Candidate(labeling=(), score=float("nan"), well_formed=False, slot=-1)
     beams = [beam if len(beam) else [unanswered] for beam in beams]
-    ranked = [distinct(beam) for beam in beams]
+    ranked = [deduplicated(beam) for beam in beams]
     filled_NxK = _filled(ranked)
     malformed_NxK = _padded(ranked, lambda c: float(not c.well_formed))
-    items = [
+    # Row by row, as a boolean index of [N, K] goes: rewards come back in this order.
+    triples = [
         (candidate.labeling, sentence.labeling, sentence.words)
         for sentence, candidates in zip(sentences, ranked, strict=True)
         for candidate in candidates
     ]
-    scorers = dict(scorers or {})
-    names = tuple(dict.fromkeys([*rewards, *scorers]))
-    rewards_RxNxK = np.full((len(names), *filled_NxK.shape), np.nan)
-    for rewards_NxK, name in zip(rewards_RxNxK, names, strict=True):
-        score = scorers[name] if name in scorers else scorer(rewards[name])
-        rewards_NxK[filled_NxK] = score(items)
+    rewards_RxNxK = np.full((len(rewards), *filled_NxK.shape), np.nan)
+    for rewards_NxK, reward in zip(rewards_RxNxK, rewards.values(), strict=True):
+        rewards_NxK[filled_NxK] = reward(triples)
+        # .75 becomes .65 under a penalty of .1, and .05 becomes 0: rewards stay in [0, 1].
         penalised_NxK = np.maximum(rewards_NxK - malformed_penalty, 0.0)
         rewards_NxK[:] = np.where(malformed_NxK == 1.0, penalised_NxK, rewards_NxK)
 
+    # Spans count as in seqeval: one is right when both ends and its type are gold's.
     by_type: dict[str, np.ndarray] = {}
     spans_Nx3 = np.zeros((len(sentences), 3), np.int64)
     for n, (sentence, candidates) in enumerate(zip(sentences, ranked, strict=True)):
@@ -101,19 +112,21 @@ def score_beams(
             for type_, count in Counter(span.type for span in spans).items():
                 by_type.setdefault(type_, np.zeros(3, np.int64))[column] += count
     return BeamScores(
-        names=names,
+        names=tuple(rewards),
         rewards_RxNxK=rewards_RxNxK,
         scores_NxK=_padded(ranked, lambda c: c.score),
+        # Of raw outputs, copies too: each is one that the model could have written well.
         malformed_NxK=_padded(beams, lambda c: float(not c.well_formed)),
         exact_N=np.array(
             [c[0].labeling == s.labeling for s, c in zip(sentences, ranked, strict=True)], bool
         ),
         spans_Nx3=spans_Nx3,
-        by_type={t: (int(c[0]), int(c[1]), int(c[2])) for t, c in sorted(by_type.items())},
+        by_type=by_type,
     )
 
 
 def _filled(beams: Sequence[Beam]) -> np.ndarray:
+    """bool [N, K], K the longest beam: beams of 2 and 1 give [[True, True], [True, False]]."""
     counts_N = np.array([len(beam) for beam in beams], np.int64)
     return np.arange(max(counts_N, default=0)) < counts_N[:, None]
 
@@ -126,13 +139,16 @@ def _padded(beams: Sequence[Beam], value: Callable[[Candidate], float]) -> np.nd
     return values_NxK
 
 
-def per_sentence(scores: BeamScores, name: str, ks: Sequence[int] = (5, 10)) -> dict[str, Any]:
-    """Arrays over sentences of one reward: what a paired bootstrap resamples.
+def per_sentence(
+    scores: BeamScores, name: str, ks: Sequence[int] = (5, 10)
+) -> dict[str, np.ndarray]:
+    """[N] arrays over sentences of one reward: what a paired bootstrap resamples.
 
     `reward@1`, and `mean_reward@k` and `max_reward@k` over a sentence's top k distinct labelings,
     or over as many as it has.
     """
     rewards_NxK = scores.rewards_RxNxK[scores.names.index(name)]
+    # `[:, 0]` would fail where a host has no sentence, and so K is 0.
     arrays = {"reward@1": rewards_NxK[:, :1].sum(axis=1)}
     for k in ks:
         arrays[f"mean_reward@{k}"] = np.nanmean(rewards_NxK[:, :k], axis=1)
@@ -146,9 +162,13 @@ def kendall_tau(scores_NxK: np.ndarray, rewards_NxK: np.ndarray) -> np.ndarray:
     tau-b = (concordant - discordant) / sqrt(pairs untied in s * pairs untied in R), Kendall 1945.
     Pairs with an unknown score or reward do not count.
     """
+    # s of 3, 2, 1 with R of 1, .5, .75: pairs (1, 2) and (1, 3) agree, (2, 3) does not, so tau is
+    # (2 - 1) / sqrt(3 * 3) = 1/3. scipy's kendalltau takes one beam a call; this takes all N.
+    # Each pair counts once: those above the diagonal.
     upper_KxK = np.triu(np.ones((scores_NxK.shape[1],) * 2, bool), 1)
 
     def signs(values_NxK: np.ndarray) -> np.ndarray:
+        # [N, K] -> [N, K, K]: 1 where the first of a pair is higher, 0 at a tie, NaN if unknown.
         difference_NxKxK = values_NxK[:, :, None] - values_NxK[:, None, :]
         return np.sign(difference_NxKxK)
 
@@ -181,18 +201,23 @@ def totals(scores: BeamScores, train_reward: str, ks: Sequence[int] = (5, 10)) -
     ranks_NxK = scores.rewards_RxNxK[scores.names.index(train_reward)]
     add("distinct", (~np.isnan(ranks_NxK)).sum(axis=1).astype(float))
     add("kendall_tau", kendall_tau(scores.scores_NxK, ranks_NxK))
+    # F1 = 2PR / (P + R) with P = hit / predicted and R = hit / gold is 2 hit / (predicted + gold):
+    # 2 of 3 gold spans found by 2 predictions give 4 / 5.
     for prefix, (hit, predicted, gold) in [
         ("span", scores.spans_Nx3.sum(axis=0)),
         *((f"type/{type_}", counts) for type_, counts in scores.by_type.items()),
     ]:
         sums[f"{prefix}/precision"] = (float(hit), float(predicted))
         sums[f"{prefix}/recall"] = (float(hit), float(gold))
-        sums[f"{prefix}/f1"] = (2.0 * hit, float(predicted + gold))
+        sums[f"{prefix}/f1"] = (float(2 * hit), float(predicted + gold))
     return sums
 
 
 def merge_totals(parts: Iterable[Totals]) -> Totals:
-    """The totals of all parts together: batches of one host, or hosts."""
+    """The totals of all parts together: batches of one host, or hosts.
+
+    A key that some part lacks, a type that one host has not seen, counts as 0 there.
+    """
     merged: Totals = {}
     for part in parts:
         for key, (value, denominator) in part.items():
@@ -201,7 +226,7 @@ def merge_totals(parts: Iterable[Totals]) -> Totals:
     return merged
 
 
-def summarise(sums: Totals, train_reward: str) -> dict[str, Any]:
+def summarise(sums: Totals, train_reward: str) -> Summary:
     """Divides totals into the metrics of one system on one split, JSON-able, None where undefined.
 
     `reward_by_rank[r - 1]` is the mean over the `rank_counts[r - 1]` sentences whose beam holds at
@@ -213,26 +238,30 @@ def summarise(sums: Totals, train_reward: str) -> dict[str, Any]:
         value, denominator = sums.get(key, (0.0, 0.0))
         return value / denominator if denominator else None
 
-    rewards: dict[str, dict[str, Any]] = {}
-    counts: dict[str, list[int]] = {}
-    types: dict[str, dict[str, Any]] = {}
+    rewards: dict[str, Summary] = {}
+    rank_counts: list[int] = []
+    types: dict[str, Summary] = {}
     for key in sorted(sums, key=_rank_of):
-        if key.startswith("reward/"):
-            name, metric = key.removeprefix("reward/").rsplit("/", 1)
+        # "reward/f1/rank@2" -> "reward", "f1", "rank@2". A reward's name may hold a slash itself.
+        kind, _, rest = key.partition("/")
+        name, _, metric = rest.rpartition("/")
+        if kind == "reward":
             of_reward = rewards.setdefault(name, {})
             if metric.startswith("rank@"):
                 of_reward.setdefault("reward_by_rank", []).append(mean(key))
-                counts.setdefault(name, []).append(int(sums[key][1]))
+                if name == train_reward:
+                    rank_counts.append(int(sums[key][1]))
             else:
                 of_reward[metric] = mean(key)
-        elif key.startswith("type/"):
-            name, metric = key.removeprefix("type/").rsplit("/", 1)
+        elif kind == "type":
             of_type = types.setdefault(name, {})
             of_type[metric] = mean(key) or 0.0
+            # The denominators are the counts that a reader wants beside the figures.
             if metric in ("precision", "recall"):
                 of_type["predicted" if metric == "precision" else "gold"] = int(sums[key][1])
-    metrics: dict[str, Any] = dict(rewards[train_reward])
-    metrics["rank_counts"] = counts.get(train_reward, [])
+    # The training reward's figures are the main ones; those of all rewards are under `rewards`.
+    metrics: Summary = dict(rewards[train_reward])
+    metrics["rank_counts"] = rank_counts
     for metric in ("precision", "recall", "f1"):
         metrics[f"span_{metric}"] = mean(f"span/{metric}") or 0.0
     for key in sums:
@@ -247,26 +276,6 @@ def summarise(sums: Totals, train_reward: str) -> dict[str, Any]:
 
 def _rank_of(key: str) -> int:
     """Puts `rank@10` after `rank@9`; everything else keeps its place."""
+    # As strings "rank@10" comes first, and `reward_by_rank` is filled in the order of the keys.
     metric = key.rsplit("/", 1)[-1]
     return int(metric.removeprefix("rank@")) if metric.startswith("rank@") else 0
-
-
-def evaluate_beams(
-    sentences: Sequence[Sentence],
-    beams: Sequence[Beam],
-    rewards: Mapping[str, Reward],
-    train_reward: str,
-    ks: Sequence[int] = (5, 10),
-    *,
-    scorers: Mapping[str, Scorer] | None = None,
-    malformed_penalty: float = 0.0,
-) -> dict[str, Any]:
-    """Every metric of one system on one split (see `summarise`), from its beams.
-
-    `train_reward` is a name in `rewards` or `scorers`; its figures are the main ones, those of all
-    rewards are under `rewards`.
-    """
-    scores = score_beams(
-        sentences, beams, rewards, scorers=scorers, malformed_penalty=malformed_penalty
-    )
-    return summarise(totals(scores, train_reward, ks), train_reward)

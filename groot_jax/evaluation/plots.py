@@ -1,16 +1,17 @@
-"""Line charts: geometry for the report's inline SVG, and a picture file for a README.
+"""Line charts: geometry for the report's inline SVG.
 
-Computes and lays out, in pure Python; matplotlib is loaded for the picture file only. It may not
-read a work directory.
+Computes and lays out, in pure Python: the page draws itself, in light and dark, and needs no
+picture of a plotting library beside it. It may not read a work directory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+
+from groot_jax.evaluation.records import Json
+from groot_jax.evaluation.results import Results
 
 # Eight hues that stay apart under the common color-vision deficiencies, on white and (second) on
 # near-black. The order matters: neighbours differ most.
@@ -24,8 +25,10 @@ PALETTE = (
     ("#008300", "#3fa34d"),
     ("#e34948", "#e66767"),
 )
-# A decision rule keeps its system's hue and takes a dash of its own.
-DASHES = {"map": "", "mbr": "7 3", "threshold": "2 3"}
+# A decision rule keeps its system's hue and takes a dash of its own: lengths drawn and left out.
+DASHES = {"": "", "mbr": "7 3"}
+_OTHER_DASH = "2 3"
+# In SVG units, and how much of them the labels take at each side.
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42
 
@@ -44,40 +47,45 @@ class Series:
 
 def system_styles(names: Sequence[str]) -> dict[str, tuple[int, str]]:
     """Color and dash of each system: `groot+mbr` is `groot` dashed."""
-    bases = list(dict.fromkeys(name.split("+")[0] for name in names))
-    return {
-        name: (bases.index(base) % len(PALETTE), DASHES.get(rule, "2 3"))
-        for name in names
-        for base, _, rule in [name.partition("+")]
-        for rule in [rule or "map"]
-    }
+    # ["nll", "groot", "groot+mbr"] -> nll (0, ""), groot (1, ""), groot+mbr (1, "7 3")
+    bases = list(dict.fromkeys(name.partition("+")[0] for name in names))
+    styles = {}
+    for name in names:
+        base, _, rule = name.partition("+")
+        styles[name] = (bases.index(base) % len(PALETTE), DASHES.get(rule, _OTHER_DASH))
+    return styles
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers, about `count`, from at most `low` to at least `high`."""
+    """Round numbers, about `count`, from at most `low` to at least `high`.
+
+    0.43 to 0.71 gives 0.4, 0.5, 0.6, 0.7, 0.8.
+    """
+    # All values alike: 3 becomes 2.7 to 3.3, and 0 becomes -1 to 1.
     if high <= low:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
+    # .28 in five parts is .056: the next of .01, .02, .025, .05 and .1 is .1.
     rough = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
+    # The slack takes 0.30000000000000004 / 0.1 for 3, and the rounding below prints it as .3.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
 def thin(points: Sequence[tuple[float, float]], limit: int = 150) -> list[tuple[float, float]]:
-    """At most `limit` points: means of neighbours."""
+    """At most `limit` points: means of neighbours, each group's x and y alike."""
+    # 1000 points come in groups of 7, which makes 143.
     size = math.ceil(len(points) / limit) or 1
     chunks = [points[i : i + size] for i in range(0, len(points), size)]
     return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
 
 
-def chart(
-    series: Sequence[Series], x_label: str, y_label: str, *, whole_x: bool = False
-) -> dict[str, Any]:
+def chart(series: Sequence[Series], x_label: str, *, whole_x: bool = False) -> Json:
     """Lays out a line chart for the template: ticks, paths and marks in SVG units.
 
-    `whole_x` puts a tick on every whole number, for ranks.
+    `whole_x` puts a tick on every whole number, for ranks. There has to be a point.
     """
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
@@ -87,12 +95,14 @@ def chart(
         if whole_x
         else ticks(min(xs), max(xs), 6)
     )
+    # Lines span the whole width; the heights are those of the outer ticks.
     x_low, x_high = (min(xs), max(xs)) if min(xs) < max(xs) else (min(xs) - 1, max(xs) + 1)
     y_low, y_high = y_values[0], y_values[-1]
 
     def px(x: float) -> float:
         return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
 
+    # SVG counts down from the top: the highest value has the smallest y.
     def py(y: float) -> float:
         return round(TOP + (y_high - y) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
 
@@ -101,10 +111,8 @@ def chart(
         "height": HEIGHT,
         "left": LEFT,
         "right": WIDTH - RIGHT,
-        "top": TOP,
         "bottom": HEIGHT - BOTTOM,
         "x_label": x_label,
-        "y_label": y_label,
         "x_ticks": [(px(x), f"{x:g}") for x in x_values if x_low <= x <= x_high],
         "y_ticks": [(py(y), f"{y:g}") for y in y_values],
         "lines": [
@@ -124,8 +132,8 @@ def chart(
     }
 
 
-def reward_by_rank(results: Mapping[str, Any], split: str) -> list[Series]:
-    """The reward at each rank of every system of a split, as lines."""
+def reward_by_rank(results: Results, split: str) -> list[Series]:
+    """The reward at each rank of every system of a split, as lines; ranks count from 1."""
     styles = system_styles(list(results["systems"]))
     return [
         Series(
@@ -140,39 +148,3 @@ def reward_by_rank(results: Mapping[str, Any], split: str) -> list[Series]:
         for name, splits in results["systems"].items()
         if split in splits and splits[split]["reward_by_rank"]
     ]
-
-
-def reward_by_rank_figure(
-    results: Mapping[str, Any], path: str | Path, split: str = "test", title: str = ""
-) -> None:
-    """Draws the reward at each rank, every system of results.json in one picture (.svg or .png)."""
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    # A fixed salt and no date: the same results give the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "groot_jax", "font.size": 10}):
-        figure = Figure(figsize=(7.2, 4.0), dpi=160, layout="constrained")
-        axes = figure.add_subplot()
-        for line in reward_by_rank(results, split):
-            ranks, values = zip(*line.points, strict=True)
-            dash = (0, tuple(float(d) / 2 for d in line.dash.split())) if line.dash else "-"
-            axes.plot(
-                ranks,
-                values,
-                label=line.name,
-                color=PALETTE[line.color][0],
-                linestyle=dash,
-                marker="o",
-                markersize=4,
-                linewidth=2,
-            )
-        axes.set_xlabel("rank in the beam")
-        axes.set_ylabel("mean reward")
-        axes.set_title(title, loc="left")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(axis="y", color="#e4e4e0", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-        metadata = {"Date": None} if str(path).endswith(".svg") else {}
-        figure.savefig(path, metadata=metadata)

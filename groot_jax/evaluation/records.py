@@ -1,80 +1,63 @@
 """What an evaluation leaves on disk, one JSON file each; it may not score or summarise anything.
 
-W/eval/<system>[+mbr|+threshold]-<split>-<step>.json holds one system on one split:
-    system      "groot"               decide      "map" | "mbr" | "threshold"
-    split       "test" | "dev"        step        update that the checkpoint was saved at
-    checkpoint  "best" | "latest" | "step": how the checkpoint was asked for
-    reward      name of the training reward
-    metrics     the dict of `metrics.summarise`
-    per_sentence {"reward@1": [...], "mean_reward@10": [...], ...}: what the bootstrap resamples
-    seconds     that the evaluation took                num_sentences
-    samples     for the report: [{"index": position in the split, "words": [...], "gold": spans,
-                 "candidates": [{"spans", "score", "probability", "reward", "well_formed"}, ...],
-                 "corrections": [[spans, reward], ...]}], with spans as [[start, end, type], ...]
-The report's figures of a system come from one such file, chosen by `read_records`.
+W/eval/<system>[+mbr|+threshold]-<split>-<step>.json holds one system on one split, a `Record`. The
+report's figures of a system come from one such file, chosen by `read_records`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeAlias, TypedDict
 
 from groot_jax.data.labeling import Labeling, Sentence
 from groot_jax.errors import UserError
 from groot_jax.evaluation.decisions import labeling_probabilities
-from groot_jax.evaluation.metrics import Beam, Scorer, distinct
+from groot_jax.evaluation.metrics import Beam, Summary, TripleReward, deduplicated
+from groot_jax.reward.correction import corrections
 from groot_jax.runtime.files import write_text
 
-Record = dict[str, Any]
+# An object of a JSON file.
+Json: TypeAlias = dict[str, Any]
 
 # How a checkpoint was asked for, the preferred last.
 _KINDS = ("step", "latest", "best")
+# Corrections of rank 1 that the report shows of a sentence.
+_CORRECTIONS = 4
 
 
-def system_name(system: str, decide: str) -> str:
+class Record(TypedDict):
+    """The content of one file of W/eval."""
+
+    system: str
+    decide: str  # map, mbr or threshold
+    split: str  # test or dev
+    step: int  # update that the checkpoint was saved at
+    checkpoint: str  # how it was asked for: best, latest or step
+    reward: str  # name of the training reward
+    metrics: Summary
+    per_sentence: dict[str, list[float]]  # "reward@1", ...: what the bootstrap resamples
+    seconds: float  # that the evaluation took
+    num_sentences: int
+    samples: list[Json]  # of `make_samples`
+
+
+def system_name(record: Record) -> str:
     """`groot` decided by `map` is plain `groot`; any other rule is part of the name."""
+    system, decide = record["system"], record["decide"]
     return system if decide == "map" else f"{system}+{decide}"
 
 
-def make_record(
-    *,
-    system: str,
-    split: str,
-    step: int,
-    checkpoint: str,
-    reward: str,
-    metrics: Mapping[str, Any],
-    per_sentence: Mapping[str, Sequence[float] | np.ndarray],
-    seconds: float,
-    samples: Sequence[Mapping[str, Any]] = (),
-    decide: str = "map",
-) -> Record:
-    """One evaluation as the file's JSON (see the module's docstring)."""
-    return {
-        "system": system,
-        "decide": decide,
-        "split": split,
-        "step": int(step),
-        "checkpoint": checkpoint,
-        "reward": reward,
-        "metrics": dict(metrics),
-        "per_sentence": {
-            key: [round(float(value), 6) for value in values]
-            for key, values in per_sentence.items()
-        },
-        "seconds": round(float(seconds), 3),
-        "num_sentences": metrics["num_sentences"],
-        "samples": list(samples),
-    }
-
-
 def sample_indices(num_sentences: int, limit: int) -> list[int]:
-    """Evenly spread positions: every system of a split shows the same sentences."""
+    """Evenly spread positions: every system of a split shows the same sentences.
+
+    4 of 10 are 0, 2, 5 and 7.
+    """
     count = min(num_sentences, limit)
     return [i * num_sentences // count for i in range(count)]
 
@@ -82,35 +65,38 @@ def sample_indices(num_sentences: int, limit: int) -> list[int]:
 def make_samples(
     sentences: Sequence[Sentence],
     beams: Sequence[Beam],
-    score: Scorer,
+    score: TripleReward,
     limit: int,
-    correct: Callable[[Labeling, Labeling], Sequence[Labeling]] | None = None,
-    malformed_penalty: float = 0.0,
-) -> list[dict[str, Any]]:
-    """Samples for the report's browser, of at most `limit` sentences.
+    malformed_penalty: float,
+) -> list[Json]:
+    """What the report's browser shows of at most `limit` sentences, spans as [start, end, type].
 
-    `correct(candidate, gold)` gives the corrections of rank 1 to show beside the candidates.
+    {"index": position in the split, "words": [...], "gold": spans,
+     "candidates": [{"spans", "score", "probability", "reward", "well_formed"}, ...],
+     "corrections": [[spans, reward], ...]}: of rank 1, such as training contrasts
     """
     samples = []
     for index in sample_indices(len(sentences), limit):
         sentence, beam = sentences[index], beams[index]
         chances = labeling_probabilities(beam)
-        candidates = distinct(beam)
-        corrections = (
-            list(correct(candidates[0].labeling, sentence.labeling))
-            if (correct and candidates)
-            else []
-        )
-        labelings = [c.labeling for c in candidates] + corrections
-        rewards = list(score([(y, sentence.labeling, sentence.words) for y in labelings]))
+        candidates = deduplicated(beam)
+        gold = sentence.labeling
+        # A generator of its own for each sentence: what is drawn does not depend on the others.
+        rng = random.Random(0)
+        best = candidates[0].labeling if candidates else gold  # Gold has nothing to correct.
+        corrected = list(islice(corrections(best, gold, rng), _CORRECTIONS))
+        labelings = [c.labeling for c in candidates] + corrected
+        # Candidates first, then corrections: one call scores both.
+        rewards = list(score([(y, gold, sentence.words) for y in labelings]))
         samples.append(
             {
                 "index": index,
                 "words": list(sentence.words),
-                "gold": _spans(sentence.labeling),
+                "gold": _spans(gold),
                 "candidates": [
                     {
                         "spans": _spans(c.labeling),
+                        # JSON has no NaN, which stands for the score of a pruned labeling.
                         "score": round(c.score, 4) if math.isfinite(c.score) else None,
                         "probability": round(chances[c.labeling], 5),
                         "reward": round(r if c.well_formed else max(0.0, r - malformed_penalty), 5),
@@ -120,7 +106,7 @@ def make_samples(
                 ],
                 "corrections": [
                     [_spans(y), round(r, 5)]
-                    for y, r in zip(corrections, rewards[len(candidates) :], strict=True)
+                    for y, r in zip(corrected, rewards[len(candidates) :], strict=True)
                 ],
             }
         )
@@ -131,35 +117,43 @@ def _spans(labeling: Labeling) -> list[list[int | str]]:
     return [[start, end, type_] for start, end, type_ in labeling]
 
 
-def write_eval(workdir: str | Path, record: Mapping[str, Any]) -> Path:
+def write_eval(workdir: Path, record: Record) -> Path:
     """Writes a record to its file in W/eval and returns that path.
 
     A record of the same checkpoint is replaced, but a checkpoint once evaluated as the best one
-    stays so when it is evaluated again under another name.
+    stays so when it is evaluated again under another name. Raises UserError where the file that is
+    there is damaged, or the disk refuses.
     """
-    name = system_name(record["system"], record["decide"])
-    path = Path(workdir) / "eval" / f"{name}-{record['split']}-{record['step']}.json"
+    place = f"{system_name(record)}-{record['split']}-{record['step']}"
+    path = workdir / "eval" / f"{place}.json"
+    # Otherwise `--checkpoint=latest`, of a run whose latest is the best, would take the best away
+    # from the report.
     if path.exists() and _read_record(path)["checkpoint"] == "best":
         record = {**record, "checkpoint": "best"}
     write_text(path, json.dumps(record, allow_nan=False) + "\n")
     return path
 
 
-def read_records(workdir: str | Path) -> list[Record]:
+def read_records(workdir: Path) -> list[Record]:
     """The record to report of each system and split: `best` before `latest` before any step, then
-    the highest step. Systems in the order of training, each followed by its decision rules."""
+    the highest step. Systems in the order of training, each followed by its decision rules.
+
+    Raises UserError, with its name, for a file that is not a record.
+    """
     chosen: dict[tuple[str, str], Record] = {}
-    for path in sorted((Path(workdir) / "eval").glob("*.json")):
+    for path in sorted((workdir / "eval").glob("*.json")):
         record = _read_record(path)
-        key = (system_name(record["system"], record["decide"]), record["split"])
+        key = (system_name(record), record["split"])
         if key not in chosen or _preference(record) > _preference(chosen[key]):
             chosen[key] = record
-    trained = [line.get("system") for line in read_metrics(workdir)]
-    order = {system: place for place, system in enumerate(dict.fromkeys(trained))}
+    # The first lines of nll, nll_continued and groot come one after another in metrics.jsonl.
+    trained = list(dict.fromkeys(line["system"] for line in read_metrics(workdir)))
 
-    def place(record: Record) -> tuple:
+    def place(record: Record) -> tuple[int, str, bool, str, str]:
         system, decide = record["system"], record["decide"]
-        return (order.get(system, len(order)), system, decide != "map", decide, record["split"])
+        # A system that was trained elsewhere, as stage 0 may be, comes last.
+        order = trained.index(system) if system in trained else len(trained)
+        return (order, system, decide != "map", decide, record["split"])
 
     return sorted(chosen.values(), key=place)
 
@@ -170,10 +164,10 @@ def _preference(record: Record) -> tuple[int, int]:
 
 def _read_record(path: Path) -> Record:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
         _preference(record)
-        for key in ("system", "decide", "split", "metrics"):
-            record[key]
+        for key in Record.__annotations__:
+            record[key]  # type: ignore[literal-required]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not an evaluation's file ({error}): remove it and evaluate again"
@@ -181,18 +175,15 @@ def _read_record(path: Path) -> Record:
     return record
 
 
-def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: Path) -> list[Json]:
     """The lines of W/metrics.jsonl, none where there is no file.
 
     A line that a kill cut short is left out; it is written again after the run is resumed.
     """
-    path = Path(workdir) / "metrics.jsonl"
+    path = workdir / "metrics.jsonl"
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            lines.append(value)
+        # `{"system": "groot", "st` is what a kill leaves: never JSON, since it lacks its brace.
+        with suppress(ValueError):
+            lines.append(json.loads(line))
     return lines

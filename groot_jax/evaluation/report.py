@@ -6,10 +6,10 @@ reaches the page through the template's escaping only, whatever a sentence holds
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -19,43 +19,42 @@ from groot_jax.evaluation.plots import (
     Series,
     chart,
     reward_by_rank,
-    reward_by_rank_figure,
     system_styles,
     thin,
 )
-from groot_jax.evaluation.records import Record, read_metrics, read_records, system_name
-from groot_jax.evaluation.results import COLUMNS, best_values, compose_results, figure
+from groot_jax.evaluation.records import Json, Record, read_metrics, read_records, system_name
+from groot_jax.evaluation.results import COLUMNS, Results, best_values, figure
 from groot_jax.runtime.files import write_text
-
-__all__ = ["reward_by_rank_figure", "write_report"]
 
 # Keys of metrics.jsonl that say where a line stands, not what was measured.
 PLACE = ("step", "epoch", "seconds")
+# The curves that a reader sees at once, in this order; the others are folded away.
 FIRST_CURVES = ("loss", "reward@1", "mean_reward")
+# Of every reported reward: key of its figures, title.
 MATRIX = (("reward@1", "rank 1"), ("mean_reward@10", "mean@10"), ("max_reward@10", "max@10"))
 
 
-def write_report(
-    workdir: str | Path, baseline: str = "nll_continued", resamples: int = 1000
-) -> Path:
-    """Writes W/report/index.html from what is in the work directory and returns its path.
+def write_report(workdir: Path, results: Results) -> Path:
+    """Writes W/report/index.html from what is in the work directory, of which `write_results` has
+    made `results`, and returns its path.
 
     Raises UserError where nothing was evaluated yet.
     """
-    workdir = Path(workdir)
     records = read_records(workdir)
     if not records:
         raise UserError(
             f"{workdir / 'eval'} holds no evaluation to report: run "
             f"`python -m groot_jax.evaluate --workdir={workdir}` first"
         )
-    results = compose_results(records, baseline, resamples)
     names = list(results["systems"])
+    # Test first.
     splits = sorted({record["split"] for record in records}, key=lambda split: split != "test")
     lines = read_metrics(workdir)
-    systems = list(dict.fromkeys([*names, *(str(line.get("system", "")) for line in lines)]))
-    styles = system_styles(systems)
+    # A system may have been trained and not been evaluated, and the other way round. Those of the
+    # tables come first, so that a system has one color in both kinds of chart.
+    styles = system_styles(list(dict.fromkeys([*names, *(line["system"] for line in lines)])))
     config = workdir / "config.json"
+    # A name that the template misspells ends in an error, not in a hole in the page.
     environment = Environment(
         loader=PackageLoader("groot_jax.evaluation"),
         autoescape=True,
@@ -67,21 +66,19 @@ def write_report(
     html = environment.get_template("report.html.j2").render(
         title=workdir.resolve().name,
         palette=PALETTE,
-        styles=styles,
         names=names,
         splits=splits,
-        rewards=sorted({str(record.get("reward")) for record in records}),
-        counts={record["split"]: record["metrics"].get("num_sentences") for record in records},
+        rewards=sorted({record["reward"] for record in records}),
+        counts={record["split"]: record["num_sentences"] for record in records},
         columns=COLUMNS,
         results=results,
         best={split: best_values(results, split) for split in splits},
         rank_charts={
-            split: chart(series, "rank", "mean reward", whole_x=True)
+            split: chart(series, "rank", whole_x=True)
             for split in splits
             if (series := reward_by_rank(results, split))
         },
         curves=learning_curves(lines, styles),
-        matrix_columns=MATRIX,
         matrices={split: reward_matrices(results, split) for split in splits},
         browser=browser_data(records, names, splits),
         config=config.read_text(encoding="utf-8") if config.exists() else "",
@@ -91,31 +88,31 @@ def write_report(
     return path
 
 
-def learning_curves(
-    lines: Sequence[Mapping[str, Any]], styles: Mapping[str, tuple[int, str]]
-) -> list[dict[str, Any]]:
+def learning_curves(lines: Sequence[Json], styles: Mapping[str, tuple[int, str]]) -> list[Json]:
     """One chart for each number of metrics.jsonl, stage 0 (`nll`) apart from the rest.
 
     Their losses and numbers of steps do not compare. Dev is solid, train dashed; the last line of
     a step counts, since a resumed run writes some again. `main` marks the charts to show first.
     """
+    # {(stage, key): {(system, split): {step: value}}}: a chart, its lines, their points. A later
+    # value of a step takes the place of the one before.
     values: dict[tuple[str, str], dict[tuple[str, str], dict[float, float]]] = {}
     for line in lines:
-        system, split = str(line.get("system", "")), str(line.get("split", ""))
+        system, split = line["system"], line["split"]
+        stage = "stage 0" if system == "nll" else "after stage 0"
         for key, value in line.items():
-            if key in PLACE or isinstance(value, bool) or not isinstance(value, (int, float)):
+            # A training that diverged has written NaN, which has no place in a chart.
+            if key in PLACE or not isinstance(value, (int, float)) or math.isnan(value):
                 continue
-            if value != value or "step" not in line:
-                continue
-            stage = "stage 0" if system == "nll" else "after stage 0"
             by_line = values.setdefault((stage, key), {})
             by_line.setdefault((system, split), {})[float(line["step"])] = float(value)
 
-    def place(item: tuple[str, str]) -> tuple:
+    def place(item: tuple[str, str]) -> tuple[bool, int, str]:
         stage, key = item
         order = FIRST_CURVES.index(key) if key in FIRST_CURVES else len(FIRST_CURVES)
         return (stage != "stage 0", order, key)
 
+    # Thousands of points would make the page slow and the line no clearer: means of neighbours.
     curves = []
     for stage, key in sorted(values, key=place):
         series = [
@@ -132,18 +129,19 @@ def learning_curves(
             {
                 "title": f"{key}, {stage}",
                 "main": key in FIRST_CURVES,
-                "chart": chart(series, "step", key),
+                "chart": chart(series, "step"),
             }
         )
     return curves
 
 
-def reward_matrices(results: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
+def reward_matrices(results: Results, split: str) -> list[Json]:
     """Systems (with the reward they were trained for) against every reported reward.
 
     One matrix for each column of MATRIX; a cell is its value and its place, 0 to 1, in its column.
     """
     rows = {name: s[split] for name, s in results["systems"].items() if split in s}
+    # Systems may have been evaluated with other lists of rewards: a column for each that some has.
     rewards = list(dict.fromkeys(r for metrics in rows.values() for r in metrics["rewards"]))
     matrices = []
     for key, title in MATRIX:
@@ -151,10 +149,12 @@ def reward_matrices(results: Mapping[str, Any], split: str) -> list[dict[str, An
             name: [metrics["rewards"].get(reward, {}).get(key) for reward in rewards]
             for name, metrics in rows.items()
         }
+        # Cells are tinted by their place between the worst and the best of their column: .80, .85
+        # and .90 are 0, .5 and 1. Rewards are of different scales, so columns do not compare.
         columns = [
             [v for v in column if v is not None] for column in zip(*table.values(), strict=True)
         ]
-        spans = [(min(c), max(c)) if c else (0.0, 0.0) for c in columns]
+        ranges = [(min(c), max(c)) if c else (0.0, 0.0) for c in columns]
         matrices.append(
             {
                 "title": title,
@@ -162,10 +162,10 @@ def reward_matrices(results: Mapping[str, Any], split: str) -> list[dict[str, An
                 "rows": [
                     (
                         name,
-                        rows[name].get("reward") or "",
+                        rows[name]["reward"],
                         [
                             (v, (v - low) / (high - low) if v is not None and high > low else 0.0)
-                            for v, (low, high) in zip(values, spans, strict=True)
+                            for v, (low, high) in zip(values, ranges, strict=True)
                         ],
                     )
                     for name, values in table.items()
@@ -175,29 +175,28 @@ def reward_matrices(results: Mapping[str, Any], split: str) -> list[dict[str, An
     return matrices
 
 
-def browser_data(
-    records: Sequence[Record], names: Sequence[str], splits: Sequence[str]
-) -> dict[str, Any]:
+def browser_data(records: Sequence[Record], names: Sequence[str], splits: Sequence[str]) -> Json:
     """The samples of all systems joined by sentence, for the page's script.
 
     Types are ordered by how often they occur, so that frequent ones get the plainest marks.
     """
     types: Counter[str] = Counter()
-    sentences: dict[str, dict[int, dict[str, Any]]] = {split: {} for split in splits}
+    # {split: {position in it: {"index", "words", "gold", "by": {system: what it found}}}}
+    sentences: dict[str, dict[int, Json]] = {split: {} for split in splits}
     for record in records:
-        name = system_name(record["system"], record["decide"])
-        for position, sample in enumerate(record.get("samples", ())):
-            index = sample.get("index", position)
+        for sample in record["samples"]:
+            index = sample["index"]
             new = {"index": index, "words": sample["words"], "gold": sample["gold"], "by": {}}
             sentence = sentences[record["split"]].setdefault(index, new)
             # Another system's file may be of another corpus or another split seed.
             if sentence["words"] != sample["words"]:
                 continue
-            sentence["by"][name] = {
+            sentence["by"][system_name(record)] = {
                 "candidates": sample["candidates"],
-                "corrections": sample.get("corrections", []),
+                "corrections": sample["corrections"],
             }
             types.update(span[2] for span in sample["gold"])
+            # Types that only a system has named come last, with a count of 0.
             for candidate in sample["candidates"]:
                 types.update({span[2]: 0 for span in candidate["spans"]})
     return {

@@ -1,21 +1,17 @@
-"""W/results.json and the table of a terminal, made of evaluation records; it scores nothing.
-
-W/results.json holds, of the best checkpoint of each system (see `records.read_records`),
-    {"systems": {"groot": {"test": metrics, "dev": metrics}, "groot+mbr": ...},
-     "differences": {"baseline": name, split: {system: {metric: paired bootstrap}}}}
-"""
+"""W/results.json and the table of a terminal, made of evaluation records; it scores nothing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.markup import escape
 from rich.table import Table
 
-from groot_jax.evaluation.bootstrap import paired_bootstrap
+from groot_jax.evaluation.bootstrap import Difference, paired_bootstrap
+from groot_jax.evaluation.metrics import Summary
 from groot_jax.evaluation.records import Record, read_records, system_name
 from groot_jax.runtime.files import write_text
 
@@ -32,64 +28,71 @@ COLUMNS = (
 )
 # Per-sentence figures that are compared with the baseline's.
 COMPARED = ("reward@1", "mean_reward@10", "max_reward@10")
+# What all systems are compared with: as many updates more of stage 0 as GROOT takes in stage 1, so
+# that a difference is not that of longer training.
+BASELINE = "nll_continued"
+
+
+class Results(TypedDict):
+    """The content of W/results.json, of the best checkpoint of each system (see `read_records`)."""
+
+    systems: dict[str, dict[str, Summary]]  # {"groot": {"test": metrics, "dev": metrics}, ...}
+    differences: dict[str, Any]  # {"baseline": BASELINE, split: {system: {metric: Difference}}}
 
 
 def differences(
-    records: Sequence[Record], baseline: str, resamples: int = 1000, seed: int = 0
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Paired bootstrap of each system against a baseline: {split: {system: {metric: ...}}}.
+    records: Sequence[Record], resamples: int
+) -> dict[str, dict[str, dict[str, Difference]]]:
+    """Paired bootstrap of each system against the baseline: {split: {system: {metric: ...}}}.
 
     Left out are systems that did not score the same number of sentences.
     """
-    base = {
-        r["split"]: r.get("per_sentence", {})
-        for r in records
-        if system_name(r["system"], r["decide"]) == baseline
-    }
-    result: dict[str, dict[str, dict[str, Any]]] = {}
+    base = {r["split"]: r["per_sentence"] for r in records if system_name(r) == BASELINE}
+    result: dict[str, dict[str, dict[str, Difference]]] = {}
     for record in records:
-        name, split = system_name(record["system"], record["decide"]), record["split"]
+        name, split = system_name(record), record["split"]
         against = base.get(split, {})
+        # As many figures are those of the same sentences: results of other data go to a folder of
+        # their own.
         rows = {
-            metric: paired_bootstrap(values, against[metric], resamples, seed)
-            for metric, values in record.get("per_sentence", {}).items()
+            metric: paired_bootstrap(values, against[metric], resamples)
+            for metric, values in record["per_sentence"].items()
             if metric in COMPARED and len(against.get(metric, ())) == len(values) > 0
         }
-        if name != baseline and rows:
+        if name != BASELINE and rows:
             result.setdefault(split, {})[name] = rows
     return result
 
 
-def compose_results(
-    records: Sequence[Record], baseline: str = "nll_continued", resamples: int = 1000
-) -> dict[str, Any]:
-    """The content of results.json; a baseline that was not evaluated gives no differences."""
-    systems: dict[str, dict[str, Any]] = {}
+def write_results(workdir: Path, resamples: int) -> Results:
+    """Merges W/eval/*.json into W/results.json and returns its content.
+
+    A baseline that was not evaluated gives no differences. Raises UserError where a file is
+    damaged, or the disk refuses.
+    """
+    records = read_records(workdir)
+    systems: dict[str, dict[str, Summary]] = {}
     for record in records:
-        name = system_name(record["system"], record["decide"])
-        systems.setdefault(name, {})[record["split"]] = {
+        systems.setdefault(system_name(record), {})[record["split"]] = {
             **record["metrics"],
-            "reward": record.get("reward"),
+            "reward": record["reward"],
             "step": record["step"],
-            "seconds": record.get("seconds"),
+            "seconds": record["seconds"],
         }
-    compared = differences(records, baseline, resamples)
-    differing = {"baseline": baseline, **compared} if compared else {}
-    return {"systems": systems, "differences": differing}
-
-
-def write_results(
-    workdir: str | Path, baseline: str = "nll_continued", resamples: int = 1000
-) -> dict[str, Any]:
-    """Merges W/eval/*.json into W/results.json and returns its content."""
-    results = compose_results(read_records(workdir), baseline, resamples)
+    compared = differences(records, resamples)
+    results: Results = {
+        "systems": systems,
+        "differences": {"baseline": BASELINE, **compared} if compared else {},
+    }
+    # NaN and infinity are not JSON, though Python would write them.
     text = json.dumps(results, indent=1, allow_nan=False)
-    write_text(Path(workdir) / "results.json", text + "\n")
+    write_text(workdir / "results.json", text + "\n")
     return results
 
 
-def best_values(results: Mapping[str, Any], split: str) -> dict[str, str]:
-    """The best figure of each column, as printed, so that equal figures are all best."""
+def best_values(results: Results, split: str) -> dict[str, str]:
+    """The best figure of each column, as printed, so that equal figures are all best: .9141 and
+    .9139 are both .914, and a star on one of them would claim a difference that nobody sees."""
     best = {}
     for key, _, more in COLUMNS:
         values = [
@@ -103,19 +106,14 @@ def best_values(results: Mapping[str, Any], split: str) -> dict[str, str]:
 
 
 def figure(value: float | None) -> str:
-    """A metric as it is printed."""
+    """A metric as it is printed; a dash where it is not defined, as tau of beams of one."""
     return "–" if value is None else f"{value:.3f}"
 
 
-def results_table(results: Mapping[str, Any], split: str = "test") -> Table:
-    """Systems as rows, the main metrics as columns, the best of each column in bold.
-
-    `results` is the content of results.json.
-    """
+def results_table(results: Results, split: str) -> Table:
+    """Systems as rows, the main metrics as columns, the best of each column in bold."""
     rewards = {
-        str(systems[split]["reward"])
-        for systems in results["systems"].values()
-        if split in systems and systems[split].get("reward")
+        str(systems[split]["reward"]) for systems in results["systems"].values() if split in systems
     }
     title = f"{split} split" + (f", reward {', '.join(sorted(rewards))}" if rewards else "")
     # Fits 80 columns with the longest of the usual names.
@@ -126,6 +124,7 @@ def results_table(results: Mapping[str, Any], split: str = "test") -> Table:
     best = best_values(results, split)
     for name, systems in results["systems"].items():
         if split in systems:
+            # Printed figures are compared: see `best_values`.
             cells = [figure(systems[split].get(key)) for key, _, _ in COLUMNS]
             marked = [
                 f"[bold]{cell}[/bold]" if cell == best.get(key) else cell

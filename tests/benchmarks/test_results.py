@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
-from benchmarks.results import COLUMNS, seed_groups, seeds_table
+import pytest
+
+from benchmarks.results import COLUMNS, over_seeds, seed_groups, seeds_table
 
 
 def workdir(folder: Path, seed: int, figure: float, tau: float = 0.3) -> Path:
@@ -40,3 +43,21 @@ def test_seeds_of_one_config_are_put_together_with_mean_and_deviation(tmp_path: 
     assert row.count("0.600 ± 0.100") == len(COLUMNS) and "+0.060 ± 0.010" in row
     # A system that not every seed has is left out.
     assert "| nll |" not in text
+
+
+def test_seeds_are_summarised_number_by_number() -> None:
+    runs = [
+        {
+            "reward@1": 0.5,
+            "reward_by_rank": [0.5, 0.25],
+            "by_type": {"a": {"f1": 1.0}},
+            "reward": "f1",
+        },
+        {"reward@1": 0.7, "reward_by_rank": [0.7], "by_type": {"a": {"f1": 0.0}, "b": {"f1": 1}}},
+    ]
+    summary = over_seeds(runs)
+    assert summary["reward@1"] == pytest.approx({"mean": 0.6, "std": math.sqrt(0.02), "n": 2})
+    assert len(summary["reward_by_rank"]) == 1
+    assert list(summary["by_type"]) == ["a"]
+    assert "reward" not in summary
+    assert over_seeds(runs[:1])["reward@1"] == {"mean": 0.5, "std": None, "n": 1}

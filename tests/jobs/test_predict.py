@@ -468,8 +468,9 @@ def test_other_systems_and_checkpoints_can_be_loaded(
     assert named == groot  # Without a name: the last that was trained.
 
 
+@pytest.mark.parametrize("over_the_limit", ["refuse", "window"])
 def test_a_sentence_is_encoded_once(
-    labeler: Labeler, predict: Predict, monkeypatch: pytest.MonkeyPatch
+    labeler: Labeler, predict: Predict, monkeypatch: pytest.MonkeyPatch, over_the_limit: str
 ) -> None:
     encoded: list[tuple[str, ...]] = []
 
@@ -478,5 +479,6 @@ def test_a_sentence_is_encoded_once(
         return encode(sentences, *rest, **options)
 
     monkeypatch.setattr(labeler_module, "encode", counted)
-    predict("red jeans\nlevi shirt\nred jeans\n", "-k", "1")
-    assert sorted(encoded) == [("levi", "shirt"), ("red", "jeans")]
+    flag = f"--config.text.long_sentences={over_the_limit}"
+    predict("red levi jeans\nlevi shirt\nred levi jeans\n", "-k", "1", flag)
+    assert sorted(encoded) == [("levi", "shirt"), ("red", "levi", "jeans")]

@@ -1,0 +1,124 @@
+"""Full evaluations: every decision rule under every reported reward, one record on disk for each.
+
+Used alike by the evaluation job and at the end of training. Changes no parameter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from groot_jax.data.corpus import Corpus
+from groot_jax.errors import UserError
+from groot_jax.evaluation.decisions import choose_threshold, decide
+from groot_jax.evaluation.evaluator import Evaluator
+from groot_jax.evaluation.metrics import one_by_one, per_sentence, score_beams, summarise, totals
+from groot_jax.evaluation.records import Record, make_samples, write_eval
+from groot_jax.generate.generator import Generator
+from groot_jax.reward.oracle import Oracle
+from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
+from groot_jax.runtime.hosts import Hosts
+from groot_jax.task import Task
+
+
+def reported_rewards(config: ConfigDict) -> dict[str, Reward]:
+    """The rewards that a report shows beside the training reward.
+
+    Raises UserError, with the name of their key, for one that cannot be had.
+    """
+    # "f1, f0.5," -> "f1", "f0.5"
+    names = [name.strip() for name in config.evaluate.rewards.split(",") if name.strip()]
+    training = RewardSpec(**config.reward)
+    try:
+        return {
+            name: make_reward(dataclasses.replace(training, name=name))
+            for name in names
+            if name != training.name
+        }
+    except UserError as error:
+        text = str(error).replace("config.reward.name", "config.evaluate.rewards")
+        raise UserError(text) from error
+
+
+class Recorder:
+    """Decodes and scores the splits of a corpus; keeps them encoded. Records go to `folder`: the
+    work directory, or a folder beside."""
+
+    def __init__(
+        self,
+        task: Task,
+        corpus: Corpus,
+        oracle: Oracle,
+        hosts: Hosts,
+        generator: Generator,
+        folder: Path,
+    ) -> None:
+        """Raises UserError for a sentence that no batch can hold."""
+        self.task, self.hosts = task, hosts
+        self._oracle, self._folder = oracle, folder
+        self._evaluators = {
+            split: Evaluator(task, generator, oracle, sentences, hosts)
+            for split, sentences in (("dev", corpus.dev), ("test", corpus.test))
+        }
+
+    def record(self, params: Any, system: str, step: int, checkpoint: str, split: str) -> float:
+        """Writes the records of one checkpoint on one split; the seconds that it took.
+
+        `checkpoint` is how it was asked for: best, latest or step. Dev chooses the confidence
+        threshold; without a dev split that rule is left out.
+        """
+        begun = time.monotonic()
+        config, score = self.task.config, self._oracle.score
+        name, penalty = config.reward.name, config.reward.malformed_penalty
+        evaluator, dev = self._evaluators[split], self._evaluators["dev"]
+        beams = evaluator.beams(params)
+        searched = time.monotonic() - begun
+        # How sure a model is of its spans changes as it trains: a threshold is chosen on dev beams
+        # of the same parameters. All processes search dev together, those too that get no beams.
+        dev_beams = None
+        if "threshold" in config.evaluate.decide and dev.sentences:
+            dev_beams = beams if evaluator is dev else dev.beams(params)
+        if beams is None:
+            return time.monotonic() - begun  # Another process has them all.
+        sentences = evaluator.sentences
+        # The training reward is the oracle's, whose processes share it out and end a user's
+        # function that hangs; the others are worked out here. It comes last in the report.
+        rewards = {key: one_by_one(reward) for key, reward in reported_rewards(config).items()}
+        rewards[name] = score
+        for rule in config.evaluate.decide:
+            decided_at = time.monotonic()
+            confidence = 0.0  # Read by `threshold` alone.
+            if rule == "threshold":
+                if dev_beams is None:
+                    continue
+                confidence = choose_threshold(dev.sentences, dev_beams, score)
+            decided = decide(rule, sentences, beams, score, confidence)
+            scores = score_beams(sentences, decided, rewards, penalty)
+            metrics = summarise(totals(scores, name), name)
+            if rule == "threshold":
+                metrics["threshold"] = confidence
+            # What the search took is part of every rule's time: each could have been asked alone.
+            seconds = searched + time.monotonic() - decided_at
+            record = Record(
+                system=system,
+                decide=rule,
+                split=split,
+                step=step,
+                checkpoint=checkpoint,
+                reward=name,
+                metrics=metrics,
+                # 2/3 is 0.666667 in the file, 8 characters of 18: a split has thousands of these.
+                per_sentence={
+                    key: [round(float(value), 6) for value in values]
+                    for key, values in per_sentence(scores, name).items()
+                },
+                seconds=round(seconds, 3),
+                num_sentences=metrics["num_sentences"],
+                samples=make_samples(sentences, decided, score, config.evaluate.samples, penalty),
+            )
+            write_eval(self._folder, record)
+        return time.monotonic() - begun
