@@ -56,6 +56,7 @@ from groot_jax.reward.worker import make_run as make_scoring_run
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import initial_params, load_task
 from groot_jax.training.groot import GrootStage, Ranked
+from groot_jax.training.loop import let_go
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.run import Run, make_run
 from groot_jax.training.setup import device_setup
@@ -245,7 +246,7 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
             for _ in range(2):
                 groot.recorder = Recorder()
                 result = _pass(groot, steps)
-            groot.close()
+            let_go(groot.stage().programs)
     finally:
         sys.setswitchinterval(before)
     return result

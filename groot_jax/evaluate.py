@@ -41,7 +41,7 @@ from groot_jax.runtime.files import expanded, writing
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, check_corpus, check_types, digests_of, load_task
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
-from groot_jax.training.setup import Placement, device_setup, place
+from groot_jax.training.setup import Partitioning, device_setup, make_partitioning
 from groot_jax.training.status import training_ended
 
 _POLL_SECONDS = 1.0
@@ -79,14 +79,14 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"config.data.{split}: there is no {split} split; name one or another --split"
         )
-    placement = place(config, task.model_config)
-    generator = task.generator(layout=placement.layout)
+    partitioning = make_partitioning(config, task.model_config)
+    generator = task.generator(layout=partitioning.layout)
     with open_oracle(config) as oracle:
         # Last of all that may be refused, for it makes the folder.
         results = workdir
         if hosts.main:
             results = results_folder(workdir, task, loaded, console, args.output)
-        scorer = Scorer(task, corpus, oracle, hosts, workdir, results, placement, generator)
+        scorer = Scorer(task, corpus, oracle, hosts, workdir, results, partitioning, generator)
         if args.watch:
             systems = watch(scorer, split, systems, console)
         evaluate_systems(scorer, (split,), console, systems, args.checkpoint or "best")
@@ -242,12 +242,12 @@ class Scorer:
         hosts: Hosts,
         workdir: Path,
         results: Path,
-        placement: Placement,
+        partitioning: Partitioning,
         generator: Generator,
     ) -> None:
         self.task, self.hosts, self.workdir = task, hosts, workdir
         self._oracle, self._results = oracle, results
-        self._placement = placement
+        self._partitioning = partitioning
         self._evaluators = {
             split: Evaluator(task, generator, oracle, split_of(corpus, split), hosts)
             for split in ("dev", "test")
@@ -255,7 +255,7 @@ class Scorer:
 
     def restore(self, checkpoints: Checkpoints, step: int) -> Any:
         """The parameters of a checkpoint."""
-        return checkpoints.restore_params(step, self._placement.shapes(self.task.model_config))
+        return checkpoints.restore_params(step, self._partitioning.param_shapes)
 
     def score(self, params: Any, system: str, step: int, kind: str, split: str) -> float:
         """Writes the records of one checkpoint on one split; the seconds that it took."""

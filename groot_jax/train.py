@@ -9,6 +9,7 @@ training/nll.py and training/groot.py.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -25,11 +26,14 @@ from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.runtime.files import expanded
 from groot_jax.task import Task, check_corpus, load_task, make_task, save_task
+from groot_jax.training import loop
 from groot_jax.training.checkpoints import saved_steps
-from groot_jax.training.groot import train_system
-from groot_jax.training.nll import train_nll
+from groot_jax.training.groot import GrootStage
+from groot_jax.training.loop import Stage
+from groot_jax.training.monitor import say
+from groot_jax.training.nll import nll_stage
 from groot_jax.training.run import Run, make_run
-from groot_jax.training.setup import device_setup, place
+from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import WorkdirLock
 
 # ---- Set-up -----------------------------------------------------------------------------------
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             lock.take()
         corpus = load_corpus(config.data, config.text.max_words)
         for note in corpus.notes:
-            console.print(note, highlight=False, markup=False, soft_wrap=True)
+            say(console, note)
         with open_oracle(config) as oracle:
             if hosts.main:
                 open_task(config, workdir, corpus, oracle, lock)
@@ -55,15 +59,26 @@ def main(argv: list[str] | None = None) -> None:
             known = len(corpus.notes)
             corpus = without_too_long(corpus, task.format, config)
             for note in corpus.notes[known:]:
-                console.print(note, highlight=False, markup=False, soft_wrap=True)
+                say(console, note)
             lock.began()
             run = make_run(config, workdir, corpus, task, oracle, console, hosts)
-            if config.nll.enabled and not config.nll.checkpoint:
-                train_nll(run)
-            for system in config.systems:
-                train_system(run, system)
+            for stage in stages(run):
+                loop.train(
+                    stage, workdir, config.checkpoint, run.evaluator.evaluate, console, hosts
+                )
             close(run)
     hosts.close()
+
+
+def stages(run: Run) -> Iterator[Stage]:
+    """Stage 0, unless it is done elsewhere or left out, then a stage for each system.
+
+    Each is made when the one before is done, whose memory it then can have.
+    """
+    if run.config.nll.enabled and not run.config.nll.checkpoint:
+        yield nll_stage(run)
+    for system in run.config.systems:
+        yield GrootStage(run, system).stage()
 
 
 def open_task(
@@ -96,7 +111,7 @@ def open_task(
                 f"lacks; it has {', '.join(corpus.types)}"
             )
     task = make_task(config, corpus)
-    place(config, task.model_config, warn=False)
+    make_partitioning(config, task.model_config, warn=False)
     check_stage_0(config, task, corpus)
     check_reward(oracle, corpus)
     configs.make_workdir(workdir)
@@ -167,7 +182,7 @@ def close(run: Run) -> None:
         run.hosts,
         run.workdir,
         run.workdir,
-        run.placement,
+        run.partitioning,
         run.generator,
     )
     evaluate_systems(scorer, splits, run.console)

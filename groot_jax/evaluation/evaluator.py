@@ -1,4 +1,4 @@
-"""Beams of a checkpoint, scored: looks at dev during training and full evaluation records.
+"""Beams of a checkpoint, scored: evaluations on dev during training and full evaluation records.
 
 Used alike by the training job and by the evaluation job. Changes no parameter.
 """
@@ -75,7 +75,7 @@ class Evaluator:
     def _found(self, params: Any) -> dict[int, Beam]:
         return dict(self._generator.label(params, self._batches))
 
-    def look(self, params: Any) -> dict[str, float]:
+    def evaluate(self, params: Any) -> dict[str, float]:
         """The few figures that training watches: under the training reward alone."""
         name = self._task.config.reward.name
         k = self._generator.k

@@ -1,7 +1,7 @@
 """Checkpoints of one system of a work directory: the best on dev and the latest, through Orbax.
 
-W/checkpoints/<system>/<step>/ holds `state` (parameters, optimizer, step) and `meta` (JSON: looks
-at dev so far, whether the system is finished). A save lands whole or not at all.
+W/checkpoints/<system>/<step>/ holds `state` (parameters, optimizer, step) and `meta` (JSON: the
+evaluations on dev so far, whether the system is finished). A save lands whole or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from groot_jax.errors import UserError, signals_delayed
 
 
 @dataclass
-class Look:
+class Evaluation:
     """Dev metrics at a step."""
 
     step: int
@@ -34,27 +34,32 @@ class Look:
 class Meta:
     """What a system needs to continue besides its arrays."""
 
-    looks: list[Look] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
     finished: bool = False
     seconds: float = 0.0  # spent in training so far
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
+        """{"looks": [{"step": 4, "reward@1": 0.9, ...}, ...], "finished": false, "seconds": 7.5}
+
+        On disk the evaluations keep the key that all checkpoints have them under.
+        """
         return {
-            "looks": [{"step": look.step, **look.metrics} for look in self.looks],
+            "looks": [{"step": one.step, **one.metrics} for one in self.evaluations],
             "finished": self.finished,
             "seconds": self.seconds,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Meta:
-        looks = [
-            Look(int(look["step"]), {k: v for k, v in look.items() if k != "step"})
-            for look in value["looks"]
+        """Reads what `to_json` made."""
+        evaluations = [
+            Evaluation(int(one["step"]), {k: v for k, v in one.items() if k != "step"})
+            for one in value["looks"]
         ]
-        return cls(looks, bool(value["finished"]), float(value["seconds"]))
+        return cls(evaluations, bool(value["finished"]), float(value["seconds"]))
 
 
-# A look's metrics -> (what has to be high, what decides among those that are high).
+# The metrics of an evaluation -> (what has to be high, what decides among those that are high).
 Merit: TypeAlias = Callable[[Mapping[str, float]], tuple[float, float]]
 
 
@@ -65,46 +70,59 @@ def by_reward(metrics: Mapping[str, float]) -> tuple[float, float]:
 
 def by_loss(metrics: Mapping[str, float]) -> tuple[float, float]:
     """The lowest loss, by however little."""
-    return -metrics["loss"], -metrics["loss"]
+    # A training that diverged has the loss NaN, which is neither above nor below any number.
+    loss = math.inf if math.isnan(metrics["loss"]) else metrics["loss"]
+    return -loss, -loss
 
 
-def best_look(looks: Sequence[Look], tie: float, merit: Merit = by_reward) -> Look | None:
-    """The best so far, look after look: a new one takes the place of the best when that falls more
-    than `tie` below the highest first merit so far (the rank-1 reward), or when the new one is
+def best_evaluation(
+    evaluations: Sequence[Evaluation], tie: float, merit: Merit = by_reward
+) -> Evaluation | None:
+    """The best so far, one after the other: a new one takes the place of the best when that falls
+    more than `tie` below the highest first merit so far (the rank-1 reward), or when the new one is
     within `tie` of it and has a higher second merit (the mean over the top k).
 
-    A look that has lost its place never comes back: its checkpoint is gone.
+    One that has lost its place never comes back: its checkpoint is gone.
     """
-    best: Look | None = None
+    # Under tie .005, as (reward@1, mean): (.800, .5), then (.797, .6), which is within the tie and
+    # has the higher mean: best. Then (.8025, .4): the top rises to .8025 and .797 falls out of the
+    # tie, so that the third is best, though the first would be within the tie as well.
+    best: Evaluation | None = None
     top = -math.inf
-    for look in looks:
-        top = max(top, merit(look.metrics)[0])
-        near = [x for x in (best, look) if x and merit(x.metrics)[0] >= top - tie]
+    for one in evaluations:
+        top = max(top, merit(one.metrics)[0])
+        near = [x for x in (best, one) if x and merit(x.metrics)[0] >= top - tie]
         best = max(near, key=lambda x: (merit(x.metrics)[1], -x.step))
     return best
 
 
 def _best_held(
-    looks: Sequence[Look], steps: Collection[int], tie: float, merit: Merit
-) -> Look | None:
-    """The best look, or the best of those whose checkpoints are there, should its own be lost."""
-    best = best_look(looks, tie, merit)
+    evaluations: Sequence[Evaluation], steps: Collection[int], tie: float, merit: Merit
+) -> Evaluation | None:
+    """The best, or the best of those whose checkpoints are there, should its own be lost."""
+    best = best_evaluation(evaluations, tie, merit)
     if best is None or best.step in steps:
         return best
-    return best_look([look for look in looks if look.step in steps], tie, merit)
+    return best_evaluation([one for one in evaluations if one.step in steps], tie, merit)
 
 
 class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
-    """Goes by the looks at hand: Orbax itself forgets the metrics of what an earlier run saved."""
+    """Goes by the evaluations at hand: Orbax forgets the metrics of what an earlier run saved."""
 
     def __init__(self, latest: int, tie: float, merit: Merit) -> None:
         self._latest, self._tie, self._merit = latest, tie, merit
-        self.looks: Sequence[Look] = ()
+        self.evaluations: Sequence[Evaluation] = ()
 
-    def should_preserve(self, checkpoints: Sequence[Any], context: Any) -> list[bool]:
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> list[bool]:
+        """One answer a checkpoint; they come oldest first."""
         del context
         steps = {c.step for c in checkpoints}
-        best = _best_held(self.looks, steps, self._tie, self._merit)
+        best = _best_held(self.evaluations, steps, self._tie, self._merit)
         latest = {c.step for c in list(checkpoints)[-self._latest :]}
         return [c.step in latest or (best is not None and c.step == best.step) for c in checkpoints]
 
@@ -165,7 +183,7 @@ class Checkpoints:
         """Starts writing a checkpoint in the background; the one before has landed by then."""
         self.wait()
         self._check_room(state)
-        self._policy.looks = meta.looks
+        self._policy.evaluations = meta.evaluations
         # What this call begins goes on in the background, but not if the call is cut off.
         with self._saving(), signals_delayed():
             self._manager.save(
@@ -194,7 +212,7 @@ class Checkpoints:
         latest = self.latest()
         if latest is None:
             return None
-        best = _best_held(self.meta(latest).looks, self.steps(), self._tie, self._merit)
+        best = _best_held(self.meta(latest).evaluations, self.steps(), self._tie, self._merit)
         return best.step if best else latest
 
     def meta(self, step: int) -> Meta:

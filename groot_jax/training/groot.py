@@ -26,13 +26,13 @@ from groot_jax.data.batches import Batch
 from groot_jax.generate.beam_search import Beams
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import batch_ways
-from groot_jax.model.t5 import T5, param_shapes
+from groot_jax.mesh.rows import counted_rows, own_rows
+from groot_jax.model.t5 import T5
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.training import loop
-from groot_jax.training.loop import Stage, Update, new_state, state_shapes
+from groot_jax.training.loop import Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import make_optimizer
-from groot_jax.training.run import Run, let_go
+from groot_jax.training.run import Run
 from groot_jax.training.steps import jit_groot_step, loss_weights
 
 
@@ -52,27 +52,27 @@ class GrootStage:
         """Raises UserError where `system` is none of `config.variants`."""
         self._run, self.system = run, system
         self.settings = configs.variant(run.config, system)
-        settings, task, placement = self.settings, run.task, run.placement
-        own_B = placement.own_rows(settings.batch_size, settings.accumulate)
+        settings, task, partitioning = self.settings, run.task, run.partitioning
+        layout = partitioning.layout
+        own_B = own_rows(layout.batch, settings.batch_size, settings.accumulate)
         self._batches = run.batches(settings.batch_size, run.config.seed + 1, own_B)
-        self._counted_B = run.generator.counted_rows(len(own_B))
+        self._counted_B = counted_rows(layout.batch, len(own_B))
         per_epoch = self._batches.per_epoch
-        self.total = max(1, round(settings.epochs * per_epoch))
-        self._look_every = loop.look_every(settings, per_epoch)
+        self.total = num_updates(settings, per_epoch)
+        self._eval_every = updates_between(settings, per_epoch)
         self._optimizer = make_optimizer(run.config.optimizer, settings, settings.clip, self.total)
-        self._shardings = placement.state(task.model_config, self._optimizer)
-        self._step = jit_groot_step(
-            settings, task.model_config, self._optimizer, self._shardings, placement.layout
-        )
+        self._step = jit_groot_step(settings, self._optimizer, partitioning)
         # NLL continued has no contrast: nothing is generated for it.
         self._contrasts = any(weight for _, weight in loss_weights(settings))
         self._generator = run.generator
         self._noisy = settings.generate_dropout > 0
         if self._noisy:
             noisy = dataclasses.replace(task.model_config, dropout_rate=settings.generate_dropout)
-            self._generator = task.generator(model=T5(noisy), layout=placement.layout)
-        self._key = run.key(system)
-        self._noise = run.key(f"{system}, generation")  # Draws unlike those of the update.
+            self._generator = task.generator(model=T5(noisy), layout=layout)
+        seed = run.config.seed
+        self._key = arrays.named_key(seed, system, layout.everywhere)
+        # Draws unlike those of the update.
+        self._noise = arrays.named_key(seed, f"{system}, generation", layout.everywhere)
 
     # ---- The three steps ----
 
@@ -124,13 +124,13 @@ class GrootStage:
             size=self.settings.pool.size if self._contrasts else 0,
             start_token=run.task.model_config.decoder_start_token_id,
             buckets=run.config.loader.node_buckets,
-            groups=batch_ways(run.placement.batch) * self.settings.accumulate,
+            groups=batch_ways(run.partitioning.layout.batch) * self.settings.accumulate,
             merge_sizes=partial(merge_sizes, run.hosts),
         )
 
     def update(self, state: TrainState, pools: PoolBatch) -> tuple[TrainState, Metrics]:
         """Starts one update; its arrays are on the way when this returns."""
-        data = arrays.put(pools, self._run.placement.batch)
+        data = arrays.put(pools, self._run.partitioning.layout.batch)
         return self._step(state, data, self._key, self._run.columns)
 
     # ---- Their order ----
@@ -145,7 +145,7 @@ class GrootStage:
         ahead = start  # The next batch to generate for.
         ready: deque[Ranked] = deque()
         for step in range(start, self.total):
-            segment_end = min(self.total, (step // self._look_every + 1) * self._look_every)
+            segment_end = min(self.total, (step // self._eval_every + 1) * self._eval_every)
             made = []
             while ahead < min(step + self.settings.lag + 1, segment_end):
                 batch = next(source)
@@ -160,27 +160,18 @@ class GrootStage:
 
     def stage(self) -> Stage:
         """As the loop of all training sees it."""
-        shapes = param_shapes(self._run.task.model_config)
+        run, partitioning = self._run, self._run.partitioning
         return Stage(
             self.system,
             total=self.total,
-            look_every=self._look_every,
+            eval_every=self._eval_every,
             patience=0,
-            fresh=lambda: new_state(self._run.stage_0_params(), self._optimizer, self._shardings),
-            shapes=state_shapes(shapes, self._optimizer, self._shardings),
+            fresh=lambda: partitioning.new_state(run.stage_0_params(), self._optimizer),
+            shapes=partitioning.state_shapes(self._optimizer),
             updates=self.updates,
+            # The search of dev is not this system's own: the next one goes on with it.
+            programs=(self._step, self._generator) if self._noisy else (self._step,),
         )
-
-    def close(self) -> None:
-        """Lets go of the system's programs."""
-        let_go(self._step, *([self._generator] if self._noisy else []))
-
-
-def train_system(run: Run, system: str) -> None:
-    """GROOT, or a variant of it, for `groot.epochs` epochs from the best of stage 0."""
-    groot = GrootStage(run, system)
-    run.train(groot.stage())
-    groot.close()
 
 
 def merge_sizes(hosts: Hosts, sizes: Sizes) -> Sizes:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -39,18 +38,33 @@ class Monitor:
     """Progress and metrics of one system of a work directory; a context manager.
 
     Started at step `start`, it drops what an earlier, killed run logged beyond that step, so that a
-    step is on file once.
+    step is on file once. Of several processes, only the `main` one writes files and shows a bar.
     """
 
     def __init__(
-        self, workdir: Path, system: str, *, start: int, total: int, console: Console
+        self, workdir: Path, system: str, *, start: int, total: int, console: Console, main: bool
     ) -> None:
-        self._system = system
-        self._console = console
-        self._total = total
+        self._system, self._total = system, total
+        self._console, self._main = console, main
         self._path = workdir / METRICS_FILE
-        folder = workdir / "tensorboard" / system
-        _drop_after(self._path, system, start)
+        if main:
+            self._open_files(workdir / "tensorboard" / system, start)
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (main and console.is_terminal),
+        )
+        self._task = self._bar.add_task(system, total=total, completed=start, status="")
+        self._begun = self._last_line = time.monotonic()
+        self._sentences = 0
+        self._pause = 0.0
+
+    def _open_files(self, folder: Path, start: int) -> None:
+        _drop_after(self._path, self._system, start)
         with writing(self._path):
             self._file = self._path.open("a", encoding="utf-8")
             folder.mkdir(parents=True, exist_ok=True)
@@ -59,19 +73,6 @@ class Monitor:
         # TensorBoard, too, drops what an earlier run logged from here on.
         log = SessionLog(status=SessionLog.START)
         self._board.write_event(Event(wall_time=time.time(), step=start + 1, session_log=log))
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(system, total=total, completed=start, status="")
-        self._begun = self._last_line = time.monotonic()
-        self._sentences = 0
-        self._pause = 0.0
 
     def __enter__(self) -> Monitor:
         self._bar.start()
@@ -79,13 +80,15 @@ class Monitor:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        if not self._main:
+            return
         with writing(self._path):
             self._file.close()
             self._board.close()
 
     def say(self, text: str) -> None:
         """One line above the bar."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self._console, text)
 
     def advance(self, step: int, sentences: int, values: Mapping[str, float]) -> None:
         """After an update: moves the bar, and prints a line now and then where there is no bar."""
@@ -100,51 +103,27 @@ class Monitor:
             self.say(f"{self._system} {step}/{self._total} {status}")
 
     def exclude(self, seconds: float) -> None:
-        """Time that is not training (looks at dev) does not count in sentences per second."""
+        """Time that is not training (evaluations) does not count in sentences per second."""
         self._pause += seconds
 
-    def log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+    def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes one line of metrics.jsonl and its TensorBoard scalars."""
+        if not self._main:
+            return
         line = {"system": self._system, "step": step, "split": split} | dict(values)
         now = time.time()
         with writing(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
             for key, value in values.items():
-                if isinstance(value, int | float):
-                    summary = scalar(f"{split}/{key}", value)
-                    self._board.write_event(Event(wall_time=now, step=step, summary=summary))
+                summary = scalar(f"{split}/{key}", value)
+                self._board.write_event(Event(wall_time=now, step=step, summary=summary))
             self._board.flush()
 
 
-class Silent:
-    """A monitor that shows and writes nothing: for all processes of a run but one."""
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
-
-    def advance(self, step: int, sentences: int, values: Mapping[str, float]) -> None:
-        pass
-
-    def exclude(self, seconds: float) -> None:
-        pass
-
-    def log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-        pass
-
-
-def open_monitor(
-    workdir: Path, system: str, *, start: int, total: int, console: Console, main: bool
-) -> Monitor | Silent:
-    if not main:
-        return Silent()
-    return Monitor(workdir, system, start=start, total=total, console=console)
+def say(console: Console, text: str) -> None:
+    """Prints the text as it is: Rich would color numbers, read [brackets] as markup, and wrap."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _drop_after(path: Path, system: str, step: int) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import NllBatch, OutputColumns, Params, nll_batch, nll_scores
-from groot_jax.data.batches import Batch, Example, Ladder, fit_ladder
+from groot_jax.data.batches import Batch, Ladder, fit_ladder
 from groot_jax.data.corruption import Corruption
 from groot_jax.data.denoising import Denoising
 from groot_jax.data.labeling import Sentence
@@ -30,12 +30,13 @@ from groot_jax.data.tokenizer import load_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout, summed, use_layout
+from groot_jax.mesh.rows import own_rows
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import load_config, save_pretrained
 from groot_jax.model.t5 import T5
 from groot_jax.runtime.files import whole_folder
 from groot_jax.task import make_model_config, make_tokenizer
-from groot_jax.training.setup import Placement
+from groot_jax.training.setup import Partitioning
 
 MODEL_FOLDER = "model"
 _FOLDER, _FILE = "pretraining", "pretraining.json"
@@ -50,10 +51,6 @@ class PretrainTask:
     ladder: Ladder
     model_config: T5Config
     digest: str  # of the text
-
-    def kept(self, text: Text) -> Text:
-        """The text without what is over the largest bucket; UserError as `data.policy` says."""
-        return fitting(self.config, self.denoising, text)
 
 
 def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
@@ -77,7 +74,9 @@ def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
 
 
 def fitting(config: ConfigDict, denoising: Denoising, text: Text) -> Text:
-    """The text without the lines that no batch can hold."""
+    """The text without the lines that are over the largest bucket, which no batch can hold.
+
+    Raises UserError for such a line where `data.policy` says so."""
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
 
     def check(sentence: Sentence) -> None:
@@ -135,7 +134,7 @@ def check_text(task: PretrainTask, text: Text, workdir: Path) -> None:
         )
 
 
-def output_columns(task: PretrainTask, placement: Placement) -> OutputColumns:
+def output_columns(task: PretrainTask, partitioning: Partitioning) -> OutputColumns:
     """All of the vocabulary that can be written: the whole, but for features of words where there
     are any. They are most of the rows of such a model (16,000 beside 2,000 pieces) and never a
     target: in the softmax they would cost eight times the logits, and as columns of the tied head
@@ -146,7 +145,7 @@ def output_columns(task: PretrainTask, placement: Placement) -> OutputColumns:
     column_of_V = np.full(rows, -1, np.int32)
     column_of_V[:count] = np.arange(count)
     columns = OutputColumns(jnp.arange(count, dtype=jnp.int32), jnp.asarray(column_of_V))
-    return arrays.put(columns, placement.everywhere)
+    return arrays.put(columns, partitioning.layout.everywhere)
 
 
 # ---- The loss on text that was set aside ------------------------------------------------------
@@ -155,31 +154,31 @@ _Sums = Callable[[Params, NllBatch, OutputColumns], tuple[jax.Array, jax.Array]]
 
 
 class HeldOut:
-    """The loss on the dev part, which is masked alike at every look."""
+    """The loss on the dev part, which is masked alike at every evaluation."""
 
     def __init__(
         self,
         task: PretrainTask,
-        placement: Placement,
+        partitioning: Partitioning,
         columns: OutputColumns,
-        examples: Sequence[Example],
-        batch_size: int,
+        dev: Sequence[Sentence],
     ) -> None:
-        """`examples`: envelopes of the dev part."""
-        own_B = placement.own_rows(batch_size)
-        batches = task.denoising.dev_batches(examples, len(own_B), task.ladder, own_B)
-        self._batches: list[Batch] = list(batches)
-        self._placement, self._columns = placement, columns
-        self._sums = _jit_sums(task.model_config, placement.layout)
+        own_B = own_rows(partitioning.layout.batch, task.config.pretrain.batch_size)
+        examples = task.denoising.envelopes(dev)
+        self._batches: list[Batch] = list(
+            task.denoising.dev_batches(examples, len(own_B), task.ladder, own_B)
+        )
+        self._batch_sharding, self._columns = partitioning.layout.batch, columns
+        self._sums = _jit_sums(task.model_config, partitioning.layout)
 
-    def look(self, params: Params) -> dict[str, float]:
+    def evaluate(self, params: Params) -> dict[str, float]:
         """`loss`: nats a target token, sentinels and EOS included; `perplexity`: its exponential.
 
         The same in all processes, each of which has to call.
         """
         found = []
         for batch in self._batches:
-            data = arrays.put(nll_batch(batch), self._placement.batch)
+            data = arrays.put(nll_batch(batch), self._batch_sharding)
             found.append(self._sums(params, data, self._columns))
         # Read only now: the host prepares a batch while the device works on the one before.
         loss, tokens = (sum(float(part) for part in parts) for parts in zip(*found, strict=True))
@@ -208,14 +207,16 @@ def _jit_sums(model_config: T5Config, layout: Layout) -> _Sums:
 # ---- The model that it leaves -----------------------------------------------------------------
 
 
-def write_model(task: PretrainTask, params: Params, placement: Placement, folder: Path) -> None:
+def write_model(
+    task: PretrainTask, params: Params, partitioning: Partitioning, folder: Path
+) -> None:
     """Writes `folder`, whole or not at all: what `model.init` and `text.tokenizer` take.
 
     Every process has to call, since parameters are gathered, one after the other; the first one
     writes. Rows that only fill the embedding up, of which nothing was learned, are left out: rows
     for tags then get draws like the rows that were learned.
     """
-    whole = jax.tree.map(partial(_gathered, placement), params)
+    whole = jax.tree.map(partial(_gathered, partitioning), params)
     if jax.process_index() != 0:
         return
     init = task.config.model.init
@@ -230,8 +231,8 @@ def write_model(task: PretrainTask, params: Params, placement: Placement, folder
         task.denoising.tokenizer.save(draft)
 
 
-def _gathered(placement: Placement, x: jax.Array) -> np.ndarray:
+def _gathered(partitioning: Partitioning, x: jax.Array) -> np.ndarray:
     """The array on the host, in the first process; nothing of it elsewhere."""
     if not x.is_fully_addressable:
-        x = jax.jit(lambda x: x, out_shardings=placement.everywhere)(x)
+        x = jax.jit(lambda x: x, out_shardings=partitioning.layout.everywhere)(x)
     return arrays.read(x) if jax.process_index() == 0 else np.zeros(0, np.float32)

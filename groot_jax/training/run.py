@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from groot_jax.contrast.projection import OutputColumns
+from groot_jax.contrast.update import OutputColumns, Params
 from groot_jax.data.augment import Augmenter
 from groot_jax.data.batches import Example, Hide, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus
@@ -24,14 +22,11 @@ from groot_jax.evaluation.evaluator import Evaluator
 from groot_jax.generate.generator import Generator
 from groot_jax.mesh import arrays
 from groot_jax.reward.oracle import Oracle
-from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, initial_params
-from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints
-from groot_jax.training.setup import Placement, place, system_key
-from groot_jax.training.steps import Step
+from groot_jax.training.setup import Partitioning, make_partitioning
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Run:
     workdir: Path
     corpus: Corpus
     task: Task
-    placement: Placement
+    partitioning: Partitioning
     examples: list[Example]  # of the training split
     augmenter: Augmenter | None  # of the same
     columns: OutputColumns
@@ -51,12 +46,6 @@ class Run:
     evaluator: Evaluator  # of dev
     console: Console
     hosts: Hosts
-
-    def train(self, stage: loop.Stage) -> None:
-        """The loop, with what is the same for all stages."""
-        loop.train(
-            stage, self.workdir, self.config.checkpoint, self.evaluator, self.console, self.hosts
-        )
 
     def batches(self, batch_size: int, seed: int, own_B: np.ndarray) -> TrainingBatches:
         """The training split in an order of its own for each seed, with words hidden and mentions
@@ -78,18 +67,13 @@ class Run:
             return None
         return Hide(chance, tokenizer.unk_id, (tokenizer.pad_id, tokenizer.eos_id))
 
-    def key(self, system: str) -> jax.Array:
-        """Each system has random draws of its own; those of a step depend on the step alone."""
-        return system_key(self.config.seed, system, self.placement)
-
-    def stage_0_params(self) -> Any:
+    def stage_0_params(self) -> Params:
         """What stage 1 starts from: the best of stage 0, here or in `nll.checkpoint`, or, without
         any stage 0, the initial parameters. Raises UserError where there is no checkpoint."""
         elsewhere = self.config.nll.checkpoint
         if not elsewhere and not self.config.nll.enabled:
-            return initial_params(self.task, self.placement.params)
+            return initial_params(self.task, self.partitioning.params)
         workdir = expanded(elsewhere, "config.nll.checkpoint") if elsewhere else self.workdir
-        target = self.placement.shapes(self.task.model_config)
         tie = self.config.checkpoint.tie
         with Checkpoints(workdir, "nll", tie=tie, read_only=True) as checkpoints:
             step = checkpoints.best()
@@ -98,7 +82,7 @@ class Run:
                     f"{checkpoints.folder} holds no checkpoint of stage 0; run groot_jax.train "
                     "there first"
                 )
-            return checkpoints.restore_params(step, target)
+            return checkpoints.restore_params(step, self.partitioning.param_shapes)
 
 
 def make_run(
@@ -111,8 +95,8 @@ def make_run(
     hosts: Hosts,
 ) -> Run:
     """Places the model on the mesh, encodes the training split and dev."""
-    placement = place(config, task.model_config)
-    generator = task.generator(layout=placement.layout)
+    partitioning = make_partitioning(config, task.model_config)
+    generator = task.generator(layout=partitioning.layout)
     column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
     column_of_V[task.grammar.columns_C] = np.arange(len(task.grammar.columns_C))
     augment = config.data.augment
@@ -121,12 +105,12 @@ def make_run(
         workdir=workdir,
         corpus=corpus,
         task=task,
-        placement=placement,
+        partitioning=partitioning,
         examples=encode(corpus.train, task.format),
         augmenter=Augmenter(corpus.train, task.format, augment) if augment else None,
         columns=arrays.put(
             OutputColumns(jnp.asarray(task.grammar.columns_C), jnp.asarray(column_of_V)),
-            placement.everywhere,
+            partitioning.layout.everywhere,
         ),
         generator=generator,
         oracle=oracle,
@@ -134,10 +118,3 @@ def make_run(
         console=console,
         hosts=hosts,
     )
-
-
-def let_go(*programs: Step | Generator) -> None:
-    """Of what is compiled: a system may have 50 programs, each of which holds 50 to 100 MiB."""
-    for program in programs:
-        program.clear_cache()
-    release_freed_memory()
