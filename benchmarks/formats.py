@@ -18,12 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import measure
 from groot_jax.config import load
-from groot_jax.contrast.projection import OutputColumns
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.mesh import arrays
@@ -45,12 +43,7 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     partitioning = make_partitioning(config, model_config)
     workload = workloads.make_workload(config, vocab_size, _SENTENCES, 32)
     grammar = make_grammar(workload.format, config.model.normalise, model_config.vocab_size)
-    column_of_V = np.full(model_config.vocab_size, -1, np.int32)
-    column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
-    columns = arrays.put(
-        OutputColumns(jnp.asarray(grammar.columns_C), jnp.asarray(column_of_V)),
-        partitioning.layout.everywhere,
-    )
+    columns = partitioning.output_columns(grammar.columns_C)
     key = jax.random.key(0, impl="rbg")
     params = init_params(model_config, 0, partitioning.params)
 

@@ -38,7 +38,6 @@ import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from benchmarks import baselines, measure, runs
 from groot_jax import config as configs
@@ -216,7 +215,6 @@ class LoopResult(NamedTuple):
 def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
     """`steps` updates of the system `groot`, by `groot_jax.train` itself, after a first pass: no
     looks at dev, no checkpoints, the same batches twice."""
-    console = Console(quiet=True)
     stages: list[ObservedStage] = []
 
     def make_scoring(*args: Any) -> Any:
@@ -240,7 +238,7 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
             lock = stack.enter_context(WorkdirLock(folder))
             train.open_task(config, folder, corpus, oracle, lock)
             task = load_task(folder, config)
-            run = make_run(config, folder, corpus, task, oracle, console, Hosts())
+            run = make_run(config, folder, corpus, task, oracle, Hosts())
             groot = ObservedStage(run, "groot")
             stages.append(groot)
             for _ in range(2):

@@ -118,9 +118,11 @@ def results_folder(
     Raises UserError where the data are others under their old name, and where `output` holds
     results under other settings.
     """
-    theirs = flatten(configs.load_dumped(workdir / configs.CONFIG_FILE))
+    theirs = configs.load_dumped(workdir / configs.CONFIG_FILE)
     ours = flatten(task.config)
-    differing = [k for k in configs.differing_keys(theirs, ours) if not k.startswith("mesh.")]
+    differing = [
+        k for k in configs.differing_keys(theirs, task.config) if not k.startswith("mesh.")
+    ]
     other = [key for key in differing if not key.startswith("data.")]
     if differing == other:
         check_corpus(task, corpus, workdir)

@@ -61,12 +61,12 @@ def main(argv: list[str] | None = None) -> None:
             for note in corpus.notes[known:]:
                 say(console, note)
             lock.began()
-            run = make_run(config, workdir, corpus, task, oracle, console, hosts)
+            run = make_run(config, workdir, corpus, task, oracle, hosts)
             for stage in stages(run):
                 loop.train(
                     stage, workdir, config.checkpoint, run.evaluator.evaluate, console, hosts
                 )
-            close(run)
+            close(run, console)
     hosts.close()
 
 
@@ -171,7 +171,7 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
 # ---- Close ------------------------------------------------------------------------------------
 
 
-def close(run: Run) -> None:
+def close(run: Run, console: Console) -> None:
     """Scores the best checkpoint of every system on test (dev where there is no test split), and
     writes the report."""
     splits = ("test",) if run.corpus.test else ("dev",)
@@ -185,9 +185,9 @@ def close(run: Run) -> None:
         run.partitioning,
         run.generator,
     )
-    evaluate_systems(scorer, splits, run.console)
+    evaluate_systems(scorer, splits, console)
     if run.hosts.main:
-        show_results(run.workdir, run.config, run.console)
+        show_results(run.workdir, run.config, console)
 
 
 if __name__ == "__main__":

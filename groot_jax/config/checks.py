@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Any
+from typing import TypeAlias
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -44,7 +44,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "evaluate.decide": ("map", "mbr", "threshold"),
 }
 
-_Rule = tuple[str, Callable[[Any], bool]]
+# What a key may hold. A dict is an empty section, and JSON has lists for the tuples.
+Value: TypeAlias = bool | int | float | str | tuple["Value", ...] | dict[str, object]
+Flat: TypeAlias = dict[str, Value]  # a config as `a.b.c` -> value
+
+# "but has to be ..." in the sentence, and whether a number is.
+_Rule = tuple[str, Callable[[float], bool]]
 _AT_LEAST_0: _Rule = ("0 or more", lambda v: v >= 0)
 _AT_LEAST_1: _Rule = ("1 or more", lambda v: v >= 1)
 _AT_LEAST_2: _Rule = ("2 or more", lambda v: v >= 2)
@@ -89,31 +94,14 @@ _RANGES: dict[str, _Rule] = {
     "optimizer.clip": _AT_LEAST_0,
     "optimizer.b1": _PART,
     "optimizer.b2": _PART,
-    "nll.batch_size": _AT_LEAST_1,
-    "nll.epochs": _ABOVE_0,
-    "nll.learning_rate": _ABOVE_0,
-    "nll.warmup": _SHARE,
-    "nll.final_scale": _SHARE,
     "nll.label_smoothing": _PART,
-    "nll.eval_every": _ABOVE_0,
     "nll.patience": _AT_LEAST_0,
-    "pretrain.batch_size": _AT_LEAST_1,
-    "pretrain.epochs": _ABOVE_0,
-    "pretrain.learning_rate": _ABOVE_0,
-    "pretrain.warmup": _SHARE,
-    "pretrain.final_scale": _SHARE,
     "pretrain.label_smoothing": _PART,
     "pretrain.corrupt": _INSIDE,
     "pretrain.mean_span": _AT_LEAST_1,
-    "pretrain.eval_every": _ABOVE_0,
     "pretrain.patience": _AT_LEAST_0,
     "pretrain.dev_fraction": _INSIDE,
     "pretrain.dev_limit": _AT_LEAST_0,
-    "groot.batch_size": _AT_LEAST_1,
-    "groot.epochs": _ABOVE_0,
-    "groot.learning_rate": _ABOVE_0,
-    "groot.warmup": _SHARE,
-    "groot.final_scale": _SHARE,
     "groot.clip": _AT_LEAST_0,
     "groot.dropout": _PART,
     "groot.tau": _ABOVE_0,
@@ -122,7 +110,6 @@ _RANGES: dict[str, _Rule] = {
     "groot.lag": _AT_LEAST_0,
     "groot.generate_dropout": _PART,
     "groot.accumulate": _AT_LEAST_1,
-    "groot.eval_every": _ABOVE_0,
     "evaluate.batch_size": _AT_LEAST_1,
     "evaluate.dev_limit": _AT_LEAST_0,
     "evaluate.bootstrap": _AT_LEAST_1,
@@ -134,14 +121,28 @@ _RANGES: dict[str, _Rule] = {
     "mesh.fsdp": _AXIS,
     "mesh.tensor": _AXIS,
 }
+# What all three trainings have under the same names.
+for _stage in ("pretrain", "nll", "groot"):
+    _RANGES |= {
+        f"{_stage}.batch_size": _AT_LEAST_1,
+        f"{_stage}.epochs": _ABOVE_0,
+        f"{_stage}.learning_rate": _ABOVE_0,
+        f"{_stage}.warmup": _SHARE,
+        f"{_stage}.final_scale": _SHARE,
+        f"{_stage}.eval_every": _ABOVE_0,
+    }
 
 
 # ---- Keys -------------------------------------------------------------------------------------
 
 
-def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested sections as `a.b.c` -> value; an empty section is a leaf `{}`."""
-    flat: dict[str, Any] = {}
+def flatten(config: ConfigDict, prefix: str = "") -> Flat:
+    """Leaves of nested sections as `a.b.c` -> value; an empty section is a leaf `{}`.
+
+    {"seed": 0, "groot": {"tau": 0.3, "pool": {}}} -> {"seed": 0, "groot.tau": 0.3,
+    "groot.pool": {}}
+    """
+    flat: Flat = {}
     for name in config:
         value = config[name]
         if not isinstance(value, ConfigDict):
@@ -153,9 +154,9 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def lookup(config: ConfigDict, key: str) -> Any:
-    """The value of `a.b.c`; raises KeyError where there is none."""
-    node: Any = config
+def lookup(config: ConfigDict, key: str) -> Value | ConfigDict:
+    """The value or section at `a.b.c`; raises KeyError where there is none."""
+    node: Value | ConfigDict = config
     for section in key.split("."):
         if not isinstance(node, ConfigDict) or section not in node:
             raise KeyError(key)
@@ -193,7 +194,7 @@ def check_keys(config: ConfigDict, default: ConfigDict, where: str) -> None:
             raise UserError(f"{where}: config.{key} is missing, which configs/default.py has")
 
 
-def _same_type(value: Any, default: Any) -> bool:
+def _same_type(value: Value, default: Value) -> bool:
     if isinstance(value, tuple) and isinstance(default, tuple) and default:
         return all(type(item) is type(default[0]) for item in value)
     return type(value) is type(default)
@@ -263,13 +264,15 @@ def validate(config: ConfigDict, has_data: bool = True) -> None:
     _check_mesh(config.mesh)
 
 
-def _check_value(key: str, value: Any, shown: str = "") -> None:
+def _check_value(key: str, value: Value, shown: str = "") -> None:
     shown = shown or f"config.{key}"
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{shown} is {value}, but has to be a finite number")
     if key in _CHOICES and value not in _CHOICES[key]:
-        hint = nearest(value, _CHOICES[key])
+        hint = nearest(str(value), _CHOICES[key])
         raise UserError(f"{shown} is {value!r}; it can be {', '.join(_CHOICES[key])}{hint}")
+    if not isinstance(value, int | float):
+        return
     if key in _RANGES and not _RANGES[key][1](value):
         raise UserError(f"{shown} is {value}, but has to be {_RANGES[key][0]}")
     if key.startswith("groot.loss.") and value < 0:

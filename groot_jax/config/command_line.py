@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from groot_jax.config.checks import check_keys, flatten, nearest
+from groot_jax.config.checks import Flat, check_keys, flatten, nearest
 from groot_jax.config.loading import default_config, finish, load
 from groot_jax.config.workdir import CONFIG_FILE, load_dumped
 from groot_jax.errors import UserError
@@ -117,7 +117,7 @@ _READ_LATER = (
 _OF_TRAINING = ("data.augment", "data.hide_words", "data.train_limit")
 
 
-def _check_settled(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) -> None:
+def _check_settled(theirs: Flat, ours: Flat, workdir: Path) -> None:
     for key, value in ours.items():
         read = key.startswith(_READ_LATER) and key not in _OF_TRAINING
         if not read and theirs.get(key) != value:

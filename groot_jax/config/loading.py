@@ -12,15 +12,16 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from ml_collections import ConfigDict
 
-from groot_jax.config.checks import check_keys, flatten, lookup, nearest, validate
+from groot_jax.config.checks import Value, check_keys, flatten, lookup, nearest, validate
 from groot_jax.config.uses import check_read
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded
 
+_Result = TypeVar("_Result")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -112,7 +113,7 @@ def _configs_importable(path: Path) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _get_config_of(path: Path) -> Callable[..., Any]:
+def _get_config_of(path: Path) -> Callable[..., ConfigDict]:
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UserError(f"--config: there is no file {path}{nearest(path.name, near)}")
@@ -127,7 +128,7 @@ def _get_config_of(path: Path) -> Callable[..., Any]:
     return module.get_config
 
 
-def _run_user_code(path: Path, code: Callable[[], Any]) -> Any:
+def _run_user_code(path: Path, code: Callable[[], _Result]) -> _Result:
     """Calls `code`; what it raises becomes one sentence with the line of `path` at fault."""
     try:
         return code()
@@ -180,7 +181,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     node[last] = value
 
 
-def _parse_value(key: str, text: str, current: Any) -> Any:
+def _parse_value(key: str, text: str, current: Value) -> Value:
     if isinstance(current, tuple):
         inside = text.strip()
         if inside[:1] + inside[-1:] in ("()", "[]"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from groot_jax.config.checks import flatten
+from groot_jax.config.checks import Flat, flatten, variant
 from groot_jax.config.loading import absolute_checkpoint, default_config
 from groot_jax.config.uses import unread
 from groot_jax.errors import UserError
@@ -121,16 +121,18 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     if not path.exists():
         dump(config, path)
         return
-    theirs, ours = flatten(load_dumped(path)), flatten(config)
-    if theirs["nll.checkpoint"]:  # Earlier versions kept it as it was typed.
-        theirs["nll.checkpoint"] = absolute_checkpoint(theirs["nll.checkpoint"])
-    if theirs == ours:
+    theirs = load_dumped(path)
+    if theirs.nll.checkpoint:  # Earlier versions kept it as it was typed.
+        with theirs.unlocked():
+            theirs.nll.checkpoint = absolute_checkpoint(theirs.nll.checkpoint)
+    if theirs == config:
         return
     # What earlier versions took without reading it makes no difference.
-    before = {key for key, _ in unread(load_dumped(path), default_config())}
-    if differing := [key for key in differing_keys(theirs, ours) if key not in before]:
+    before = {key for key, _ in unread(theirs, default_config())}
+    if differing := [key for key in differing_keys(theirs, config) if key not in before]:
+        there, here = flatten(theirs), flatten(config)
         parts = [
-            f"{key} is {_shown(theirs, key)} there and {_shown(ours, key)} here"
+            f"{key} is {_shown(there, key)} there and {_shown(here, key)} here"
             for key in differing[:3]
         ]
         more = f", and {len(differing) - 3} more keys differ" if len(differing) > 3 else ""
@@ -141,13 +143,33 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     dump(config, path)
 
 
-def differing_keys(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """Keys of two flat configs whose values differ and may not."""
-    return [
-        key
-        for key in sorted({*theirs, *ours})
-        if not _is_free(key) and (key not in theirs or key not in ours or theirs[key] != ours[key])
-    ]
+def differing_keys(theirs: ConfigDict, ours: ConfigDict) -> list[str]:
+    """Keys of two configs whose values differ and may not, in alphabetical order.
+
+    Of a variant it counts what it comes to, and not how it is written. In a config.json of a time
+    when there was no loss `rank`, nll_continued sets all losses to 0 but that one, which is 0 in
+    config.groot anyway: the same system as one that sets it too.
+    """
+    there, here = flatten(theirs), flatten(ours)
+    standard = default_config().variants
+    both = {
+        name: (flatten(variant(theirs, name)), flatten(variant(ours, name)))
+        for name in {*theirs.variants} & {*ours.variants}
+    }
+
+    def differs(key: str) -> bool:
+        section, _, rest = key.partition(".")
+        name, _, setting = rest.partition(".")
+        if section != "variants" or not name:
+            return key not in there or key not in here or there[key] != here[key]
+        if name in both:
+            left, right = both[name]
+            return left.get(setting) != right.get(setting)
+        # configs/default.py may have it since then: nothing was trained by it there.
+        alone = (theirs if name in theirs.variants else ours).variants[name]
+        return name not in standard or flatten(alone) != flatten(standard[name])
+
+    return [key for key in sorted({*there, *here}) if not _is_free(key) and differs(key)]
 
 
 def _is_free(key: str) -> bool:
@@ -157,5 +179,5 @@ def _is_free(key: str) -> bool:
     return key in FREE_KEYS or section in FREE_SECTIONS
 
 
-def _shown(flat: dict[str, Any], key: str) -> str:
+def _shown(flat: Flat, key: str) -> str:
     return repr(flat[key]) if key in flat else "absent"

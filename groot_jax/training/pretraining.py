@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -26,7 +25,7 @@ from groot_jax.data.corruption import Corruption
 from groot_jax.data.denoising import Denoising
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.text import Text, digest_of, without_too_long
-from groot_jax.data.tokenizer import load_tokenizer
+from groot_jax.data.tokenizer import WordTokenizer, load_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout, summed, use_layout
@@ -56,10 +55,7 @@ class PretrainTask:
 def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
     """Trains or loads the tokenizer and settles every size, from the text. Raises UserError."""
     format_name, tokenizer = make_tokenizer(config, text.train, ())
-    settings = config.pretrain
-    denoising = Denoising(
-        tokenizer, format_name == "aligned", Corruption(settings.corrupt, settings.mean_span)
-    )
+    denoising = _denoising(config, tokenizer, format_name == "aligned")
     digest = digest_of(text)
     kept = fitting(config, denoising, text)
     ladder = fit_ladder(
@@ -71,6 +67,11 @@ def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
     )
     model_config = make_model_config(config.model, tokenizer.vocab_size)
     return PretrainTask(config, denoising, ladder, model_config, digest)
+
+
+def _denoising(config: ConfigDict, tokenizer: WordTokenizer, by_word: bool) -> Denoising:
+    settings = config.pretrain
+    return Denoising(tokenizer, by_word, Corruption(settings.corrupt, settings.mean_span))
 
 
 def fitting(config: ConfigDict, denoising: Denoising, text: Text) -> Text:
@@ -111,12 +112,7 @@ def load_pretrain_task(workdir: Path, config: ConfigDict) -> PretrainTask:
             f"{path} is not what pretraining wrote ({type(error).__name__}: {error}): bring the "
             "file back, or name another --workdir"
         ) from error
-    settings = config.pretrain
-    denoising = Denoising(
-        load_tokenizer(path.parent / "tokenizer"),
-        by_word,
-        Corruption(settings.corrupt, settings.mean_span),
-    )
+    denoising = _denoising(config, load_tokenizer(path.parent / "tokenizer"), by_word)
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets, rungs)
     return PretrainTask(config, denoising, ladder, model_config, digest)
 
@@ -142,10 +138,7 @@ def output_columns(task: PretrainTask, partitioning: Partitioning) -> OutputColu
     """
     tokenizer, rows = task.denoising.tokenizer, task.model_config.vocab_size
     count = tokenizer.base_size if tokenizer.has_features else rows
-    column_of_V = np.full(rows, -1, np.int32)
-    column_of_V[:count] = np.arange(count)
-    columns = OutputColumns(jnp.arange(count, dtype=jnp.int32), jnp.asarray(column_of_V))
-    return arrays.put(columns, partitioning.layout.everywhere)
+    return partitioning.output_columns(np.arange(count, dtype=np.int32))
 
 
 # ---- The loss on text that was set aside ------------------------------------------------------

@@ -8,10 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from groot_jax.contrast.update import OutputColumns, Params
 from groot_jax.data.augment import Augmenter
@@ -20,7 +18,6 @@ from groot_jax.data.corpus import Corpus
 from groot_jax.errors import UserError
 from groot_jax.evaluation.evaluator import Evaluator
 from groot_jax.generate.generator import Generator
-from groot_jax.mesh import arrays
 from groot_jax.reward.oracle import Oracle
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.hosts import Hosts
@@ -44,7 +41,6 @@ class Run:
     generator: Generator
     oracle: Oracle
     evaluator: Evaluator  # of dev
-    console: Console
     hosts: Hosts
 
     def batches(self, batch_size: int, seed: int, own_B: np.ndarray) -> TrainingBatches:
@@ -91,14 +87,11 @@ def make_run(
     corpus: Corpus,
     task: Task,
     oracle: Oracle,
-    console: Console,
     hosts: Hosts,
 ) -> Run:
     """Places the model on the mesh, encodes the training split and dev."""
     partitioning = make_partitioning(config, task.model_config)
     generator = task.generator(layout=partitioning.layout)
-    column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
-    column_of_V[task.grammar.columns_C] = np.arange(len(task.grammar.columns_C))
     augment = config.data.augment
     return Run(
         config=config,
@@ -108,13 +101,9 @@ def make_run(
         partitioning=partitioning,
         examples=encode(corpus.train, task.format),
         augmenter=Augmenter(corpus.train, task.format, augment) if augment else None,
-        columns=arrays.put(
-            OutputColumns(jnp.asarray(task.grammar.columns_C), jnp.asarray(column_of_V)),
-            partitioning.layout.everywhere,
-        ),
+        columns=partitioning.output_columns(task.grammar.columns_C),
         generator=generator,
         oracle=oracle,
         evaluator=Evaluator(task, generator, oracle, corpus.dev, hosts, config.evaluate.dev_limit),
-        console=console,
         hosts=hosts,
     )
