@@ -57,7 +57,7 @@ from groot_jax.task import initial_params, load_task
 from groot_jax.training.groot import GrootStage, Ranked
 from groot_jax.training.loop import let_go
 from groot_jax.training.optimizer import make_optimizer
-from groot_jax.training.run import Run, make_run
+from groot_jax.training.run import Run
 from groot_jax.training.setup import device_setup
 from groot_jax.training.status import WorkdirLock
 
@@ -238,7 +238,7 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
             lock = stack.enter_context(WorkdirLock(folder))
             train.open_task(config, folder, corpus, oracle, lock)
             task = load_task(folder, config)
-            run = make_run(config, folder, corpus, task, oracle, Hosts())
+            run = Run(config, folder, corpus, task, oracle, Hosts())
             groot = ObservedStage(run, "groot")
             stages.append(groot)
             for _ in range(2):

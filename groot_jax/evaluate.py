@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
-from groot_jax.config.checks import flatten
+from groot_jax.config.keys import flatten
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.lengths import without_too_long

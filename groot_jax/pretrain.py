@@ -76,15 +76,12 @@ def open_task(config: ConfigDict, workdir: Path, text: Text, lock: WorkdirLock) 
     """Writes the task of the work directory, which from then on belongs to this config, or checks
     the one that is there. A directory is claimed only once the config has proved possible."""
     if has_pretrain_task(workdir):
-        lock.take()  # Another job may have made it since this one began.
-        configs.claim_workdir(workdir, config)
+        lock.claim(config)  # Another job may have made it since this one began.
         check_text(load_pretrain_task(workdir, config), text, workdir)
         return
     task = make_pretrain_task(config, text)
     make_partitioning(config, task.model_config, warn=False)
-    configs.make_workdir(workdir)
-    lock.take()
-    configs.claim_workdir(workdir, config)
+    lock.claim(config)
     save_pretrain_task(task, workdir)
 
 

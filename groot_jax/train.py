@@ -32,7 +32,7 @@ from groot_jax.training.groot import GrootStage
 from groot_jax.training.loop import Stage
 from groot_jax.training.monitor import say
 from groot_jax.training.nll import nll_stage
-from groot_jax.training.run import Run, make_run
+from groot_jax.training.run import Run
 from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import WorkdirLock
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
             for note in corpus.notes[known:]:
                 say(console, note)
             lock.began()
-            run = make_run(config, workdir, corpus, task, oracle, hosts)
+            run = Run(config, workdir, corpus, task, oracle, hosts)
             for stage in stages(run):
                 loop.train(
                     stage, workdir, config.checkpoint, run.evaluator.evaluate, console, hosts
@@ -92,8 +92,7 @@ def open_task(
     """
     reported_rewards(config)
     if (workdir / "task" / "task.json").exists():
-        lock.take()  # Another job may have made it since this one began.
-        configs.claim_workdir(workdir, config)
+        lock.claim(config)  # Another job may have made it since this one began.
         task = load_task(workdir, config)
         check_corpus(task, corpus, workdir)
         check_reward(oracle, corpus)
@@ -114,9 +113,7 @@ def open_task(
     make_partitioning(config, task.model_config, warn=False)
     check_stage_0(config, task, corpus)
     check_reward(oracle, corpus)
-    configs.make_workdir(workdir)
-    lock.take()
-    configs.claim_workdir(workdir, config)
+    lock.claim(config)
     save_task(task, workdir)
 
 

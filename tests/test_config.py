@@ -18,7 +18,8 @@ from groot_jax.config import (
     parse_job,
     variant,
 )
-from groot_jax.config.checks import flatten, validate
+from groot_jax.config.checks import validate
+from groot_jax.config.keys import flatten
 from groot_jax.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

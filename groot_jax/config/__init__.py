@@ -4,9 +4,9 @@ Every mistake of the user ends as one UserError sentence that names the key or t
 This is the room's door: jobs and users' config files take from here what they need. No JAX here.
 """
 
-from groot_jax.config.checks import variant as variant
 from groot_jax.config.command_line import job_parser as job_parser
 from groot_jax.config.command_line import parse_job as parse_job
+from groot_jax.config.keys import variant as variant
 from groot_jax.config.loading import default_config as default_config
 from groot_jax.config.loading import load as load
 from groot_jax.config.loading import parse_arg as parse_arg

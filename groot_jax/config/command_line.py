@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from groot_jax.config.checks import Flat, check_keys, flatten, nearest
+from groot_jax.config.keys import Flat, check_keys, flatten, nearest
 from groot_jax.config.loading import default_config, finish, load
 from groot_jax.config.workdir import CONFIG_FILE, load_dumped
 from groot_jax.errors import UserError

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from ml_collections import ConfigDict
 
-from groot_jax.config.checks import Value, check_keys, flatten, lookup, nearest, validate
+from groot_jax.config.checks import validate
+from groot_jax.config.keys import Value, check_keys, flatten, lookup, nearest
 from groot_jax.config.uses import check_read
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from groot_jax.config.checks import lookup, variant
+from groot_jax.config.keys import lookup, variant
 from groot_jax.errors import UserError
 
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from groot_jax.config.checks import Flat, flatten, variant
+from groot_jax.config.keys import Flat, flatten, variant
 from groot_jax.config.loading import absolute_checkpoint, default_config
 from groot_jax.config.uses import unread
 from groot_jax.errors import UserError
@@ -23,7 +22,7 @@ LOCK_FILE, STATUS_FILE = "train.lock", "status.json"  # See training/status.py.
 # A work directory may be continued with other values of these: they change how fast or where a run
 # computes, which systems it trains and what is reported, never what a system is trained to be.
 # (`groot.accumulate` and `loader.node_buckets`, for when memory is short, draw dropout anew.)
-FREE_KEYS = (
+_FREE_KEYS = (
     "checkpoint.keep",
     "compilation_cache",
     "distributed.start_timeout",
@@ -36,11 +35,11 @@ FREE_KEYS = (
     "groot.accumulate",
     "loader.node_buckets",
     "loader.threads",
+    "mesh.",
     "reward.deadline",
     "reward.workers",
     "systems",
 )
-FREE_SECTIONS = ("mesh",)
 
 
 def dump(config: ConfigDict, path: Path) -> None:
@@ -79,7 +78,7 @@ def load_dumped(path: Path) -> ConfigDict:
 _BEFORE = {"data.augment": 0.0, "data.hide_words": 0.0}
 
 
-def _fill(values: dict[str, Any], defaults: dict[str, Any]) -> None:
+def _fill(values: dict[str, object], defaults: dict[str, object]) -> None:
     """Adds what `values` lacks, down to the last section; variants are whole as they are."""
     for key, default in defaults.items():
         value = values.setdefault(key, default)
@@ -87,7 +86,7 @@ def _fill(values: dict[str, Any], defaults: dict[str, Any]) -> None:
             _fill(value, default)
 
 
-def _lists_to_tuples(values: dict[str, Any]) -> dict[str, Any]:
+def _lists_to_tuples(values: dict[str, object]) -> dict[str, object]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
@@ -113,7 +112,7 @@ def make_workdir(workdir: Path) -> None:
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """Makes `workdir` the home of this config: creates it, or checks that it belongs to it.
 
-    Settings in FREE_KEYS may differ from those of an earlier run; the new ones are written. Raises
+    Settings in _FREE_KEYS may differ from those of an earlier run; the new ones are written. Raises
     UserError when the folder belongs to another config, to something else, or cannot be written.
     """
     make_workdir(workdir)
@@ -176,7 +175,7 @@ def _is_free(key: str) -> bool:
     section, _, rest = key.partition(".")
     if section == "variants":
         key = f"groot.{rest.partition('.')[2]}"
-    return key in FREE_KEYS or section in FREE_SECTIONS
+    return key.startswith(_FREE_KEYS)
 
 
 def _shown(flat: Flat, key: str) -> str:

@@ -19,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError, signals_delayed
 
 
@@ -179,7 +180,7 @@ class Checkpoints:
         with self._saving():
             self._manager.wait_until_finished()
 
-    def save(self, step: int, state: Any, meta: Meta) -> None:
+    def save(self, step: int, state: TrainState, meta: Meta) -> None:
         """Starts writing a checkpoint in the background; the one before has landed by then."""
         self.wait()
         self._check_room(state)
@@ -193,7 +194,7 @@ class Checkpoints:
                 ),
             )
 
-    def _check_room(self, state: Any) -> None:
+    def _check_room(self, state: TrainState) -> None:
         """Raises UserError before a disk is filled to the brim for nothing."""
         needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05) + 2**20
         free = shutil.disk_usage(self.folder).free
@@ -219,15 +220,16 @@ class Checkpoints:
         restored = self._restore(step, meta=ocp.args.JsonRestore())
         return Meta.from_json(restored.meta)
 
-    def restore(self, step: int, target: Any) -> Any:
-        """The state of a step, placed as `target` (arrays or shapes with shardings) says."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        return self._restore(step, state=ocp.args.StandardRestore(abstract)).state
+    def restore(self, step: int, shapes: TrainState) -> TrainState:
+        """The state of a step, placed as `shapes`, each with its sharding, say.
 
-    def restore_params(self, step: int, target: Any) -> Any:
-        """The parameters alone, without the optimizer's state."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        item = {"params": abstract}
+        Raises UserError where it cannot be read.
+        """
+        return self._restore(step, state=ocp.args.StandardRestore(shapes)).state
+
+    def restore_params(self, step: int, shapes: Params) -> Params:
+        """As `restore`, the parameters alone: AdamW's moments are twice as large as they are."""
+        item = {"params": shapes}
         args = ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
@@ -235,7 +237,7 @@ class Checkpoints:
         )
         return self._restore(step, state=args).state["params"]
 
-    def _restore(self, step: int, **items: Any) -> Any:
+    def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:

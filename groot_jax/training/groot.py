@@ -14,7 +14,6 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import numpy as np
@@ -26,14 +25,13 @@ from groot_jax.data.batches import Batch
 from groot_jax.generate.beam_search import Beams
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import batch_ways
-from groot_jax.mesh.rows import counted_rows, own_rows
+from groot_jax.mesh.rows import counted_rows, padded_rows
 from groot_jax.model.t5 import T5
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
-from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.loop import Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.run import Run
-from groot_jax.training.steps import jit_groot_step, loss_weights
+from groot_jax.training.steps import jit_groot_step
 
 
 @dataclass(frozen=True)
@@ -54,16 +52,17 @@ class GrootStage:
         self.settings = configs.variant(run.config, system)
         settings, task, partitioning = self.settings, run.task, run.partitioning
         layout = partitioning.layout
-        own_B = own_rows(layout.batch, settings.batch_size, settings.accumulate)
-        self._batches = run.batches(settings.batch_size, run.config.seed + 1, own_B)
-        self._counted_B = counted_rows(layout.batch, len(own_B))
+        size, parts = settings.batch_size, settings.accumulate
+        # Another order than that of stage 0.
+        self._batches = run.batches(size, run.config.seed + 1, parts)
+        self._counted_B = counted_rows(layout.batch, padded_rows(layout.batch, size, parts))
         per_epoch = self._batches.per_epoch
         self.total = num_updates(settings, per_epoch)
         self._eval_every = updates_between(settings, per_epoch)
         self._optimizer = make_optimizer(run.config.optimizer, settings, settings.clip, self.total)
         self._step = jit_groot_step(settings, self._optimizer, partitioning)
         # NLL continued has no contrast: nothing is generated for it.
-        self._contrasts = any(weight for _, weight in loss_weights(settings))
+        self._contrasts = any(settings.loss.values())
         self._generator = run.generator
         self._noisy = settings.generate_dropout > 0
         if self._noisy:
@@ -125,7 +124,7 @@ class GrootStage:
             start_token=run.task.model_config.decoder_start_token_id,
             buckets=run.config.loader.node_buckets,
             groups=batch_ways(run.partitioning.layout.batch) * self.settings.accumulate,
-            merge_sizes=partial(merge_sizes, run.hosts),
+            merge_sizes=lambda sizes: Sizes(*run.hosts.merge(sizes, Sizes.join)),
         )
 
     def update(self, state: TrainState, pools: PoolBatch) -> tuple[TrainState, Metrics]:
@@ -172,13 +171,6 @@ class GrootStage:
             # The search of dev is not this system's own: the next one goes on with it.
             programs=(self._step, self._generator) if self._noisy else (self._step,),
         )
-
-
-def merge_sizes(hosts: Hosts, sizes: Sizes) -> Sizes:
-    """Shapes that all processes agree on."""
-    if hosts.count == 1:
-        return sizes
-    return Sizes(*hosts.merge(sizes, Sizes.join))
 
 
 def pool_figures(pools: Sequence[Pool]) -> dict[str, tuple[float, float]]:

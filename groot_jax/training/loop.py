@@ -130,15 +130,16 @@ def train(
                 assert best is not None
                 since = sum(1 for one in meta.evaluations if one.step > best.step)
                 meta.finished = step == total or bool(stage.patience and since >= stage.patience)
-                monitor.say(_evaluation_line(system, step, total, dev, best.step == step))
+                say(console, _evaluation_line(system, step, total, dev, best.step == step))
                 # After the log: a run that is killed in between makes this step again, and then
                 # drops what was logged of it. The other way round it would be missing for good.
                 checkpoints.save(step, update.state, meta)
                 release_freed_memory()
                 if meta.finished and step < total:
-                    monitor.say(
+                    say(
+                        console,
                         f"{system}: ended at step {step}, after {since} evaluations without a "
-                        "better one (patience)"
+                        "better one (patience)",
                     )
                 if meta.finished:
                     break

@@ -86,10 +86,6 @@ class Monitor:
             self._file.close()
             self._board.close()
 
-    def say(self, text: str) -> None:
-        """One line above the bar."""
-        say(self._console, text)
-
     def advance(self, step: int, sentences: int, values: Mapping[str, float]) -> None:
         """After an update: moves the bar, and prints a line now and then where there is no bar."""
         self._sentences += sentences
@@ -100,7 +96,7 @@ class Monitor:
         self._bar.update(self._task, completed=step, status=status)
         if not self._console.is_terminal and now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
-            self.say(f"{self._system} {step}/{self._total} {status}")
+            say(self._console, f"{self._system} {step}/{self._total} {status}")
 
     def exclude(self, seconds: float) -> None:
         """Time that is not training (evaluations) does not count in sentences per second."""
@@ -122,7 +118,8 @@ class Monitor:
 
 
 def say(console: Console, text: str) -> None:
-    """Prints the text as it is: Rich would color numbers, read [brackets] as markup, and wrap."""
+    """Prints the text as it is, above the progress bar where there is one."""
+    # By default Rich colors numbers, takes [brackets] for markup, and wraps lines.
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from groot_jax.contrast.update import OutputColumns, Params, TrainState, nll_batch
 from groot_jax.data.batches import TrainingBatches
 from groot_jax.mesh import arrays
-from groot_jax.mesh.rows import own_rows
 from groot_jax.task import initial_params
 from groot_jax.training.checkpoints import Merit, by_reward
 from groot_jax.training.loop import Stage, Update, num_updates, updates_between
@@ -59,13 +58,12 @@ def likelihood_stage(
 def nll_stage(run: Run) -> Stage:
     """Stage 0 of a run."""
     settings, partitioning = run.config.nll, run.partitioning
-    own_B = own_rows(partitioning.layout.batch, settings.batch_size)
     return likelihood_stage(
         "nll",
         run.config,
         settings,
         partitioning,
-        run.batches(settings.batch_size, run.config.seed, own_B),
+        run.batches(settings.batch_size, run.config.seed),
         run.columns,
         lambda: initial_params(run.task, partitioning.params),
     )

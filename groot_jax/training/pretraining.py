@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -190,7 +189,9 @@ def _jit_sums(model_config: T5Config, layout: Layout) -> _Sums:
         mask_BxT = mask_BxT.astype(logp_BxT.dtype)
         return -(logp_BxT * mask_BxT).sum(), mask_BxT.sum()
 
-    def laid_out(params: Params, batch: NllBatch, columns: OutputColumns) -> Any:
+    def laid_out(
+        params: Params, batch: NllBatch, columns: OutputColumns
+    ) -> tuple[jax.Array, jax.Array]:
         with use_layout(layout):
             return summed(sums, params, batch, columns)
 

@@ -5,54 +5,63 @@ Made once a job. Holds no parameter and takes no step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from groot_jax.contrast.update import OutputColumns, Params
+from groot_jax.contrast.update import Params
 from groot_jax.data.augment import Augmenter
-from groot_jax.data.batches import Example, Hide, TrainingBatches, encode
+from groot_jax.data.batches import Hide, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus
 from groot_jax.errors import UserError
 from groot_jax.evaluation.evaluator import Evaluator
-from groot_jax.generate.generator import Generator
+from groot_jax.mesh.rows import own_rows
 from groot_jax.reward.oracle import Oracle
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, initial_params
 from groot_jax.training.checkpoints import Checkpoints
-from groot_jax.training.setup import Partitioning, make_partitioning
+from groot_jax.training.setup import make_partitioning
 
 
-@dataclass(frozen=True)
 class Run:
     """One training, from stage 0 to the last system; see the module."""
 
-    config: ConfigDict
-    workdir: Path
-    corpus: Corpus
-    task: Task
-    partitioning: Partitioning
-    examples: list[Example]  # of the training split
-    augmenter: Augmenter | None  # of the same
-    columns: OutputColumns
-    generator: Generator
-    oracle: Oracle
-    evaluator: Evaluator  # of dev
-    hosts: Hosts
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        corpus: Corpus,
+        task: Task,
+        oracle: Oracle,
+        hosts: Hosts,
+    ) -> None:
+        """Lays the model over the mesh, encodes the training split and dev. Raises UserError where
+        the mesh does not fit the devices."""
+        self.config, self.workdir, self.corpus, self.task = config, workdir, corpus, task
+        self.oracle, self.hosts = oracle, hosts
+        self.partitioning = make_partitioning(config, task.model_config)
+        self.columns = self.partitioning.output_columns(task.grammar.columns_C)
+        # One search for the dev split of all stages, and for the training batches of those systems
+        # that search without dropout: its programs are compiled once.
+        self.generator = task.generator(layout=self.partitioning.layout)
+        self.evaluator = Evaluator(
+            task, self.generator, oracle, corpus.dev, hosts, config.evaluate.dev_limit
+        )
+        self._examples = encode(corpus.train, task.format)
+        chance = config.data.augment
+        self._augmenter = Augmenter(corpus.train, task.format, chance) if chance else None
 
-    def batches(self, batch_size: int, seed: int, own_B: np.ndarray) -> TrainingBatches:
+    def batches(self, batch_size: int, seed: int, parts: int = 1) -> TrainingBatches:
         """The training split in an order of its own for each seed, with words hidden and mentions
-        swapped as `config.data` says; `own_B`: rows that this process fills."""
+        swapped as `config.data` says; a batch can be split over the devices, in `parts` parts."""
         return TrainingBatches(
-            self.examples,
+            self._examples,
             batch_size,
             self.task.ladder,
             seed,
-            own_B=own_B,
-            augmenter=self.augmenter,
+            own_B=own_rows(self.partitioning.layout.batch, batch_size, parts),
+            augmenter=self._augmenter,
             hide=self._hidden_words(),
         )
 
@@ -79,31 +88,3 @@ class Run:
                     "there first"
                 )
             return checkpoints.restore_params(step, self.partitioning.param_shapes)
-
-
-def make_run(
-    config: ConfigDict,
-    workdir: Path,
-    corpus: Corpus,
-    task: Task,
-    oracle: Oracle,
-    hosts: Hosts,
-) -> Run:
-    """Places the model on the mesh, encodes the training split and dev."""
-    partitioning = make_partitioning(config, task.model_config)
-    generator = task.generator(layout=partitioning.layout)
-    augment = config.data.augment
-    return Run(
-        config=config,
-        workdir=workdir,
-        corpus=corpus,
-        task=task,
-        partitioning=partitioning,
-        examples=encode(corpus.train, task.format),
-        augmenter=Augmenter(corpus.train, task.format, augment) if augment else None,
-        columns=partitioning.output_columns(task.grammar.columns_C),
-        generator=generator,
-        oracle=oracle,
-        evaluator=Evaluator(task, generator, oracle, corpus.dev, hosts, config.evaluate.dev_limit),
-        hosts=hosts,
-    )

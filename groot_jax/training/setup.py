@@ -110,7 +110,7 @@ class Partitioning:
 
     def state_shardings(self, optimizer: optax.GradientTransformation) -> TrainState:
         """Shardings of a training state: moments lie as their parameters do."""
-        everywhere: Any = self.layout.everywhere
+        everywhere: Shardings = self.layout.everywhere
         shapes = param_shapes(self.model_config)
         opt_state = optax.tree_utils.tree_map_params(
             optimizer,

@@ -14,6 +14,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
+from ml_collections import ConfigDict
+
+from groot_jax import config as configs
 from groot_jax.config import LOCK_FILE, STATUS_FILE
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import write_text, writing
@@ -74,6 +77,16 @@ class WorkdirLock:
         with suppress(OSError, UnicodeDecodeError):
             self._before = (self._workdir / STATUS_FILE).read_text(encoding="utf-8")
         write_status(self._workdir, "training")
+
+    def claim(self, config: ConfigDict) -> None:
+        """Takes the lock and makes the work directory the home of `config`, or checks that it is.
+
+        Raises UserError where another training or another config has it. The lock comes first: of
+        two jobs that begin together, only one writes config.json.
+        """
+        configs.make_workdir(self._workdir)
+        self.take()
+        configs.claim_workdir(self._workdir, config)
 
     def began(self) -> None:
         """From here on an error is one of this training, no longer of its command line: how an

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial, wraps
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import jax
 import optax
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.projection import OutputColumns
-from groot_jax.contrast.update import Metrics, TrainState, groot_step, nll_step
+from groot_jax.contrast.update import Metrics, NllBatch, PoolBatch, TrainState, groot_step, nll_step
 from groot_jax.mesh.layout import use_layout
 from groot_jax.model.t5 import T5
 from groot_jax.training.setup import Partitioning
@@ -28,7 +28,7 @@ class Step(Protocol):
     """
 
     def __call__(
-        self, state: TrainState, batch: Any, key: jax.Array, columns: OutputColumns
+        self, state: TrainState, batch: NllBatch | PoolBatch, key: jax.Array, columns: OutputColumns
     ) -> tuple[TrainState, Metrics]: ...
 
     def clear_cache(self) -> None:
@@ -59,7 +59,10 @@ def jit_groot_step(
         model=T5(dataclasses.replace(partitioning.model_config, dropout_rate=stage.dropout)),
         optimizer=optimizer,
         settings=LossSettings(
-            loss_weights(stage), stage.tau, stage.rank_margin, stage.reinforce_normalise
+            tuple((name, float(weight)) for name, weight in stage.loss.items()),
+            stage.tau,
+            stage.rank_margin,
+            stage.reinforce_normalise,
         ),
         nll_weight=stage.nll_weight,
         average=stage.nll_average,
@@ -74,7 +77,7 @@ def _jit(
     partitioning: Partitioning,
 ) -> Step:
     @wraps(step.func)  # The program, and with it its place in the compilation cache, has its name.
-    def laid_out(*args: Any) -> tuple[TrainState, Metrics]:
+    def laid_out(*args: object) -> tuple[TrainState, Metrics]:
         with use_layout(partitioning.layout):
             return step(*args)
 
@@ -82,10 +85,4 @@ def _jit(
     # would compile anew. Metrics are scalars, which lie anywhere.
     shardings = (partitioning.state_shardings(optimizer), None)
     # Its declared type lacks `clear_cache`.
-    jitted: Any = jax.jit(laid_out, donate_argnums=0, out_shardings=shardings)
-    return jitted
-
-
-def loss_weights(stage: ConfigDict) -> tuple[tuple[str, float], ...]:
-    """The contrast losses and their weights, in the config's order: (("margin", 0.4), ...)."""
-    return tuple((name, float(weight)) for name, weight in stage.loss.items())
+    return cast(Step, jax.jit(laid_out, donate_argnums=0, out_shardings=shardings))
