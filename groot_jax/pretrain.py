@@ -112,6 +112,8 @@ def close(
     task: PretrainTask, partitioning: Partitioning, workdir: Path, console: Console, hosts: Hosts
 ) -> None:
     """Writes the best checkpoint as a model to start from, and says how."""
+    # Process 0 says for all whether it is there: on a disk with a cache another may see it later,
+    # and either all take part in gathering the parameters or none does.
     folder = workdir / MODEL_FOLDER
     if not hosts.broadcast(folder.exists()):
         with Checkpoints(workdir, SYSTEM, merit=by_loss, read_only=True) as checkpoints:

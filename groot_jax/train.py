@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
     with WorkdirLock(workdir) as lock:
+        # A directory that is there already: before minutes are spent on reading and checking. A new
+        # one is made, and locked, only in `open_task`.
         if hosts.main and (workdir / configs.CONFIG_FILE).exists():
             lock.take()
         corpus = load_corpus(config.data, config.text.max_words)
@@ -54,8 +56,10 @@ def main(argv: list[str] | None = None) -> None:
         with open_oracle(config) as oracle:
             if hosts.main:
                 open_task(config, workdir, corpus, oracle, lock)
-            hosts.barrier()
+            hosts.barrier()  # The task is on disk, for all processes to read.
             task = load_task(workdir, config)
+            # Which sentences are too long is known with the tokenizer. The task was made from all,
+            # so that its digests are those of the data and not of this format.
             known = len(corpus.notes)
             corpus = without_too_long(corpus, task.format, config)
             for note in corpus.notes[known:]:
@@ -90,7 +94,7 @@ def open_task(
     A new directory is claimed only once the config has proved possible: whoever mends a mistake in
     it can name the same directory again.
     """
-    reported_rewards(config)
+    reported_rewards(config)  # Raises here, and not when training is over and they are needed.
     if (workdir / "task" / "task.json").exists():
         lock.claim(config)  # Another job may have made it since this one began.
         task = load_task(workdir, config)
@@ -109,6 +113,8 @@ def open_task(
                 f"config.reward.type_weights names the type '{type_}', which the training data "
                 f"lacks; it has {', '.join(corpus.types)}"
             )
+    # Whatever else can be wrong comes before the directory is made: a mesh that does not fit these
+    # devices, a stage 0 of another shape, a reward that raises.
     task = make_task(config, corpus)
     make_partitioning(config, task.model_config, warn=False)
     check_stage_0(config, task, corpus)
@@ -144,6 +150,8 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
         other = load_task(workdir, configs.load_dumped(workdir / configs.CONFIG_FILE))
     except UserError as error:
         raise UserError(f"config.nll.checkpoint: {error}") from error
+    # Tokenizers are taken for the same where they encode a hundred sentences alike: their files
+    # need not agree byte for byte.
     examples = (s.words for s in corpus.train[:100])
     # What the two may differ in says how the model computes, not what it is.
     settings = run_settings(config.model)
@@ -171,6 +179,7 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
 def close(run: Run, console: Console) -> None:
     """Scores the best checkpoint of every system on test (dev where there is no test split), and
     writes the report."""
+    # Dev chose the checkpoints, and flatters them: it stands in only where there is nothing else.
     splits = ("test",) if run.corpus.test else ("dev",)
     scorer = Scorer(
         run.task,

@@ -43,7 +43,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "evaluate.decide": ("map", "mbr", "threshold"),
 }
 
-# "but has to be ..." in the sentence, and whether a number is.
+# What stands in "config.groot.tau is -1.0, but has to be ...", and whether a number is that.
 _Rule = tuple[str, Callable[[float], bool]]
 _AT_LEAST_0: _Rule = ("0 or more", lambda v: v >= 0)
 _AT_LEAST_1: _Rule = ("1 or more", lambda v: v >= 1)
@@ -133,6 +133,7 @@ def validate(config: ConfigDict, has_data: bool = True) -> None:
 
     Without `has_data` it need not say where its data are.
     """
+    # Each value alone first, so that the checks of several together can rely on them.
     flat = flatten(config)
     for key, value in flat.items():
         if not isinstance(value, tuple):
@@ -155,6 +156,7 @@ def validate(config: ConfigDict, has_data: bool = True) -> None:
 
 def _check_value(key: str, value: Value, shown: str = "") -> None:
     shown = shown or f"config.{key}"
+    # Before the ranges: nan >= 0 is false and would be called too small, inf >= 0 would pass.
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{shown} is {value}, but has to be a finite number")
     if key in _CHOICES and value not in _CHOICES[key]:
@@ -171,6 +173,7 @@ def _check_value(key: str, value: Value, shown: str = "") -> None:
 def _check_buckets(config: ConfigDict) -> None:
     for name in ("source_buckets", "target_buckets", "node_buckets"):
         sizes = config.loader[name]
+        # (8, 16, 32) is fine; (8, 8), (16, 8), (0, 8) and () are not.
         if not sizes or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)):
             raise UserError(
                 f"config.loader.{name} is {sizes}, but has to be sizes from 1 on, each larger "
@@ -231,6 +234,7 @@ def _check_mesh(mesh: ConfigDict) -> None:
             f"config.mesh: only one axis may be -1 (the devices that are left), not {axes}"
         )
     for name, rule in mesh.rules.items():
+        # "data, fsdp" -> data and fsdp; "" -> none: that dimension is whole on every device.
         for axis in filter(None, (part.strip() for part in rule.split(","))):
             if axis not in axes:
                 raise UserError(
@@ -249,7 +253,9 @@ def _check_systems(config: ConfigDict) -> None:
             "there is nothing to train: config.nll.enabled is false and config.systems is empty"
         )
     for name in config.systems:
-        variant(config, name)
+        variant(config, name)  # Raises where there is no such system.
+    # Variants that no system of this run uses are checked as well: a mistake in one is found when
+    # it is made, and not by a later run.
     for name in config.variants:
         where = f"config.variants.{name}"
         settings = variant(config, name)
@@ -261,6 +267,8 @@ def _check_systems(config: ConfigDict) -> None:
 
 def _check_update(where: str, settings: ConfigDict) -> None:
     """What one system's settings of config.groot say together."""
+    # Two terms are minimised: the contrast, a weighted sum of losses, and nll_weight times the loss
+    # of gold. A contrast compares candidates, and has nothing to compare in a pool of one.
     contrast = any(settings.loss[name] > 0 for name in settings.loss)
     if not contrast and settings.nll_weight == 0:
         raise UserError(

@@ -72,6 +72,7 @@ def parse_job(
     Raises UserError for every mistake; `--help` prints and exits as usual.
     """
     plain, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
+    # argparse would say "unrecognized arguments" and no more; this names the flag that was meant.
     known = [option for action in parser._actions for option in action.option_strings]
     for word in plain:
         flag = word.partition("=")[0]
@@ -79,6 +80,8 @@ def parse_job(
             hint = nearest(flag, known)
             raise UserError(f"{parser.prog}: there is no flag {flag}{hint}; --help lists them")
     args = parser.parse_args(plain)
+    # The job that trains, or that only computes with a config, is given a file; all others read
+    # what training wrote, of which they may change what training did not use up.
     if hasattr(args, "config"):
         args.config = load(args.config, overrides, has_data=hasattr(args, "workdir"))
     else:
@@ -129,6 +132,9 @@ def _check_settled(theirs: Flat, ours: Flat, workdir: Path) -> None:
 
 def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of the command line."""
+    # ["-k", "5", "--config.seed=3", "--config.groot.tau", "0.2"]
+    # -> ["-k", "5"] and [("seed", "3"), ("groot.tau", "0.2")]
+    # Not flags of argparse's: keys of variants that are yet to be made are not known in advance.
     plain: list[str] = []
     overrides: list[tuple[str, str]] = []
     words = iter(argv)
@@ -138,6 +144,7 @@ def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
             continue
         key, equals, text = word.removeprefix("--config.").partition("=")
         if not equals:
+            # A negative number (-1) is a value, two dashes begin the next flag.
             following = next(words, None)
             if following is None or following.startswith("--"):
                 raise UserError(f"--config.{key} has no value: write --config.{key}=VALUE")

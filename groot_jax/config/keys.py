@@ -48,6 +48,8 @@ def lookup(config: ConfigDict, key: str) -> Value | ConfigDict:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (near: a, b)` for the known names most like `name`, or nothing."""
+    # First what is spelled alike as a whole, then what ends in the very name ("tau" -> groot.tau,
+    # given without its section); what is less alike only where there is none of either.
     names = sorted(known)
     leaf = name.rpartition(".")[2]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
@@ -61,6 +63,7 @@ def check_keys(config: ConfigDict, default: ConfigDict, where: str) -> None:
 
     `where` names the file in the sentence. Variants are left to `validate`.
     """
+    # Which variants there are is the file's choice, and what they may hold config.groot says.
     known = {k: v for k, v in flatten(default).items() if not k.startswith("variants")}
     given = {k: v for k, v in flatten(config).items() if not k.startswith("variants")}
     for key, value in given.items():
@@ -77,6 +80,7 @@ def check_keys(config: ConfigDict, default: ConfigDict, where: str) -> None:
 
 
 def _same_type(value: Value, default: Value) -> bool:
+    # Not isinstance, for which True is an int. An empty default says nothing of its items' type.
     if isinstance(value, tuple) and isinstance(default, tuple) and default:
         return all(type(item) is type(default[0]) for item in value)
     return type(value) is type(default)
@@ -95,15 +99,18 @@ def variant(config: ConfigDict, name: str) -> FrozenConfigDict:
             f"config.variants.{name} is {config.variants[name]!r}, but has to be a section: what "
             "the system changes in config.groot"
         )
+    # config.groot {tau: .3, loss: {margin: .4, risk: 0}} with {loss: {margin: 0, risk: 5}} is
+    # {tau: .3, loss: {margin: 0, risk: 5}}: key by key, so that what a variant leaves out stays.
     settings = config.groot.copy_and_resolve_references().unlock()
     known = flatten(settings)
     for key, value in flatten(config.variants[name]).items():
-        if value == {}:
+        if value == {}:  # A section without a key, which changes nothing.
             continue
         if key not in known:
             raise UserError(
                 f"config.variants.{name}.{key}: config.groot has no key {key}{nearest(key, known)}"
             )
+        # Variants are new sections, so that ml_collections cannot know that 1 is meant as 1.0.
         as_int_for_float = type(value) is int and type(known[key]) is float
         if not (as_int_for_float or _same_type(value, known[key])):
             raise UserError(

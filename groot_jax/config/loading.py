@@ -34,8 +34,10 @@ def load(
     The result has the keys and types of configs/default.py, is validated, and is locked; without
     `has_data` it need not name any. Raises UserError.
     """
+    # "configs/columns.py:train=a.txt" -> configs/columns.py and "train=a.txt"
     name, colon, arg = config_arg.partition(".py:")
     path = Path(name + ".py" if colon else name)
+    # Where the package is installed, configs/retail.py works from any folder.
     if not path.exists() and (_configs_home() / path).is_file():
         path = _configs_home() / path
     with _configs_importable(path):
@@ -47,6 +49,7 @@ def load(
         default = default_config()
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not a ConfigDict")
+    # Keys before values, and both before what is read under which: each relies on the one before.
     check_keys(config, default, str(path))
     config = finish(config, overrides, has_data)
     check_read(config, default)
@@ -78,6 +81,7 @@ def parse_arg(arg: str, **defaults: str) -> dict[str, str]:
 
     Raises UserError for a name that is not among `defaults`.
     """
+    # parse_arg("train=a.txt", train="", dev="") -> {"train": "a.txt", "dev": ""}
     values = dict(defaults)
     for part in filter(None, arg.split(",")):
         name, equals, value = part.partition("=")
@@ -105,6 +109,7 @@ def default_config() -> ConfigDict:
 @contextmanager
 def _configs_importable(path: Path) -> Iterator[None]:
     """Lets a config file say `from configs.default import get_config`, whatever the cwd is."""
+    # Ours first: the `configs.default` of whoever has such a folder too is not what is meant.
     folders = [str(_configs_home()), str(path.resolve().parent.parent)]
     sys.path[:0] = folders
     try:
@@ -118,6 +123,7 @@ def _get_config_of(path: Path) -> Callable[..., ConfigDict]:
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UserError(f"--config: there is no file {path}{nearest(path.name, near)}")
+    # By its path, under a name of its own: it need not lie in a package or on the path of imports.
     spec = importlib.util.spec_from_file_location(f"groot_jax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config: {path} is not a Python file (its name must end in .py)")
@@ -138,6 +144,8 @@ def _run_user_code(path: Path, code: Callable[[], _Result]) -> _Result:
     except SyntaxError as error:
         raise UserError(f"{error.filename}:{error.lineno}: {error.msg}") from error
     except Exception as error:
+        # The last frame within the file is where the user wrote the mistake; deeper ones are in the
+        # libraries that the line called.
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
         where = f"{path}:{lines[-1]}" if lines else str(path)
@@ -154,6 +162,7 @@ def _run_user_code(path: Path, code: Callable[[], _Result]) -> _Result:
 def override(config: ConfigDict, key: str, text: str) -> None:
     """Sets `a.b.c` from text, as the type that the key has; keys of a variant have the types of
     config.groot, and a new variant starts out empty. Raises UserError."""
+    # "variants.cold.loss.margin" has the type of groot.loss.margin.
     *sections, last = key.split(".")
     in_variant = len(sections) >= 2 and sections[0] == "variants"
     try:
@@ -183,6 +192,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
 
 
 def _parse_value(key: str, text: str, current: Value) -> Value:
+    # "(8, 16)", "[8,16]", "8, 16" and "8,16," -> (8, 16); "()" and "" -> (). Texts need no quotes.
     if isinstance(current, tuple):
         inside = text.strip()
         if inside[:1] + inside[-1:] in ("()", "[]"):
@@ -201,7 +211,7 @@ def _parse_value(key: str, text: str, current: Value) -> Value:
         try:
             return int(text)
         except ValueError:
-            number = float(text)
+            number = float(text)  # 1e3 is a whole number, 1.5 is none.
             if not number.is_integer():
                 raise
             return int(number)

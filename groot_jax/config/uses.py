@@ -60,6 +60,8 @@ def _some_system_weighs(config: ConfigDict, loss: str) -> bool:
 # The settings of stage 0 are not here, though under `nll.checkpoint` nothing reads them: config
 # files such as configs/atis.py set nll.epochs, and have to serve a run that takes its stage 0 from
 # elsewhere as well.
+# A key may stand in several entries, and is read where all of them hold: data.dev_fraction wants
+# files, and no dev split among them.
 _USES = (
     _Use(
         (
@@ -154,6 +156,7 @@ _USES = (
 
 def unread(config: ConfigDict, default: ConfigDict) -> Iterator[tuple[str, str]]:
     """(key, what it would need) of each key that is set and that nothing reads."""
+    # What equals its default counts as not set: a config has no memory of who set what.
     for use in _USES:
         if use.holds(config):
             continue

@@ -80,6 +80,9 @@ _BEFORE = {"data.augment": 0.0, "data.hide_words": 0.0}
 
 def _fill(values: dict[str, object], defaults: dict[str, object]) -> None:
     """Adds what `values` lacks, down to the last section; variants are whole as they are."""
+    # {"groot": {"tau": .2}} and {"seed": 0, "groot": {"tau": .3, "lag": 1}}
+    # -> {"seed": 0, "groot": {"tau": .2, "lag": 1}}
+    # A variant is not filled: what it leaves out is what it does not change.
     for key, default in defaults.items():
         value = values.setdefault(key, default)
         if isinstance(value, dict) and isinstance(default, dict) and key != "variants":
@@ -87,6 +90,7 @@ def _fill(values: dict[str, object], defaults: dict[str, object]) -> None:
 
 
 def _lists_to_tuples(values: dict[str, object]) -> dict[str, object]:
+    # JSON has no tuples, and a config no lists: what was dumped from one comes back as one.
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
@@ -172,6 +176,7 @@ def differing_keys(theirs: ConfigDict, ours: ConfigDict) -> list[str]:
 
 
 def _is_free(key: str) -> bool:
+    # variants.risk.accumulate is as free as groot.accumulate.
     section, _, rest = key.partition(".")
     if section == "variants":
         key = f"groot.{rest.partition('.')[2]}"

@@ -93,6 +93,7 @@ def best_evaluation(
     for one in evaluations:
         top = max(top, merit(one.metrics)[0])
         near = [x for x in (best, one) if x and merit(x.metrics)[0] >= top - tie]
+        # Of equals the earlier one: nothing speaks for more training.
         best = max(near, key=lambda x: (merit(x.metrics)[1], -x.step))
     return best
 
@@ -124,6 +125,7 @@ class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
         del context
         steps = {c.step for c in checkpoints}
         best = _best_held(self.evaluations, steps, self._tie, self._merit)
+        # The latest is for continuing, the best for all else. Both are one where training improves.
         latest = {c.step for c in list(checkpoints)[-self._latest :]}
         return [c.step in latest or (best is not None and c.step == best.step) for c in checkpoints]
 
@@ -181,7 +183,12 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def save(self, step: int, state: TrainState, meta: Meta) -> None:
-        """Starts writing a checkpoint in the background; the one before has landed by then."""
+        """Starts writing a checkpoint in the background; the one before has landed by then.
+
+        Raises UserError where the disk has no room, and where the save before failed.
+        """
+        # Orbax copies the arrays to the host before `save` returns, so that the next update may
+        # take their memory; what goes on in the background is the writing.
         self.wait()
         self._check_room(state)
         self._policy.evaluations = meta.evaluations
@@ -196,6 +203,8 @@ class Checkpoints:
 
     def _check_room(self, state: TrainState) -> None:
         """Raises UserError before a disk is filled to the brim for nothing."""
+        # The arrays, and 5 % and 1 MiB to spare. Checkpoints that are to go stay until the new one
+        # is there, so that their room does not count.
         needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05) + 2**20
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -213,6 +222,7 @@ class Checkpoints:
         latest = self.latest()
         if latest is None:
             return None
+        # The latest knows of all evaluations, those of checkpoints that are gone included.
         best = _best_held(self.meta(latest).evaluations, self.steps(), self._tie, self._merit)
         return best.step if best else latest
 
@@ -233,7 +243,7 @@ class Checkpoints:
         args = ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-            partial_restore=True,
+            partial_restore=True,  # What `item` does not name is left on disk.
         )
         return self._restore(step, state=args).state["params"]
 
@@ -250,6 +260,7 @@ class Checkpoints:
 
 def saved_steps(workdir: Path, system: str) -> list[int]:
     """Steps of the checkpoints that have landed, in order; none where there is no such system."""
+    # A save under way has a name such as 4.orbax-checkpoint-tmp until it is whole.
     folder = workdir / "checkpoints" / system
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
@@ -257,6 +268,7 @@ def saved_steps(workdir: Path, system: str) -> list[int]:
 
 def _first_line(error: Exception) -> str:
     """The first line of a message, its middle left out where it is long: the end says why."""
+    # TensorStore's messages end with places in its own source, which help nobody here.
     line = (str(error).splitlines() or [""])[0].partition(" [source locations")[0]
     return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
 
@@ -270,6 +282,7 @@ def _full_disk(folder: Path, why: str) -> str:
 
 def _save_error(error: Exception, folder: Path) -> UserError:
     """What kept a checkpoint from being written, in one sentence."""
+    # TensorStore reports a full disk as a ValueError with the system's text in it, and no errno.
     text = str(error)
     number = getattr(error, "errno", None)
     full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text

@@ -36,7 +36,7 @@ from groot_jax.training.steps import jit_groot_step
 
 @dataclass(frozen=True)
 class Ranked:
-    """A batch on its way from the beam search to the update."""
+    """A batch of B sentences on its way from the beam search to the update."""
 
     batch: Batch
     tokens_BxKxT: np.ndarray | None  # of the beams; None where nothing was generated
@@ -53,7 +53,7 @@ class GrootStage:
         settings, task, partitioning = self.settings, run.task, run.partitioning
         layout = partitioning.layout
         size, parts = settings.batch_size, settings.accumulate
-        # Another order than that of stage 0.
+        # Another order of sentences, and other swapped mentions, than those of stage 0.
         self._batches = run.batches(size, run.config.seed + 1, parts)
         self._counted_B = counted_rows(layout.batch, padded_rows(layout.batch, size, parts))
         per_epoch = self._batches.per_epoch
@@ -64,6 +64,9 @@ class GrootStage:
         # NLL continued has no contrast: nothing is generated for it.
         self._contrasts = any(settings.loss.values())
         self._generator = run.generator
+        # The model has seen the gold of these sentences in stage 0, and writes it at rank 1 more
+        # often than it does on dev. Dropout makes its errors on both more alike: it is those of dev
+        # that the contrast shall push down.
         self._noisy = settings.generate_dropout > 0
         if self._noisy:
             noisy = dataclasses.replace(task.model_config, dropout_rate=settings.generate_dropout)
@@ -79,6 +82,7 @@ class GrootStage:
         """Starts the search for the k best labelings of each sentence; returns at once."""
         if not self._contrasts:
             return None
+        # By the step, not by a key that each search passes on: a run that continues draws the same.
         key = jax.random.fold_in(self._noise, step) if self._noisy else None
         return self._generator(params, batch, key)
 
@@ -87,6 +91,7 @@ class GrootStage:
         this returns. Sentences without a target, whose gold cannot be written, get no pool."""
         if beams is None:
             return Ranked(batch, None, dict)
+        # A type that the training split lacks (data.unknown_types=keep) has no tag to be written.
         found = [item for item in self._generator.read(beams, batch) if item[0].target]
         tasks = [
             ScoringTask(
@@ -98,6 +103,8 @@ class GrootStage:
             for example, candidates in found
         ]
         handle = self._run.oracle.submit(tasks, PoolSettings.from_config(self.settings.pool))
+        # The oracle knows words and labelings, and no ids: a pool comes back to its sentence by its
+        # place among the tasks, an entry to its row of `tokens_BxKxT` by its slot.
         indices = [example.index for example, _ in found]
         return Ranked(
             batch,
@@ -109,6 +116,8 @@ class GrootStage:
         """Waits for the pools, and starts the update that they ask for."""
         pools = ranked.pools()
         state, metrics = self.update(state, self.encode(ranked, pools))
+        # Padding has index -1 and no pool. Under tensor parallelism several processes hold the same
+        # sentence, which only one of them may count.
         counted = set(ranked.batch.index_B[self._counted_B].tolist())
         return Update(state, metrics, pool_figures([pools[i] for i in pools if i in counted]))
 
@@ -120,9 +129,11 @@ class GrootStage:
             pools,
             ranked.tokens_BxKxT,
             run.task.format,
+            # With 0 a pool is the one slot that is there besides, for the likelihood of gold.
             size=self.settings.pool.size if self._contrasts else 0,
             start_token=run.task.model_config.decoder_start_token_id,
             buckets=run.config.loader.node_buckets,
+            # 4 devices, accumulate 2: 8 groups, so that each half of the batch has one a device.
             groups=batch_ways(run.partitioning.layout.batch) * self.settings.accumulate,
             merge_sizes=lambda sizes: Sizes(*run.hosts.merge(sizes, Sizes.join)),
         )
@@ -140,6 +151,13 @@ class GrootStage:
         Beams are never made across an evaluation: after one, and so after a resume, generation
         starts anew from the parameters at hand. A run that was killed makes the same beams again.
         """
+        # With lag 1 and 4 updates between evaluations the device gets, by its batch,
+        #
+        #     generate 0, generate 1, update 0; generate 2, update 1; generate 3, update 2; update 3
+        #
+        # so that the host has the whole of update n to score what was generated just before it. The
+        # beams of batch 2 come from parameters that lack update 1: one behind, the lag. With lag 0
+        # each generation waits for the update before it, and the device for the host's scores.
         source = self._batches.from_step(start, self._run.config.loader.threads)
         ahead = start  # The next batch to generate for.
         ready: deque[Ranked] = deque()
@@ -150,7 +168,7 @@ class GrootStage:
                 batch = next(source)
                 made.append((self.generate(state.params, batch, ahead), batch))
                 ahead += 1
-            if not ready:
+            if not ready:  # The first of a segment: nothing hides its scoring.
                 ready.append(self.correct_and_rank(*made.pop(0)))
             update = self.contrast(state, ready.popleft())
             ready.extend(self.correct_and_rank(*item) for item in made)
@@ -181,6 +199,7 @@ def pool_figures(pools: Sequence[Pool]) -> dict[str, tuple[float, float]]:
     first, beam, size = [], [], 0
     for pool in pools:
         size += len(pool)
+        # Gold that the beam did not find, and corrections, have slot -1; rank 1 of the beam has 0.
         ranked = [entry for entry in pool if entry.slot >= 0]
         beam += [entry.reward for entry in ranked]
         first += [entry.reward for entry in ranked if entry.slot == 0]

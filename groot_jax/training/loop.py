@@ -105,14 +105,17 @@ def train(
         ) as monitor:
             begun = time.monotonic()
             dev = meta.evaluations[-1].metrics if meta.evaluations else {}
+            # `step` counts updates that are done: the first of a fresh run ends step 1.
             for step, update in enumerate(stage.updates(state, start), start + 1):
-                # The device works on this update; what is read now is the one before.
+                # The device works on this update. To read its loss would be to wait for it, with
+                # nothing left for the device to do after it: what is read is the one before.
                 if previous is not None:
                     sentences = sums.add(previous)
                     monitor.advance(step - 1, sentences, sums.shown() | _shown(dev))
                 previous = update
                 if step % stage.eval_every and step != total:
                     continue
+                # Evaluation needs these parameters anyway: this update is waited for.
                 sentences = sums.add(update)
                 monitor.advance(step, sentences, sums.shown() | _shown(dev))
                 previous = None
@@ -128,6 +131,7 @@ def train(
                 meta.evaluations.append(Evaluation(step, dev))
                 best = best_evaluation(meta.evaluations, settings.tie, stage.merit)
                 assert best is not None
+                # Patience 4, and the best is evaluation 5 of 9: four have come since, none better.
                 since = sum(1 for one in meta.evaluations if one.step > best.step)
                 meta.finished = step == total or bool(stage.patience and since >= stage.patience)
                 say(console, _evaluation_line(system, step, total, dev, best.step == step))
@@ -154,7 +158,11 @@ def let_go(programs: Iterable[Step | Generator]) -> None:
 
 
 class _Sums:
-    """Sums of (sum, denominator) over the updates since the last evaluation."""
+    """Sums of (sum, denominator) over the updates since the last evaluation.
+
+    Not a mean of the updates' means, since not every batch is full: .5 a sentence of 16 and 1.1 of
+    4 are (8 + 4.4) / 20 = .62 a sentence, and not .8.
+    """
 
     def __init__(self) -> None:
         self._metrics: Totals = {}  # of all sentences
@@ -167,15 +175,18 @@ class _Sums:
         metrics = jax.tree.map(float, jax.device_get(update.metrics))
         self._metrics = merge_totals([self._metrics, metrics])
         self._figures = merge_totals([self._figures, update.figures])
-        self._loss = float(metrics["loss"][0]) / max(float(metrics["loss"][1]), 1e-9)
-        return int(metrics["gold_score"][1])
+        loss, count = metrics["loss"]
+        self._loss = loss / count
+        return int(metrics["gold_score"][1])  # Its denominator is the number of sentences.
 
     def means(self, hosts: Hosts | None = None) -> dict[str, float]:
         """Of this process's sentences, or of all processes together."""
         figures = self._figures
+        # The device has summed `_metrics` over all processes already.
         if hosts is not None:
             figures = hosts.merge(figures, merge_totals)
         both = {**self._metrics, **figures}
+        # Where no beam of any sentence finished there is no rank 1 to be counted.
         return {key: float(total) / max(float(count), 1e-9) for key, (total, count) in both.items()}
 
     def shown(self) -> dict[str, float]:

@@ -70,7 +70,7 @@ class Monitor:
             folder.mkdir(parents=True, exist_ok=True)
             # Not tensorboardX's own writer: its thread dies on a full disk, and then it blocks.
             self._board = EventsWriter(str(folder / "events"))
-        # TensorBoard, too, drops what an earlier run logged from here on.
+        # TensorBoard, too, drops what an earlier run logged from here on, when it reads this event.
         log = SessionLog(status=SessionLog.START)
         self._board.write_event(Event(wall_time=time.time(), step=start + 1, session_log=log))
 
@@ -89,6 +89,7 @@ class Monitor:
     def advance(self, step: int, sentences: int, values: Mapping[str, float]) -> None:
         """After an update: moves the bar, and prints a line now and then where there is no bar."""
         self._sentences += sentences
+        # Of this process alone: a run that continues has not trained in the time before it.
         now = time.monotonic()
         speed = self._sentences / max(now - self._begun - self._pause, 1e-9)
         shown = " ".join(f"{key} {value:.3f}" for key, value in values.items())
@@ -106,11 +107,12 @@ class Monitor:
         """Writes one line of metrics.jsonl and its TensorBoard scalars."""
         if not self._main:
             return
+        # {"system": "nll", "step": 4, "split": "dev", "reward@1": 0.9, ...}
         line = {"system": self._system, "step": step, "split": split} | dict(values)
         now = time.time()
         with writing(self._path):
             self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            self._file.flush()  # Who plots the file beside the run sees whole lines, and at once.
             for key, value in values.items():
                 summary = scalar(f"{split}/{key}", value)
                 self._board.write_event(Event(wall_time=now, step=step, summary=summary))
@@ -124,6 +126,8 @@ def say(console: Console, text: str) -> None:
 
 
 def _drop_after(path: Path, system: str, step: int) -> None:
+    # A run that logged steps 2 and 4 and was killed before the checkpoint of 4 was whole continues
+    # from 2: it makes step 4 again, which then is in the file once.
     if not path.exists():
         return
     kept = []

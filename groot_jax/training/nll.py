@@ -37,6 +37,7 @@ def likelihood_stage(
     key = arrays.named_key(config.seed, system, layout.everywhere)
 
     def updates(state: TrainState, start: int) -> Iterator[Update]:
+        # Nothing here waits for the device: a batch is on its way while the one before is computed.
         for batch in batches.from_step(start, config.loader.threads):
             data = arrays.put(nll_batch(batch), layout.batch)
             state, metrics = step(state, data, key, columns)

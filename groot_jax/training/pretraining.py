@@ -52,9 +52,13 @@ class PretrainTask:
 
 
 def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
-    """Trains or loads the tokenizer and settles every size, from the text. Raises UserError."""
+    """Trains or loads the tokenizer and settles every size, from the text.
+
+    Raises UserError where the tokenizer cannot be had, and for a line that no batch can hold.
+    """
     format_name, tokenizer = make_tokenizer(config, text.train, ())
     denoising = _denoising(config, tokenizer, format_name == "aligned")
+    # Of the text as it was read: the next job compares it before it leaves lines out.
     digest = digest_of(text)
     kept = fitting(config, denoising, text)
     ladder = fit_ladder(
@@ -64,6 +68,7 @@ def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
         padding=config.loader.padding,
         max_rungs=config.loader.rungs,
     )
+    # Rows for pieces, sentinels and features; those of tags are added when a labeler is trained.
     model_config = make_model_config(config.model, tokenizer.vocab_size)
     return PretrainTask(config, denoising, ladder, model_config, digest)
 
@@ -146,7 +151,10 @@ _Sums = Callable[[Params, NllBatch, OutputColumns], tuple[jax.Array, jax.Array]]
 
 
 class HeldOut:
-    """The loss on the dev part, which is masked alike at every evaluation."""
+    """The loss on the dev part, which is masked alike at every evaluation.
+
+    Otherwise the difference of two evaluations would be one of masks as well as of parameters.
+    """
 
     def __init__(
         self,
@@ -175,6 +183,7 @@ class HeldOut:
         # Read only now: the host prepares a batch while the device works on the one before.
         loss, tokens = (sum(float(part) for part in parts) for parts in zip(*found, strict=True))
         mean = loss / max(tokens, 1.0)
+        # exp(709.8) is the largest double; a training that diverges gets beyond.
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
 
 
@@ -186,6 +195,7 @@ def _jit_sums(model_config: T5Config, layout: Layout) -> _Sums:
         params: Params, batch: NllBatch, columns: OutputColumns
     ) -> tuple[jax.Array, jax.Array]:
         logp_BxT, _, mask_BxT = nll_scores(model, params, batch, columns)
+        # Sums, and one division on the host at the end: batches differ in their number of tokens.
         mask_BxT = mask_BxT.astype(logp_BxT.dtype)
         return -(logp_BxT * mask_BxT).sum(), mask_BxT.sum()
 
@@ -210,12 +220,13 @@ def write_model(
     writes. Rows that only fill the embedding up, of which nothing was learned, are left out: rows
     for tags then get draws like the rows that were learned.
     """
+    # One parameter at a time: gathered at once, they would be on every device whole.
     whole = jax.tree.map(partial(_gathered, partitioning), params)
     if jax.process_index() != 0:
         return
     init = task.config.model.init
     rows = task.denoising.tokenizer.vocab_size
-    if init:
+    if init:  # A released T5 has 32,128 rows for the 32,100 ids of its tokenizer: they stay.
         rows = max(rows, load_config(init).vocab_size)
     whole["shared"]["embedding"] = whole["shared"]["embedding"][:rows]
     if "lm_head" in whole:
@@ -227,6 +238,8 @@ def write_model(
 
 def _gathered(partitioning: Partitioning, x: jax.Array) -> np.ndarray:
     """The array on the host, in the first process; nothing of it elsewhere."""
+    # Parts of it lie on other processes' devices. Its shards are exchanged by a program, in which
+    # every process takes part.
     if not x.is_fully_addressable:
         x = jax.jit(lambda x: x, out_shardings=partitioning.layout.everywhere)(x)
     return arrays.read(x) if jax.process_index() == 0 else np.zeros(0, np.float32)

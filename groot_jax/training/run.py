@@ -66,7 +66,11 @@ class Run:
         )
 
     def _hidden_words(self) -> Hide | None:
-        """None where a format has nothing to show of a word but the word."""
+        """None where a format has nothing to show of a word but the word.
+
+        In `aligned` a position is a word: its own embedding plus those of its ends and its shape.
+        With the first one hidden, it looks like a word that training does not have.
+        """
         chance, tokenizer = self.config.data.hide_words, self.task.tokenizer
         if chance == 0 or self.task.format.name != "aligned" or not tokenizer.has_features:
             return None
@@ -75,11 +79,13 @@ class Run:
     def stage_0_params(self) -> Params:
         """What stage 1 starts from: the best of stage 0, here or in `nll.checkpoint`, or, without
         any stage 0, the initial parameters. Raises UserError where there is no checkpoint."""
+        # A folder that `nll.checkpoint` names comes first, whatever `nll.enabled` says.
         elsewhere = self.config.nll.checkpoint
         if not elsewhere and not self.config.nll.enabled:
             return initial_params(self.task, self.partitioning.params)
         workdir = expanded(elsewhere, "config.nll.checkpoint") if elsewhere else self.workdir
         tie = self.config.checkpoint.tie
+        # By this run's `tie`: what is best there may be another one than that run itself took.
         with Checkpoints(workdir, "nll", tie=tie, read_only=True) as checkpoints:
             step = checkpoints.best()
             if step is None:

@@ -49,6 +49,7 @@ def device_setup(config: ConfigDict) -> Hosts:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     enlarge_stacks()
     keep_freed_memory()
+    # Joined before JAX sees its devices, of which it then knows those of all processes.
     hosts = connect(config.distributed.start_timeout, config.distributed.timeout)
     keep_programs(config.compilation_cache, warn=hosts.main)
     return hosts
@@ -66,6 +67,7 @@ def keep_programs(folder: str, warn: bool = True) -> None:
     try:
         if "://" not in folder:  # A bucket's address is JAX's business.
             found = str(expanded(folder, "config.compilation_cache"))
+            # To create a file is the only sure test: permissions do not tell of a full disk.
             os.makedirs(found, exist_ok=True)
             tempfile.TemporaryFile(dir=found).close()
     except (UserError, OSError) as error:
@@ -112,6 +114,8 @@ class Partitioning:
         """Shardings of a training state: moments lie as their parameters do."""
         everywhere: Shardings = self.layout.everywhere
         shapes = param_shapes(self.model_config)
+        # AdamW's two moments have their parameter's shape, [D, F] say, and its sharding. Those of
+        # Adafactor, where it factors, are [D] and [F], and lie as that dimension of it does.
         opt_state = optax.tree_utils.tree_map_params(
             optimizer,
             lambda moment, shape, sharding: factored_sharding(moment.shape, shape.shape, sharding),
@@ -125,6 +129,7 @@ class Partitioning:
 
     def new_state(self, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
         """Step 0 of placed parameters, laid out as updates leave it: they are compiled once."""
+        # Compiled for its result's shardings: each device makes its own part of the moments.
         shardings = self.state_shardings(optimizer)
         opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
         return TrainState(arrays.put(np.int32(0), shardings.step), params, opt_state)
@@ -154,6 +159,8 @@ def make_partitioning(
     Raises UserError where the mesh does not fit them, and where it replicates too much and
     `mesh.replicated` forbids it.
     """
+    # The rules decide about the parameters, the parameters about the order of sums: a layout is
+    # complete only at the end.
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     layout = Layout(mesh, config.mesh.rules.to_dict())
     params = param_shardings(mesh, model_config, layout.rules)

@@ -21,7 +21,7 @@ from groot_jax.config import LOCK_FILE, STATUS_FILE
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import write_text, writing
 
-# Whoever asks whether a lock is held has it for a moment.
+# Whoever asks whether a lock is held has it for a moment, so that one refusal means nothing.
 _TRIES, _PAUSE = 5, 0.1
 
 
@@ -31,7 +31,7 @@ class WorkdirLock:
 
     def __init__(self, workdir: Path) -> None:
         self._workdir = workdir
-        self._file: IO[str] | None = None
+        self._file: IO[str] | None = None  # open as long as the lock is held
         self._before = ""  # W/status.json, until training has begun
 
     def __enter__(self) -> WorkdirLock:
@@ -52,9 +52,12 @@ class WorkdirLock:
         """Takes the lock, once. Raises UserError, with the holder, where another process has it."""
         if self._file is not None:
             return
+        # "a+": to open it must not empty it, for it may say who has the lock.
         path = self._workdir / LOCK_FILE
         with writing(path):
             file = path.open("a+", encoding="utf-8")
+        # Without locks (None) it is taken as free: a bucket mounted as a folder has none, and to
+        # refuse it would be to refuse all trainings there.
         for attempt in range(_TRIES):
             if _try_lock(file, fcntl.LOCK_EX) is not False:
                 break
@@ -116,6 +119,8 @@ def training_ended(workdir: Path) -> bool:
 
     Raises UserError where its status.json is damaged.
     """
+    # First the lock, which a killed process cannot leave behind; then what status.json says; and
+    # where neither is sure, whether a process of that number is alive on this host.
     free: bool | None = True
     try:
         with (workdir / LOCK_FILE).open(encoding="utf-8") as file:
@@ -142,7 +147,7 @@ def training_ended(workdir: Path) -> bool:
 
 def _is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # Signal 0 is not sent: it only asks.
     except ProcessLookupError:
         return False
     except PermissionError:

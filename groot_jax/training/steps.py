@@ -54,6 +54,7 @@ def jit_groot_step(
     stage: ConfigDict, optimizer: optax.GradientTransformation, partitioning: Partitioning
 ) -> Step:
     """The update of stage 1, of a PoolBatch; `stage` is `config.groot`, or a variant of it."""
+    # Stage 1 has a dropout of its own, `groot.dropout`; the model's is that of stage 0.
     step = partial(
         groot_step,
         model=T5(dataclasses.replace(partitioning.model_config, dropout_rate=stage.dropout)),
