@@ -28,9 +28,9 @@ from groot_jax.training.monitor import say
 from groot_jax.training.nll import likelihood_stage
 from groot_jax.training.pretraining import (
     MODEL_FOLDER,
-    HeldOut,
     PretrainTask,
     check_text,
+    dev_loss,
     fitting,
     has_pretrain_task,
     load_pretrain_task,
@@ -46,6 +46,8 @@ SYSTEM = "pretrain"  # In checkpoints/, metrics.jsonl and the seed of dropout.
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The job: reads the text, pretrains from where it was stopped, writes the model. Raises
+    UserError."""
     parser = configs.job_parser("groot_jax.pretrain", "Train a model on text without labels.", True)
     args = configs.parse_job(parser, argv)
     config, workdir = args.config, args.workdir
@@ -66,8 +68,8 @@ def main(argv: list[str] | None = None) -> None:
         partitioning = make_partitioning(config, task.model_config)
         columns = output_columns(task, partitioning)
         stage = pretrain_stage(task, text, partitioning, columns)
-        held_out = HeldOut(task, partitioning, columns, text.dev)
-        loop.train(stage, workdir, config.checkpoint, held_out.evaluate, console, hosts)
+        evaluate = dev_loss(task, partitioning, columns, text.dev)
+        loop.train(stage, workdir, config.checkpoint, evaluate, console, hosts)
         close(task, partitioning, workdir, console, hosts)
     hosts.close()
 

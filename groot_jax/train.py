@@ -40,6 +40,8 @@ from groot_jax.training.status import WorkdirLock
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The job: reads the data, trains all systems from where it was stopped, scores them. Raises
+    UserError."""
     parser = configs.job_parser("groot_jax.train", "Train a labeler: NLL, then GROOT.", True)
     args = configs.parse_job(parser, argv)
     config, workdir = args.config, args.workdir

@@ -165,12 +165,9 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     # "variants.cold.loss.margin" has the type of groot.loss.margin.
     *sections, last = key.split(".")
     in_variant = len(sections) >= 2 and sections[0] == "variants"
+    typed, name = (config.groot, ".".join([*sections[2:], last])) if in_variant else (config, key)
     try:
-        current = (
-            lookup(config.groot, ".".join([*sections[2:], last]))
-            if in_variant
-            else lookup(config, key)
-        )
+        current = lookup(typed, name)
     except KeyError:
         known = [*flatten(config), *(f"variants.NAME.{name}" for name in flatten(config.groot))]
         raise UserError(

@@ -144,7 +144,6 @@ class Checkpoints:
         read_only: bool = False,
     ) -> None:
         self.folder = (workdir / "checkpoints" / system).absolute()
-        self._system = system
         self._tie, self._merit = tie, merit
         self._policy = _KeepBestAndLatest(keep, tie, merit)
         self._manager = ocp.CheckpointManager(
@@ -212,9 +211,11 @@ class Checkpoints:
             raise UserError(_full_disk(self.folder, mebibytes))
 
     def steps(self) -> list[int]:
+        """Of the checkpoints that are there, in order."""
         return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
+        """The last step; None where there is none."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
@@ -227,6 +228,7 @@ class Checkpoints:
         return best.step if best else latest
 
     def meta(self, step: int) -> Meta:
+        """What was saved beside the state of a step. Raises UserError where it cannot be read."""
         restored = self._restore(step, meta=ocp.args.JsonRestore())
         return Meta.from_json(restored.meta)
 

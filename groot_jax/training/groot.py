@@ -182,7 +182,6 @@ class GrootStage:
             self.system,
             total=self.total,
             eval_every=self._eval_every,
-            patience=0,
             fresh=lambda: partitioning.new_state(run.stage_0_params(), self._optimizer),
             shapes=partitioning.state_shapes(self._optimizer),
             updates=self.updates,

@@ -48,13 +48,13 @@ class Stage:
     system: str
     total: int  # updates
     eval_every: int  # updates between evaluations on dev
-    patience: int  # evaluations after the best one that end it; 0: none do
     fresh: Callable[[], TrainState]  # step 0
     shapes: TrainState  # of every step, with their shardings
     # (state, its step) -> an update for each step after it; no update may span an evaluation.
     updates: Callable[[TrainState, int], Iterator[Update]]
     programs: tuple[Step | Generator, ...]  # what is compiled for this stage alone
     merit: Merit = by_reward  # which evaluation is the best
+    patience: int = 0  # evaluations after the best one that end it; 0: none do
 
 
 def num_updates(stage: ConfigDict, per_epoch: int) -> int:

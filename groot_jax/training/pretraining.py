@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import NllBatch, OutputColumns, Params, nll_batch, nll_scores
-from groot_jax.data.batches import Batch, Ladder, fit_ladder
+from groot_jax.data.batches import Ladder, fit_ladder
 from groot_jax.data.corruption import Corruption
 from groot_jax.data.denoising import Denoising
 from groot_jax.data.labeling import Sentence
@@ -27,7 +27,7 @@ from groot_jax.data.text import Text, digest_of, without_too_long
 from groot_jax.data.tokenizer import WordTokenizer, load_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.mesh import arrays
-from groot_jax.mesh.layout import Layout, summed, use_layout
+from groot_jax.mesh.layout import summed, use_layout
 from groot_jax.mesh.rows import own_rows
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import load_config, save_pretrained
@@ -122,6 +122,7 @@ def load_pretrain_task(workdir: Path, config: ConfigDict) -> PretrainTask:
 
 
 def has_pretrain_task(workdir: Path) -> bool:
+    """Whether a pretraining has settled its sizes there."""
     return (workdir / _FOLDER / _FILE).exists()
 
 
@@ -147,65 +148,51 @@ def output_columns(task: PretrainTask, partitioning: Partitioning) -> OutputColu
 
 # ---- The loss on text that was set aside ------------------------------------------------------
 
-_Sums = Callable[[Params, NllBatch, OutputColumns], tuple[jax.Array, jax.Array]]
 
+def dev_loss(
+    task: PretrainTask,
+    partitioning: Partitioning,
+    columns: OutputColumns,
+    dev: Sequence[Sentence],
+) -> Callable[[Params], dict[str, float]]:
+    """The loss on the dev part, as a function of the parameters, the same in all processes, each of
+    which has to call it.
 
-class HeldOut:
-    """The loss on the dev part, which is masked alike at every evaluation.
-
-    Otherwise the difference of two evaluations would be one of masks as well as of parameters.
+    `loss`: nats a target token, sentinels and EOS included; `perplexity`: its exponential. The dev
+    part is masked alike each time: otherwise two evaluations would differ by their masks as well.
     """
-
-    def __init__(
-        self,
-        task: PretrainTask,
-        partitioning: Partitioning,
-        columns: OutputColumns,
-        dev: Sequence[Sentence],
-    ) -> None:
-        own_B = own_rows(partitioning.layout.batch, task.config.pretrain.batch_size)
-        examples = task.denoising.envelopes(dev)
-        self._batches: list[Batch] = list(
-            task.denoising.dev_batches(examples, len(own_B), task.ladder, own_B)
-        )
-        self._batch_sharding, self._columns = partitioning.layout.batch, columns
-        self._sums = _jit_sums(task.model_config, partitioning.layout)
-
-    def evaluate(self, params: Params) -> dict[str, float]:
-        """`loss`: nats a target token, sentinels and EOS included; `perplexity`: its exponential.
-
-        The same in all processes, each of which has to call.
-        """
-        found = []
-        for batch in self._batches:
-            data = arrays.put(nll_batch(batch), self._batch_sharding)
-            found.append(self._sums(params, data, self._columns))
-        # Read only now: the host prepares a batch while the device works on the one before.
-        loss, tokens = (sum(float(part) for part in parts) for parts in zip(*found, strict=True))
-        mean = loss / max(tokens, 1.0)
-        # exp(709.8) is the largest double; a training that diverges gets beyond.
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
-
-
-def _jit_sums(model_config: T5Config, layout: Layout) -> _Sums:
-    """(parameters, batch, columns) -> sums of the loss and of the tokens, on all devices."""
-    model = T5(model_config)
+    layout, model = partitioning.layout, T5(task.model_config)
+    own_B = own_rows(layout.batch, task.config.pretrain.batch_size)
+    examples = task.denoising.envelopes(dev)
+    batches = list(task.denoising.dev_batches(examples, len(own_B), task.ladder, own_B))
 
     def sums(
         params: Params, batch: NllBatch, columns: OutputColumns
     ) -> tuple[jax.Array, jax.Array]:
-        logp_BxT, _, mask_BxT = nll_scores(model, params, batch, columns)
         # Sums, and one division on the host at the end: batches differ in their number of tokens.
+        logp_BxT, _, mask_BxT = nll_scores(model, params, batch, columns)
         mask_BxT = mask_BxT.astype(logp_BxT.dtype)
         return -(logp_BxT * mask_BxT).sum(), mask_BxT.sum()
 
+    @partial(jax.jit, out_shardings=layout.everywhere)
     def laid_out(
         params: Params, batch: NllBatch, columns: OutputColumns
     ) -> tuple[jax.Array, jax.Array]:
         with use_layout(layout):
             return summed(sums, params, batch, columns)
 
-    return jax.jit(laid_out, out_shardings=layout.everywhere)
+    def evaluate(params: Params) -> dict[str, float]:
+        found = []
+        for batch in batches:
+            data = arrays.put(nll_batch(batch), layout.batch)
+            found.append(laid_out(params, data, columns))
+        # Read only now: the host prepares a batch while the device works on the one before.
+        loss, tokens = (sum(float(part) for part in parts) for parts in zip(*found, strict=True))
+        mean = loss / max(tokens, 1.0)
+        # exp(709.8) is about the largest double; a training that diverges gets beyond.
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+
+    return evaluate
 
 
 # ---- The model that it leaves -----------------------------------------------------------------
