@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
     with WorkdirLock(workdir) as lock:
+        # Before minutes are spent on reading; a new directory is made and locked in `open_task`.
         if hosts.main and (workdir / configs.CONFIG_FILE).exists():
             lock.take()
         text = load_text(config)
@@ -92,6 +93,8 @@ def pretrain_stage(
 ) -> Stage:
     """Updates on masked text, until the epochs are over or the dev loss no longer falls."""
     config, stage = task.config, task.config.pretrain
+    # Envelopes are as long as any masking can make a sentence: an epoch has as many batches
+    # whatever is masked, and a step always falls into the same one.
     batches = DenoisingBatches(
         task.denoising,
         task.denoising.envelopes(text.train),
@@ -101,6 +104,7 @@ def pretrain_stage(
         own_B=own_rows(partitioning.layout.batch, stage.batch_size),
     )
 
+    # Asked for only where no checkpoint is there: with `model.init` they are read from a disk.
     def initial() -> Params:
         by_word = task.denoising.by_word
         return make_params(config, task.model_config, by_word, partitioning.params)

@@ -121,6 +121,7 @@ _OF_TRAINING = ("data.augment", "data.hide_words", "data.train_limit")
 
 
 def _check_settled(theirs: Flat, ours: Flat, workdir: Path) -> None:
+    # --config.groot.tau=0.2 of an evaluation would change nothing: it is refused, not ignored.
     for key, value in ours.items():
         read = key.startswith(_READ_LATER) and key not in _OF_TRAINING
         if not read and theirs.get(key) != value:

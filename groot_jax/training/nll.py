@@ -30,6 +30,7 @@ def likelihood_stage(
 ) -> Stage:
     """Likelihood of the targets of `batches`, from the `initial` parameters; stage 0 and
     pretraining, whose `settings` are `config.nll` and `config.pretrain`."""
+    # The learning rate falls over all updates, also where patience may end them early.
     total = num_updates(settings, batches.per_epoch)
     optimizer = make_optimizer(config.optimizer, settings, config.optimizer.clip, total)
     layout = partitioning.layout
