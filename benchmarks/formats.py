@@ -18,21 +18,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import measure
 from groot_jax.config import load
-from groot_jax.contrast.projection import OutputColumns
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.mesh import arrays
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.scaling import workload as workloads
 from groot_jax.scaling.programs import model_of
-from groot_jax.training.loop import new_state
 from groot_jax.training.optimizer import make_optimizer
-from groot_jax.training.setup import place
+from groot_jax.training.setup import make_partitioning
 from groot_jax.training.steps import jit_groot_step, jit_nll_step
 
 FORMATS = "aligned,fused_sentinel,sentinel_tag"
@@ -43,25 +40,19 @@ _SENTENCES = workloads.Sentences(words=8, pieces=1.5, types=12)
 def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     """Each step of training under a config, ready to be called again and again."""
     model_config, vocab_size = model_of(config)
-    placement = place(config, model_config)
+    partitioning = make_partitioning(config, model_config)
     workload = workloads.make_workload(config, vocab_size, _SENTENCES, 32)
     grammar = make_grammar(workload.format, config.model.normalise, model_config.vocab_size)
-    column_of_V = np.full(model_config.vocab_size, -1, np.int32)
-    column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
-    columns = arrays.put(
-        OutputColumns(jnp.asarray(grammar.columns_C), jnp.asarray(column_of_V)),
-        placement.everywhere,
-    )
+    columns = partitioning.output_columns(grammar.columns_C)
     key = jax.random.key(0, impl="rbg")
-    params = init_params(model_config, 0, placement.params)
+    params = init_params(model_config, 0, partitioning.params)
 
     def update(stage: ConfigDict, make: Any, batch: Any) -> Callable[[], Any]:
         optimizer = make_optimizer(config.optimizer, stage, 10.0, 1000)
-        shardings = placement.state(model_config, optimizer)
-        step = make(stage, model_config, optimizer, shardings, placement.layout)
+        step = make(stage, optimizer, partitioning)
         # A step takes its state's memory, so that each call goes on from the last one's.
-        state = [new_state(jax.tree.map(jnp.copy, params), optimizer, shardings)]
-        batch = arrays.put(batch, placement.batch)
+        state = [partitioning.new_state(jax.tree.map(jnp.copy, params), optimizer)]
+        batch = arrays.put(batch, partitioning.layout.batch)
 
         def call() -> Any:
             state[0], metrics = step(state[0], batch, key, columns)
@@ -70,9 +61,11 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
         return call
 
     generator = Generator(
-        T5(model_config), workload.format, grammar, k=config.generate.k, layout=placement.layout
+        T5(model_config), workload.format, grammar, k=config.generate.k, layout=partitioning.layout
     )
-    inputs = arrays.put(workloads.search_input(workload, config.groot.batch_size), placement.batch)
+    inputs = arrays.put(
+        workloads.search_input(workload, config.groot.batch_size), partitioning.layout.batch
+    )
     pools = workloads.pool_input(
         workload,
         config.groot,

@@ -38,7 +38,6 @@ import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from benchmarks import baselines, measure, runs
 from groot_jax import config as configs
@@ -56,8 +55,9 @@ from groot_jax.reward.worker import make_chunk_scorer
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import initial_params, load_task
 from groot_jax.training.groot import GrootStage, Ranked
+from groot_jax.training.loop import let_go
 from groot_jax.training.optimizer import make_optimizer
-from groot_jax.training.run import Run, make_run
+from groot_jax.training.run import Run
 from groot_jax.training.setup import device_setup
 from groot_jax.training.status import WorkdirLock
 
@@ -215,7 +215,6 @@ class LoopResult(NamedTuple):
 def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
     """`steps` updates of the system `groot`, by `groot_jax.train` itself, after a first pass: no
     looks at dev, no checkpoints, the same batches twice."""
-    console = Console(quiet=True)
     stages: list[ObservedStage] = []
 
     def make_scoring(*args: Any) -> Any:
@@ -239,13 +238,13 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
             lock = stack.enter_context(WorkdirLock(folder))
             train.open_task(config, folder, corpus, oracle, lock)
             task = load_task(folder, config)
-            run = make_run(config, folder, corpus, task, oracle, console, Hosts())
+            run = Run(config, folder, corpus, task, oracle, Hosts())
             groot = ObservedStage(run, "groot")
             stages.append(groot)
             for _ in range(2):
                 groot.recorder = Recorder()
                 result = _pass(groot, steps)
-            groot.close()
+            let_go(groot.stage().programs)
     finally:
         sys.setswitchinterval(before)
     return result

@@ -26,7 +26,7 @@ from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec
 from groot_jax.task import Task, load_task
 from groot_jax.training.checkpoints import Checkpoints
-from groot_jax.training.setup import place
+from groot_jax.training.setup import make_partitioning
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -100,7 +100,7 @@ def restore(workdir: Path) -> Trained:
         step = checkpoints.best()
         if step is None:
             raise UserError(f"{workdir} holds no checkpoint of stage 0")
-        shapes = place(config, task.model_config).shapes(task.model_config)
+        shapes = make_partitioning(config, task.model_config).param_shapes
         params = checkpoints.restore_params(step, shapes)
     return Trained(config, task, load_corpus(config.data, config.text.max_words), params)
 

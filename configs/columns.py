@@ -20,5 +20,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.train = paths["train"]
     config.data.dev = paths["dev"]
     config.data.test = paths["test"]
+    # Without a test file a tenth of train stands in for it; for dev the default does the same.
     config.data.test_fraction = 0.0 if paths["test"] else 0.1
     return config

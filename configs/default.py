@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.seed = 0  # Of initial parameters, order of sentences, dropout, corrections.
+    # Of initial parameters, order of sentences, swaps, masks, dropout, corrections.
+    config.seed = 0
 
     config.data = ConfigDict()
     # auto | columns | seq | jsonl | tfds | retail. `auto` looks at the files.
@@ -105,8 +106,9 @@ def get_config() -> ConfigDict:
     config.reward.malformed_penalty = 0.1
     # The Python function takes and returns lists, one item a candidate.
     config.reward.batch = False
-    # Scoring processes; -1: cores - 1, at most 8; 0: inside the job. A reward that waits for a
-    # model or a service wants more: those that wait need no core.
+    # Scoring processes; 0: inside the job; -1: as 0 for built-in rewards, for a Python function
+    # cores - 1, at most 8. One that waits for a model or a service wants more: those that wait need
+    # no core.
     config.reward.workers = -1
     config.reward.deadline = 10.0  # Seconds that one call may take.
 
@@ -125,17 +127,18 @@ def get_config() -> ConfigDict:
     config.pretrain.batch_size = 128  # Texts of an update.
     config.pretrain.epochs = 10.0  # Passes over the text, masked anew in each.
     config.pretrain.learning_rate = 2e-3  # At the end of the warm-up.
-    config.pretrain.warmup = 0.05  # Share of the steps.
-    config.pretrain.schedule = "cosine"  # constant | linear | cosine
-    config.pretrain.final_scale = 0.1  # The last update has this share of the learning rate.
+    config.pretrain.warmup = 0.05  # Share of the updates.
+    config.pretrain.schedule = "cosine"  # constant | linear | cosine, towards `final_scale`.
+    config.pretrain.final_scale = 0.1  # Share of the learning rate that the decay ends at.
     config.pretrain.average = "token"  # token | sentence, as config.nll.average.
-    config.pretrain.label_smoothing = 0.0  # Share of a label spread over the vocabulary.
+    config.pretrain.label_smoothing = 0.0  # Share of a label spread over all that can be written.
     # Share of the positions that are masked (at least one a sentence), and the mean length of the
     # spans that they form: T5's. A position is a word with text.format=aligned, else a piece.
     config.pretrain.corrupt = 0.15
     config.pretrain.mean_span = 3.0  # In positions.
-    config.pretrain.eval_every = 0.5  # Epochs between looks at the dev part.
-    config.pretrain.patience = 0  # Stop after so many looks without a lower dev loss; 0 = never.
+    config.pretrain.eval_every = 0.5  # Epochs between evaluations on the dev part.
+    # Stop after so many evaluations since the one with the lowest dev loss; 0 = never.
+    config.pretrain.patience = 0
     # Share of the distinct texts set aside with data.split_seed to measure the loss on, and how
     # many at most; 0 = no limit.
     config.pretrain.dev_fraction = 0.05
@@ -149,28 +152,30 @@ def get_config() -> ConfigDict:
     config.nll.batch_size = 32  # Sentences of an update.
     config.nll.epochs = 16.0  # Passes over the training split.
     config.nll.learning_rate = 1e-3  # At the end of the warm-up.
-    config.nll.warmup = 0.05  # Share of the steps.
-    config.nll.schedule = "cosine"  # constant | linear | cosine, to `final_scale` at the last step.
-    config.nll.final_scale = 0.1  # The last update has this share of the learning rate.
+    config.nll.warmup = 0.05  # Share of the updates.
+    config.nll.schedule = "cosine"  # constant | linear | cosine, towards `final_scale`.
+    # Share of the learning rate that the decay ends at: an update after the last would have it.
+    config.nll.final_scale = 0.1
     # token | sentence: what the mean of -s(gold) runs over. Batches hold sentences of like length,
     # so that a mean over their tokens makes more of the tokens of short ones.
     config.nll.average = "sentence"
     config.nll.label_smoothing = 0.0  # Share of a label spread over the legal columns.
-    config.nll.eval_every = 2.0  # Epochs between looks at dev.
-    config.nll.patience = 4  # Stop after so many looks without a better dev reward; 0 = never.
+    config.nll.eval_every = 2.0  # Epochs between evaluations on dev.
+    # Stop after so many evaluations since the best one (see config.checkpoint.tie); 0 = never.
+    config.nll.patience = 4
 
     # Stage 1: generate, correct, contrast. `variants` below are other systems under equal updates.
     config.groot = ConfigDict()
     config.groot.batch_size = 16  # Sentences of an update, each with its pool.
     config.groot.epochs = 1.0  # Passes over the training split.
     config.groot.learning_rate = 1e-4  # At the end of the warm-up.
-    config.groot.warmup = 0.05  # Share of the steps.
-    config.groot.schedule = "linear"  # constant | linear | cosine
-    config.groot.final_scale = 0.1  # The last update has this share of the learning rate.
+    config.groot.warmup = 0.05  # Share of the updates.
+    config.groot.schedule = "linear"  # constant | linear | cosine, towards `final_scale`.
+    config.groot.final_scale = 0.1  # Share of the learning rate that the decay ends at.
     config.groot.clip = 10.0  # Global norm of the gradient; 0 = none.
     config.groot.dropout = 0.1  # In the update; generation has its own, below.
     config.groot.tau = 0.3  # Temperature: the target is s_i - s_j = (R_i - R_j) / tau.
-    config.groot.nll_weight = 2.0  # lambda
+    config.groot.nll_weight = 2.0  # lambda: of the mean of -s(gold), beside the contrast.
     config.groot.nll_average = "sentence"  # token | sentence, as config.nll.average.
     config.groot.loss = ConfigDict()  # One weight each; their sum is the contrast.
     config.groot.loss.margin = 0.4  # Hinge of (R_i - R_j) / tau - (s_i - s_j), mean over pairs.
@@ -183,7 +188,7 @@ def get_config() -> ConfigDict:
     config.groot.rank_margin = 0.05  # lambda of BRIO's rank loss.
     config.groot.reinforce_normalise = False  # Divide advantages by the pool's deviation (GRPO).
     config.groot.pool = ConfigDict()
-    config.groot.pool.size = 16  # M, at most
+    config.groot.pool.size = 16  # M: candidates of a pool, at most.
     config.groot.pool.gold = True  # Gold is a candidate, of reward 1.
     config.groot.pool.beams = 8  # At most so many distinct non-gold beam candidates.
     config.groot.pool.corrections = True  # What is left is filled with mended candidates.
@@ -191,7 +196,7 @@ def get_config() -> ConfigDict:
     # Encoder dropout while generating: beams of training sentences as noisy as those of dev.
     config.groot.generate_dropout = 0.2
     config.groot.accumulate = 1  # Update a batch in so many parts when memory is short.
-    config.groot.eval_every = 0.5  # Epochs between looks at dev.
+    config.groot.eval_every = 0.5  # Epochs between evaluations on dev.
 
     # Systems trained after stage 0, in this order, each from its best checkpoint.
     config.systems = ("nll_continued", "groot")
@@ -206,7 +211,8 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 64  # Sentences searched at once, by predict too.
-    config.evaluate.dev_limit = 2000  # Dev sentences of a look during training; 0 = all.
+    # During training, only so many dev sentences are evaluated, the first ones; 0 = all.
+    config.evaluate.dev_limit = 2000
     # Rewards reported on every split, beside the training reward; comma separated.
     config.evaluate.rewards = "f1, f0.5, f2, exact, precision, recall"
     # Decision rules reported of every system: map, mbr, threshold (doubtful spans dropped).
@@ -214,11 +220,12 @@ def get_config() -> ConfigDict:
     config.evaluate.bootstrap = 1000  # Resamples of the paired bootstrap.
     config.evaluate.samples = 60  # Sentences kept for the report's browser.
 
-    # A checkpoint is written at every look at dev: the best and the latest are kept.
+    # A checkpoint is written at every evaluation on dev: the best and the latest are kept.
     config.checkpoint = ConfigDict()
     config.checkpoint.keep = 1  # Latest checkpoints kept, beside the best.
-    # Best so far: the highest dev reward of rank 1; among those within `tie` of it, the highest
-    # mean over the top k.
+    # An evaluation becomes the best where the best before it is more than `tie` below the highest
+    # dev reward at rank 1, or where it is itself within `tie` of that and has the higher mean over
+    # the top k. (Of pretraining: where its loss is the lowest.)
     config.checkpoint.tie = 0.005
 
     config.loader = ConfigDict()

@@ -17,6 +17,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.augment = 0.0  # Measured for models from scratch alone.
     config.nll.learning_rate = 1e-3
     config.nll.epochs = 8.0
-    config.nll.eval_every = 1.0  # Eight looks to choose from, not four.
+    config.nll.eval_every = 1.0  # Eight evaluations to choose from, not four.
     config.groot.learning_rate = 1e-4
     return config

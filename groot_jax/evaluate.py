@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
-from groot_jax.config.checks import flatten
+from groot_jax.config.keys import flatten
 from groot_jax.contrast.update import Params
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.lengths import without_too_long
@@ -33,7 +33,7 @@ from groot_jax.evaluation.results import results_table, write_results
 from groot_jax.runtime.files import expanded, writing
 from groot_jax.task import Task, check_corpus, check_types, digests_of, load_task
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
-from groot_jax.training.setup import device_setup, place
+from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import training_ended
 
 _POLL_SECONDS = 1.0  # After which a watch asks again what training has written.
@@ -73,15 +73,15 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"config.data.{split}: there is no {split} split; name one or another --split"
         )
-    placement = place(config, task.model_config)
-    generator = task.generator(layout=placement.layout)
+    partitioning = make_partitioning(config, task.model_config)
+    generator = task.generator(layout=partitioning.layout)
     with open_oracle(config) as oracle:
         # Last of all that may be refused, for it makes the folder.
         results = workdir
         if hosts.main:
             results = results_folder(workdir, task, loaded, console, args.output)
         recorder = Recorder(task, corpus, oracle, hosts, generator, results)
-        shapes = placement.shapes(task.model_config)
+        shapes = partitioning.param_shapes
         if args.watch:
             systems = watch(recorder, workdir, shapes, console, split, systems)
         checkpoint = args.checkpoint or "best"
@@ -114,9 +114,9 @@ def results_folder(
     Raises UserError where the data are others under their old name, and where `output` holds
     results under other settings.
     """
-    theirs = flatten(configs.load_dumped(workdir / configs.CONFIG_FILE))
+    theirs = configs.load_dumped(workdir / configs.CONFIG_FILE)
     ours = flatten(task.config)
-    differing = configs.differing_keys(theirs, ours)
+    differing = configs.differing_keys(theirs, task.config)
     other = [key for key in differing if not key.startswith("data.")]
     # Data under their old name have to be the old data. Under another name they may be others, but
     # not of other types: the model could not write these.

@@ -33,7 +33,7 @@ from groot_jax.generate.generator import Generator
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, load_task
 from groot_jax.training.checkpoints import Checkpoints
-from groot_jax.training.setup import Placement, keep_programs, place
+from groot_jax.training.setup import Partitioning, keep_programs, make_partitioning
 
 # Encoded sentences that are kept: 16 blocks of the job's 64, or some blocks of long sentences, of
 # each of which several pieces are tried.
@@ -93,13 +93,13 @@ class Labeler:
     def __init__(
         self,
         task: Task,
-        placement: Placement,
+        partitioning: Partitioning,
         params: Params,
         score: TripleReward | None = None,
         hosts: Hosts | None = None,
     ) -> None:
         self._task = task
-        self._placement = placement
+        self._partitioning = partitioning
         self._params = params
         self._score = score
         self._hosts = hosts or Hosts()
@@ -144,9 +144,9 @@ class Labeler:
             home_of(workdir, config, system), system, tie=config.checkpoint.tie, read_only=True
         ) as checkpoints:
             step = choose_step(checkpoints, checkpoint)
-            placement = place(config, task.model_config)
-            params = checkpoints.restore_params(step, placement.shapes(task.model_config))
-        return cls(task, placement, params, score, hosts)
+            partitioning = make_partitioning(config, task.model_config)
+            params = checkpoints.restore_params(step, partitioning.param_shapes)
+        return cls(task, partitioning, params, score, hosts)
 
     def label(self, words: Sequence[str], k: int = 5, decide: str = "map") -> Prediction:
         """Labels one sentence, given as its words; `k`, `decide` and errors as in `label_all`."""
@@ -296,7 +296,7 @@ class Labeler:
         generator = self._generators.get(width)
         if generator is None:
             generator = self._generators[width] = self._task.generator(
-                k=width, layout=self._placement.layout
+                k=width, layout=self._partitioning.layout
             )
         size = batch_size or min(len(examples), self._task.config.evaluate.batch_size)
         own_B = generator.own_rows(size)

@@ -8,30 +8,30 @@ again and it continues where it was stopped. It leaves WORKDIR/model, for --conf
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
-from groot_jax.contrast.update import OutputColumns, TrainState, nll_batch
+from groot_jax.contrast.update import OutputColumns, Params
 from groot_jax.data.denoising import DenoisingBatches
 from groot_jax.data.text import Text, load_text
 from groot_jax.errors import exit_on_user_error
-from groot_jax.mesh import arrays
-from groot_jax.model.t5 import param_shapes
+from groot_jax.mesh.rows import own_rows
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import make_params
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, by_loss
-from groot_jax.training.loop import Stage, Update, new_state, state_shapes
-from groot_jax.training.optimizer import make_optimizer
+from groot_jax.training.loop import Stage
+from groot_jax.training.monitor import say
+from groot_jax.training.nll import likelihood_stage
 from groot_jax.training.pretraining import (
     MODEL_FOLDER,
-    HeldOut,
     PretrainTask,
     check_text,
+    dev_loss,
+    fitting,
     has_pretrain_task,
     load_pretrain_task,
     make_pretrain_task,
@@ -39,20 +39,22 @@ from groot_jax.training.pretraining import (
     save_pretrain_task,
     write_model,
 )
-from groot_jax.training.setup import Placement, device_setup, place, system_key
+from groot_jax.training.setup import Partitioning, device_setup, make_partitioning
 from groot_jax.training.status import WorkdirLock
-from groot_jax.training.steps import jit_nll_step
 
 SYSTEM = "pretrain"  # In checkpoints/, metrics.jsonl and the seed of dropout.
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The job: reads the text, pretrains from where it was stopped, writes the model. Raises
+    UserError."""
     parser = configs.job_parser("groot_jax.pretrain", "Train a model on text without labels.", True)
     args = configs.parse_job(parser, argv)
     config, workdir = args.config, args.workdir
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
     with WorkdirLock(workdir) as lock:
+        # Before minutes are spent on reading; a new directory is made and locked in `open_task`.
         if hosts.main and (workdir / configs.CONFIG_FILE).exists():
             lock.take()
         text = load_text(config)
@@ -60,13 +62,16 @@ def main(argv: list[str] | None = None) -> None:
             open_task(config, workdir, text, lock)
         hosts.barrier()
         task = load_pretrain_task(workdir, config)
-        text = task.kept(text)
+        text = fitting(config, task.denoising, text)
         for note in text.notes:
-            console.print(note, highlight=False, markup=False, soft_wrap=True)
+            say(console, note)
         lock.began()
-        placement = place(config, task.model_config)
-        train(task, text, placement, workdir, console, hosts)
-        close(task, placement, workdir, console, hosts)
+        partitioning = make_partitioning(config, task.model_config)
+        columns = output_columns(task, partitioning)
+        stage = pretrain_stage(task, text, partitioning, columns)
+        evaluate = dev_loss(task, partitioning, columns, text.dev)
+        loop.train(stage, workdir, config.checkpoint, evaluate, console, hosts)
+        close(task, partitioning, workdir, console, hosts)
     hosts.close()
 
 
@@ -74,98 +79,60 @@ def open_task(config: ConfigDict, workdir: Path, text: Text, lock: WorkdirLock) 
     """Writes the task of the work directory, which from then on belongs to this config, or checks
     the one that is there. A directory is claimed only once the config has proved possible."""
     if has_pretrain_task(workdir):
-        lock.take()  # Another job may have made it since this one began.
-        configs.claim_workdir(workdir, config)
+        lock.claim(config)  # Another job may have made it since this one began.
         check_text(load_pretrain_task(workdir, config), text, workdir)
         return
     task = make_pretrain_task(config, text)
-    place(config, task.model_config, warn=False)
-    configs.make_workdir(workdir)
-    lock.take()
-    configs.claim_workdir(workdir, config)
+    make_partitioning(config, task.model_config, warn=False)
+    lock.claim(config)
     save_pretrain_task(task, workdir)
 
 
-def train(
-    task: PretrainTask,
-    text: Text,
-    placement: Placement,
-    workdir: Path,
-    console: Console,
-    hosts: Hosts,
-) -> None:
+def pretrain_stage(
+    task: PretrainTask, text: Text, partitioning: Partitioning, columns: OutputColumns
+) -> Stage:
     """Updates on masked text, until the epochs are over or the dev loss no longer falls."""
-    config, stage, seed = task.config, task.config.pretrain, task.config.seed
+    config, stage = task.config, task.config.pretrain
+    # Envelopes are as long as any masking can make a sentence: an epoch has as many batches
+    # whatever is masked, and a step always falls into the same one.
     batches = DenoisingBatches(
         task.denoising,
         task.denoising.envelopes(text.train),
         stage.batch_size,
         task.ladder,
-        seed,
-        own_B=placement.own_rows(stage.batch_size),
-    )
-    columns = output_columns(task, placement)
-    total = max(1, round(stage.epochs * batches.per_epoch))
-    optimizer = make_optimizer(config.optimizer, stage, config.optimizer.clip, total)
-    shardings = placement.state(task.model_config, optimizer)
-
-    def fresh() -> TrainState:
-        params = make_params(config, task.model_config, task.denoising.by_word, shardings.params)
-        return new_state(params, optimizer, shardings)
-
-    def updates(state: TrainState, start: int) -> Iterator[Update]:
-        step_fn = jit_nll_step(stage, task.model_config, optimizer, shardings, placement.layout)
-        key = system_key(seed, SYSTEM, placement)
-        for batch in batches.from_step(start, config.loader.threads):
-            data = arrays.put(nll_batch(batch), placement.batch)
-            state, metrics = step_fn(state, data, key, columns)
-            yield Update(state, metrics, {})
-
-    loop.train(
-        Stage(
-            SYSTEM,
-            total=total,
-            look_every=loop.look_every(stage, batches.per_epoch),
-            patience=stage.patience,
-            fresh=fresh,
-            shapes=state_shapes(param_shapes(task.model_config), optimizer, shardings),
-            updates=updates,
-            merit=by_loss,
-        ),
-        workdir,
-        config.checkpoint,
-        held_out(task, text, placement, columns),
-        console,
-        hosts,
+        config.seed,
+        own_B=own_rows(partitioning.layout.batch, stage.batch_size),
     )
 
+    # Asked for only where no checkpoint is there: with `model.init` they are read from a disk.
+    def initial() -> Params:
+        by_word = task.denoising.by_word
+        return make_params(config, task.model_config, by_word, partitioning.params)
 
-def held_out(
-    task: PretrainTask, text: Text, placement: Placement, columns: OutputColumns
-) -> HeldOut:
-    examples = task.denoising.envelopes(text.dev)
-    return HeldOut(task, placement, columns, examples, task.config.pretrain.batch_size)
+    return likelihood_stage(
+        SYSTEM, config, stage, partitioning, batches, columns, initial, merit=by_loss
+    )
 
 
 def close(
-    task: PretrainTask, placement: Placement, workdir: Path, console: Console, hosts: Hosts
+    task: PretrainTask, partitioning: Partitioning, workdir: Path, console: Console, hosts: Hosts
 ) -> None:
     """Writes the best checkpoint as a model to start from, and says how."""
+    # Process 0 says for all whether it is there: on a disk with a cache another may see it later,
+    # and either all take part in gathering the parameters or none does.
     folder = workdir / MODEL_FOLDER
     if not hosts.broadcast(folder.exists()):
         with Checkpoints(workdir, SYSTEM, merit=by_loss, read_only=True) as checkpoints:
             step = checkpoints.best()
             assert step is not None  # The loop has just ended with a checkpoint.
-            params = checkpoints.restore_params(step, placement.shapes(task.model_config))
-        write_model(task, params, placement, folder)
+            params = checkpoints.restore_params(step, partitioning.param_shapes)
+        write_model(task, params, partitioning, folder)
     hosts.barrier()
-    console.print(
+    say(
+        console,
         f"{folder} holds the model; train a labeler from it:\n"
         "  python -m groot_jax.train --workdir=WORKDIR --config=configs/columns.py:train=FILE \\\n"
         f"    --config.model.init={folder}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
 
 

@@ -9,6 +9,7 @@ training/nll.py and training/groot.py.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -26,45 +27,65 @@ from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.runtime.files import expanded
 from groot_jax.task import Task, check_corpus, load_task, make_task, save_task
+from groot_jax.training import loop
 from groot_jax.training.checkpoints import saved_steps
-from groot_jax.training.groot import train_system
-from groot_jax.training.nll import train_nll
-from groot_jax.training.run import Run, make_run
-from groot_jax.training.setup import device_setup, place
+from groot_jax.training.groot import GrootStage
+from groot_jax.training.loop import Stage
+from groot_jax.training.monitor import say
+from groot_jax.training.nll import nll_stage
+from groot_jax.training.run import Run
+from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import WorkdirLock
 
 # ---- Set-up -----------------------------------------------------------------------------------
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The job: reads the data, trains all systems from where it was stopped, scores them. Raises
+    UserError."""
     parser = configs.job_parser("groot_jax.train", "Train a labeler: NLL, then GROOT.", True)
     args = configs.parse_job(parser, argv)
     config, workdir = args.config, args.workdir
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
     with WorkdirLock(workdir) as lock:
+        # A directory that is there already: before minutes are spent on reading and checking. A new
+        # one is made, and locked, only in `open_task`.
         if hosts.main and (workdir / configs.CONFIG_FILE).exists():
             lock.take()
         corpus = load_corpus(config.data, config.text.max_words)
         for note in corpus.notes:
-            console.print(note, highlight=False, markup=False, soft_wrap=True)
+            say(console, note)
         with open_oracle(config) as oracle:
             if hosts.main:
                 open_task(config, workdir, corpus, oracle, lock)
-            hosts.barrier()
+            hosts.barrier()  # The task is on disk, for all processes to read.
             task = load_task(workdir, config)
+            # Which sentences are too long is known with the tokenizer. The task was made from all,
+            # so that its digests are those of the data and not of this format.
             known = len(corpus.notes)
             corpus = without_too_long(corpus, task.format, config)
             for note in corpus.notes[known:]:
-                console.print(note, highlight=False, markup=False, soft_wrap=True)
+                say(console, note)
             lock.began()
-            run = make_run(config, workdir, corpus, task, oracle, console, hosts)
-            if config.nll.enabled and not config.nll.checkpoint:
-                train_nll(run)
-            for system in config.systems:
-                train_system(run, system)
-            close(run)
+            run = Run(config, workdir, corpus, task, oracle, hosts)
+            for stage in stages(run):
+                loop.train(
+                    stage, workdir, config.checkpoint, run.evaluator.evaluate, console, hosts
+                )
+            close(run, console)
     hosts.close()
+
+
+def stages(run: Run) -> Iterator[Stage]:
+    """Stage 0, unless it is done elsewhere or left out, then a stage for each system.
+
+    Each is made when the one before is done, whose memory it then can have.
+    """
+    if run.config.nll.enabled and not run.config.nll.checkpoint:
+        yield nll_stage(run)
+    for system in run.config.systems:
+        yield GrootStage(run, system).stage()
 
 
 def open_task(
@@ -76,10 +97,9 @@ def open_task(
     A new directory is claimed only once the config has proved possible: whoever mends a mistake in
     it can name the same directory again.
     """
-    reported_rewards(config)
+    reported_rewards(config)  # Raises here, and not when training is over and they are needed.
     if (workdir / "task" / "task.json").exists():
-        lock.take()  # Another job may have made it since this one began.
-        configs.claim_workdir(workdir, config)
+        lock.claim(config)  # Another job may have made it since this one began.
         task = load_task(workdir, config)
         check_corpus(task, corpus, workdir)
         check_reward(oracle, corpus)
@@ -96,13 +116,13 @@ def open_task(
                 f"config.reward.type_weights names the type '{type_}', which the training data "
                 f"lacks; it has {', '.join(corpus.types)}"
             )
+    # Whatever else can be wrong comes before the directory is made: a mesh that does not fit these
+    # devices, a stage 0 of another shape, a reward that raises.
     task = make_task(config, corpus)
-    place(config, task.model_config, warn=False)
+    make_partitioning(config, task.model_config, warn=False)
     check_stage_0(config, task, corpus)
     check_reward(oracle, corpus)
-    configs.make_workdir(workdir)
-    lock.take()
-    configs.claim_workdir(workdir, config)
+    lock.claim(config)
     save_task(task, workdir)
 
 
@@ -133,6 +153,8 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
         other = load_task(workdir, configs.load_dumped(workdir / configs.CONFIG_FILE))
     except UserError as error:
         raise UserError(f"config.nll.checkpoint: {error}") from error
+    # Tokenizers are taken for the same where they encode a hundred sentences alike: their files
+    # need not agree byte for byte.
     examples = (s.words for s in corpus.train[:100])
     # What the two may differ in says how the model computes, not what it is.
     settings = run_settings(config.model)
@@ -157,15 +179,15 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
 # ---- Close ------------------------------------------------------------------------------------
 
 
-def close(run: Run) -> None:
+def close(run: Run, console: Console) -> None:
     """Scores the best checkpoint of every system on test (dev where there is no test split), and
     writes the report."""
+    # Dev chose the checkpoints, and flatters them: it stands in only where there is nothing else.
     split = "test" if run.corpus.test else "dev"
     recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
-    shapes = run.placement.shapes(run.task.model_config)
-    evaluate_systems(recorder, run.workdir, shapes, run.console, split)
+    evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
     if run.hosts.main:
-        show_results(run.workdir, run.config, run.console)
+        show_results(run.workdir, run.config, console)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from groot_jax.config import (
     load,
     load_dumped,
     parse_job,
-    validate,
     variant,
 )
-from groot_jax.config.checks import flatten
+from groot_jax.config.checks import validate
+from groot_jax.config.keys import flatten
 from groot_jax.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -239,6 +239,26 @@ def test_a_dumped_config_of_an_earlier_version_gets_the_defaults_of_newer_keys(
     claim_workdir(tmp_path, config)  # And training there goes on.
 
 
+def test_a_loss_or_variant_that_default_py_has_since_then_does_not_lock_a_folder(
+    tmp_path: Path,
+) -> None:
+    claim_workdir(tmp_path, load(RETAIL))
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["groot"]["loss"]["rank"], old["variants"]["no_corrections"]
+    for name in ("nll_continued", "risk"):
+        del old["variants"][name]["loss"]["rank"]
+    path.write_text(json.dumps(old))
+    # What comes to another system is one, as before.
+    with pytest.raises(UserError) as caught:
+        claim_workdir(tmp_path, load(RETAIL, [("variants.risk.loss.rank", "0.5")]))
+    assert "config: variants.risk.loss.rank is absent there and 0.5 here;" in str(caught.value)
+    with pytest.raises(UserError, match=r"variants\.no_corrections\.tau is absent there and 0\.5"):
+        claim_workdir(tmp_path, load(RETAIL, [("variants.no_corrections.tau", "0.5")]))
+    claim_workdir(tmp_path, load(RETAIL))
+    assert load_dumped(path) == load(RETAIL)
+
+
 def test_a_run_that_began_without_swapped_mentions_is_not_continued_with_them(
     tmp_path: Path,
 ) -> None:
@@ -354,6 +374,7 @@ def test_values_that_fit_together_are_taken(overrides: dict[str, str]) -> None:
 
 
 INIT = {"model.init": "google/t5-v1_1-base"}
+NO_F = {"reward.name": "exact", "evaluate.rewards": "recall"}  # No F-beta is computed.
 FILES = {"data.reader": "columns", "data.train": "train.txt"}
 
 
@@ -369,6 +390,13 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("data.words_feature", "words", FILES, {"data.reader": "tfds", "data.tfds_name": "a"}),
         ("data.retail_seed", "3", FILES, {}),
         ("data.split_seed", "3", {}, {"data.train_limit": "100"}),
+        ("data.split_seed", "3", FILES | {"data.dev": "dev.txt"}, FILES),
+        (
+            "data.split_seed",
+            "3",
+            FILES | {"data.dev": "dev.txt", "data.test": "test.txt", "data.test_fraction": "0.1"},
+            FILES | {"data.dev": "dev.txt", "data.test_fraction": "0.1"},
+        ),
         ("data.hide_words", "0.3", {"text.format": "fused_sentinel"}, {}),
         ("text.vocab_size", "900", INIT, {}),
         ("text.vocab_size", "900", {"text.tokenizer": "t5-small"}, {}),
@@ -377,12 +405,13 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("model.variant", "v1_1", INIT, {}),
         ("model.start.local", "3.0", {"text.format": "tag_only"}, {}),
         ("model.scan_layers", "true", {"model.remat": "dots"}, {"model.remat": "full"}),
-        ("reward.type_weights", "brand=2", {"reward.name": "exact"}, {"reward.name": "f0.5"}),
+        ("reward.type_weights", "brand=2", NO_F, NO_F | {"reward.name": "f0.5"}),
+        ("reward.type_weights", "brand=2", NO_F, {"reward.name": "exact"}),
         (
             "reward.type_weights",
             "brand=2",
-            {"reward.name": "a.b:f1"},
-            {"reward.name": ".5*f2+.5*exact"},
+            NO_F | {"reward.name": "a.b:f1"},
+            NO_F | {"reward.name": ".5*f2+.5*exact"},
         ),
         ("reward.wrong_cost", "3", {}, {"reward.name": ".1*f1 + .9*utility"}),
         ("reward.wrong_cost", "3", {}, {"evaluate.rewards": "f1, utility"}),

@@ -4,35 +4,17 @@ Every mistake of the user ends as one UserError sentence that names the key or t
 This is the room's door: jobs and users' config files take from here what they need. No JAX here.
 """
 
-from groot_jax.config.checks import validate, variant
-from groot_jax.config.command_line import job_parser, parse_job
-from groot_jax.config.loading import default_config, load, override, parse_arg
-from groot_jax.config.workdir import (
-    CONFIG_FILE,
-    LOCK_FILE,
-    STATUS_FILE,
-    claim_workdir,
-    differing_keys,
-    dump,
-    load_dumped,
-    make_workdir,
-)
-
-__all__ = [
-    "CONFIG_FILE",
-    "LOCK_FILE",
-    "STATUS_FILE",
-    "claim_workdir",
-    "default_config",
-    "differing_keys",
-    "dump",
-    "job_parser",
-    "load",
-    "load_dumped",
-    "make_workdir",
-    "override",
-    "parse_arg",
-    "parse_job",
-    "validate",
-    "variant",
-]
+from groot_jax.config.command_line import job_parser as job_parser
+from groot_jax.config.command_line import parse_job as parse_job
+from groot_jax.config.keys import variant as variant
+from groot_jax.config.loading import default_config as default_config
+from groot_jax.config.loading import load as load
+from groot_jax.config.loading import parse_arg as parse_arg
+from groot_jax.config.workdir import CONFIG_FILE as CONFIG_FILE
+from groot_jax.config.workdir import LOCK_FILE as LOCK_FILE
+from groot_jax.config.workdir import STATUS_FILE as STATUS_FILE
+from groot_jax.config.workdir import claim_workdir as claim_workdir
+from groot_jax.config.workdir import differing_keys as differing_keys
+from groot_jax.config.workdir import dump as dump
+from groot_jax.config.workdir import load_dumped as load_dumped
+from groot_jax.config.workdir import make_workdir as make_workdir

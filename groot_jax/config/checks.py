@@ -1,18 +1,17 @@
-"""Which keys and values a config may have, alone and together.
+"""Which values the keys of a config may have, alone and together.
 
 One UserError sentence per mistake, with the key in it. Reads configs, changes nothing. No JAX here.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
+from groot_jax.config.keys import Value, flatten, lookup, nearest, variant
 from groot_jax.errors import UserError
 
 _SCHEDULES = ("constant", "linear", "cosine")
@@ -44,7 +43,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "evaluate.decide": ("map", "mbr", "threshold"),
 }
 
-_Rule = tuple[str, Callable[[Any], bool]]
+# What stands in "config.groot.tau is -1.0, but has to be ...", and whether a number is that.
+_Rule = tuple[str, Callable[[float], bool]]
 _AT_LEAST_0: _Rule = ("0 or more", lambda v: v >= 0)
 _AT_LEAST_1: _Rule = ("1 or more", lambda v: v >= 1)
 _AT_LEAST_2: _Rule = ("2 or more", lambda v: v >= 2)
@@ -89,31 +89,14 @@ _RANGES: dict[str, _Rule] = {
     "optimizer.clip": _AT_LEAST_0,
     "optimizer.b1": _PART,
     "optimizer.b2": _PART,
-    "nll.batch_size": _AT_LEAST_1,
-    "nll.epochs": _ABOVE_0,
-    "nll.learning_rate": _ABOVE_0,
-    "nll.warmup": _SHARE,
-    "nll.final_scale": _SHARE,
     "nll.label_smoothing": _PART,
-    "nll.eval_every": _ABOVE_0,
     "nll.patience": _AT_LEAST_0,
-    "pretrain.batch_size": _AT_LEAST_1,
-    "pretrain.epochs": _ABOVE_0,
-    "pretrain.learning_rate": _ABOVE_0,
-    "pretrain.warmup": _SHARE,
-    "pretrain.final_scale": _SHARE,
     "pretrain.label_smoothing": _PART,
     "pretrain.corrupt": _INSIDE,
     "pretrain.mean_span": _AT_LEAST_1,
-    "pretrain.eval_every": _ABOVE_0,
     "pretrain.patience": _AT_LEAST_0,
     "pretrain.dev_fraction": _INSIDE,
     "pretrain.dev_limit": _AT_LEAST_0,
-    "groot.batch_size": _AT_LEAST_1,
-    "groot.epochs": _ABOVE_0,
-    "groot.learning_rate": _ABOVE_0,
-    "groot.warmup": _SHARE,
-    "groot.final_scale": _SHARE,
     "groot.clip": _AT_LEAST_0,
     "groot.dropout": _PART,
     "groot.tau": _ABOVE_0,
@@ -122,7 +105,6 @@ _RANGES: dict[str, _Rule] = {
     "groot.lag": _AT_LEAST_0,
     "groot.generate_dropout": _PART,
     "groot.accumulate": _AT_LEAST_1,
-    "groot.eval_every": _ABOVE_0,
     "evaluate.batch_size": _AT_LEAST_1,
     "evaluate.dev_limit": _AT_LEAST_0,
     "evaluate.bootstrap": _AT_LEAST_1,
@@ -134,108 +116,16 @@ _RANGES: dict[str, _Rule] = {
     "mesh.fsdp": _AXIS,
     "mesh.tensor": _AXIS,
 }
-
-
-# ---- Keys -------------------------------------------------------------------------------------
-
-
-def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested sections as `a.b.c` -> value; an empty section is a leaf `{}`."""
-    flat: dict[str, Any] = {}
-    for name in config:
-        value = config[name]
-        if not isinstance(value, ConfigDict):
-            flat[prefix + name] = value
-        elif len(value):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = {}
-    return flat
-
-
-def lookup(config: ConfigDict, key: str) -> Any:
-    """The value of `a.b.c`; raises KeyError where there is none."""
-    node: Any = config
-    for section in key.split("."):
-        if not isinstance(node, ConfigDict) or section not in node:
-            raise KeyError(key)
-        node = node[section]
-    return node
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """` (near: a, b)` for the known names most like `name`, or nothing."""
-    names = sorted(known)
-    leaf = name.rpartition(".")[2]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
-    near += [n for n in names if n.rpartition(".")[2] == leaf and n not in near]
-    near = near or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f" (near: {', '.join(near[:4])})" if near else ""
-
-
-def check_keys(config: ConfigDict, default: ConfigDict, where: str) -> None:
-    """A config file may set only the keys of configs/default.py, each to a value of its type.
-
-    `where` names the file in the sentence. Variants are left to `validate`.
-    """
-    known = {k: v for k, v in flatten(default).items() if not k.startswith("variants")}
-    given = {k: v for k, v in flatten(config).items() if not k.startswith("variants")}
-    for key, value in given.items():
-        if key not in known:
-            raise UserError(f"{where}: there is no key config.{key}{nearest(key, known)}")
-        if not _same_type(value, known[key]):
-            raise UserError(
-                f"{where}: config.{key} is {value!r}, which is not of the type of "
-                f"{known[key]!r}, its default"
-            )
-    for key in [*known, "variants"]:
-        if key not in given and not (key == "variants" and "variants" in config):
-            raise UserError(f"{where}: config.{key} is missing, which configs/default.py has")
-
-
-def _same_type(value: Any, default: Any) -> bool:
-    if isinstance(value, tuple) and isinstance(default, tuple) and default:
-        return all(type(item) is type(default[0]) for item in value)
-    return type(value) is type(default)
-
-
-def variant(config: ConfigDict, name: str) -> FrozenConfigDict:
-    """`config.groot` as the system `name` changes it, frozen.
-
-    Raises UserError for an unknown system, and for a key or type that config.groot does not have.
-    """
-    if name not in config.variants:
-        hint = nearest(name, config.variants) or f"; there are {', '.join(config.variants)}"
-        raise UserError(f"there is no system {name!r} in config.variants{hint}")
-    if not isinstance(config.variants[name], ConfigDict):
-        raise UserError(
-            f"config.variants.{name} is {config.variants[name]!r}, but has to be a section: what "
-            "the system changes in config.groot"
-        )
-    settings = config.groot.copy_and_resolve_references().unlock()
-    known = flatten(settings)
-    for key, value in flatten(config.variants[name]).items():
-        if value == {}:
-            continue
-        if key not in known:
-            raise UserError(
-                f"config.variants.{name}.{key}: config.groot has no key {key}{nearest(key, known)}"
-            )
-        as_int_for_float = type(value) is int and type(known[key]) is float
-        if not (as_int_for_float or _same_type(value, known[key])):
-            raise UserError(
-                f"config.variants.{name}.{key} is {value!r}, which is not of the type of "
-                f"{known[key]!r}, what config.groot has"
-            )
-        *sections, last = key.split(".")
-        node = settings
-        for section in sections:
-            node = node[section]
-        node[last] = value
-    return FrozenConfigDict(settings)
-
-
-# ---- Values -----------------------------------------------------------------------------------
+# What all three trainings have under the same names.
+for _stage in ("pretrain", "nll", "groot"):
+    _RANGES |= {
+        f"{_stage}.batch_size": _AT_LEAST_1,
+        f"{_stage}.epochs": _ABOVE_0,
+        f"{_stage}.learning_rate": _ABOVE_0,
+        f"{_stage}.warmup": _SHARE,
+        f"{_stage}.final_scale": _SHARE,
+        f"{_stage}.eval_every": _ABOVE_0,
+    }
 
 
 def validate(config: ConfigDict, has_data: bool = True) -> None:
@@ -243,6 +133,7 @@ def validate(config: ConfigDict, has_data: bool = True) -> None:
 
     Without `has_data` it need not say where its data are.
     """
+    # Each value alone first, so that the checks of several together can rely on them.
     flat = flatten(config)
     for key, value in flat.items():
         if not isinstance(value, tuple):
@@ -263,13 +154,16 @@ def validate(config: ConfigDict, has_data: bool = True) -> None:
     _check_mesh(config.mesh)
 
 
-def _check_value(key: str, value: Any, shown: str = "") -> None:
+def _check_value(key: str, value: Value, shown: str = "") -> None:
     shown = shown or f"config.{key}"
+    # Before the ranges: nan >= 0 is false and would be called too small, inf >= 0 would pass.
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{shown} is {value}, but has to be a finite number")
     if key in _CHOICES and value not in _CHOICES[key]:
-        hint = nearest(value, _CHOICES[key])
+        hint = nearest(str(value), _CHOICES[key])
         raise UserError(f"{shown} is {value!r}; it can be {', '.join(_CHOICES[key])}{hint}")
+    if not isinstance(value, int | float):
+        return
     if key in _RANGES and not _RANGES[key][1](value):
         raise UserError(f"{shown} is {value}, but has to be {_RANGES[key][0]}")
     if key.startswith("groot.loss.") and value < 0:
@@ -279,6 +173,7 @@ def _check_value(key: str, value: Any, shown: str = "") -> None:
 def _check_buckets(config: ConfigDict) -> None:
     for name in ("source_buckets", "target_buckets", "node_buckets"):
         sizes = config.loader[name]
+        # (8, 16, 32) is fine; (8, 8), (16, 8), (0, 8) and () are not.
         if not sizes or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)):
             raise UserError(
                 f"config.loader.{name} is {sizes}, but has to be sizes from 1 on, each larger "
@@ -339,6 +234,7 @@ def _check_mesh(mesh: ConfigDict) -> None:
             f"config.mesh: only one axis may be -1 (the devices that are left), not {axes}"
         )
     for name, rule in mesh.rules.items():
+        # "data, fsdp" -> data and fsdp; "" -> none: that dimension is whole on every device.
         for axis in filter(None, (part.strip() for part in rule.split(","))):
             if axis not in axes:
                 raise UserError(
@@ -357,7 +253,9 @@ def _check_systems(config: ConfigDict) -> None:
             "there is nothing to train: config.nll.enabled is false and config.systems is empty"
         )
     for name in config.systems:
-        variant(config, name)
+        variant(config, name)  # Raises where there is no such system.
+    # Variants that no system of this run uses are checked as well: a mistake in one is found when
+    # it is made, and not by a later run.
     for name in config.variants:
         where = f"config.variants.{name}"
         settings = variant(config, name)
@@ -369,6 +267,8 @@ def _check_systems(config: ConfigDict) -> None:
 
 def _check_update(where: str, settings: ConfigDict) -> None:
     """What one system's settings of config.groot say together."""
+    # Two terms are minimised: the contrast, a weighted sum of losses, and nll_weight times the loss
+    # of gold. A contrast compares candidates, and has nothing to compare in a pool of one.
     contrast = any(settings.loss[name] > 0 for name in settings.loss)
     if not contrast and settings.nll_weight == 0:
         raise UserError(

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from groot_jax.config.checks import check_keys, flatten, nearest
+from groot_jax.config.keys import Flat, check_keys, flatten, nearest
 from groot_jax.config.loading import default_config, finish, load
 from groot_jax.config.workdir import CONFIG_FILE, load_dumped
 from groot_jax.errors import UserError
@@ -73,6 +73,7 @@ def parse_job(
     Raises UserError for every mistake; `--help` prints and exits as usual.
     """
     plain, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
+    # argparse would say "unrecognized arguments" and no more; this names the flag that was meant.
     known = [option for action in parser._actions for option in action.option_strings]
     for word in plain:
         flag = word.partition("=")[0]
@@ -80,6 +81,8 @@ def parse_job(
             hint = nearest(flag, known)
             raise UserError(f"{parser.prog}: there is no flag {flag}{hint}; --help lists them")
     args = parser.parse_args(plain)
+    # The job that trains, or that only computes with a config, is given a file; all others read
+    # what training wrote, of which they may change what training did not use up.
     if hasattr(args, "config"):
         args.config = load(args.config, overrides, has_data=hasattr(args, "workdir"))
     else:
@@ -118,7 +121,8 @@ _READ_LATER = (
 _OF_TRAINING = ("data.augment", "data.hide_words", "data.train_limit")
 
 
-def _check_settled(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) -> None:
+def _check_settled(theirs: Flat, ours: Flat, workdir: Path) -> None:
+    # --config.groot.tau=0.2 of an evaluation would change nothing: it is refused, not ignored.
     for key, value in ours.items():
         read = key.startswith(_READ_LATER) and key not in _OF_TRAINING
         if not read and theirs.get(key) != value:
@@ -130,6 +134,9 @@ def _check_settled(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) 
 
 def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of the command line."""
+    # ["-k", "5", "--config.seed=3", "--config.groot.tau", "0.2"]
+    # -> ["-k", "5"] and [("seed", "3"), ("groot.tau", "0.2")]
+    # Not flags of argparse's: keys of variants that are yet to be made are not known in advance.
     plain: list[str] = []
     overrides: list[tuple[str, str]] = []
     words = iter(argv)
@@ -139,6 +146,7 @@ def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
             continue
         key, equals, text = word.removeprefix("--config.").partition("=")
         if not equals:
+            # A negative number (-1) is a value, two dashes begin the next flag.
             following = next(words, None)
             if following is None or following.startswith("--"):
                 raise UserError(f"--config.{key} has no value: write --config.{key}=VALUE")

@@ -12,22 +12,24 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from ml_collections import ConfigDict
 
-from groot_jax.config.checks import check_keys, flatten, lookup, nearest, validate
+from groot_jax.config.checks import validate
+from groot_jax.config.keys import Value, check_keys, flatten, lookup, nearest
 from groot_jax.config.uses import check_read
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded
 
+_Result = TypeVar("_Result")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def load(
     config_arg: str, overrides: Sequence[tuple[str, str]] = (), has_data: bool = True
 ) -> ConfigDict:
-    """Runs the config file `path.py` or `path.py:arg`, or the built-in one of a bare name (`retail`,
+    """Runs the config file `path.py` or `path.py:arg`, or a built-in one (`retail`,
     `columns:train=FILE`), and applies the overrides, in their order.
 
     The result has the keys and types of configs/default.py, is validated, and is locked; without
@@ -43,6 +45,7 @@ def load(
         default = default_config()
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not a ConfigDict")
+    # Keys before values, and both before what is read under which: each relies on the one before.
     check_keys(config, default, str(path))
     config = finish(config, overrides, has_data)
     check_read(config, default)
@@ -74,6 +77,7 @@ def parse_arg(arg: str, **defaults: str) -> dict[str, str]:
 
     Raises UserError for a name that is not among `defaults`.
     """
+    # parse_arg("train=a.txt", train="", dev="") -> {"train": "a.txt", "dev": ""}
     values = dict(defaults)
     for part in filter(None, arg.split(",")):
         name, equals, value = part.partition("=")
@@ -94,13 +98,14 @@ def _configs_home() -> Path:
 
 
 def _path_and_arg(config_arg: str) -> tuple[Path, str]:
-    """`a/b.py:x=1` -> (a/b.py, "x=1"); `retail` -> the built-in configs/retail.py, which is also
-    what `configs/retail.py` means where there is no such file."""
+    """`configs/columns.py:train=a.txt` -> configs/columns.py and `train=a.txt`; a bare `retail` is
+    the built-in configs/retail.py."""
     name, colon, arg = config_arg.partition(".py:")
     path = Path(name + ".py" if colon else name)
     bare, _, bare_arg = config_arg.partition(":")
     if "/" not in bare and (_configs_home() / "configs" / f"{bare}.py").is_file():
         return _configs_home() / "configs" / f"{bare}.py", bare_arg
+    # Where the package is installed, configs/retail.py works from any folder.
     if not path.exists() and (_configs_home() / path).is_file():
         path = _configs_home() / path
     return path, arg
@@ -114,6 +119,7 @@ def default_config() -> ConfigDict:
 @contextmanager
 def _configs_importable(path: Path) -> Iterator[None]:
     """Lets a config file say `from configs.default import get_config`, whatever the cwd is."""
+    # Ours first: the `configs.default` of whoever has such a folder too is not what is meant.
     folders = [str(_configs_home()), str(path.resolve().parent.parent)]
     sys.path[:0] = folders
     try:
@@ -123,11 +129,12 @@ def _configs_importable(path: Path) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _get_config_of(path: Path) -> Callable[..., Any]:
+def _get_config_of(path: Path) -> Callable[..., ConfigDict]:
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         near += [p.stem for p in (_configs_home() / "configs").glob("*.py")]
         raise UserError(f"--config: there is no file {path}{nearest(path.name, sorted(near))}")
+    # By its path, under a name of its own: it need not lie in a package or on the path of imports.
     spec = importlib.util.spec_from_file_location(f"groot_jax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config: {path} is not a Python file (its name must end in .py)")
@@ -139,7 +146,7 @@ def _get_config_of(path: Path) -> Callable[..., Any]:
     return module.get_config
 
 
-def _run_user_code(path: Path, code: Callable[[], Any]) -> Any:
+def _run_user_code(path: Path, code: Callable[[], _Result]) -> _Result:
     """Calls `code`; what it raises becomes one sentence with the line of `path` at fault."""
     try:
         return code()
@@ -148,6 +155,8 @@ def _run_user_code(path: Path, code: Callable[[], Any]) -> Any:
     except SyntaxError as error:
         raise UserError(f"{error.filename}:{error.lineno}: {error.msg}") from error
     except Exception as error:
+        # The last frame within the file is where the user wrote the mistake; deeper ones are in the
+        # libraries that the line called.
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
         where = f"{path}:{lines[-1]}" if lines else str(path)
@@ -164,14 +173,12 @@ def _run_user_code(path: Path, code: Callable[[], Any]) -> Any:
 def override(config: ConfigDict, key: str, text: str) -> None:
     """Sets `a.b.c` from text, as the type that the key has; keys of a variant have the types of
     config.groot, and a new variant starts out empty. Raises UserError."""
+    # "variants.cold.loss.margin" has the type of groot.loss.margin.
     *sections, last = key.split(".")
     in_variant = len(sections) >= 2 and sections[0] == "variants"
+    typed, name = (config.groot, ".".join([*sections[2:], last])) if in_variant else (config, key)
     try:
-        current = (
-            lookup(config.groot, ".".join([*sections[2:], last]))
-            if in_variant
-            else lookup(config, key)
-        )
+        current = lookup(typed, name)
     except KeyError:
         known = [*flatten(config), *(f"variants.NAME.{name}" for name in flatten(config.groot))]
         raise UserError(
@@ -192,7 +199,8 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     node[last] = value
 
 
-def _parse_value(key: str, text: str, current: Any) -> Any:
+def _parse_value(key: str, text: str, current: Value) -> Value:
+    # "(8, 16)", "[8,16]", "8, 16" and "8,16," -> (8, 16); "()" and "" -> (). Texts need no quotes.
     if isinstance(current, tuple):
         inside = text.strip()
         if inside[:1] + inside[-1:] in ("()", "[]"):
@@ -211,7 +219,7 @@ def _parse_value(key: str, text: str, current: Any) -> Any:
         try:
             return int(text)
         except ValueError:
-            number = float(text)
+            number = float(text)  # 1e3 is a whole number, 1.5 is none.
             if not number.is_integer():
                 raise
             return int(number)

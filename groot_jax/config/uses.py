@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from groot_jax.config.checks import lookup, variant
+from groot_jax.config.keys import lookup, variant
 from groot_jax.errors import UserError
 
 
@@ -26,15 +26,13 @@ def _reads_files(config: ConfigDict) -> bool:
     return config.data.reader != "retail"
 
 
-def _reads_columns(config: ConfigDict) -> bool:
-    return config.data.reader in ("auto", "columns", "tfds")
-
-
 def _draws(config: ConfigDict) -> bool:
     """Whether some split is drawn from another, or from the text to pretrain on."""
     data = config.data
-    carved = _reads_files(config) and not (data.dev and data.test)
-    return bool(carved or data.train_limit or config.pretrain.text)
+    # A TFDS set brings its own splits, and only TFDS knows which; without files there is nothing to
+    # carve. A test split is carved only where it is given a share.
+    carves = data.reader == "tfds" or not data.dev or (not data.test and data.test_fraction > 0)
+    return bool((_reads_files(config) and carves) or data.train_limit or config.pretrain.text)
 
 
 def _trains_tokenizer(config: ConfigDict) -> bool:
@@ -46,34 +44,34 @@ def _may_be_aligned(config: ConfigDict) -> bool:
     return config.text.format in ("auto", "aligned")
 
 
-def _terms(names: str) -> list[str]:
-    """The rewards in a sum of weighted ones, or in a list of them."""
-    return [part.rpartition("*")[2].strip() for part in re.split(r"[+,]", names)]
+def _reported(config: ConfigDict) -> list[str]:
+    """The rewards that a run computes: the terms of that of training, and those of the reports.
+
+    ".7*f0.5 + .3*exact" and "f1, recall" -> ["f0.5", "exact", "f1", "recall"]
+    """
+    parts = re.split(r"[+,]", f"{config.reward.name},{config.evaluate.rewards}")
+    return [part.rpartition("*")[2].strip() for part in parts]
 
 
 def _some_system_weighs(config: ConfigDict, loss: str) -> bool:
     return any(variant(config, name).loss[loss] > 0 for name in config.systems)
 
 
+# The settings of stage 0 are not here, though under `nll.checkpoint` nothing reads them: config
+# files such as configs/atis.py set nll.epochs, and have to serve a run that takes its stage 0 from
+# elsewhere as well.
+# A key may stand in several entries, and is read where all of them hold: data.dev_fraction wants
+# files, and no dev split among them.
 _USES = (
     _Use(
         (
-            "data.dir",
-            "data.train",
-            "data.dev",
-            "data.test",
-            "data.dev_fraction",
-            "data.test_fraction",
-            "data.unknown_types",
+            *("data.dir", "data.train", "data.dev", "data.test"),
+            *("data.dev_fraction", "data.test_fraction", "data.unknown_types"),
         ),
         "another config.data.reader than retail, which makes its own splits",
         _reads_files,
     ),
-    _Use(
-        ("data.dev_fraction",),
-        "no config.data.dev",
-        lambda c: not c.data.dev,
-    ),
+    _Use(("data.dev_fraction",), "no config.data.dev", lambda c: not c.data.dev),
     _Use(
         ("data.scheme",),
         "tags to read, which retail has not: another config.data.reader",
@@ -82,28 +80,21 @@ _USES = (
     _Use(
         ("data.column_order", "data.separator", "data.comment"),
         "files of columns: config.data.reader=columns",
-        _reads_columns,
+        lambda c: c.data.reader in ("auto", "columns", "tfds"),
     ),
     _Use(
         ("data.tfds_name", "data.tfds_dir", "data.words_feature", "data.tags_feature"),
         "config.data.reader=tfds",
         lambda c: c.data.reader == "tfds",
     ),
-    _Use(
-        ("data.retail_seed",),
-        "config.data.reader=retail",
-        lambda c: c.data.reader == "retail",
-    ),
+    _Use(("data.retail_seed",), "config.data.reader=retail", lambda c: not _reads_files(c)),
     _Use(
         ("data.split_seed",),
-        "a split to be drawn: no config.data.dev or test, or a config.data.train_limit",
+        "a split to be drawn: no config.data.dev, a config.data.test_fraction without a "
+        "config.data.test, or a config.data.train_limit",
         _draws,
     ),
-    _Use(
-        ("data.hide_words",),
-        "words with features: config.text.format=aligned",
-        _may_be_aligned,
-    ),
+    _Use(("data.hide_words",), "words with features: config.text.format=aligned", _may_be_aligned),
     _Use(
         ("text.vocab_size",),
         "a tokenizer to train: no config.model.init, and config.text.tokenizer=train",
@@ -124,25 +115,21 @@ _USES = (
         "a model from scratch and config.text.format=aligned",
         lambda c: not c.model.init and _may_be_aligned(c),
     ),
-    _Use(
-        ("model.scan_layers",),
-        "config.model.remat=full",
-        lambda c: c.model.remat == "full",
-    ),
+    _Use(("model.scan_layers",), "config.model.remat=full", lambda c: c.model.remat == "full"),
     _Use(
         ("reward.type_weights",),
-        "an F-beta in config.reward.name, such as f1",
-        lambda c: any(re.fullmatch(r"f[\d.]+", term) for term in _terms(c.reward.name)),
+        "an F-beta, such as f1, in config.reward.name or in config.evaluate.rewards",
+        lambda c: any(re.fullmatch(r"f[\d.]+", name) for name in _reported(c)),
     ),
     _Use(
         ("reward.wrong_cost",),
         "utility in config.reward.name, or in config.evaluate.rewards",
-        lambda c: "utility" in (*_terms(c.reward.name), *_terms(c.evaluate.rewards)),
+        lambda c: "utility" in _reported(c),
     ),
     _Use(
         ("reward.batch", "reward.deadline"),
         "a Python function in config.reward.name or config.evaluate.rewards",
-        lambda c: ":" in c.reward.name or ":" in c.evaluate.rewards,
+        lambda c: any(":" in name for name in _reported(c)),
     ),
     _Use(
         ("optimizer.b1", "optimizer.b2"),
@@ -169,6 +156,7 @@ _USES = (
 
 def unread(config: ConfigDict, default: ConfigDict) -> Iterator[tuple[str, str]]:
     """(key, what it would need) of each key that is set and that nothing reads."""
+    # What equals its default counts as not set: a config has no memory of who set what.
     for use in _USES:
         if use.holds(config):
             continue

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from groot_jax.config.checks import flatten
+from groot_jax.config.keys import Flat, flatten, variant
 from groot_jax.config.loading import absolute_checkpoint, default_config
 from groot_jax.config.uses import unread
 from groot_jax.errors import UserError
@@ -23,7 +22,7 @@ LOCK_FILE, STATUS_FILE = "train.lock", "status.json"  # See training/status.py.
 # A work directory may be continued with other values of these: they change how fast or where a run
 # computes, which systems it trains and what is reported, never what a system is trained to be.
 # (`groot.accumulate` and `loader.node_buckets`, for when memory is short, draw dropout anew.)
-FREE_KEYS = (
+_FREE_KEYS = (
     "checkpoint.keep",
     "compilation_cache",
     "distributed.start_timeout",
@@ -36,11 +35,11 @@ FREE_KEYS = (
     "groot.accumulate",
     "loader.node_buckets",
     "loader.threads",
+    "mesh.",
     "reward.deadline",
     "reward.workers",
     "systems",
 )
-FREE_SECTIONS = ("mesh",)
 
 
 def dump(config: ConfigDict, path: Path) -> None:
@@ -79,15 +78,19 @@ def load_dumped(path: Path) -> ConfigDict:
 _BEFORE = {"data.augment": 0.0, "data.hide_words": 0.0}
 
 
-def _fill(values: dict[str, Any], defaults: dict[str, Any]) -> None:
+def _fill(values: dict[str, object], defaults: dict[str, object]) -> None:
     """Adds what `values` lacks, down to the last section; variants are whole as they are."""
+    # {"groot": {"tau": .2}} and {"seed": 0, "groot": {"tau": .3, "lag": 1}}
+    # -> {"seed": 0, "groot": {"tau": .2, "lag": 1}}
+    # A variant is not filled: what it leaves out is what it does not change.
     for key, default in defaults.items():
         value = values.setdefault(key, default)
         if isinstance(value, dict) and isinstance(default, dict) and key != "variants":
             _fill(value, default)
 
 
-def _lists_to_tuples(values: dict[str, Any]) -> dict[str, Any]:
+def _lists_to_tuples(values: dict[str, object]) -> dict[str, object]:
+    # JSON has no tuples, and a config no lists: what was dumped from one comes back as one.
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
@@ -113,7 +116,7 @@ def make_workdir(workdir: Path) -> None:
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """Makes `workdir` the home of this config: creates it, or checks that it belongs to it.
 
-    Settings in FREE_KEYS may differ from those of an earlier run; the new ones are written. Raises
+    Settings in _FREE_KEYS may differ from those of an earlier run; the new ones are written. Raises
     UserError when the folder belongs to another config, to something else, or cannot be written.
     """
     make_workdir(workdir)
@@ -121,16 +124,18 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     if not path.exists():
         dump(config, path)
         return
-    theirs, ours = flatten(load_dumped(path)), flatten(config)
-    if theirs["nll.checkpoint"]:  # Earlier versions kept it as it was typed.
-        theirs["nll.checkpoint"] = absolute_checkpoint(theirs["nll.checkpoint"])
-    if theirs == ours:
+    theirs = load_dumped(path)
+    if theirs.nll.checkpoint:  # Earlier versions kept it as it was typed.
+        with theirs.unlocked():
+            theirs.nll.checkpoint = absolute_checkpoint(theirs.nll.checkpoint)
+    if theirs == config:
         return
     # What earlier versions took without reading it makes no difference.
-    before = {key for key, _ in unread(load_dumped(path), default_config())}
-    if differing := [key for key in differing_keys(theirs, ours) if key not in before]:
+    before = {key for key, _ in unread(theirs, default_config())}
+    if differing := [key for key in differing_keys(theirs, config) if key not in before]:
+        there, here = flatten(theirs), flatten(config)
         parts = [
-            f"{key} is {_shown(theirs, key)} there and {_shown(ours, key)} here"
+            f"{key} is {_shown(there, key)} there and {_shown(here, key)} here"
             for key in differing[:3]
         ]
         more = f", and {len(differing) - 3} more keys differ" if len(differing) > 3 else ""
@@ -141,21 +146,42 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     dump(config, path)
 
 
-def differing_keys(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """Keys of two flat configs whose values differ and may not."""
-    return [
-        key
-        for key in sorted({*theirs, *ours})
-        if not _is_free(key) and (key not in theirs or key not in ours or theirs[key] != ours[key])
-    ]
+def differing_keys(theirs: ConfigDict, ours: ConfigDict) -> list[str]:
+    """Keys of two configs whose values differ and may not, in alphabetical order.
+
+    Of a variant it counts what it comes to, and not how it is written. In a config.json of a time
+    when there was no loss `rank`, nll_continued sets all losses to 0 but that one, which is 0 in
+    config.groot anyway: the same system as one that sets it too.
+    """
+    there, here = flatten(theirs), flatten(ours)
+    standard = default_config().variants
+    both = {
+        name: (flatten(variant(theirs, name)), flatten(variant(ours, name)))
+        for name in {*theirs.variants} & {*ours.variants}
+    }
+
+    def differs(key: str) -> bool:
+        section, _, rest = key.partition(".")
+        name, _, setting = rest.partition(".")
+        if section != "variants" or not name:
+            return key not in there or key not in here or there[key] != here[key]
+        if name in both:
+            left, right = both[name]
+            return left.get(setting) != right.get(setting)
+        # configs/default.py may have it since then: nothing was trained by it there.
+        alone = (theirs if name in theirs.variants else ours).variants[name]
+        return name not in standard or flatten(alone) != flatten(standard[name])
+
+    return [key for key in sorted({*there, *here}) if not _is_free(key) and differs(key)]
 
 
 def _is_free(key: str) -> bool:
+    # variants.risk.accumulate is as free as groot.accumulate.
     section, _, rest = key.partition(".")
     if section == "variants":
         key = f"groot.{rest.partition('.')[2]}"
-    return key in FREE_KEYS or section in FREE_SECTIONS
+    return key.startswith(_FREE_KEYS)
 
 
-def _shown(flat: dict[str, Any], key: str) -> str:
+def _shown(flat: Flat, key: str) -> str:
     return repr(flat[key]) if key in flat else "absent"

@@ -56,7 +56,7 @@ class Evaluator:
         found = self._generator.label(params, self._batches)
         return gather_beams(found, len(self.sentences), self._hosts)
 
-    def look(self, params: Any) -> dict[str, float]:
+    def evaluate(self, params: Any) -> dict[str, float]:
         """The few figures that training watches: under the training reward alone."""
         reward = self._task.config.reward
         k = self._generator.k

@@ -18,8 +18,8 @@ from groot_jax.generate.beam_search import Beams, beam_search
 from groot_jax.generate.grammar import Grammar
 from groot_jax.generate.steps import SearchInput, search_input
 from groot_jax.generate.walk import SearchPlan
-from groot_jax.mesh import arrays
-from groot_jax.mesh.layout import Layout, batch_ways, use_layout
+from groot_jax.mesh import arrays, rows
+from groot_jax.mesh.layout import Layout, use_layout
 from groot_jax.model.t5 import T5
 
 
@@ -80,22 +80,13 @@ class Generator:
         """The search as `jax.jit(...).lower` has it; shapes with shardings may stand for arrays."""
         return self._search.lower(params, inputs, None)
 
-    def rows(self, batch_size: int) -> int:
-        """`batch_size` rounded up to what the mesh divides; the rows added are padding."""
-        ways = batch_ways(self._batch_sharding) if self._batch_sharding else 1
-        return -(-batch_size // ways) * ways
-
     def own_rows(self, batch_size: int) -> np.ndarray:
         """bool [rows]: the rows of such a batch that this process has to fill."""
-        if self._batch_sharding is None:
-            return np.ones(batch_size, bool)
-        return arrays.own_rows(self._batch_sharding, self.rows(batch_size))
+        return rows.own_rows(self._batch_sharding, batch_size)
 
-    def counted_rows(self, rows: int) -> np.ndarray:
-        """bool [rows]: those that this process counts, so that each is counted once."""
-        if self._batch_sharding is None:
-            return np.ones(rows, bool)
-        return arrays.counted_rows(self._batch_sharding, rows)
+    def counted_rows(self, size: int) -> np.ndarray:
+        """bool [size]: the rows that this process counts, so that each is counted once."""
+        return rows.counted_rows(self._batch_sharding, size)
 
     def num_programs(self) -> int:
         """Programs compiled so far: one for each size of batch."""

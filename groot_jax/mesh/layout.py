@@ -279,3 +279,22 @@ def batch_ways(sharding: NamedSharding) -> int:
     axes = sharding.spec[0]
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(sharding.mesh.shape[axis] for axis in names)
+
+
+def adds_in_order(sums: str, layout: Layout, params: Any, platform: str) -> bool:
+    """Whether gradients are added in the order of the devices; `sums`: `config.mesh.sums`,
+    `params`: a sharding for each parameter.
+
+    Raises UserError where it must and cannot be.
+    """
+    if sums == "any":
+        return False
+    # Each device must be able to work out the gradient of its own rows by itself.
+    whole = all(sharding.is_fully_replicated for sharding in jax.tree.leaves(params))
+    possible = whole and layout.ways("batch") == layout.mesh.size
+    if sums == "ordered" and not possible:
+        raise UserError(
+            "config.mesh.sums=ordered needs all devices on the data axis: take config.mesh.fsdp=1 "
+            "and config.mesh.tensor=1, or config.mesh.sums=any"
+        )
+    return possible and (sums == "ordered" or platform == "cpu")

@@ -23,7 +23,7 @@ from groot_jax.scaling.hlo import Program
 from groot_jax.scaling.programs import Programs, model_of
 from groot_jax.scaling.roofline import estimate
 from groot_jax.scaling.workload import Sentences, Workload, make_workload
-from groot_jax.training.setup import place
+from groot_jax.training.setup import make_partitioning
 
 _EXAMPLES = 16  # Sentences made up; larger batches repeat them.
 _MOST_CHIPS = 1 << 14
@@ -58,8 +58,8 @@ class Question:
     def programs(self, parts: tuple[T5Config, Workload, list[Any]] | None = None) -> Programs:
         """Everything ready to be compiled. Raises UserError for a mesh or batch that is none."""
         model_config, workload, devices = parts or self.parts()
-        placement = place(self.config, model_config, devices)
-        return Programs(self.config, model_config, placement, workload)
+        partitioning = make_partitioning(self.config, model_config, devices)
+        return Programs(self.config, model_config, partitioning, workload)
 
     def on(self, choice: Choice) -> Question:
         """The same with another mesh and batch size."""

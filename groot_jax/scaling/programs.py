@@ -26,14 +26,13 @@ from groot_jax.generate.walk import SearchPlan
 from groot_jax.mesh.layout import batch_ways
 from groot_jax.model.config import T5Config, preset, released, run_settings
 from groot_jax.model.pretrained import load_config
-from groot_jax.model.t5 import T5, param_shapes
+from groot_jax.model.t5 import T5
 from groot_jax.scaling import workload as workloads
 from groot_jax.scaling.roofline import needed_flops
 from groot_jax.scaling.workload import Workload
 from groot_jax.task import make_model_config, num_sentinels, resolve_format
-from groot_jax.training.loop import state_shapes
 from groot_jax.training.optimizer import make_optimizer
-from groot_jax.training.setup import Placement
+from groot_jax.training.setup import Partitioning
 from groot_jax.training.steps import jit_groot_step, jit_nll_step
 
 
@@ -79,11 +78,11 @@ def _device_bytes(shapes: Any) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """Lowers each step of a config for the devices of a placement."""
+    """Lowers each step of a config for the devices of a partitioning."""
 
     config: ConfigDict
     model_config: T5Config
-    placement: Placement
+    partitioning: Partitioning
     workload: Workload
 
     @property
@@ -142,31 +141,24 @@ class Programs:
         """Bytes on one device of the parameters, and of a training state with them."""
         stage = self.stage
         optimizer = make_optimizer(self.config.optimizer, stage, stage.clip, 1000)
-        shardings = self.placement.state(self.model_config, optimizer)
-        state = state_shapes(param_shapes(self.model_config), optimizer, shardings)
+        state = self.partitioning.state_shapes(optimizer)
         return _device_bytes(state.params), _device_bytes(state)
 
     def _nll(self) -> Any:
         stage = self.config.nll
         optimizer = make_optimizer(self.config.optimizer, stage, self.config.optimizer.clip, 1000)
-        shardings = self.placement.state(self.model_config, optimizer)
-        state = state_shapes(param_shapes(self.model_config), optimizer, shardings)
+        state = self.partitioning.state_shapes(optimizer)
         batch = self._placed(workloads.nll_input(self.workload, self.rows("nll")))
-        step: Any = jit_nll_step(
-            stage, self.model_config, optimizer, shardings, self.placement.layout
-        )
+        step: Any = jit_nll_step(stage, optimizer, self.partitioning)
         return step.lower(state, batch, self._key(), self._columns())
 
     def _update(self) -> Any:
         stage = self.stage
         optimizer = make_optimizer(self.config.optimizer, stage, stage.clip, 1000)
-        shardings = self.placement.state(self.model_config, optimizer)
-        state = state_shapes(param_shapes(self.model_config), optimizer, shardings)
-        groups = batch_ways(self.placement.batch) * stage.accumulate
+        state = self.partitioning.state_shapes(optimizer)
+        groups = batch_ways(self.partitioning.layout.batch) * stage.accumulate
         batch = self._pool_input(groups, self.rows("update"))
-        step: Any = jit_groot_step(
-            stage, self.model_config, optimizer, shardings, self.placement.layout
-        )
+        step: Any = jit_groot_step(stage, optimizer, self.partitioning)
         return step.lower(state, self._placed(batch), self._key(), self._columns())
 
     def _pool_input(self, groups: int, rows: int) -> Any:
@@ -188,10 +180,10 @@ class Programs:
             k=settings.k,
             use_grammar=settings.grammar,
             length_penalty=settings.length_penalty,
-            layout=self.placement.layout,
+            layout=self.partitioning.layout,
         )
         inputs = workloads.search_input(self.workload, self.rows("generate"))
-        return generator.lower(self.placement.shapes(self.model_config), self._placed(inputs))
+        return generator.lower(self.partitioning.param_shapes, self._placed(inputs))
 
     def _grammar(self) -> Any:
         return make_grammar(
@@ -208,10 +200,15 @@ class Programs:
         return self._everywhere(key.shape, key.dtype)
 
     def _everywhere(self, shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=self.placement.layout.everywhere)
+        return jax.ShapeDtypeStruct(
+            tuple(shape), dtype, sharding=self.partitioning.layout.everywhere
+        )
 
     def _placed(self, batch: Any) -> Any:
         """The shapes of a batch, its sentences over the devices."""
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.placement.batch), batch
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=self.partitioning.layout.batch
+            ),
+            batch,
         )

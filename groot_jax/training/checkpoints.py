@@ -1,7 +1,7 @@
 """Checkpoints of one system of a work directory: the best on dev and the latest, through Orbax.
 
-W/checkpoints/<system>/<step>/ holds `state` (parameters, optimizer, step) and `meta` (JSON: looks
-at dev so far, whether the system is finished). A save lands whole or not at all.
+W/checkpoints/<system>/<step>/ holds `state` (parameters, optimizer, step) and `meta` (JSON: the
+evaluations on dev so far, whether the system is finished). A save lands whole or not at all.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError, signals_delayed
 
 
 @dataclass
-class Look:
+class Evaluation:
     """Dev metrics at a step."""
 
     step: int
@@ -34,27 +35,32 @@ class Look:
 class Meta:
     """What a system needs to continue besides its arrays."""
 
-    looks: list[Look] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
     finished: bool = False
     seconds: float = 0.0  # spent in training so far
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
+        """{"looks": [{"step": 4, "reward@1": 0.9, ...}, ...], "finished": false, "seconds": 7.5}
+
+        On disk the evaluations keep the key that all checkpoints have them under.
+        """
         return {
-            "looks": [{"step": look.step, **look.metrics} for look in self.looks],
+            "looks": [{"step": one.step, **one.metrics} for one in self.evaluations],
             "finished": self.finished,
             "seconds": self.seconds,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Meta:
-        looks = [
-            Look(int(look["step"]), {k: v for k, v in look.items() if k != "step"})
-            for look in value["looks"]
+        """Reads what `to_json` made."""
+        evaluations = [
+            Evaluation(int(one["step"]), {k: v for k, v in one.items() if k != "step"})
+            for one in value["looks"]
         ]
-        return cls(looks, bool(value["finished"]), float(value["seconds"]))
+        return cls(evaluations, bool(value["finished"]), float(value["seconds"]))
 
 
-# A look's metrics -> (what has to be high, what decides among those that are high).
+# The metrics of an evaluation -> (what has to be high, what decides among those that are high).
 Merit: TypeAlias = Callable[[Mapping[str, float]], tuple[float, float]]
 
 
@@ -65,46 +71,61 @@ def by_reward(metrics: Mapping[str, float]) -> tuple[float, float]:
 
 def by_loss(metrics: Mapping[str, float]) -> tuple[float, float]:
     """The lowest loss, by however little."""
-    return -metrics["loss"], -metrics["loss"]
+    # A training that diverged has the loss NaN, which is neither above nor below any number.
+    loss = math.inf if math.isnan(metrics["loss"]) else metrics["loss"]
+    return -loss, -loss
 
 
-def best_look(looks: Sequence[Look], tie: float, merit: Merit = by_reward) -> Look | None:
-    """The best so far, look after look: a new one takes the place of the best when that falls more
-    than `tie` below the highest first merit so far (the rank-1 reward), or when the new one is
+def best_evaluation(
+    evaluations: Sequence[Evaluation], tie: float, merit: Merit = by_reward
+) -> Evaluation | None:
+    """The best so far, one after the other: a new one takes the place of the best when that falls
+    more than `tie` below the highest first merit so far (the rank-1 reward), or when the new one is
     within `tie` of it and has a higher second merit (the mean over the top k).
 
-    A look that has lost its place never comes back: its checkpoint is gone.
+    One that has lost its place never comes back: its checkpoint is gone.
     """
-    best: Look | None = None
+    # Under tie .005, as (reward@1, mean): (.800, .5), then (.797, .6), which is within the tie and
+    # has the higher mean: best. Then (.8025, .4): the top rises to .8025 and .797 falls out of the
+    # tie, so that the third is best, though the first would be within the tie as well.
+    best: Evaluation | None = None
     top = -math.inf
-    for look in looks:
-        top = max(top, merit(look.metrics)[0])
-        near = [x for x in (best, look) if x and merit(x.metrics)[0] >= top - tie]
+    for one in evaluations:
+        top = max(top, merit(one.metrics)[0])
+        near = [x for x in (best, one) if x and merit(x.metrics)[0] >= top - tie]
+        # Of equals the earlier one: nothing speaks for more training.
         best = max(near, key=lambda x: (merit(x.metrics)[1], -x.step))
     return best
 
 
 def _best_held(
-    looks: Sequence[Look], steps: Collection[int], tie: float, merit: Merit
-) -> Look | None:
-    """The best look, or the best of those whose checkpoints are there, should its own be lost."""
-    best = best_look(looks, tie, merit)
+    evaluations: Sequence[Evaluation], steps: Collection[int], tie: float, merit: Merit
+) -> Evaluation | None:
+    """The best, or the best of those whose checkpoints are there, should its own be lost."""
+    best = best_evaluation(evaluations, tie, merit)
     if best is None or best.step in steps:
         return best
-    return best_look([look for look in looks if look.step in steps], tie, merit)
+    return best_evaluation([one for one in evaluations if one.step in steps], tie, merit)
 
 
 class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
-    """Goes by the looks at hand: Orbax itself forgets the metrics of what an earlier run saved."""
+    """Goes by the evaluations at hand: Orbax forgets the metrics of what an earlier run saved."""
 
     def __init__(self, latest: int, tie: float, merit: Merit) -> None:
         self._latest, self._tie, self._merit = latest, tie, merit
-        self.looks: Sequence[Look] = ()
+        self.evaluations: Sequence[Evaluation] = ()
 
-    def should_preserve(self, checkpoints: Sequence[Any], context: Any) -> list[bool]:
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> list[bool]:
+        """One answer a checkpoint; they come oldest first."""
         del context
         steps = {c.step for c in checkpoints}
-        best = _best_held(self.looks, steps, self._tie, self._merit)
+        best = _best_held(self.evaluations, steps, self._tie, self._merit)
+        # The latest is for continuing, the best for all else. Both are one where training improves.
         latest = {c.step for c in list(checkpoints)[-self._latest :]}
         return [c.step in latest or (best is not None and c.step == best.step) for c in checkpoints]
 
@@ -123,7 +144,6 @@ class Checkpoints:
         read_only: bool = False,
     ) -> None:
         self.folder = (workdir / "checkpoints" / system).absolute()
-        self._system = system
         self._tie, self._merit = tie, merit
         self._policy = _KeepBestAndLatest(keep, tie, merit)
         self._manager = ocp.CheckpointManager(
@@ -161,11 +181,16 @@ class Checkpoints:
         with self._saving():
             self._manager.wait_until_finished()
 
-    def save(self, step: int, state: Any, meta: Meta) -> None:
-        """Starts writing a checkpoint in the background; the one before has landed by then."""
+    def save(self, step: int, state: TrainState, meta: Meta) -> None:
+        """Starts writing a checkpoint in the background; the one before has landed by then.
+
+        Raises UserError where the disk has no room, and where the save before failed.
+        """
+        # Orbax copies the arrays to the host before `save` returns, so that the next update may
+        # take their memory; what goes on in the background is the writing.
         self.wait()
         self._check_room(state)
-        self._policy.looks = meta.looks
+        self._policy.evaluations = meta.evaluations
         # What this call begins goes on in the background, but not if the call is cut off.
         with self._saving(), signals_delayed():
             self._manager.save(
@@ -175,8 +200,10 @@ class Checkpoints:
                 ),
             )
 
-    def _check_room(self, state: Any) -> None:
+    def _check_room(self, state: TrainState) -> None:
         """Raises UserError before a disk is filled to the brim for nothing."""
+        # The arrays, and 5 % and 1 MiB to spare. Checkpoints that are to go stay until the new one
+        # is there, so that their room does not count.
         needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05) + 2**20
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -184,9 +211,11 @@ class Checkpoints:
             raise UserError(_full_disk(self.folder, mebibytes))
 
     def steps(self) -> list[int]:
+        """Of the checkpoints that are there, in order."""
         return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
+        """The last step; None where there is none."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
@@ -194,30 +223,33 @@ class Checkpoints:
         latest = self.latest()
         if latest is None:
             return None
-        best = _best_held(self.meta(latest).looks, self.steps(), self._tie, self._merit)
+        # The latest knows of all evaluations, those of checkpoints that are gone included.
+        best = _best_held(self.meta(latest).evaluations, self.steps(), self._tie, self._merit)
         return best.step if best else latest
 
     def meta(self, step: int) -> Meta:
+        """What was saved beside the state of a step. Raises UserError where it cannot be read."""
         restored = self._restore(step, meta=ocp.args.JsonRestore())
         return Meta.from_json(restored.meta)
 
-    def restore(self, step: int, target: Any) -> Any:
-        """The state of a step, placed as `target` (arrays or shapes with shardings) says."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        return self._restore(step, state=ocp.args.StandardRestore(abstract)).state
+    def restore(self, step: int, shapes: TrainState) -> TrainState:
+        """The state of a step, placed as `shapes`, each with its sharding, say.
 
-    def restore_params(self, step: int, target: Any) -> Any:
-        """The parameters alone, without the optimizer's state."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        item = {"params": abstract}
+        Raises UserError where it cannot be read.
+        """
+        return self._restore(step, state=ocp.args.StandardRestore(shapes)).state
+
+    def restore_params(self, step: int, shapes: Params) -> Params:
+        """As `restore`, the parameters alone: AdamW's moments are twice as large as they are."""
+        item = {"params": shapes}
         args = ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-            partial_restore=True,
+            partial_restore=True,  # What `item` does not name is left on disk.
         )
         return self._restore(step, state=args).state["params"]
 
-    def _restore(self, step: int, **items: Any) -> Any:
+    def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
@@ -230,6 +262,7 @@ class Checkpoints:
 
 def saved_steps(workdir: Path, system: str) -> list[int]:
     """Steps of the checkpoints that have landed, in order; none where there is no such system."""
+    # A save under way has a name such as 4.orbax-checkpoint-tmp until it is whole.
     folder = workdir / "checkpoints" / system
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
@@ -237,6 +270,7 @@ def saved_steps(workdir: Path, system: str) -> list[int]:
 
 def _first_line(error: Exception) -> str:
     """The first line of a message, its middle left out where it is long: the end says why."""
+    # TensorStore's messages end with places in its own source, which help nobody here.
     line = (str(error).splitlines() or [""])[0].partition(" [source locations")[0]
     return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
 
@@ -250,6 +284,7 @@ def _full_disk(folder: Path, why: str) -> str:
 
 def _save_error(error: Exception, folder: Path) -> UserError:
     """What kept a checkpoint from being written, in one sentence."""
+    # TensorStore reports a full disk as a ValueError with the system's text in it, and no errno.
     text = str(error)
     number = getattr(error, "errno", None)
     full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text

@@ -14,7 +14,6 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import numpy as np
@@ -26,19 +25,18 @@ from groot_jax.data.batches import Batch
 from groot_jax.generate.beam_search import Beams
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import batch_ways
-from groot_jax.model.t5 import T5, param_shapes
+from groot_jax.mesh.rows import counted_rows, padded_rows
+from groot_jax.model.t5 import T5
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
-from groot_jax.runtime.hosts import Hosts
-from groot_jax.training import loop
-from groot_jax.training.loop import Stage, Update, new_state, state_shapes
+from groot_jax.training.loop import Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import make_optimizer
-from groot_jax.training.run import Run, let_go
-from groot_jax.training.steps import jit_groot_step, loss_weights
+from groot_jax.training.run import Run
+from groot_jax.training.steps import jit_groot_step
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A batch on its way from the beam search to the update."""
+    """A batch of B sentences on its way from the beam search to the update."""
 
     batch: Batch
     tokens_BxKxT: np.ndarray | None  # of the beams; None where nothing was generated
@@ -52,27 +50,31 @@ class GrootStage:
         """Raises UserError where `system` is none of `config.variants`."""
         self._run, self.system = run, system
         self.settings = configs.variant(run.config, system)
-        settings, task, placement = self.settings, run.task, run.placement
-        own_B = placement.own_rows(settings.batch_size, settings.accumulate)
-        self._batches = run.batches(settings.batch_size, run.config.seed + 1, own_B)
-        self._counted_B = run.generator.counted_rows(len(own_B))
+        settings, task, partitioning = self.settings, run.task, run.partitioning
+        layout = partitioning.layout
+        size, parts = settings.batch_size, settings.accumulate
+        # Another order of sentences, and other swapped mentions, than those of stage 0.
+        self._batches = run.batches(size, run.config.seed + 1, parts)
+        self._counted_B = counted_rows(layout.batch, padded_rows(layout.batch, size, parts))
         per_epoch = self._batches.per_epoch
-        self.total = max(1, round(settings.epochs * per_epoch))
-        self._look_every = loop.look_every(settings, per_epoch)
+        self.total = num_updates(settings, per_epoch)
+        self._eval_every = updates_between(settings, per_epoch)
         self._optimizer = make_optimizer(run.config.optimizer, settings, settings.clip, self.total)
-        self._shardings = placement.state(task.model_config, self._optimizer)
-        self._step = jit_groot_step(
-            settings, task.model_config, self._optimizer, self._shardings, placement.layout
-        )
+        self._step = jit_groot_step(settings, self._optimizer, partitioning)
         # NLL continued has no contrast: nothing is generated for it.
-        self._contrasts = any(weight for _, weight in loss_weights(settings))
+        self._contrasts = any(settings.loss.values())
         self._generator = run.generator
+        # The model has seen the gold of these sentences in stage 0, and writes it at rank 1 more
+        # often than it does on dev. Dropout makes its errors on both more alike: it is those of dev
+        # that the contrast shall push down.
         self._noisy = settings.generate_dropout > 0
         if self._noisy:
             noisy = dataclasses.replace(task.model_config, dropout_rate=settings.generate_dropout)
-            self._generator = task.generator(model=T5(noisy), layout=placement.layout)
-        self._key = run.key(system)
-        self._noise = run.key(f"{system}, generation")  # Draws unlike those of the update.
+            self._generator = task.generator(model=T5(noisy), layout=layout)
+        seed = run.config.seed
+        self._key = arrays.named_key(seed, system, layout.everywhere)
+        # Draws unlike those of the update.
+        self._noise = arrays.named_key(seed, f"{system}, generation", layout.everywhere)
 
     # ---- The three steps ----
 
@@ -80,6 +82,7 @@ class GrootStage:
         """Starts the search for the k best labelings of each sentence; returns at once."""
         if not self._contrasts:
             return None
+        # By the step, not by a key that each search passes on: a run that continues draws the same.
         key = jax.random.fold_in(self._noise, step) if self._noisy else None
         return self._generator(params, batch, key)
 
@@ -88,6 +91,7 @@ class GrootStage:
         this returns. Sentences without a target, whose gold cannot be written, get no pool."""
         if beams is None:
             return Ranked(batch, None, dict)
+        # A type that the training split lacks (data.unknown_types=keep) has no tag to be written.
         found = [item for item in self._generator.read(beams, batch) if item[0].target]
         tasks = [
             ScoringTask(
@@ -99,6 +103,8 @@ class GrootStage:
             for example, candidates in found
         ]
         handle = self._run.oracle.submit(tasks, PoolSettings(**self.settings.pool))
+        # The oracle knows words and labelings, and no ids: a pool comes back to its sentence by its
+        # place among the tasks, an entry to its row of `tokens_BxKxT` by its slot.
         indices = [example.index for example, _ in found]
         return Ranked(
             batch,
@@ -110,6 +116,8 @@ class GrootStage:
         """Waits for the pools, and starts the update that they ask for."""
         pools = ranked.pools()
         state, metrics = self.update(state, self.encode(ranked, pools))
+        # Padding has index -1 and no pool. Under tensor parallelism several processes hold the same
+        # sentence, which only one of them may count.
         counted = set(ranked.batch.index_B[self._counted_B].tolist())
         return Update(state, metrics, pool_figures([pools[i] for i in pools if i in counted]))
 
@@ -121,16 +129,18 @@ class GrootStage:
             pools,
             ranked.tokens_BxKxT,
             run.task.format,
+            # With 0 a pool is the one slot that is there besides, for the likelihood of gold.
             size=self.settings.pool.size if self._contrasts else 0,
             start_token=run.task.model_config.decoder_start_token_id,
             buckets=run.config.loader.node_buckets,
-            groups=batch_ways(run.placement.batch) * self.settings.accumulate,
-            merge_sizes=partial(merge_sizes, run.hosts),
+            # 4 devices, accumulate 2: 8 groups, so that each half of the batch has one a device.
+            groups=batch_ways(run.partitioning.layout.batch) * self.settings.accumulate,
+            merge_sizes=lambda sizes: Sizes(*run.hosts.merge(sizes, Sizes.join)),
         )
 
     def update(self, state: TrainState, pools: PoolBatch) -> tuple[TrainState, Metrics]:
         """Starts one update; its arrays are on the way when this returns."""
-        data = arrays.put(pools, self._run.placement.batch)
+        data = arrays.put(pools, self._run.partitioning.layout.batch)
         return self._step(state, data, self._key, self._run.columns)
 
     # ---- Their order ----
@@ -141,17 +151,24 @@ class GrootStage:
         Beams are never made across an evaluation: after one, and so after a resume, generation
         starts anew from the parameters at hand. A run that was killed makes the same beams again.
         """
+        # With lag 1 and 4 updates between evaluations the device gets, by its batch,
+        #
+        #     generate 0, generate 1, update 0; generate 2, update 1; generate 3, update 2; update 3
+        #
+        # so that the host has the whole of update n to score what was generated just before it. The
+        # beams of batch 2 come from parameters that lack update 1: one behind, the lag. With lag 0
+        # each generation waits for the update before it, and the device for the host's scores.
         source = self._batches.from_step(start, self._run.config.loader.threads)
         ahead = start  # The next batch to generate for.
         ready: deque[Ranked] = deque()
         for step in range(start, self.total):
-            segment_end = min(self.total, (step // self._look_every + 1) * self._look_every)
+            segment_end = min(self.total, (step // self._eval_every + 1) * self._eval_every)
             made = []
             while ahead < min(step + self.settings.lag + 1, segment_end):
                 batch = next(source)
                 made.append((self.generate(state.params, batch, ahead), batch))
                 ahead += 1
-            if not ready:
+            if not ready:  # The first of a segment: nothing hides its scoring.
                 ready.append(self.correct_and_rank(*made.pop(0)))
             update = self.contrast(state, ready.popleft())
             ready.extend(self.correct_and_rank(*item) for item in made)
@@ -160,34 +177,17 @@ class GrootStage:
 
     def stage(self) -> Stage:
         """As the loop of all training sees it."""
-        shapes = param_shapes(self._run.task.model_config)
+        run, partitioning = self._run, self._run.partitioning
         return Stage(
             self.system,
             total=self.total,
-            look_every=self._look_every,
-            patience=0,
-            fresh=lambda: new_state(self._run.stage_0_params(), self._optimizer, self._shardings),
-            shapes=state_shapes(shapes, self._optimizer, self._shardings),
+            eval_every=self._eval_every,
+            fresh=lambda: partitioning.new_state(run.stage_0_params(), self._optimizer),
+            shapes=partitioning.state_shapes(self._optimizer),
             updates=self.updates,
+            # The search of dev is not this system's own: the next one goes on with it.
+            programs=(self._step, self._generator) if self._noisy else (self._step,),
         )
-
-    def close(self) -> None:
-        """Lets go of the system's programs."""
-        let_go(self._step, *([self._generator] if self._noisy else []))
-
-
-def train_system(run: Run, system: str) -> None:
-    """GROOT, or a variant of it, for `groot.epochs` epochs from the best of stage 0."""
-    groot = GrootStage(run, system)
-    run.train(groot.stage())
-    groot.close()
-
-
-def merge_sizes(hosts: Hosts, sizes: Sizes) -> Sizes:
-    """Shapes that all processes agree on."""
-    if hosts.count == 1:
-        return sizes
-    return Sizes(*hosts.merge(sizes, Sizes.join))
 
 
 def pool_figures(pools: Sequence[Pool]) -> dict[str, tuple[float, float]]:
@@ -198,6 +198,7 @@ def pool_figures(pools: Sequence[Pool]) -> dict[str, tuple[float, float]]:
     first, beam, size = [], [], 0
     for pool in pools:
         size += len(pool)
+        # Gold that the beam did not find, and corrections, have slot -1; rank 1 of the beam has 0.
         ranked = [entry for entry in pool if entry.slot >= 0]
         beam += [entry.reward for entry in ranked]
         first += [entry.reward for entry in ranked if entry.slot == 0]

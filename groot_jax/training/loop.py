@@ -1,30 +1,35 @@
-"""The loop of all training: updates, looks at dev, checkpoints, metrics, the progress bar.
+"""The loop of all training: updates, evaluations on dev, checkpoints, metrics, the progress bar.
 
-Knows neither where a stage's batches come from, nor what its updates do, nor what a look measures.
+Knows neither where a stage's batches come from, nor what its updates do, nor what is measured.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from groot_jax.contrast.update import Metrics, TrainState
+from groot_jax.contrast.update import Metrics, Params, TrainState
 from groot_jax.evaluation.metrics import Totals, merge_totals
-from groot_jax.mesh import arrays
+from groot_jax.generate.generator import Generator
 from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.training.checkpoints import Checkpoints, Look, Merit, Meta, best_look, by_reward
-from groot_jax.training.monitor import open_monitor
+from groot_jax.training.checkpoints import (
+    Checkpoints,
+    Evaluation,
+    Merit,
+    Meta,
+    best_evaluation,
+    by_reward,
+)
+from groot_jax.training.monitor import Monitor, say
+from groot_jax.training.steps import Step
 
 
 @dataclass(frozen=True)
@@ -42,40 +47,41 @@ class Stage:
 
     system: str
     total: int  # updates
-    look_every: int  # updates between looks at dev
-    patience: int  # looks without a better one that end it; 0: none do
+    eval_every: int  # updates between evaluations on dev
     fresh: Callable[[], TrainState]  # step 0
     shapes: TrainState  # of every step, with their shardings
-    # (state, its step) -> an update for each step after it; no update may span a look.
+    # (state, its step) -> an update for each step after it; no update may span an evaluation.
     updates: Callable[[TrainState, int], Iterator[Update]]
-    merit: Merit = by_reward  # which look is the best
+    programs: tuple[Step | Generator, ...]  # what is compiled for this stage alone
+    merit: Merit = by_reward  # which evaluation is the best
+    patience: int = 0  # evaluations after the best one that end it; 0: none do
 
 
-def look_every(stage: ConfigDict, per_epoch: int) -> int:
-    """Updates between looks at dev: `stage.eval_every` epochs of so many updates, rounded up, so
-    that two looks of half an epoch make an epoch: 107 and 213 of 213 updates, not 106, 212, 213.
+def num_updates(stage: ConfigDict, per_epoch: int) -> int:
+    """Updates of a stage of `stage.epochs` epochs of so many updates each; at least one."""
+    return max(1, round(stage.epochs * per_epoch))
+
+
+def updates_between(stage: ConfigDict, per_epoch: int) -> int:
+    """Updates between evaluations: `stage.eval_every` epochs of so many updates, rounded up, so
+    that two of half an epoch make an epoch: 107 and 213 of 213 updates, not 106, 212, 213.
     """
     # .55 * 100 is 55.00000000000001, which is not to become 56.
     return max(1, math.ceil(round(stage.eval_every * per_epoch, 6)))
-
-
-class Looker(Protocol):
-    """Measures parameters on dev; `merit` of the stage reads what it finds."""
-
-    def look(self, params: Any) -> dict[str, float]: ...
 
 
 def train(
     stage: Stage,
     workdir: Path,
     settings: ConfigDict,
-    evaluator: Looker,
+    evaluate: Callable[[Params], dict[str, float]],
     console: Console,
     hosts: Hosts,
 ) -> None:
-    """Runs a stage's updates from its latest checkpoint; looks at dev and saves now and then.
+    """Runs a stage's updates from its latest checkpoint; evaluates and saves now and then.
 
-    `settings` are those of `config.checkpoint`.
+    `settings` are those of `config.checkpoint`. `evaluate` measures parameters on dev; the stage's
+    `merit` reads what it finds. Raises UserError where a checkpoint cannot be read or written.
     """
     system, total = stage.system, stage.total
     with Checkpoints(
@@ -84,60 +90,79 @@ def train(
         latest = checkpoints.latest()
         meta = checkpoints.meta(latest) if latest is not None else Meta()
         if meta.finished:
-            console.print(f"{system}: finished before, at step {latest}", highlight=False)
+            say(console, f"{system}: finished before, at step {latest}")
             return
         if latest is None:
             state = stage.fresh()
         else:
             state = checkpoints.restore(latest, stage.shapes)
-            console.print(f"{system}: continues from step {latest}", highlight=False)
+            say(console, f"{system}: continues from step {latest}")
         start = latest or 0
         sums = _Sums()
         previous: Update | None = None
-        with open_monitor(
+        with Monitor(
             workdir, system, start=start, total=total, console=console, main=hosts.main
         ) as monitor:
             begun = time.monotonic()
-            dev: dict[str, float] = meta.looks[-1].metrics if meta.looks else {}
+            dev = meta.evaluations[-1].metrics if meta.evaluations else {}
+            # `step` counts updates that are done: the first of a fresh run ends step 1.
             for step, update in enumerate(stage.updates(state, start), start + 1):
-                # The device works on this update; what is read now is the one before.
+                # The device works on this update. To read its loss would be to wait for it, with
+                # nothing left for the device to do after it: what is read is the one before.
                 if previous is not None:
                     sentences = sums.add(previous)
                     monitor.advance(step - 1, sentences, sums.shown() | _shown(dev))
                 previous = update
-                if step % stage.look_every and step != total:
+                if step % stage.eval_every and step != total:
                     continue
+                # Evaluation needs these parameters anyway: this update is waited for.
                 sentences = sums.add(update)
                 monitor.advance(step, sentences, sums.shown() | _shown(dev))
                 previous = None
                 monitor.log(step, "train", sums.means(hosts))
                 sums = _Sums()
-                looked = time.monotonic()
-                dev = evaluator.look(update.state.params)
+                stopped = time.monotonic()
+                dev = evaluate(update.state.params)
                 now = time.monotonic()
-                monitor.exclude(now - looked)
+                monitor.exclude(now - stopped)
                 meta.seconds += now - begun
                 begun = now
                 monitor.log(step, "dev", dev | {"seconds": meta.seconds})
-                meta.looks.append(Look(step, dev))
-                best = best_look(meta.looks, settings.tie, stage.merit)
+                meta.evaluations.append(Evaluation(step, dev))
+                best = best_evaluation(meta.evaluations, settings.tie, stage.merit)
                 assert best is not None
-                since = sum(1 for look in meta.looks if look.step > best.step)
+                # Patience 4, and the best is evaluation 5 of 9: four have come since, none better.
+                since = sum(1 for one in meta.evaluations if one.step > best.step)
                 meta.finished = step == total or bool(stage.patience and since >= stage.patience)
-                monitor.say(_look_line(system, step, total, dev, best.step == step))
+                say(console, _evaluation_line(system, step, total, dev, best.step == step))
+                # After the log: a run that is killed in between makes this step again, and then
+                # drops what was logged of it. The other way round it would be missing for good.
                 checkpoints.save(step, update.state, meta)
                 release_freed_memory()
                 if meta.finished and step < total:
-                    monitor.say(
-                        f"{system}: ended at step {step}, after {since} looks at dev without a "
-                        "better one (patience)"
+                    say(
+                        console,
+                        f"{system}: ended at step {step}, after {since} evaluations without a "
+                        "better one (patience)",
                     )
                 if meta.finished:
                     break
+    let_go(stage.programs)
+
+
+def let_go(programs: Iterable[Step | Generator]) -> None:
+    """Of what is compiled: a system may have 50 programs, each of which holds 50 to 100 MiB."""
+    for program in programs:
+        program.clear_cache()
+    release_freed_memory()
 
 
 class _Sums:
-    """Sums of (sum, denominator) over the updates since the last look."""
+    """Sums of (sum, denominator) over the updates since the last evaluation.
+
+    Not a mean of the updates' means, since not every batch is full: .5 a sentence of 16 and 1.1 of
+    4 are (8 + 4.4) / 20 = .62 a sentence, and not .8.
+    """
 
     def __init__(self) -> None:
         self._metrics: Totals = {}  # of all sentences
@@ -150,19 +175,23 @@ class _Sums:
         metrics = jax.tree.map(float, jax.device_get(update.metrics))
         self._metrics = merge_totals([self._metrics, metrics])
         self._figures = merge_totals([self._figures, update.figures])
-        self._loss = float(metrics["loss"][0]) / max(float(metrics["loss"][1]), 1e-9)
-        return int(metrics["gold_score"][1])
+        loss, count = metrics["loss"]
+        self._loss = loss / count
+        return int(metrics["gold_score"][1])  # Its denominator is the number of sentences.
 
     def means(self, hosts: Hosts | None = None) -> dict[str, float]:
         """Of this process's sentences, or of all processes together."""
         figures = self._figures
+        # The device has summed `_metrics` over all processes already.
         if hosts is not None:
             figures = hosts.merge(figures, merge_totals)
         both = {**self._metrics, **figures}
+        # Where no beam of any sentence finished there is no rank 1 to be counted.
         return {key: float(total) / max(float(count), 1e-9) for key, (total, count) in both.items()}
 
     def shown(self) -> dict[str, float]:
-        """For the progress bar: this update's loss, and rewards as a mean since the last look."""
+        """For the progress bar: this update's loss, and rewards as a mean since the last
+        evaluation."""
         means = self.means()
         names = {"reward@1": "reward@1", "beam_reward": "beams"}
         shown = {"loss": self._loss}
@@ -170,27 +199,11 @@ class _Sums:
 
 
 def _shown(dev: dict[str, float]) -> dict[str, float]:
-    """For the progress bar: the last look at dev, that of an earlier run included."""
+    """For the progress bar: the last evaluation, that of an earlier run included."""
     names = {"reward@1": "dev reward@1", "mean_reward": "mean", "loss": "dev loss"}
     return {label: dev[key] for key, label in names.items() if key in dev}
 
 
-def _look_line(system: str, step: int, total: int, dev: dict[str, float], best: bool) -> str:
+def _evaluation_line(system: str, step: int, total: int, dev: dict[str, float], best: bool) -> str:
     figures = " ".join(f"{key} {value:.4f}" for key, value in dev.items())
     return f"{system} {step}/{total} dev: {figures}{'  (best)' if best else ''}"
-
-
-def new_state(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:
-    """Step 0 of placed parameters, just as the updates will leave it: they are compiled once."""
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-    return TrainState(arrays.put(np.int32(0), shardings.step), params, opt_state)
-
-
-def state_shapes(params: Any, optimizer: Any, shardings: TrainState) -> TrainState:
-    """What `new_state` makes of parameters of the shapes `params`, without making it."""
-    state = jax.eval_shape(lambda p: TrainState(jnp.int32(0), p, optimizer.init(p)), params)
-
-    def placed(shape: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, state, shardings)

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -39,26 +38,17 @@ class Monitor:
     """Progress and metrics of one system of a work directory; a context manager.
 
     Started at step `start`, it drops what an earlier, killed run logged beyond that step, so that a
-    step is on file once.
+    step is on file once. Of several processes, only the `main` one writes files and shows a bar.
     """
 
     def __init__(
-        self, workdir: Path, system: str, *, start: int, total: int, console: Console
+        self, workdir: Path, system: str, *, start: int, total: int, console: Console, main: bool
     ) -> None:
-        self._system = system
-        self._console = console
-        self._total = total
+        self._system, self._total = system, total
+        self._console, self._main = console, main
         self._path = workdir / METRICS_FILE
-        folder = workdir / "tensorboard" / system
-        _drop_after(self._path, system, start)
-        with writing(self._path):
-            self._file = self._path.open("a", encoding="utf-8")
-            folder.mkdir(parents=True, exist_ok=True)
-            # Not tensorboardX's own writer: its thread dies on a full disk, and then it blocks.
-            self._board = EventsWriter(str(folder / "events"))
-        # TensorBoard, too, drops what an earlier run logged from here on.
-        log = SessionLog(status=SessionLog.START)
-        self._board.write_event(Event(wall_time=time.time(), step=start + 1, session_log=log))
+        if main:
+            self._open_files(workdir / "tensorboard" / system, start)
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -66,12 +56,23 @@ class Monitor:
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (main and console.is_terminal),
         )
         self._task = self._bar.add_task(system, total=total, completed=start, status="")
         self._begun = self._last_line = time.monotonic()
         self._sentences = 0
         self._pause = 0.0
+
+    def _open_files(self, folder: Path, start: int) -> None:
+        _drop_after(self._path, self._system, start)
+        with writing(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
+            folder.mkdir(parents=True, exist_ok=True)
+            # Not tensorboardX's own writer: its thread dies on a full disk, and then it blocks.
+            self._board = EventsWriter(str(folder / "events"))
+        # TensorBoard, too, drops what an earlier run logged from here on, when it reads this event.
+        log = SessionLog(status=SessionLog.START)
+        self._board.write_event(Event(wall_time=time.time(), step=start + 1, session_log=log))
 
     def __enter__(self) -> Monitor:
         self._bar.start()
@@ -79,17 +80,16 @@ class Monitor:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        if not self._main:
+            return
         with writing(self._path):
             self._file.close()
             self._board.close()
 
-    def say(self, text: str) -> None:
-        """One line above the bar."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
     def advance(self, step: int, sentences: int, values: Mapping[str, float]) -> None:
         """After an update: moves the bar, and prints a line now and then where there is no bar."""
         self._sentences += sentences
+        # Of this process alone: a run that continues has not trained in the time before it.
         now = time.monotonic()
         speed = self._sentences / max(now - self._begun - self._pause, 1e-9)
         shown = " ".join(f"{key} {value:.3f}" for key, value in values.items())
@@ -97,57 +97,37 @@ class Monitor:
         self._bar.update(self._task, completed=step, status=status)
         if not self._console.is_terminal and now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
-            self.say(f"{self._system} {step}/{self._total} {status}")
+            say(self._console, f"{self._system} {step}/{self._total} {status}")
 
     def exclude(self, seconds: float) -> None:
-        """Time that is not training (looks at dev) does not count in sentences per second."""
+        """Time that is not training (evaluations) does not count in sentences per second."""
         self._pause += seconds
 
-    def log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+    def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes one line of metrics.jsonl and its TensorBoard scalars."""
+        if not self._main:
+            return
+        # {"system": "nll", "step": 4, "split": "dev", "reward@1": 0.9, ...}
         line = {"system": self._system, "step": step, "split": split} | dict(values)
         now = time.time()
         with writing(self._path):
             self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            self._file.flush()  # Who plots the file beside the run sees whole lines, and at once.
             for key, value in values.items():
-                if isinstance(value, int | float):
-                    summary = scalar(f"{split}/{key}", value)
-                    self._board.write_event(Event(wall_time=now, step=step, summary=summary))
+                summary = scalar(f"{split}/{key}", value)
+                self._board.write_event(Event(wall_time=now, step=step, summary=summary))
             self._board.flush()
 
 
-class Silent:
-    """A monitor that shows and writes nothing: for all processes of a run but one."""
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
-
-    def advance(self, step: int, sentences: int, values: Mapping[str, float]) -> None:
-        pass
-
-    def exclude(self, seconds: float) -> None:
-        pass
-
-    def log(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-        pass
-
-
-def open_monitor(
-    workdir: Path, system: str, *, start: int, total: int, console: Console, main: bool
-) -> Monitor | Silent:
-    if not main:
-        return Silent()
-    return Monitor(workdir, system, start=start, total=total, console=console)
+def say(console: Console, text: str) -> None:
+    """Prints the text as it is, above the progress bar where there is one."""
+    # By default Rich colors numbers, takes [brackets] for markup, and wraps lines.
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _drop_after(path: Path, system: str, step: int) -> None:
+    # A run that logged steps 2 and 4 and was killed before the checkpoint of 4 was whole continues
+    # from 2: it makes step 4 again, which then is in the file once.
     if not path.exists():
         return
     kept = []

@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from groot_jax.contrast.update import TrainState, nll_batch
+from ml_collections import ConfigDict
+
+from groot_jax.contrast.update import OutputColumns, Params, TrainState, nll_batch
+from groot_jax.data.batches import TrainingBatches
 from groot_jax.mesh import arrays
-from groot_jax.model.t5 import param_shapes
 from groot_jax.task import initial_params
-from groot_jax.training import loop
-from groot_jax.training.loop import Stage, Update, new_state, state_shapes
+from groot_jax.training.checkpoints import Merit, by_reward
+from groot_jax.training.loop import Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import make_optimizer
-from groot_jax.training.run import Run, let_go
+from groot_jax.training.run import Run
+from groot_jax.training.setup import Partitioning
 from groot_jax.training.steps import jit_nll_step
 
 
-def train_nll(run: Run) -> None:
-    """Trains stage 0 of a run, from its latest checkpoint where it has one."""
-    settings, task, placement = run.config.nll, run.task, run.placement
-    own_B = placement.own_rows(settings.batch_size)
-    batches = run.batches(settings.batch_size, run.config.seed, own_B)
-    total = max(1, round(settings.epochs * batches.per_epoch))
-    optimizer = make_optimizer(run.config.optimizer, settings, run.config.optimizer.clip, total)
-    shardings = placement.state(task.model_config, optimizer)
-    step_fn = jit_nll_step(settings, task.model_config, optimizer, shardings, placement.layout)
-    key = run.key("nll")
+def likelihood_stage(
+    system: str,
+    config: ConfigDict,
+    settings: ConfigDict,
+    partitioning: Partitioning,
+    batches: TrainingBatches,
+    columns: OutputColumns,
+    initial: Callable[[], Params],
+    merit: Merit = by_reward,
+) -> Stage:
+    """Likelihood of the targets of `batches`, from the `initial` parameters; stage 0 and
+    pretraining, whose `settings` are `config.nll` and `config.pretrain`."""
+    # The learning rate falls over all updates, also where patience may end them early.
+    total = num_updates(settings, batches.per_epoch)
+    optimizer = make_optimizer(config.optimizer, settings, config.optimizer.clip, total)
+    layout = partitioning.layout
+    step = jit_nll_step(settings, optimizer, partitioning)
+    key = arrays.named_key(config.seed, system, layout.everywhere)
 
     def updates(state: TrainState, start: int) -> Iterator[Update]:
-        for batch in batches.from_step(start, run.config.loader.threads):
-            data = arrays.put(nll_batch(batch), placement.batch)
-            state, metrics = step_fn(state, data, key, run.columns)
+        # Nothing here waits for the device: a batch is on its way while the one before is computed.
+        for batch in batches.from_step(start, config.loader.threads):
+            data = arrays.put(nll_batch(batch), layout.batch)
+            state, metrics = step(state, data, key, columns)
             yield Update(state, metrics, {})
 
-    run.train(
-        Stage(
-            "nll",
-            total=total,
-            look_every=loop.look_every(settings, batches.per_epoch),
-            patience=settings.patience,
-            fresh=lambda: new_state(initial_params(task, shardings.params), optimizer, shardings),
-            shapes=state_shapes(param_shapes(task.model_config), optimizer, shardings),
-            updates=updates,
-        )
+    return Stage(
+        system,
+        total=total,
+        eval_every=updates_between(settings, batches.per_epoch),
+        patience=settings.patience,
+        fresh=lambda: partitioning.new_state(initial(), optimizer),
+        shapes=partitioning.state_shapes(optimizer),
+        updates=updates,
+        programs=(step,),
+        merit=merit,
     )
-    let_go(step_fn)
+
+
+def nll_stage(run: Run) -> Stage:
+    """Stage 0 of a run."""
+    settings, partitioning = run.config.nll, run.partitioning
+    return likelihood_stage(
+        "nll",
+        run.config,
+        settings,
+        partitioning,
+        run.batches(settings.batch_size, run.config.seed),
+        run.columns,
+        lambda: initial_params(run.task, partitioning.params),
+    )

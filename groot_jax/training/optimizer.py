@@ -6,15 +6,22 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from groot_jax.contrast.update import Params
+
 
 def make_schedule(stage: ConfigDict, num_steps: int) -> optax.Schedule:
-    """Linear warmup to `learning_rate`, then the named decay to `final_scale` of it at the end.
+    """Linear warmup to `learning_rate`, then the named decay towards `final_scale` of it.
 
-    With n updates of warmup the first one has an nth of the rate, the nth all of it.
+    With n updates of warmup the first one has an nth of the rate, the nth all of it. `num_steps`:
+    updates of the stage, 1 or more.
     """
+    # optax counts from 0, here up to `num_steps` - 1. Of 10 updates with warmup .2 and linear decay
+    # to .1 the rates are, as shares of the peak: .5, 1, then 1, .8875, ... down to .2125. The decay
+    # starts from the peak again, and .1 is what an update after the last would have.
     peak = stage.learning_rate
-    warmup = min(int(stage.warmup * num_steps), max(num_steps - 1, 0))
-    rest = max(num_steps - warmup, 1)
+    # At most all updates but one: with warmup 1 the last of them is the decay's.
+    warmup = min(int(stage.warmup * num_steps), num_steps - 1)
+    rest = num_steps - warmup
     if stage.schedule == "constant":
         decay = optax.constant_schedule(peak)
     elif stage.schedule == "linear":
@@ -23,6 +30,8 @@ def make_schedule(stage: ConfigDict, num_steps: int) -> optax.Schedule:
         decay = optax.cosine_decay_schedule(peak, rest, alpha=stage.final_scale)
     if warmup == 0:
         return decay
+    # From peak / warmup and not from 0, where the first update would do nothing. `decay` is asked
+    # with the count since the boundary.
     rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
     return optax.join_schedules([rise, decay], [warmup])
 
@@ -56,12 +65,17 @@ def make_optimizer(
             weight_decay=optimizer.weight_decay,
             mask=_decayed,
         )
+    # Clipped first: one huge gradient would otherwise stay in AdamW's second moment for some 50
+    # updates (b2 = .98) and make all of them small.
     return optax.chain(optax.clip_by_global_norm(clip), core) if clip else core
 
 
-def _decayed(params: dict) -> dict:
+def _decayed(params: Params) -> Params:
+    """True for each parameter that decays, in the parameters' tree."""
+
     def decay(path: tuple, _: object) -> bool:
         names = "/".join(str(getattr(part, "key", part)) for part in path)
+        # decoder/block/0/layer/0/layer_norm/weight: 1, and not 0, is where a scale does nothing.
         return "layer_norm" not in names and "relative_attention_bias" not in names
 
     return jax.tree_util.tree_map_with_path(decay, params)

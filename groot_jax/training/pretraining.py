@@ -13,30 +13,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import NllBatch, OutputColumns, Params, nll_batch, nll_scores
-from groot_jax.data.batches import Batch, Example
 from groot_jax.data.corruption import Corruption
 from groot_jax.data.denoising import Denoising
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.ladder import Ladder, fit_ladder
 from groot_jax.data.text import Text, digest_of, without_too_long
-from groot_jax.data.tokenizer import load_tokenizer
+from groot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.mesh import arrays
-from groot_jax.mesh.layout import Layout, summed, use_layout
+from groot_jax.mesh.layout import summed, use_layout
+from groot_jax.mesh.rows import own_rows
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import load_config, save_pretrained
 from groot_jax.model.t5 import T5
 from groot_jax.runtime.files import whole_folder
 from groot_jax.task import make_model_config, make_tokenizer
-from groot_jax.training.setup import Placement
+from groot_jax.training.setup import Partitioning
 
 MODEL_FOLDER = "model"
 _FOLDER, _FILE = "pretraining", "pretraining.json"
@@ -52,28 +50,33 @@ class PretrainTask:
     model_config: T5Config
     digest: str  # of the text
 
-    def kept(self, text: Text) -> Text:
-        """The text without what is over the largest bucket; UserError as `data.policy` says."""
-        return fitting(self.config, self.denoising, text)
-
 
 def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
-    """Trains or loads the tokenizer and settles every size, from the text. Raises UserError."""
+    """Trains or loads the tokenizer and settles every size, from the text.
+
+    Raises UserError where the tokenizer cannot be had, and for a line that no batch can hold.
+    """
     format_name, tokenizer = make_tokenizer(config, text.train, ())
-    settings = config.pretrain
-    denoising = Denoising(
-        tokenizer, format_name == "aligned", Corruption(settings.corrupt, settings.mean_span)
-    )
+    denoising = _denoising(config, tokenizer, format_name == "aligned")
+    # Of the text as it was read: the next job compares it before it leaves lines out.
     digest = digest_of(text)
     kept = fitting(config, denoising, text)
     envelopes = denoising.envelopes([*kept.train, *kept.dev])
     ladder = fit_ladder([envelope.need for envelope in envelopes], config.loader)
+    # Rows for pieces, sentinels and features; those of tags are added when a labeler is trained.
     model_config = make_model_config(config.model, tokenizer.vocab_size)
     return PretrainTask(config, denoising, ladder, model_config, digest)
 
 
+def _denoising(config: ConfigDict, tokenizer: Tokenizer, by_word: bool) -> Denoising:
+    settings = config.pretrain
+    return Denoising(tokenizer, by_word, Corruption(settings.corrupt, settings.mean_span))
+
+
 def fitting(config: ConfigDict, denoising: Denoising, text: Text) -> Text:
-    """The text without the lines that no batch can hold."""
+    """The text without the lines that are over the largest bucket, which no batch can hold.
+
+    Raises UserError for such a line where `data.policy` says so."""
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
 
     def check(sentence: Sentence) -> None:
@@ -108,17 +111,13 @@ def load_pretrain_task(workdir: Path, config: ConfigDict) -> PretrainTask:
             f"{path} is not what pretraining wrote ({type(error).__name__}: {error}): bring the "
             "file back, or name another --workdir"
         ) from error
-    settings = config.pretrain
-    denoising = Denoising(
-        load_tokenizer(path.parent / "tokenizer"),
-        by_word,
-        Corruption(settings.corrupt, settings.mean_span),
-    )
+    denoising = _denoising(config, load_tokenizer(path.parent / "tokenizer"), by_word)
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets, rungs)
     return PretrainTask(config, denoising, ladder, model_config, digest)
 
 
 def has_pretrain_task(workdir: Path) -> bool:
+    """Whether a pretraining has settled its sizes there."""
     return (workdir / _FOLDER / _FILE).exists()
 
 
@@ -131,7 +130,7 @@ def check_text(task: PretrainTask, text: Text, workdir: Path) -> None:
         )
 
 
-def output_columns(task: PretrainTask, placement: Placement) -> OutputColumns:
+def output_columns(task: PretrainTask, partitioning: Partitioning) -> OutputColumns:
     """All of the vocabulary that can be written: the whole, but for features of words where there
     are any. They are most of the rows of such a model (16,000 beside 2,000 pieces) and never a
     target: in the softmax they would cost eight times the logits, and as columns of the tied head
@@ -139,84 +138,77 @@ def output_columns(task: PretrainTask, placement: Placement) -> OutputColumns:
     """
     tokenizer, rows = task.denoising.tokenizer, task.model_config.vocab_size
     count = tokenizer.base_size if tokenizer.has_features else rows
-    column_of_V = np.full(rows, -1, np.int32)
-    column_of_V[:count] = np.arange(count)
-    columns = OutputColumns(jnp.arange(count, dtype=jnp.int32), jnp.asarray(column_of_V))
-    return arrays.put(columns, placement.everywhere)
+    return partitioning.output_columns(np.arange(count, dtype=np.int32))
 
 
 # ---- The loss on text that was set aside ------------------------------------------------------
 
-_Sums = Callable[[Params, NllBatch, OutputColumns], tuple[jax.Array, jax.Array]]
 
+def dev_loss(
+    task: PretrainTask,
+    partitioning: Partitioning,
+    columns: OutputColumns,
+    dev: Sequence[Sentence],
+) -> Callable[[Params], dict[str, float]]:
+    """The loss on the dev part, as a function of the parameters, the same in all processes, each of
+    which has to call it.
 
-class HeldOut:
-    """The loss on the dev part, which is masked alike at every look."""
-
-    def __init__(
-        self,
-        task: PretrainTask,
-        placement: Placement,
-        columns: OutputColumns,
-        examples: Sequence[Example],
-        batch_size: int,
-    ) -> None:
-        """`examples`: envelopes of the dev part."""
-        own_B = placement.own_rows(batch_size)
-        batches = task.denoising.dev_batches(examples, len(own_B), task.ladder, own_B)
-        self._batches: list[Batch] = list(batches)
-        self._placement, self._columns = placement, columns
-        self._sums = _jit_sums(task.model_config, placement.layout)
-
-    def look(self, params: Params) -> dict[str, float]:
-        """`loss`: nats a target token, sentinels and EOS included; `perplexity`: its exponential.
-
-        The same in all processes, each of which has to call.
-        """
-        found = []
-        for batch in self._batches:
-            data = arrays.put(nll_batch(batch), self._placement.batch)
-            found.append(self._sums(params, data, self._columns))
-        # Read only now: the host prepares a batch while the device works on the one before.
-        loss, tokens = (sum(float(part) for part in parts) for parts in zip(*found, strict=True))
-        mean = loss / max(tokens, 1.0)
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
-
-
-def _jit_sums(model_config: T5Config, layout: Layout) -> _Sums:
-    """(parameters, batch, columns) -> sums of the loss and of the tokens, on all devices."""
-    model = T5(model_config)
+    `loss`: nats a target token, sentinels and EOS included; `perplexity`: its exponential. The dev
+    part is masked alike each time: otherwise two evaluations would differ by their masks as well.
+    """
+    layout, model = partitioning.layout, T5(task.model_config)
+    own_B = own_rows(layout.batch, task.config.pretrain.batch_size)
+    examples = task.denoising.envelopes(dev)
+    batches = list(task.denoising.dev_batches(examples, len(own_B), task.ladder, own_B))
 
     def sums(
         params: Params, batch: NllBatch, columns: OutputColumns
     ) -> tuple[jax.Array, jax.Array]:
+        # Sums, and one division on the host at the end: batches differ in their number of tokens.
         logp_BxT, _, mask_BxT = nll_scores(model, params, batch, columns)
         mask_BxT = mask_BxT.astype(logp_BxT.dtype)
         return -(logp_BxT * mask_BxT).sum(), mask_BxT.sum()
 
-    def laid_out(params: Params, batch: NllBatch, columns: OutputColumns) -> Any:
+    @partial(jax.jit, out_shardings=layout.everywhere)
+    def laid_out(
+        params: Params, batch: NllBatch, columns: OutputColumns
+    ) -> tuple[jax.Array, jax.Array]:
         with use_layout(layout):
             return summed(sums, params, batch, columns)
 
-    return jax.jit(laid_out, out_shardings=layout.everywhere)
+    def evaluate(params: Params) -> dict[str, float]:
+        found = []
+        for batch in batches:
+            data = arrays.put(nll_batch(batch), layout.batch)
+            found.append(laid_out(params, data, columns))
+        # Read only now: the host prepares a batch while the device works on the one before.
+        loss, tokens = (sum(float(part) for part in parts) for parts in zip(*found, strict=True))
+        mean = loss / max(tokens, 1.0)
+        # exp(709.8) is about the largest double; a training that diverges gets beyond.
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+
+    return evaluate
 
 
 # ---- The model that it leaves -----------------------------------------------------------------
 
 
-def write_model(task: PretrainTask, params: Params, placement: Placement, folder: Path) -> None:
+def write_model(
+    task: PretrainTask, params: Params, partitioning: Partitioning, folder: Path
+) -> None:
     """Writes `folder`, whole or not at all: what `model.init` and `text.tokenizer` take.
 
     Every process has to call, since parameters are gathered, one after the other; the first one
     writes. Rows that only fill the embedding up, of which nothing was learned, are left out: rows
     for tags then get draws like the rows that were learned.
     """
-    whole = jax.tree.map(partial(_gathered, placement), params)
+    # One parameter at a time: gathered at once, they would be on every device whole.
+    whole = jax.tree.map(partial(_gathered, partitioning), params)
     if jax.process_index() != 0:
         return
     init = task.config.model.init
     rows = task.denoising.tokenizer.vocab_size
-    if init:
+    if init:  # A released T5 has 32,128 rows for the 32,100 ids of its tokenizer: they stay.
         rows = max(rows, load_config(init).vocab_size)
     whole["shared"]["embedding"] = whole["shared"]["embedding"][:rows]
     if "lm_head" in whole:
@@ -226,8 +218,10 @@ def write_model(task: PretrainTask, params: Params, placement: Placement, folder
         task.denoising.tokenizer.save(draft)
 
 
-def _gathered(placement: Placement, x: jax.Array) -> np.ndarray:
+def _gathered(partitioning: Partitioning, x: jax.Array) -> np.ndarray:
     """The array on the host, in the first process; nothing of it elsewhere."""
+    # Parts of it lie on other processes' devices. Its shards are exchanged by a program, in which
+    # every process takes part.
     if not x.is_fully_addressable:
-        x = jax.jit(lambda x: x, out_shardings=placement.everywhere)(x)
+        x = jax.jit(lambda x: x, out_shardings=partitioning.layout.everywhere)(x)
     return arrays.read(x) if jax.process_index() == 0 else np.zeros(0, np.float32)

@@ -5,92 +5,87 @@ Made once a job. Holds no parameter and takes no step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 
-from groot_jax.contrast.projection import OutputColumns
+from groot_jax.contrast.update import Params
 from groot_jax.data.augment import Augmenter
-from groot_jax.data.batches import Example, Hide, TrainingBatches, encode
+from groot_jax.data.batches import Hide, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus
 from groot_jax.errors import UserError
 from groot_jax.evaluation.evaluator import Evaluator
-from groot_jax.generate.generator import Generator
-from groot_jax.mesh import arrays
+from groot_jax.mesh.rows import own_rows
 from groot_jax.reward.oracle import Oracle
-from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, initial_params
-from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints
-from groot_jax.training.setup import Placement, place, system_key
-from groot_jax.training.steps import Step
+from groot_jax.training.setup import make_partitioning
 
 
-@dataclass(frozen=True)
 class Run:
     """One training, from stage 0 to the last system; see the module."""
 
-    config: ConfigDict
-    workdir: Path
-    corpus: Corpus
-    task: Task
-    placement: Placement
-    examples: list[Example]  # of the training split
-    augmenter: Augmenter | None  # of the same
-    columns: OutputColumns
-    generator: Generator
-    oracle: Oracle
-    evaluator: Evaluator  # of dev
-    console: Console
-    hosts: Hosts
-
-    def train(self, stage: loop.Stage) -> None:
-        """The loop, with what is the same for all stages."""
-        loop.train(
-            stage, self.workdir, self.config.checkpoint, self.evaluator, self.console, self.hosts
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        corpus: Corpus,
+        task: Task,
+        oracle: Oracle,
+        hosts: Hosts,
+    ) -> None:
+        """Lays the model over the mesh, encodes the training split and dev. Raises UserError where
+        the mesh does not fit the devices."""
+        self.config, self.workdir, self.corpus, self.task = config, workdir, corpus, task
+        self.oracle, self.hosts = oracle, hosts
+        self.partitioning = make_partitioning(config, task.model_config)
+        self.columns = self.partitioning.output_columns(task.grammar.columns_C)
+        # One search for the dev split of all stages, and for the training batches of those systems
+        # that search without dropout: its programs are compiled once.
+        self.generator = task.generator(layout=self.partitioning.layout)
+        self.evaluator = Evaluator(
+            task, self.generator, oracle, corpus.dev, hosts, config.evaluate.dev_limit
         )
+        self._examples = encode(corpus.train, task.format)
+        chance = config.data.augment
+        self._augmenter = Augmenter(corpus.train, task.format, chance) if chance else None
 
-    def batches(self, batch_size: int, seed: int, own_B: np.ndarray) -> TrainingBatches:
+    def batches(self, batch_size: int, seed: int, parts: int = 1) -> TrainingBatches:
         """The training split in an order of its own for each seed, with words hidden and mentions
-        swapped as `config.data` says; `own_B`: rows that this process fills."""
+        swapped as `config.data` says; a batch can be split over the devices, in `parts` parts."""
         return TrainingBatches(
-            self.examples,
+            self._examples,
             batch_size,
             self.task.ladder,
             seed,
-            own_B=own_B,
-            augmenter=self.augmenter,
+            own_B=own_rows(self.partitioning.layout.batch, batch_size, parts),
+            augmenter=self._augmenter,
             hide=self._hidden_words(),
         )
 
     def _hidden_words(self) -> Hide | None:
-        """None where a format has nothing to show of a word but the word."""
+        """None where a format has nothing to show of a word but the word.
+
+        In `aligned` a position is a word: its own embedding plus those of its ends and its shape.
+        With the first one hidden, it looks like a word that training does not have.
+        """
         chance, tokenizer = self.config.data.hide_words, self.task.format.tokenizer
         if chance == 0 or self.task.format.name != "aligned" or not tokenizer.has_features:
             return None
         return Hide(chance, tokenizer.unk_id, (tokenizer.pad_id, tokenizer.eos_id))
 
-    def key(self, system: str) -> jax.Array:
-        """Each system has random draws of its own; those of a step depend on the step alone."""
-        return system_key(self.config.seed, system, self.placement)
-
-    def stage_0_params(self) -> Any:
+    def stage_0_params(self) -> Params:
         """What stage 1 starts from: the best of stage 0, here or in `nll.checkpoint`, or, without
         any stage 0, the initial parameters. Raises UserError where there is no checkpoint."""
+        # A folder that `nll.checkpoint` names comes first, whatever `nll.enabled` says.
         elsewhere = self.config.nll.checkpoint
         if not elsewhere and not self.config.nll.enabled:
-            return initial_params(self.task, self.placement.params)
+            return initial_params(self.task, self.partitioning.params)
         workdir = expanded(elsewhere, "config.nll.checkpoint") if elsewhere else self.workdir
-        target = self.placement.shapes(self.task.model_config)
         tie = self.config.checkpoint.tie
+        # By this run's `tie`: what is best there may be another one than that run itself took.
         with Checkpoints(workdir, "nll", tie=tie, read_only=True) as checkpoints:
             step = checkpoints.best()
             if step is None:
@@ -98,46 +93,4 @@ class Run:
                     f"{checkpoints.folder} holds no checkpoint of stage 0; run groot_jax.train "
                     "there first"
                 )
-            return checkpoints.restore_params(step, target)
-
-
-def make_run(
-    config: ConfigDict,
-    workdir: Path,
-    corpus: Corpus,
-    task: Task,
-    oracle: Oracle,
-    console: Console,
-    hosts: Hosts,
-) -> Run:
-    """Places the model on the mesh, encodes the training split and dev."""
-    placement = place(config, task.model_config)
-    generator = task.generator(layout=placement.layout)
-    column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
-    column_of_V[task.grammar.columns_C] = np.arange(len(task.grammar.columns_C))
-    augment = config.data.augment
-    return Run(
-        config=config,
-        workdir=workdir,
-        corpus=corpus,
-        task=task,
-        placement=placement,
-        examples=encode(corpus.train, task.format),
-        augmenter=Augmenter(corpus.train, task.format, augment) if augment else None,
-        columns=arrays.put(
-            OutputColumns(jnp.asarray(task.grammar.columns_C), jnp.asarray(column_of_V)),
-            placement.everywhere,
-        ),
-        generator=generator,
-        oracle=oracle,
-        evaluator=Evaluator(task, generator, oracle, corpus.dev, hosts, config.evaluate.dev_limit),
-        console=console,
-        hosts=hosts,
-    )
-
-
-def let_go(*programs: Step | Generator) -> None:
-    """Of what is compiled: a system may have 50 programs, each of which holds 50 to 100 MiB."""
-    for program in programs:
-        program.clear_cache()
-    release_freed_memory()
+            return checkpoints.restore_params(step, self.partitioning.param_shapes)

@@ -1,4 +1,4 @@
-"""What a job does before it touches data: compilation cache and mesh.
+"""What a job does before it touches data: its processes, its compiled programs, its mesh.
 
 Knows where arrays live, not what they mean.
 """
@@ -10,23 +10,22 @@ import logging
 import os
 import sys
 import tempfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from groot_jax.contrast.update import TrainState
+from groot_jax.contrast.update import OutputColumns, Params, TrainState
 from groot_jax.errors import UserError
 from groot_jax.mesh import arrays
-from groot_jax.mesh.layout import Layout, batch_ways, factored_sharding, make_mesh
+from groot_jax.mesh.layout import Layout, adds_in_order, factored_sharding, make_mesh
 from groot_jax.model.config import T5Config
 from groot_jax.model.partitioning import param_shardings, replication_problem
 from groot_jax.model.t5 import param_shapes
@@ -34,6 +33,9 @@ from groot_jax.runtime.allocator import keep_freed_memory
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.hosts import Hosts, connect
 from groot_jax.runtime.libtpu import enlarge_stacks
+
+Shardings: TypeAlias = Any  # a tree with a NamedSharding for each array
+ParamShapes: TypeAlias = Any  # the tree of the parameters with a ShapeDtypeStruct for each
 
 _KEPT_FROM = 0.5  # Seconds of compilation from which a program is kept on disk.
 
@@ -47,6 +49,7 @@ def device_setup(config: ConfigDict) -> Hosts:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     enlarge_stacks()
     keep_freed_memory()
+    # Joined before JAX sees its devices, of which it then knows those of all processes.
     hosts = connect(config.distributed.start_timeout, config.distributed.timeout)
     keep_programs(config.compilation_cache, warn=hosts.main)
     return hosts
@@ -64,6 +67,7 @@ def keep_programs(folder: str, warn: bool = True) -> None:
     try:
         if "://" not in folder:  # A bucket's address is JAX's business.
             found = str(expanded(folder, "config.compilation_cache"))
+            # To create a file is the only sure test: permissions do not tell of a full disk.
             os.makedirs(found, exist_ok=True)
             tempfile.TemporaryFile(dir=found).close()
     except (UserError, OSError) as error:
@@ -81,103 +85,89 @@ def keep_programs(folder: str, warn: bool = True) -> None:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where parameters and batches live on the mesh."""
+class Partitioning:
+    """A model laid over the devices: where its parameters lie, and all that training adds to them.
 
-    params: Any  # a NamedSharding for each parameter
+    It holds shapes and shardings, and no array.
+    """
+
+    model_config: T5Config
     layout: Layout
+    params: Shardings  # of each parameter
 
     @property
-    def batch(self) -> NamedSharding:
-        """Of batches and candidates: sentences over `data` and `fsdp`, unless the rules differ."""
-        return self.layout.batch
-
-    def rows(self, batch_size: int, parts: int = 1) -> int:
-        """`batch_size` rounded up to what the devices, times `parts`, divide; padding fills up."""
-        least = batch_ways(self.batch) * parts
-        return -(-batch_size // least) * least
-
-    def own_rows(self, batch_size: int, parts: int = 1) -> np.ndarray:
-        """bool [rows]: the rows of such a batch that this process has to fill."""
-        return arrays.own_rows(self.batch, self.rows(batch_size, parts))
-
-    @property
-    def everywhere(self) -> NamedSharding:
-        return self.layout.everywhere
-
-    def shapes(self, config: T5Config) -> Any:
+    def param_shapes(self) -> ParamShapes:
         """Shapes of the parameters with their shardings: what a checkpoint is restored onto."""
-        return jax.tree.map(
-            lambda shape, sharding: jax.ShapeDtypeStruct(
-                shape.shape, shape.dtype, sharding=sharding
-            ),
-            param_shapes(config),
-            self.params,
-        )
+        return jax.tree.map(_placed, param_shapes(self.model_config), self.params)
 
-    def state(self, config: T5Config, optimizer: optax.GradientTransformation) -> TrainState:
+    def output_columns(self, ids_C: np.ndarray) -> OutputColumns:
+        """The ids that the softmax runs over, and the way back from ids to them, on every device.
+
+        Of 6 ids the columns [3, 5] have column_of_V [-1, -1, -1, 0, -1, 1].
+        """
+        column_of_V = np.full(self.model_config.vocab_size, -1, np.int32)
+        column_of_V[ids_C] = np.arange(len(ids_C))
+        columns = OutputColumns(jnp.asarray(ids_C), jnp.asarray(column_of_V))
+        return arrays.put(columns, self.layout.everywhere)
+
+    def state_shardings(self, optimizer: optax.GradientTransformation) -> TrainState:
         """Shardings of a training state: moments lie as their parameters do."""
-        everywhere: Any = self.everywhere
-        shapes = param_shapes(config)
+        everywhere: Shardings = self.layout.everywhere
+        shapes = param_shapes(self.model_config)
+        # AdamW's two moments have their parameter's shape, [D, F] say, and its sharding. Those of
+        # Adafactor, where it factors, are [D] and [F], and lie as that dimension of it does.
         opt_state = optax.tree_utils.tree_map_params(
             optimizer,
             lambda moment, shape, sharding: factored_sharding(moment.shape, shape.shape, sharding),
             jax.eval_shape(optimizer.init, shapes),
             shapes,
             self.params,
+            # What belongs to no parameter, such as the count of updates, is a few bytes.
             transform_non_params=lambda _: everywhere,
         )
         return TrainState(everywhere, self.params, opt_state)
 
+    def new_state(self, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+        """Step 0 of placed parameters, laid out as updates leave it: they are compiled once."""
+        # Compiled for its result's shardings: each device makes its own part of the moments.
+        shardings = self.state_shardings(optimizer)
+        opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+        return TrainState(arrays.put(np.int32(0), shardings.step), params, opt_state)
 
-def place(
+    def state_shapes(self, optimizer: optax.GradientTransformation) -> TrainState:
+        """What `new_state` makes, as shapes with their shardings, without making it."""
+        state = jax.eval_shape(
+            lambda params: TrainState(jnp.int32(0), params, optimizer.init(params)),
+            param_shapes(self.model_config),
+        )
+        return jax.tree.map(_placed, state, self.state_shardings(optimizer))
+
+
+def _placed(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+
+def make_partitioning(
     config: ConfigDict,
     model_config: T5Config,
     devices: Sequence[jax.Device] | None = None,
     warn: bool = True,
-) -> Placement:
+) -> Partitioning:
     """Lays the mesh of the config over all devices, or those given; `warn` where it replicates much
     and `mesh.replicated` says so, which once a job is enough.
 
     Raises UserError where the mesh does not fit them, and where it replicates too much and
     `mesh.replicated` forbids it.
     """
+    # The rules decide about the parameters, the parameters about the order of sums: a layout is
+    # complete only at the end.
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     layout = Layout(mesh, config.mesh.rules.to_dict())
     params = param_shardings(mesh, model_config, layout.rules)
     ordered = adds_in_order(config.mesh.sums, layout, params, mesh.devices.flat[0].platform)
-    layout = dataclasses.replace(layout, ordered=ordered)
     problem = replication_problem(mesh, model_config, params)
     if problem and config.mesh.replicated == "error":
         raise UserError(problem)
     if warn and problem and config.mesh.replicated == "warn" and jax.process_index() == 0:
         print(f"warning: {problem}", file=sys.stderr)
-    return Placement(params, layout)
-
-
-def system_key(seed: int, system: str, placement: Placement) -> jax.Array:
-    """The key of one system's random draws; those of a step are to depend on the step alone."""
-    # `rbg` compiles in a third of the time that threefry takes, with dropout in every layer.
-    draw = partial(_key, seed, zlib.crc32(system.encode()))
-    return jax.jit(draw, out_shardings=placement.everywhere)()
-
-
-def _key(seed: int, system: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed, impl="rbg"), system)
-
-
-def adds_in_order(sums: str, layout: Layout, params: Any, platform: str) -> bool:
-    """Whether gradients are added in the order of the devices; `sums`: `config.mesh.sums`.
-
-    Raises UserError where it must and cannot be.
-    """
-    if sums == "any":
-        return False
-    whole = all(sharding.is_fully_replicated for sharding in jax.tree.leaves(params))
-    possible = whole and layout.ways("batch") == layout.mesh.size
-    if sums == "ordered" and not possible:
-        raise UserError(
-            "config.mesh.sums=ordered needs all devices on the data axis: take config.mesh.fsdp=1 "
-            "and config.mesh.tensor=1, or config.mesh.sums=any"
-        )
-    return possible and (sums == "ordered" or platform == "cpu")
+    return Partitioning(model_config, dataclasses.replace(layout, ordered=ordered), params)

@@ -14,11 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from ml_collections import ConfigDict
+
+from groot_jax import config as configs
 from groot_jax.config import LOCK_FILE, STATUS_FILE
 from groot_jax.errors import UserError, at_peer_failure
 from groot_jax.runtime.files import write_text, writing
 
-# Whoever asks whether a lock is held has it for a moment.
+# Whoever asks whether a lock is held has it for a moment, so that one refusal means nothing.
 _TRIES, _PAUSE = 5, 0.1
 
 
@@ -28,7 +31,7 @@ class WorkdirLock:
 
     def __init__(self, workdir: Path) -> None:
         self._workdir = workdir
-        self._file: IO[str] | None = None
+        self._file: IO[str] | None = None  # open as long as the lock is held
         self._before = ""  # W/status.json, until training has begun
 
     def __enter__(self) -> WorkdirLock:
@@ -55,9 +58,12 @@ class WorkdirLock:
         """Takes the lock, once. Raises UserError, with the holder, where another process has it."""
         if self._file is not None:
             return
+        # "a+": to open it must not empty it, for it may say who has the lock.
         path = self._workdir / LOCK_FILE
         with writing(path):
             file = path.open("a+", encoding="utf-8")
+        # Without locks (None) it is taken as free: a bucket mounted as a folder has none, and to
+        # refuse it would be to refuse all trainings there.
         for attempt in range(_TRIES):
             if _try_lock(file, fcntl.LOCK_EX) is not False:
                 break
@@ -82,6 +88,16 @@ class WorkdirLock:
         with suppress(OSError, UnicodeDecodeError):
             self._before = (self._workdir / STATUS_FILE).read_text(encoding="utf-8")
         write_status(self._workdir, "training")
+
+    def claim(self, config: ConfigDict) -> None:
+        """Takes the lock and makes the work directory the home of `config`, or checks that it is.
+
+        Raises UserError where another training or another config has it. The lock comes first: of
+        two jobs that begin together, only one writes config.json.
+        """
+        configs.make_workdir(self._workdir)
+        self.take()
+        configs.claim_workdir(self._workdir, config)
 
     def began(self) -> None:
         """From here on an error is one of this training, no longer of its command line: how an
@@ -111,6 +127,8 @@ def training_ended(workdir: Path) -> bool:
 
     Raises UserError where its status.json is damaged.
     """
+    # First the lock, which a killed process cannot leave behind; then what status.json says; and
+    # where neither is sure, whether a process of that number is alive on this host.
     free: bool | None = True
     try:
         with (workdir / LOCK_FILE).open(encoding="utf-8") as file:
@@ -137,7 +155,7 @@ def training_ended(workdir: Path) -> bool:
 
 def _is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # Signal 0 is not sent: it only asks.
     except ProcessLookupError:
         return False
     except PermissionError:

@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial, wraps
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import jax
 import optax
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.losses import LossSettings
-from groot_jax.contrast.update import TrainState, groot_step, nll_step
-from groot_jax.mesh.layout import Layout, use_layout
-from groot_jax.model.config import T5Config
+from groot_jax.contrast.projection import OutputColumns
+from groot_jax.contrast.update import Metrics, NllBatch, PoolBatch, TrainState, groot_step, nll_step
+from groot_jax.mesh.layout import use_layout
 from groot_jax.model.t5 import T5
+from groot_jax.training.setup import Partitioning
 
 
 class Step(Protocol):
-    """A jitted update."""
+    """A jitted update: (state, batch, key, columns) -> (the next state, metrics).
 
-    def __call__(self, state: TrainState, batch: Any, key: jax.Array, columns: Any) -> Any: ...
+    The state that it is given is gone afterwards: its memory becomes the next one's.
+    """
+
+    def __call__(
+        self, state: TrainState, batch: NllBatch | PoolBatch, key: jax.Array, columns: OutputColumns
+    ) -> tuple[TrainState, Metrics]: ...
 
     def clear_cache(self) -> None:
         """Lets go of its compiled programs, which stay in memory otherwise."""
@@ -31,59 +37,53 @@ class Step(Protocol):
 
 
 def jit_nll_step(
-    stage: ConfigDict,
-    model_config: T5Config,
-    optimizer: optax.GradientTransformation,
-    shardings: TrainState,
-    layout: Layout | None = None,
+    stage: ConfigDict, optimizer: optax.GradientTransformation, partitioning: Partitioning
 ) -> Step:
-    """(state, NllBatch, key, columns) -> (state, metrics); `stage` is `config.nll`.
-
-    `layout` lays out the activations; without it the compiler alone decides."""
+    """The update of stage 0, of an NllBatch; `stage` is `config.nll`, or `config.pretrain`."""
     step = partial(
         nll_step,
-        model=T5(model_config),
+        model=T5(partitioning.model_config),
         optimizer=optimizer,
         average=stage.average,
         label_smoothing=stage.label_smoothing,
     )
-    return _jit(step, shardings, layout)
+    return _jit(step, optimizer, partitioning)
 
 
 def jit_groot_step(
-    stage: ConfigDict,
-    model_config: T5Config,
-    optimizer: optax.GradientTransformation,
-    shardings: TrainState,
-    layout: Layout | None = None,
+    stage: ConfigDict, optimizer: optax.GradientTransformation, partitioning: Partitioning
 ) -> Step:
-    """(state, PoolBatch, key, columns) -> (state, metrics); `stage` is `config.groot`, or a
-    variant of it."""
+    """The update of stage 1, of a PoolBatch; `stage` is `config.groot`, or a variant of it."""
+    # Stage 1 has a dropout of its own, `groot.dropout`; the model's is that of stage 0.
     step = partial(
         groot_step,
-        model=T5(dataclasses.replace(model_config, dropout_rate=stage.dropout)),
+        model=T5(dataclasses.replace(partitioning.model_config, dropout_rate=stage.dropout)),
         optimizer=optimizer,
         settings=LossSettings(
-            loss_weights(stage), stage.tau, stage.rank_margin, stage.reinforce_normalise
+            tuple((name, float(weight)) for name, weight in stage.loss.items()),
+            stage.tau,
+            stage.rank_margin,
+            stage.reinforce_normalise,
         ),
         nll_weight=stage.nll_weight,
         average=stage.nll_average,
         accumulate=stage.accumulate,
     )
-    return _jit(step, shardings, layout)
+    return _jit(step, optimizer, partitioning)
 
 
-def _jit(step: partial[Any], shardings: TrainState, layout: Layout | None) -> Step:
-    @wraps(step.func)
-    def laid_out(*args: Any) -> Any:
-        with use_layout(layout):
+def _jit(
+    step: partial[tuple[TrainState, Metrics]],
+    optimizer: optax.GradientTransformation,
+    partitioning: Partitioning,
+) -> Step:
+    @wraps(step.func)  # The program, and with it its place in the compilation cache, has its name.
+    def laid_out(*args: object) -> tuple[TrainState, Metrics]:
+        with use_layout(partitioning.layout):
             return step(*args)
 
+    # The next state lies as this one: otherwise the compiler would choose, and the second update
+    # would compile anew. Metrics are scalars, which lie anywhere.
+    shardings = (partitioning.state_shardings(optimizer), None)
     # Its declared type lacks `clear_cache`.
-    jitted: Any = jax.jit(laid_out, donate_argnums=0, out_shardings=(shardings, None))
-    return jitted
-
-
-def loss_weights(stage: ConfigDict) -> tuple[tuple[str, float], ...]:
-    """The contrast losses and their weights, in the config's order."""
-    return tuple((name, float(weight)) for name, weight in stage.loss.items())
+    return cast(Step, jax.jit(laid_out, donate_argnums=0, out_shardings=shardings))

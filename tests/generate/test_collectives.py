@@ -21,7 +21,7 @@ CODE = """
     from groot_jax.scaling.hlo import Program
     from groot_jax.scaling.programs import Programs, model_of
     from groot_jax.scaling.workload import Sentences, make_workload, search_input
-    from groot_jax.training.setup import place
+    from groot_jax.training.setup import make_partitioning
 
     out = {}
     for sizes in json.loads(sys.argv[1]):
@@ -35,11 +35,12 @@ CODE = """
         model_config, vocab = model_of(config)
         workload = make_workload(config, vocab, Sentences(words=17, types=3), 8)
         devices = jax.devices()[: int(np.prod(sizes))]
-        programs = Programs(config, model_config, place(config, model_config, devices), workload)
+        partitioning = make_partitioning(config, model_config, devices)
+        programs = Programs(config, model_config, partitioning, workload)
         compiled = programs.lower("generate").compile()
         program = Program(compiled.as_text())
-        params = jax.device_put(init_params(model_config, 0), programs.placement.params)
-        inputs = jax.device_put(search_input(workload, 8), programs.placement.batch)
+        params = jax.device_put(init_params(model_config, 0), programs.partitioning.params)
+        inputs = jax.device_put(search_input(workload, 8), programs.partitioning.layout.batch)
         beams = compiled(params, inputs, None)
         out["x".join(map(str, sizes))] = {
             "loops": [[role, i.opcode, [list(s.dims) for s in i.shapes]]

@@ -745,7 +745,7 @@ def test_metrics_that_cannot_be_written_end_the_run_with_their_file(
         patch.setattr(Monitor, "log", full_at_4)
         said = error_of(lambda: jobs.run("train", workdir, *flags), capsys)
     assert str(workdir / "metrics.jsonl") in said and "No space left" in said
-    # The look that failed is not saved; training goes on from the one before.
+    # The evaluation that failed is not saved; training goes on from the one before.
     assert saved_steps(workdir, "nll_continued") == [2]
     lines = [json.loads(i) for i in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [(i["step"], i["split"]) for i in lines] == [(2, "train"), (2, "dev")]

@@ -29,7 +29,7 @@ FLAGS = (
     "--config.data.augment=0.5",
 )
 TOTALS = {"nll": 8, "groot": 4}
-LOOK = 4  # The first look of stage 0.
+FIRST = 4  # The first evaluation of stage 0.
 
 
 def start(
@@ -99,7 +99,7 @@ def killed_and_resumed(
     """Trained by two processes with two devices each; process 1 is killed in the midst of it."""
     workdir = tmp_path_factory.mktemp("two_by_two") / "w"
     with start(jobs, "train", workdir, 2, 2, *FLAGS) as process:
-        wait_for(lambda: LOOK in saved_steps(workdir, "nll"), process)
+        wait_for(lambda: FIRST in saved_steps(workdir, "nll"), process)
         victim = pid_of(workdir, 1)
         assert victim is not None
         os.kill(victim, signal.SIGKILL)

@@ -31,9 +31,9 @@ from tests.jobs.support import TIMEOUT, Ended, Jobs, job_environment, snapshot
 # Checkpoints are read here as a stranger would, without saying where arrays shall lie.
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
 
-# Updates of each system, and how many lie between two looks at dev.
+# Updates of each system, and how many lie between two evaluations.
 TOTALS = {"nll": 12, "nll_continued": 8, "groot": 8}
-LOOKS = {"nll": 4, "nll_continued": 2, "groot": 2}
+EVAL_EVERY = {"nll": 4, "nll_continued": 2, "groot": 2}
 REQUIRED = (
     "reward@1",
     "mean_reward@10",
@@ -89,12 +89,12 @@ def test_config_json_is_the_resolved_config(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_look_of_every_system_is_in_metrics_once(trained: Path) -> None:
+def test_every_evaluation_of_every_system_is_in_metrics_once(trained: Path) -> None:
     lines = metrics_of(trained)
     expected = [
         (system, step, split)
         for system, total in TOTALS.items()
-        for step in range(LOOKS[system], total + 1, LOOKS[system])
+        for step in range(EVAL_EVERY[system], total + 1, EVAL_EVERY[system])
         for split in ("train", "dev")
     ]
     assert [(line["system"], line["step"], line["split"]) for line in lines] == expected
@@ -293,7 +293,7 @@ class Continued:
     workdir: Path
     after_stage_0: Ended  # the run that was killed in stage 1
     after_stage_1: Ended  # the run to the end
-    looks_at_kill: list[int]  # logged looks of groot when it was killed
+    logged_at_kill: list[int]  # logged evaluations of groot when it was killed
 
 
 @pytest.fixture(scope="module")
@@ -309,8 +309,8 @@ def continued(jobs: Jobs, trained: Path, tmp_path_factory: pytest.TempPathFactor
         assert done.returncode == -9, done.stderr
         assert status_of(workdir) == "training"
         killed.append(Ended(done.returncode, done.stdout, done.stderr))
-    looks = [line["step"] for line in metrics_of(workdir) if line["system"] == "groot"]
-    return Continued(workdir, killed[1], jobs.call("train", workdir), looks)
+    logged = [line["step"] for line in metrics_of(workdir) if line["system"] == "groot"]
+    return Continued(workdir, killed[1], jobs.call("train", workdir), logged)
 
 
 @pytest.mark.slow
@@ -339,7 +339,7 @@ def test_a_killed_run_ends_with_the_same_bits(
 def test_a_killed_run_ends_with_the_same_metrics_and_results(
     continued: Continued, trained: Path
 ) -> None:
-    assert continued.looks_at_kill == [2, 2, 4, 4]
+    assert continued.logged_at_kill == [2, 2, 4, 4]
     lines = metrics_of(continued.workdir)
     assert {*Counter((i["system"], i["step"], i["split"]) for i in lines).values()} == {1}
     assert timeless(lines) == timeless(metrics_of(trained))
@@ -353,7 +353,7 @@ class Stopped(Exception):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lag", [0, 2])
-def test_a_stop_between_looks_changes_no_bit_at_any_lag(
+def test_a_stop_between_evaluations_changes_no_bit_at_any_lag(
     jobs: Jobs, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int
 ) -> None:
     stage_0 = tmp_path / "stage_0"
@@ -363,7 +363,7 @@ def test_a_stop_between_looks_changes_no_bit_at_any_lag(
         "--config.systems=groot",
         f"--config.groot.lag={lag}",
         "--config.evaluate.decide=map",
-        "--config.groot.eval_every=0.75",  # Looks at 3, 6 and 8.
+        "--config.groot.eval_every=0.75",  # Evaluations at 3, 6 and 8.
     )
     jobs.run("train", tmp_path / "whole", *flags)
     advance = Monitor.advance
@@ -412,7 +412,7 @@ def test_both_stages_see_augmented_sentences_and_a_stop_changes_no_bit(
         patch.setattr(TrainingBatches, "__getitem__", seen)
         jobs.run("train", tmp_path / "whole", *flags)
     assert len(new[0]) > 20 and len(new[1]) > 20
-    # In the midst of an epoch of each stage: looks are at 4 and 8, and at 2, 4, 6 and 8.
+    # In the midst of an epoch of each stage: evaluations are at 4 and 8, and at 2, 4, 6 and 8.
     advance = Monitor.advance
     for stop, saved in ((7, "nll"), (3, "groot")):
 

@@ -14,12 +14,19 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from groot_jax.config import default_config, load
 from groot_jax.errors import UserError
-from groot_jax.mesh.layout import DEFAULT_RULES, MESH_AXES, Layout, constrain, use_layout
+from groot_jax.mesh.layout import (
+    DEFAULT_RULES,
+    MESH_AXES,
+    Layout,
+    adds_in_order,
+    constrain,
+    use_layout,
+)
 from groot_jax.model.config import preset
 from groot_jax.model.partitioning import param_shardings, replicated_share, replication_problem
 from groot_jax.model.t5 import T5, init_params, param_shapes
 from groot_jax.training import setup
-from groot_jax.training.setup import Placement, adds_in_order
+from groot_jax.training.setup import Partitioning
 from tests.model import golden_shardings
 
 RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
@@ -64,7 +71,7 @@ def test_moments_lie_as_their_parameters_do(name):
     layout = Layout(mesh(fsdp=2, tensor=4), DEFAULT_RULES)
     shardings = param_shardings(mesh(fsdp=2, tensor=4), config)
     optimizer = optax.adafactor(1e-3) if name == "adafactor" else optax.adamw(1e-3)
-    state = Placement(shardings, layout).state(config, optimizer)
+    state = Partitioning(config, layout, shardings).state_shardings(optimizer)
     shapes = jax.eval_shape(optimizer.init, param_shapes(config))
     whole = held = 0
     for shape, sharding in zip(
@@ -87,12 +94,12 @@ def test_too_much_replication_is_said_aloud(capsys, monkeypatch):
     assert not replication_problem(split, even, param_shardings(split, even))
 
     monkeypatch.setattr(setup, "replication_problem", lambda *_: "too much")
-    setup.place(load(RETAIL), config)
+    setup.make_partitioning(load(RETAIL), config)
     assert capsys.readouterr().err == "warning: too much\n"
-    setup.place(load(RETAIL, [("mesh.replicated", "allow")]), config)
+    setup.make_partitioning(load(RETAIL, [("mesh.replicated", "allow")]), config)
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="too much"):
-        setup.place(load(RETAIL, [("mesh.replicated", "error")]), config)
+        setup.make_partitioning(load(RETAIL, [("mesh.replicated", "error")]), config)
 
 
 def test_gradients_are_added_in_order_only_where_devices_hold_whole_parameters():

@@ -10,75 +10,108 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
 from groot_jax.training import checkpoints as module
 from groot_jax.training.checkpoints import (
     Checkpoints,
-    Look,
+    Evaluation,
     Meta,
-    best_look,
+    best_evaluation,
     by_loss,
     saved_steps,
 )
 
 
-def look(step: int, first: float, mean: float = 0.0) -> Look:
-    return Look(step, {"reward@1": first, "mean_reward": mean})
+def evaluation(step: int, first: float, mean: float = 0.0) -> Evaluation:
+    return Evaluation(step, {"reward@1": first, "mean_reward": mean})
 
 
-def state(value: float) -> dict:
-    return {"step": jnp.int32(1), "params": {"w": jnp.full((3,), value)}}
+def state(value: float) -> TrainState:
+    return TrainState(jnp.int32(1), {"w": jnp.full((3,), value)}, (optax.EmptyState(),))
 
 
-def save(workdir: Path, looks: list[Look], steps: list[int], **options) -> None:
-    """Saves `steps` in one run; the looks of each are those up to it."""
+def save(workdir: Path, evaluations: list[Evaluation], steps: list[int], **options) -> None:
+    """Saves `steps` in one run; the evaluations of each are those up to it."""
     with Checkpoints(workdir, "groot", **options) as checkpoints:
         for step in steps:
-            meta = Meta([look for look in looks if look.step <= step])
+            meta = Meta([one for one in evaluations if one.step <= step])
             checkpoints.save(step, state(step), meta)
 
 
-LOOKS = [look(1, 0.5), look(2, 0.9), look(3, 0.6), look(4, 0.7), look(5, 0.8)]
+NAN = float("nan")
+EVALUATIONS = [
+    evaluation(1, 0.5),
+    evaluation(2, 0.9),
+    evaluation(3, 0.6),
+    evaluation(4, 0.7),
+    evaluation(5, 0.8),
+]
 
 
 def test_the_best_and_the_latest_stay(tmp_path: Path) -> None:
-    save(tmp_path, LOOKS, [1, 2, 3, 4, 5])
+    save(tmp_path, EVALUATIONS, [1, 2, 3, 4, 5])
     assert saved_steps(tmp_path, "groot") == [2, 5]
 
 
 def test_the_best_of_an_earlier_run_stays_when_a_later_one_is_worse(tmp_path: Path) -> None:
-    save(tmp_path, LOOKS, [1, 2, 3])
-    save(tmp_path, LOOKS, [4, 5])
+    save(tmp_path, EVALUATIONS, [1, 2, 3])
+    save(tmp_path, EVALUATIONS, [4, 5])
     assert saved_steps(tmp_path, "groot") == [2, 5]
     with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
         assert (checkpoints.best(), checkpoints.latest()) == (2, 5)
-        restored = checkpoints.restore_params(2, state(0.0)["params"])
+        restored = checkpoints.restore_params(2, state(0.0).params)
     assert np.asarray(restored["w"]).tolist() == [2.0, 2.0, 2.0]
 
 
 def test_more_of_the_latest_are_kept_when_asked_for(tmp_path: Path) -> None:
-    save(tmp_path, LOOKS, [1, 2, 3, 4, 5], keep=2)
+    save(tmp_path, EVALUATIONS, [1, 2, 3, 4, 5], keep=2)
     assert saved_steps(tmp_path, "groot") == [2, 4, 5]
 
 
 def test_best_is_the_highest_mean_among_those_within_the_tie() -> None:
-    looks = [look(1, 0.80, 0.5), look(2, 0.81, 0.4), look(3, 0.70, 0.9), look(4, 0.80, 0.5)]
-    assert best_look(looks, 0.0) == looks[1]
-    assert best_look(looks, 0.01 + 1e-9) == looks[0]
-    assert best_look([], 0.0) is None
+    evaluations = [
+        evaluation(1, 0.80, 0.5),
+        evaluation(2, 0.81, 0.4),
+        evaluation(3, 0.70, 0.9),
+        evaluation(4, 0.80, 0.5),
+    ]
+    assert best_evaluation(evaluations, 0.0) == evaluations[1]
+    assert best_evaluation(evaluations, 0.01 + 1e-9) == evaluations[0]
+    assert best_evaluation([], 0.0) is None
 
 
 def test_best_by_loss_is_the_lowest_by_however_little() -> None:
     losses = (2.0, 1.5, 1.499, 1.6)
-    looks = [Look(step, {"loss": loss}) for step, loss in enumerate(losses, 1)]
-    assert best_look(looks, 0.005, by_loss) == looks[2]
+    evaluations = [Evaluation(step, {"loss": loss}) for step, loss in enumerate(losses, 1)]
+    assert best_evaluation(evaluations, 0.005, by_loss) == evaluations[2]
+
+
+def test_a_loss_that_is_no_number_is_the_worst() -> None:
+    evaluations = [Evaluation(n, {"loss": loss}) for n, loss in enumerate((NAN, 2.0, NAN, 3.0), 1)]
+    told = [best_evaluation(evaluations[:n], 0.005, by_loss) for n in range(1, 5)]
+    assert [best.step for best in told if best] == [1, 2, 2, 2]
+
+
+def test_checkpoints_name_their_evaluations_as_they_always_did() -> None:
+    """Work directories of earlier versions are continued and scored."""
+    meta = Meta([evaluation(2, 0.5, 0.25)], True, 7.5)
+    stored = {
+        "looks": [{"step": 2, "reward@1": 0.5, "mean_reward": 0.25}],
+        "finished": True,
+        "seconds": 7.5,
+    }
+    assert meta.to_json() == stored and Meta.from_json(stored) == meta
 
 
 def test_the_lowest_loss_and_the_latest_stay(tmp_path: Path) -> None:
-    looks = [Look(step, {"loss": loss}) for step, loss in enumerate((2.0, 1.5, 1.7, 1.6), 1)]
-    save(tmp_path, looks, [1, 2, 3, 4], tie=0.005, merit=by_loss)
+    evaluations = [
+        Evaluation(step, {"loss": loss}) for step, loss in enumerate((2.0, 1.5, 1.7, 1.6), 1)
+    ]
+    save(tmp_path, evaluations, [1, 2, 3, 4], tie=0.005, merit=by_loss)
     assert saved_steps(tmp_path, "groot") == [2, 4]
     with Checkpoints(tmp_path, "groot", merit=by_loss, read_only=True) as checkpoints:
         assert checkpoints.best() == 2
@@ -87,11 +120,16 @@ def test_the_lowest_loss_and_the_latest_stay(tmp_path: Path) -> None:
 def test_the_best_that_is_told_is_always_one_that_is_held(tmp_path: Path) -> None:
     # 2 is within the tie of 1 and has the higher mean; 3 raises the top, so that 2 is no longer
     # within the tie, but 1, whose checkpoint is gone, would be.
-    looks = [look(1, 0.800, 0.5), look(2, 0.797, 0.6), look(3, 0.8025, 0.4), look(4, 0.7, 0.9)]
-    told = [best_look(looks[:n], 0.005) for n in range(1, 5)]
+    evaluations = [
+        evaluation(1, 0.800, 0.5),
+        evaluation(2, 0.797, 0.6),
+        evaluation(3, 0.8025, 0.4),
+        evaluation(4, 0.7, 0.9),
+    ]
+    told = [best_evaluation(evaluations[:n], 0.005) for n in range(1, 5)]
     assert [best.step for best in told if best] == [1, 2, 3, 3]
     for n in range(1, 5):
-        save(tmp_path, looks, [n], tie=0.005)
+        save(tmp_path, evaluations, [n], tie=0.005)
         with Checkpoints(tmp_path, "groot", tie=0.005, read_only=True) as checkpoints:
             best = told[n - 1]
             assert best and checkpoints.best() == best.step
@@ -99,14 +137,14 @@ def test_the_best_that_is_told_is_always_one_that_is_held(tmp_path: Path) -> Non
 
 
 def test_a_best_checkpoint_that_was_removed_leaves_the_best_of_the_others(tmp_path: Path) -> None:
-    save(tmp_path, LOOKS, [1, 2, 3, 4, 5], keep=2)
+    save(tmp_path, EVALUATIONS, [1, 2, 3, 4, 5], keep=2)
     shutil.rmtree(tmp_path / "checkpoints" / "groot" / "2")
     with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
         assert checkpoints.best() == 5
 
 
 def test_a_reader_leaves_a_save_under_way_and_an_absent_folder_alone(tmp_path: Path) -> None:
-    save(tmp_path, LOOKS, [1])
+    save(tmp_path, EVALUATIONS, [1])
     under_way = tmp_path / "checkpoints" / "groot" / "2.orbax-checkpoint-tmp"
     under_way.mkdir()
     for system, latest in (("groot", 1), ("absent", None)):
@@ -118,7 +156,7 @@ def test_a_reader_leaves_a_save_under_way_and_an_absent_folder_alone(tmp_path: P
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    save(tmp_path, LOOKS, [1])
+    save(tmp_path, EVALUATIONS, [1])
     folder = tmp_path / "checkpoints" / "groot" / "1"
     for path in (folder / "state").rglob("*"):
         if path.is_file():
@@ -134,11 +172,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 def test_a_save_that_cannot_fit_is_refused_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(tmp_path, LOOKS, [1])
+    save(tmp_path, EVALUATIONS, [1])
     usage = module.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="the disk is full"):
-        save(tmp_path, LOOKS, [2])
+        save(tmp_path, EVALUATIONS, [2])
     assert saved_steps(tmp_path, "groot") == [1]
 
 
@@ -154,7 +192,7 @@ def test_a_save_that_cannot_fit_is_refused_before_it_begins(
 def test_a_disk_that_fills_up_while_saving_ends_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    save(tmp_path, LOOKS, [1])
+    save(tmp_path, EVALUATIONS, [1])
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -164,7 +202,7 @@ def test_a_disk_that_fills_up_while_saving_ends_in_one_sentence(
         Checkpoints(tmp_path, "groot") as checkpoints,
     ):
         monkeypatch.setattr(checkpoints._manager, "save", fail)
-        checkpoints.save(2, state(2.0), Meta(LOOKS[:2]))
+        checkpoints.save(2, state(2.0), Meta(EVALUATIONS[:2]))
     assert "\n" not in str(caught.value) and "run the same command again" in str(caught.value)
     assert saved_steps(tmp_path, "groot") == [1]
 
@@ -180,14 +218,14 @@ def test_an_interrupt_in_the_midst_of_a_save_lets_it_land(
             return begin(*args, **kwargs)
 
         monkeypatch.setattr(checkpoints._manager, "save", interrupted)
-        checkpoints.save(1, state(1.0), Meta(LOOKS[:1]))
+        checkpoints.save(1, state(1.0), Meta(EVALUATIONS[:1]))
     assert saved_steps(tmp_path, "groot") == [1]
 
 
 def test_whatever_keeps_a_save_from_landing_ends_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(tmp_path, LOOKS, [1])
+    save(tmp_path, EVALUATIONS, [1])
 
     def fail() -> None:
         raise ValueError("OUT_OF_RANGE: Failed writing 5 bytes: File too large\nsource locations")

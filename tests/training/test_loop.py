@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import TrainState
-from groot_jax.training.loop import Update, _Sums, look_every
+from groot_jax.training.loop import Update, _Sums, updates_between
 
 
 @pytest.mark.parametrize(
@@ -21,14 +21,14 @@ from groot_jax.training.loop import Update, _Sums, look_every
         (0.01, 7, 1),
     ],
 )
-def test_looks_are_so_many_epochs_apart(epochs: float, per_epoch: int, updates: int):
-    assert look_every(ConfigDict({"eval_every": epochs}), per_epoch) == updates
+def test_evaluations_are_so_many_epochs_apart(epochs: float, per_epoch: int, updates: int):
+    assert updates_between(ConfigDict({"eval_every": epochs}), per_epoch) == updates
 
 
 @pytest.mark.parametrize("per_epoch", range(1, 60))
-def test_halves_and_quarters_of_an_epoch_have_no_look_more(per_epoch: int):
+def test_halves_and_quarters_of_an_epoch_have_no_evaluation_more(per_epoch: int):
     for share in (1, 2, 4):
-        between = look_every(ConfigDict({"eval_every": 1 / share}), per_epoch)
+        between = updates_between(ConfigDict({"eval_every": 1 / share}), per_epoch)
         assert -(-per_epoch // between) <= share
 
 

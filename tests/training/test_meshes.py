@@ -41,13 +41,13 @@ from groot_jax.data.batches import TrainingBatches, encode, evaluation_batches
 from groot_jax.data.corpus import load_corpus
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import batch_ways
+from groot_jax.mesh.rows import own_rows
 from groot_jax.model.t5 import init_params
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec
-from groot_jax.training.loop import new_state
 from groot_jax.training.optimizer import make_optimizer
-from groot_jax.training.setup import place
+from groot_jax.training.setup import make_partitioning
 from groot_jax.training.steps import jit_groot_step, jit_nll_step
 from groot_jax.task import make_task
 
@@ -85,18 +85,18 @@ def answers(mesh):
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.sums = mesh
     sizes = mesh[:3]
     count = int(np.prod(sizes))
-    placement = place(config, task.model_config, jax.devices()[:count])
-    assert placement.layout.ordered == (mesh[3] == "ordered")
-    everywhere = placement.everywhere
+    partitioning = make_partitioning(config, task.model_config, jax.devices()[:count])
+    assert partitioning.layout.ordered == (mesh[3] == "ordered")
+    everywhere = partitioning.layout.everywhere
     outputs = arrays.put(OutputColumns(columns, column_of_V), everywhere)
     key = arrays.put(jax.random.key_data(jax.random.key(0, impl="rbg")), everywhere)
     key = jax.random.wrap_key_data(key, impl="rbg")
-    params = arrays.put(jax.tree.map(np.asarray, start), placement.params)
+    params = arrays.put(jax.tree.map(np.asarray, start), partitioning.params)
     found = {}
 
     # Meshes that split no heads have the same candidates by tests/generate/test_collectives.py.
     candidates = None
-    generator = task.generator(layout=placement.layout)
+    generator = task.generator(layout=partitioning.layout)
     if count == 1 or sizes[2] > 1:
         own_B = generator.own_rows(4)
         batches = list(evaluation_batches(few, len(own_B), task.ladder, own_B))
@@ -107,21 +107,20 @@ def answers(mesh):
         ]
 
     descent = optax.sgd(1.0)
-    own_B = placement.own_rows(12)
+    own_B = own_rows(partitioning.layout.batch, 12)
     batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
     assert (batch.index_B >= 0).sum() == 12
     data = nll_batch(batch)
-    shardings = placement.state(task.model_config, descent)
-    step = jit_nll_step(config.nll, task.model_config, descent, shardings, placement.layout)
-    state, metrics = step(new_state(params, descent, shardings),
-                          arrays.put(data, placement.batch), key, outputs)
+    step = jit_nll_step(config.nll, descent, partitioning)
+    state, metrics = step(partitioning.new_state(params, descent),
+                          arrays.put(data, partitioning.layout.batch), key, outputs)
     found["nll"] = flat(state.params), jax.device_get(metrics)
 
     for accumulate in (1, 2) if list(mesh) in parts else (1,):
         config.groot.accumulate = accumulate
-        own_B = placement.own_rows(12, accumulate)
+        own_B = own_rows(partitioning.layout.batch, 12, accumulate)
         batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
-        params = arrays.put(jax.tree.map(np.asarray, start), placement.params)
+        params = arrays.put(jax.tree.map(np.asarray, start), partitioning.params)
         if not pools:  # Of the one device: all meshes get the same ones.
             tasks = [
                 ScoringTask(e.sentence.words, e.sentence.labeling, listed, e.index)
@@ -133,11 +132,11 @@ def answers(mesh):
         data = pool_batch(
             batch, pools, None, task.format, size=6, start_token=0,
             buckets=config.loader.node_buckets,
-            groups=batch_ways(placement.batch) * accumulate,
+            groups=batch_ways(partitioning.layout.batch) * accumulate,
         )
-        step = jit_groot_step(config.groot, task.model_config, descent, shardings, placement.layout)
-        state, metrics = step(new_state(params, descent, shardings),
-                              arrays.put(data, placement.batch), key, outputs)
+        step = jit_groot_step(config.groot, descent, partitioning)
+        state, metrics = step(partitioning.new_state(params, descent),
+                              arrays.put(data, partitioning.layout.batch), key, outputs)
         found[f"groot, accumulate {accumulate}"] = flat(state.params), jax.device_get(metrics)
     return found, candidates
 

@@ -10,6 +10,8 @@ import pytest
 
 from groot_jax.config import job_parser, load, parse_job
 from groot_jax.errors import UserError
+from groot_jax.mesh import rows
+from groot_jax.mesh.rows import counted_rows, own_rows, padded_rows
 from groot_jax.model.config import preset
 from groot_jax.runtime.libtpu import enlarge_stacks
 from groot_jax.training import setup
@@ -17,12 +19,18 @@ from groot_jax.training import setup
 RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
 
 
-@pytest.mark.parametrize(("size", "parts", "rows"), [(16, 1, 16), (18, 1, 20), (16, 8, 32)])
-def test_a_batch_is_padded_to_what_devices_and_parts_divide(monkeypatch, size, parts, rows):
-    monkeypatch.setattr(setup, "batch_ways", lambda sharding: 4)
-    placement = setup.place(load(RETAIL, []), preset("nano", "v1_1", 256))
-    assert placement.rows(size, parts) == rows
-    assert placement.own_rows(size, parts).tolist() == [True] * rows
+@pytest.mark.parametrize(("size", "parts", "padded"), [(16, 1, 16), (18, 1, 20), (16, 8, 32)])
+def test_a_batch_is_padded_to_what_devices_and_parts_divide(monkeypatch, size, parts, padded):
+    monkeypatch.setattr(rows, "batch_ways", lambda sharding: 4)
+    partitioning = setup.make_partitioning(load(RETAIL, []), preset("nano", "v1_1", 256))
+    sharding = partitioning.layout.batch
+    assert padded_rows(sharding, size, parts) == padded
+    assert own_rows(sharding, size, parts).tolist() == [True] * padded
+
+
+def test_without_a_mesh_a_process_has_every_row():
+    assert padded_rows(None, 18) == 18
+    assert own_rows(None, 18).tolist() == counted_rows(None, 18).tolist() == [True] * 18
 
 
 @pytest.mark.parametrize(
