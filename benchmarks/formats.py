@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import measure
@@ -46,11 +45,8 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     placement = place(config, model_config)
     workload = workloads.make_workload(config, vocab_size, _SENTENCES, 32)
     grammar = make_grammar(workload.format, config.model.normalise, model_config.vocab_size)
-    column_of_V = np.full(model_config.vocab_size, -1, np.int32)
-    column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
     columns = arrays.put(
-        OutputColumns(jnp.asarray(grammar.columns_C), jnp.asarray(column_of_V)),
-        placement.everywhere,
+        OutputColumns(grammar.columns_C, grammar.column_of_V), placement.everywhere
     )
     key = jax.random.key(0, impl="rbg")
     params = init_params(model_config, 0, placement.params)
@@ -85,7 +81,7 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
         "nll": update(
             config.nll, jit_nll_step, workloads.nll_input(workload, config.nll.batch_size)
         ),
-        "search": lambda: generator.search(params, inputs),
+        "search": lambda: generator.search(params, inputs, None),
         "update": update(config.groot, jit_groot_step, pools),
     }
 

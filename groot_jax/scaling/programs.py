@@ -22,8 +22,7 @@ from groot_jax.data.formats import resolve_format
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.generator import Generator
-from groot_jax.generate.grammar import make_grammar
-from groot_jax.generate.walk import SearchPlan
+from groot_jax.generate.grammar import make_grammar, plan_steps
 from groot_jax.mesh.layout import batch_ways
 from groot_jax.model.config import T5Config, from_scratch, preset, released, run_settings
 from groot_jax.model.pretrained import load_config
@@ -113,8 +112,10 @@ class Programs:
         if step != "generate":
             return ()
         length = self.workload.size[1]
-        plan = SearchPlan(self._grammar(), self.model_config.vocab_size)
-        return loop_trips(plan.chunks(length, self.config.generate.grammar).steps)
+        plan = plan_steps(
+            self.workload.format, self._grammar(), length, self.config.generate.grammar
+        )
+        return loop_trips(plan.steps)
 
     def needed_flops(self, step: str) -> float:
         """FLOPs that the model asks for, over all devices; see `roofline.needed_flops`."""
@@ -196,7 +197,8 @@ class Programs:
             layout=self.placement.layout,
         )
         inputs = workloads.search_input(self.workload, self.rows("generate"))
-        return generator.lower(self.placement.shapes(self.model_config), self._placed(inputs))
+        params = self.placement.shapes(self.model_config)
+        return generator.search.lower(params, self._placed(inputs), None)
 
     def _grammar(self) -> Any:
         return make_grammar(

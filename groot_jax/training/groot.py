@@ -173,7 +173,7 @@ class GrootStage:
 
     def close(self) -> None:
         """Lets go of the system's programs."""
-        let_go(self._step, *([self._generator] if self._noisy else []))
+        let_go(self._step, *([self._generator.search] if self._noisy else []))
 
 
 def train_system(run: Run, system: str) -> None:

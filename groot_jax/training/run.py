@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -113,8 +112,6 @@ def make_run(
     """Places the model on the mesh, encodes the training split and dev."""
     placement = place(config, task.model_config)
     generator = task.generator(layout=placement.layout)
-    column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
-    column_of_V[task.grammar.columns_C] = np.arange(len(task.grammar.columns_C))
     augment = config.data.augment
     return Run(
         config=config,
@@ -125,7 +122,7 @@ def make_run(
         examples=encode(corpus.train, task.format),
         augmenter=Augmenter(corpus.train, task.format, augment) if augment else None,
         columns=arrays.put(
-            OutputColumns(jnp.asarray(task.grammar.columns_C), jnp.asarray(column_of_V)),
+            OutputColumns(task.grammar.columns_C, task.grammar.column_of_V),
             placement.everywhere,
         ),
         generator=generator,
@@ -136,7 +133,7 @@ def make_run(
     )
 
 
-def let_go(*programs: Step | Generator) -> None:
+def let_go(*programs: Step) -> None:
     """Of what is compiled: a system may have 50 programs, each of which holds 50 to 100 MiB."""
     for program in programs:
         program.clear_cache()

@@ -86,9 +86,9 @@ class Setting:
         self.model = T5(self.config)
         self.params = _random_params(self.config, 0)
         grammar = make_grammar(self.format, normalise, self.config.vocab_size)
-        column_of_V = np.full(self.config.vocab_size, -1, np.int32)
-        column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
-        self.columns = OutputColumns(jnp.asarray(grammar.columns_C), jnp.asarray(column_of_V))
+        self.columns = OutputColumns(
+            jnp.asarray(grammar.columns_C), jnp.asarray(grammar.column_of_V)
+        )
         self.examples = encode(SENTENCES, self.format)
         self.batch = collate(self.examples, 4, (32, 16))  # Two rows of padding.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -10,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from groot_jax.data.format import Format
+from groot_jax.data.format import TAG, Format
 from groot_jax.data.formats import FORMATS, make_format
 from groot_jax.data.labeling import Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import WordTokenizer, load_tokenizer, train_tokenizer
 from groot_jax.errors import UserError
-from groot_jax.generate.grammar import Grammar, accepts, make_grammar
+from groot_jax.generate.grammar import Grammar, make_grammar
 from tests.generate.toy import Letters, toy
 
 WORDS = ("w", "v", "w")
@@ -23,6 +24,33 @@ WORDS = ("w", "v", "w")
 
 def grammar_of(format_: Format, normalise: str = "legal") -> Grammar:
     return make_grammar(format_, normalise, format_.tokenizer.vocab_size)
+
+
+def accepts(grammar: Grammar, template: Sequence[int], ids: Sequence[int]) -> bool:
+    """Whether the walk that `Grammar` describes takes `ids` and ends with the template."""
+    left = list(ids)
+    pointer = phase = 0
+    while left:
+        id_ = left.pop(0)
+        column = grammar.column_of_V[id_]
+        if pointer == len(template) or column < 0:
+            return False
+        if template[pointer] != TAG:
+            if id_ != template[pointer]:
+                return False
+            pointer += 1
+        elif grammar.allowed_GxC[phase, column]:
+            for forced in grammar.forced_GxCxP[phase, column].tolist():
+                if forced >= 0 and (not left or left.pop(0) != forced):
+                    return False
+            pointer += int(grammar.done_GxC[phase, column])
+            phase = int(grammar.next_GxC[phase, column])
+        elif grammar.terminal_G[phase] and id_ == template[pointer + 1]:
+            pointer += 2
+            phase = int(grammar.end_phase_G[phase])
+        else:
+            return False
+    return pointer == len(template)
 
 
 def all_targets(format_: Format, words) -> set[tuple[int, ...]]:
