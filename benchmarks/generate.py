@@ -92,7 +92,7 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
         format=format_,
         batch=batch,
         inputs=jax.device_put(inputs),
-        columns_C=grammar.columns_C,
+        columns_C=np.asarray(grammar.columns_C),
         search=search,
         steps=steps,
         source=inputs.source_BxS.shape[1],

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from groot_jax.contrast.losses import LossSettings, Pool, contrast
+from groot_jax.contrast.losses import LossSettings, ScoredPools, contrast
 from groot_jax.contrast.projection import OutputColumns, token_log_probs
+from groot_jax.contrast.tree import Forest
 from groot_jax.data.batches import Batch
+from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain, summed
+from groot_jax.model.layers import Params
 from groot_jax.model.t5 import T5, rows_at
 
-Params: TypeAlias = Any
-# Of the fields of a batch: numpy on the host, jax.Array once placed or traced.
-Array: TypeAlias = Any
+# Name -> (sum, denominator), so that those of several updates add up to a mean.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
+# (loss, sums by name), and the gradient of the loss.
+_Graded: TypeAlias = tuple[tuple[jax.Array, dict[str, jax.Array]], Params]
 
 
 @flax.struct.dataclass
@@ -39,11 +42,11 @@ class TrainState:
 class NllBatch(NamedTuple):
     """Sentences with their gold outputs."""
 
-    source_BxS: Array
-    fused_source_BxSxF: Array
-    fused_target_BxT: Array
-    aligned_BxT: Array | None  # None: the format aligns nothing
-    target_BxT: Array  # ids, EOS last, then 0
+    source_BxS: AnyArray
+    fused_source_BxSxF: AnyArray
+    fused_target_BxT: AnyArray
+    aligned_BxT: AnyArray | None  # None: the format aligns nothing
+    target_BxT: AnyArray  # ids, EOS last, then 0
 
 
 def nll_batch(batch: Batch) -> NllBatch:
@@ -65,29 +68,21 @@ class PoolBatch:
     device, or into an update by parts, without the others.
     """
 
-    source_BxS: Array
-    fused_source_BxSxF: Array
-    token_RxN: Array
-    depth_RxN: Array
-    fused_RxN: Array
-    aligned_RxN: Array | None
-    attend_RxNxN: Array  # a node sees itself and the nodes above it
-    sentence_RxN: Array
-    column_RxL: Array
-    edge_node_BxE: Array
-    edge_label_BxE: Array
-    path_BxMxE: Array
-    length_BxM: Array
-    rewards_BxM: Array
-    in_contrast_BxM: Array  # False for padding, and for gold that is there for NLL alone
-    gold_BxM: Array  # one True a sentence: the slot of gold; none: no NLL term
+    source_BxS: AnyArray
+    fused_source_BxSxF: AnyArray
+    forest: Forest
+    rewards_BxM: AnyArray
+    in_contrast_BxM: AnyArray  # False for padding, and for gold that is there for NLL alone
+    gold_BxM: AnyArray  # one True a sentence: the slot of gold; none: no NLL term
     num_positions: int = flax.struct.field(pytree_node=False)  # all depths are below it
     groups: int = flax.struct.field(pytree_node=False)
 
     def parts(self, count: int) -> PoolBatch:
         """A leading dimension `count` on every field: parts of `groups` / `count` groups each.
 
-        They are taken in turns, so that each part lies on as many devices as the batch.
+        They are taken in turns, so that each part lies on as many devices as the batch: of the
+        groups 0 to 3, which lie on two devices as 0 1 | 2 3, two parts have 0 2 and 1 3. Raises
+        ValueError where the groups cannot be shared out evenly.
         """
         if self.groups % count:
             raise ValueError(
@@ -95,8 +90,9 @@ class PoolBatch:
             )
 
         def split(x: jax.Array) -> jax.Array:
-            groups = x.reshape(self.groups // count, count, -1, *x.shape[1:])
-            return groups.swapaxes(0, 1).reshape(count, -1, *x.shape[1:])
+            rows = x.shape[0]  # B or R. Not -1: a format that fuses nothing has F = 0.
+            groups = x.reshape(self.groups // count, count, rows // self.groups, *x.shape[1:])
+            return groups.swapaxes(0, 1).reshape(count, rows // count, *x.shape[1:])
 
         return jax.tree.map(split, self).replace(groups=self.groups // count)
 
@@ -125,6 +121,7 @@ def nll_scores(
     B, T = batch.target_BxT.shape
     key_encoder, key_decoder = (None, None) if key is None else jax.random.split(key)
     encoded_BxSxD = _encode(model, params, batch, key_encoder)
+    # Teacher forcing: position t reads token t - 1 of gold and is to predict token t.
     start = jnp.full((B, 1), model.config.decoder_start_token_id, batch.target_BxT.dtype)
     tokens_BxT = jnp.concatenate([start, batch.target_BxT[:, :-1]], 1)
     hidden = model.apply(
@@ -158,24 +155,27 @@ def pool_scores(
     """
     key_encoder, key_decoder = (None, None) if key is None else jax.random.split(key)
     encoded_BxSxD = _encode(model, params, batch, key_encoder)
-    (B, S, D), (R, L), P = encoded_BxSxD.shape, batch.column_RxL.shape, batch.groups
+    forest, groups = batch.forest, batch.groups
+    (B, S, D), (R, U) = encoded_BxSxD.shape, forest.source_place_RxU.shape
     # Gathers stay within a group, the first dimension here: where groups lie on devices of their
-    # own, none needs another's.
-    encoded_RxLxD = jnp.take_along_axis(
-        encoded_BxSxD.reshape(P, -1, D),
-        jnp.maximum(batch.column_RxL, 0).reshape(P, -1, 1),
+    # own, none needs another's. [B, S, D] -> [groups, B/groups * S, D] -> [R, U, D].
+    encoded_RxUxD = jnp.take_along_axis(
+        encoded_BxSxD.reshape(groups, -1, D),
+        jnp.maximum(forest.source_place_RxU, 0).reshape(groups, -1, 1),
         axis=1,
-    ).reshape(R, L, D)
-    owner_RxL = batch.column_RxL // S
+    ).reshape(R, U, D)
+    # Place b * S + s is of sentence b. -1 // S is -1, as of nodes that are padding: they see source
+    # padding, if there is any, and nobody else does.
+    owner_RxU = forest.source_place_RxU // S
     hidden_RxNxD = model.apply(
         {"params": params},
-        batch.token_RxN,
-        batch.depth_RxN,
-        batch.attend_RxNxN,
-        model.apply({"params": params}, encoded_RxLxD, method=model.cross_kv),
-        owner_RxL[:, None, :] == batch.sentence_RxN[:, :, None],
-        batch.fused_RxN,
-        None if batch.aligned_RxN is None else rows_at(encoded_RxLxD, batch.aligned_RxN),
+        forest.token_RxN,
+        forest.depth_RxN,
+        forest.attend_RxNxN,
+        model.apply({"params": params}, encoded_RxUxD, method=model.cross_kv),
+        owner_RxU[:, None, :] == forest.sentence_RxN[:, :, None],
+        forest.fused_RxN,
+        None if forest.aligned_RxN is None else rows_at(encoded_RxUxD, forest.aligned_RxN),
         num_positions=batch.num_positions,
         deterministic=key is None,
         rngs=None if key is None else {"dropout": key_decoder},
@@ -184,13 +184,14 @@ def pool_scores(
     logp, _ = token_log_probs(
         model,
         params,
-        hidden_RxNxD.reshape(P, -1, D),
-        batch.edge_label_BxE.reshape(P, -1),
+        hidden_RxNxD.reshape(groups, -1, D),  # [groups, R/groups * N, D]
+        forest.edge_label_BxE.reshape(groups, -1),
         columns,
-        batch.edge_node_BxE.reshape(P, -1),
+        forest.edge_node_BxE.reshape(groups, -1),
     )
     logp_BxE = logp.reshape(B, -1)
-    return jnp.einsum("bme,be->bm", batch.path_BxMxE.astype(logp_BxE.dtype), logp_BxE)
+    # s of a candidate: the sum over the edges of its path. An edge that many take is computed once.
+    return jnp.einsum("bme,be->bm", forest.path_BxMxE.astype(logp_BxE.dtype), logp_BxE)
 
 
 def nll_step(
@@ -252,8 +253,13 @@ def _pool_sums(
     average: str,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     scores_BxM = pool_scores(model, params, batch, columns, key)
-    pool = Pool(scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.length_BxM)
-    contrast_sum = contrast(pool, settings).sum()
+    pools = ScoredPools(
+        scores_BxM,
+        jnp.asarray(batch.rewards_BxM),
+        jnp.asarray(batch.in_contrast_BxM),
+        jnp.asarray(batch.forest.length_BxM),
+    )
+    contrast_sum = contrast(pools, settings).sum()
     gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
     sentences, tokens = denominators
     nll_denominator = tokens if average == "token" else sentences
@@ -282,30 +288,37 @@ def groot_step(
     key = jax.random.fold_in(key, state.step)
     real_B = batch.gold_BxM.any(1) | batch.in_contrast_BxM.any(1)
     sentences = jnp.maximum(real_B.sum().astype(jnp.float32), 1.0)
-    tokens = jnp.where(batch.gold_BxM, batch.length_BxM, 0).sum().astype(jnp.float32)
+    tokens = jnp.where(batch.gold_BxM, batch.forest.length_BxM, 0).sum().astype(jnp.float32)
     denominators = (sentences, jnp.maximum(tokens, 1.0))
     sums = partial(
         _pool_sums, model=model, settings=settings, nll_weight=nll_weight, average=average
     )
     grad_fn = jax.value_and_grad(sums, has_aux=True)
 
-    def accumulated(params: Params, batch: PoolBatch, key: jax.Array, *shared: Any) -> Any:
+    def accumulated(
+        params: Params,
+        batch: PoolBatch,
+        key: jax.Array,
+        columns: OutputColumns,
+        denominators: tuple[jax.Array, jax.Array],
+    ) -> _Graded:
         # A device that is given its own rows alone has its share of the groups.
         share = batch.gold_BxM.shape[0] / real_B.shape[0]
         batch = dataclasses.replace(batch, groups=round(batch.groups * share))
         if accumulate == 1:
-            return grad_fn(params, batch, key, *shared)
+            return grad_fn(params, batch, key, columns, denominators)
         slices = batch.parts(accumulate)
 
-        def add(carry: Any, item: tuple[PoolBatch, jax.Array]) -> tuple[Any, None]:
+        def add(carry: _Graded, item: tuple[PoolBatch, jax.Array]) -> tuple[_Graded, None]:
             part, index = constrain(item[0], "batch"), item[1]
-            new = grad_fn(params, part, jax.random.fold_in(key, index), *shared)
+            # Shared denominators are those of the whole batch, so that the parts add up to it.
+            new = grad_fn(params, part, jax.random.fold_in(key, index), columns, denominators)
             return jax.tree.map(jnp.add, carry, new), None
 
         first = jax.tree.map(lambda x: x[0], slices)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(grad_fn, params, first, key, *shared),
+            jax.eval_shape(grad_fn, params, first, key, columns, denominators),
         )
         return jax.lax.scan(add, zeros, (slices, jnp.arange(accumulate)))[0]
 

@@ -147,7 +147,7 @@ class SearchSteps:
             beam=begin,
             ancestor_BxKxI=jnp.full((B, 1, until), -1, jnp.int32),
             finished=Finished(none_BxK, none_BxK, zeros_BxK, zeros_BxK, zeros_BxK > 0),
-            settled_B=self.inputs.cap_B <= 0,
+            settled_B=jnp.asarray(self.inputs.cap_B) <= 0,
             # The last step notes a row too: never fed, but of what `keep_unfinished` keeps.
             trail=Trail.begun(begin, self.plan.steps + 1, self.k),
         )

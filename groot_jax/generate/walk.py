@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from groot_jax.data.format import TAG
 from groot_jax.generate.grammar import Grammar
+from groot_jax.mesh.arrays import AnyArray
 
 
 class Beam(NamedTuple):
@@ -25,14 +26,14 @@ class Beam(NamedTuple):
     phase_BxK: jax.Array  # place inside a tag slot
 
 
-def take(x_BxN: jax.Array, index_BxJ: jax.Array) -> jax.Array:
+def take(x_BxN: AnyArray, index_BxJ: jax.Array) -> jax.Array:
     """x[b, index[b, j]], [B, J, ...]; whatever axes x has after the second come along."""
     # take_along_axis wants as many axes: [B, J] -> [B, J, 1, ...].
     index = index_BxJ.reshape(*index_BxJ.shape, *[1] * (x_BxN.ndim - 2))
     return jnp.take_along_axis(x_BxN, index, axis=1)
 
 
-def start(template_BxL: jax.Array, literals_BxL: jax.Array, width: int, start_id: int) -> Beam:
+def start(template_BxL: AnyArray, literals_BxL: jax.Array, width: int, start_id: int) -> Beam:
     """The one beam of each sentence before the first step: the start token and what it forces.
 
     Of the template `<0> TAG <1> TAG EOS`, with width 2: the chunk `start <0>`, pointer 1.
@@ -53,7 +54,7 @@ def start(template_BxL: jax.Array, literals_BxL: jax.Array, width: int, start_id
     )
 
 
-def allowed(grammar: Grammar, template_BxL: jax.Array, beam: Beam) -> jax.Array:
+def allowed(grammar: Grammar, template_BxL: AnyArray, beam: Beam) -> jax.Array:
     """Columns that may follow each beam, bool [B, K, C].
 
     With the types `a` and `aba` (see `Grammar`), at the TAG of `TAG <1>`: O and a in phase 0, and
@@ -81,7 +82,7 @@ def allowed(grammar: Grammar, template_BxL: jax.Array, beam: Beam) -> jax.Array:
 
 def advance(
     grammar: Grammar,
-    template_BxL: jax.Array,
+    template_BxL: AnyArray,
     literals_BxL: jax.Array,
     beam: Beam,
     column_BxK: jax.Array,
@@ -133,7 +134,7 @@ def advance(
     )
 
 
-def literals_ahead(template_BxL: jax.Array, eos_id: int) -> jax.Array:
+def literals_ahead(template_BxL: AnyArray, eos_id: int) -> jax.Array:
     """Literals from each place of the template up to the next tag or EOS, int32 [B, L].
 
     `<0> TAG <1> TAG EOS` -> 1 0 1 0 0. EOS stops it too: a beam ends by choosing it.

@@ -129,10 +129,10 @@ class Programs:
             nodes, self_pairs = k * nodes, k * self_pairs
         if step == "update":
             batch = self._pool_input(groups=1, rows=min(rows, len(self.workload.examples)))
-            real_RxN = batch.sentence_RxN >= 0
+            real_RxN = batch.forest.sentence_RxN >= 0
             share = rows / len(batch.source_BxS) / rows
             nodes = np.full(rows, real_RxN.sum() * share)
-            self_pairs = np.full(rows, batch.attend_RxNxN[real_RxN].sum() * share)
+            self_pairs = np.full(rows, batch.forest.attend_RxNxN[real_RxN].sum() * share)
         return needed_flops(
             self.model_config,
             source_tokens=sources.sum(),
