@@ -16,6 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from groot_jax.mesh.arrays import AnyArray
+
 # Rewards closer than this count as equal: they are sums of a few float32 terms.
 TIE = 1e-6
 
@@ -32,10 +34,10 @@ class LossSettings(NamedTuple):
 class ScoredPools(NamedTuple):
     """What a contrastive loss sees of a batch: a row a sentence, a slot a candidate of its pool."""
 
-    scores_BxM: jax.Array  # s(y), differentiable
-    rewards_BxM: jax.Array
-    mask_BxM: jax.Array  # False: padding
-    lengths_BxM: jax.Array  # target tokens, for length-normalised scores
+    scores_BxM: AnyArray  # s(y), differentiable
+    rewards_BxM: AnyArray
+    mask_BxM: AnyArray  # False: padding
+    lengths_BxM: AnyArray  # target tokens, for length-normalised scores
 
 
 def _clean(pools: ScoredPools) -> ScoredPools:
@@ -51,7 +53,7 @@ def _clean(pools: ScoredPools) -> ScoredPools:
     )
 
 
-def _pairs(pools: ScoredPools) -> jax.Array:
+def _pairs(pools: ScoredPools) -> AnyArray:
     """1 where candidate i has the higher reward of the pair (i, j), float32 [B, M, M].
 
     Rewards 1, .5, .5: rows [0 1 1], [0 0 0], [0 0 0].
@@ -61,12 +63,12 @@ def _pairs(pools: ScoredPools) -> jax.Array:
     return (above & real).astype(jnp.float32)
 
 
-def _mean_over_pairs(loss_BxMxM: jax.Array, pairs_BxMxM: jax.Array) -> jax.Array:
+def _mean_over_pairs(loss_BxMxM: jax.Array, pairs_BxMxM: AnyArray) -> jax.Array:
     count_B = pairs_BxMxM.sum((1, 2))
     return (loss_BxMxM * pairs_BxMxM).sum((1, 2)) / jnp.maximum(count_B, 1.0)
 
 
-def _violation(pools: ScoredPools, tau: float) -> jax.Array:
+def _violation(pools: ScoredPools, tau: float) -> AnyArray:
     """(R_i - R_j) / tau - (s_i - s_j), [B, M, M]."""
     s, r = pools.scores_BxM, pools.rewards_BxM
     return (r[:, :, None] - r[:, None, :]) / tau - (s[:, :, None] - s[:, None, :])
@@ -91,7 +93,7 @@ def squared(pools: ScoredPools, settings: LossSettings) -> jax.Array:
     return _mean_over_pairs(jnp.square(_violation(pools, settings.tau)), _pairs(pools))
 
 
-def _log_softmax(x_BxM: jax.Array, mask_BxM: jax.Array) -> jax.Array:
+def _log_softmax(x_BxM: AnyArray, mask_BxM: AnyArray) -> jax.Array:
     """Log-softmax over the unmasked slots; 0 in the masked ones, and 0 for empty rows."""
     # Not -inf: an empty row would have the logsumexp -inf, and -inf less -inf is NaN.
     large = jnp.where(mask_BxM, x_BxM, -1e30)
@@ -169,9 +171,9 @@ def contrast(pools: ScoredPools, settings: LossSettings) -> jax.Array:
 
     The losses see zeros in masked slots, whatever stood there.
     """
-    pools = _clean(pools)
     total_B = jnp.zeros(pools.scores_BxM.shape[0], jnp.float32)
     for name, weight in settings.weights:
         if weight:
-            total_B = total_B + weight * LOSSES[name](pools, settings)
+            # For each loss anew: cleaned once, their gradients would add up in another order.
+            total_B = total_B + weight * LOSSES[name](_clean(pools), settings)
     return total_B

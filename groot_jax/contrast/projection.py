@@ -43,19 +43,9 @@ def token_log_probs(
     Without `node_BxE` label e belongs to node e. A label that is no output column has an arbitrary
     value and must not be counted: only padding is.
     """
-    whole = len(columns.columns_C) == model.config.vocab_size
-    of = _whole_vocabulary if whole else _some_columns
-    return of(model, {"params": params}, hidden_BxNxD, label_BxE, columns, node_BxE)
-
-
-def _some_columns(
-    model: T5,
-    variables: dict[str, Params],
-    hidden_BxNxD: jax.Array,
-    label_BxE: AnyArray,
-    columns: OutputColumns,
-    node_BxE: AnyArray | None,
-) -> tuple[jax.Array, jax.Array]:
+    variables = {"params": params}
+    if len(columns.columns_C) == model.config.vocab_size:
+        return _whole_vocabulary(model, variables, hidden_BxNxD, label_BxE, node_BxE)
     logits_BxNxC = model.apply(variables, hidden_BxNxD, columns.columns_C, method=model.logits)
     norm_BxN = jax.nn.logsumexp(logits_BxNxC, axis=-1)
     mean_BxN = logits_BxNxC.mean(-1) - norm_BxN
@@ -75,9 +65,9 @@ def _whole_vocabulary(
     variables: dict[str, Params],
     hidden_BxNxD: jax.Array,
     label_BxE: AnyArray,
-    columns: OutputColumns,
     node_BxE: AnyArray | None,
 ) -> tuple[jax.Array, jax.Array]:
+    """As `token_log_probs`, without the logits of all positions at once."""
     B, N, D = hidden_BxNxD.shape
     # What a device holds of the logits of one position of all rows: 32 rows of T5's 32,128 columns
     # are a million, and 16 positions fit at a time.

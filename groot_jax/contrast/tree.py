@@ -66,22 +66,18 @@ def build_tree(pool: Sequence[Sequence[int]], start_token: int) -> Tree:
     for sequence in pool:
         node, path = 0, []
         for t, token in enumerate(sequence):
-            key = (node, token)
-            edge = edge_at.get(key)
-            if edge is None:
-                edge = edge_at[key] = len(tree.edge_labels)
+            edge = edge_at.setdefault((node, token), len(tree.edge_labels))
+            if edge == len(tree.edge_labels):
                 tree.edge_nodes.append(node)
                 tree.edge_labels.append(token)
             path.append(edge)
             if t + 1 == len(sequence):
                 break  # Nothing is predicted after EOS, so its edge enters no node.
-            child = node_at.get(edge)
-            if child is None:
-                child = node_at[edge] = len(tree.tokens)
+            parent, node = node, node_at.setdefault(edge, len(tree.tokens))
+            if node == len(tree.tokens):
                 tree.tokens.append(token)
                 tree.depths.append(t + 1)
-                tree.parents.append(node)
-            node = child
+                tree.parents.append(parent)
         tree.paths.append(path)
     return tree
 
@@ -102,15 +98,22 @@ def plant(
     aligned_BxT: source position that goes with them; None: none does.
     """
     (B, S), M, R, N = source_BxS.shape, num_candidates, plan.rows, plan.nodes
-    token_RxN, depth_RxN, fused_RxN = (np.zeros((R, N), np.int32) for _ in range(3))
-    aligned_RxN = None if aligned_BxT is None else np.zeros((R, N), np.int32)
+    attend_RxNxN = np.zeros((R, N, N), bool)
+    forest = Forest(
+        token_RxN=np.zeros((R, N), np.int32),
+        depth_RxN=np.zeros((R, N), np.int32),
+        fused_RxN=np.zeros((R, N), np.int32),
+        aligned_RxN=None if aligned_BxT is None else np.zeros((R, N), np.int32),
+        attend_RxNxN=attend_RxNxN,
+        sentence_RxN=np.full((R, N), -1, np.int32),
+        source_place_RxU=np.full((R, plan.sources), -1, np.int32),
+        edge_node_BxE=np.zeros((B, num_edges), np.int32),
+        edge_label_BxE=np.zeros((B, num_edges), np.int32),
+        path_BxMxE=np.zeros((B, M, num_edges), bool),
+        length_BxM=np.zeros((B, M), np.int32),
+    )
     # Roots and padding point at themselves.
     parent_RxN = np.tile(np.arange(N, dtype=np.int32), (R, 1))
-    sentence_RxN = np.full((R, N), -1, np.int32)
-    source_place_RxU = np.full((R, plan.sources), -1, np.int32)
-    edge_node_BxE, edge_label_BxE = (np.zeros((B, num_edges), np.int32) for _ in range(2))
-    path_BxMxE = np.zeros((B, M, num_edges), bool)
-    length_BxM = np.zeros((B, M), np.int32)
     for b, tree in enumerate(trees):
         if not tree.tokens:
             continue
@@ -119,49 +122,36 @@ def plant(
         group, sentence = divmod(b, B // plan.groups)
         row, first = group * (R // plan.groups) + plan.row_B[b], plan.node_B[b]
         nodes, edges = slice(first, first + len(tree.tokens)), len(tree.edge_labels)
-        token_RxN[row, nodes] = tree.tokens
-        depth_RxN[row, nodes] = tree.depths
+        forest.token_RxN[row, nodes] = tree.tokens
+        forest.depth_RxN[row, nodes] = tree.depths
         depths = np.minimum(tree.depths, fused_target_BxT.shape[1] - 1)
-        fused_RxN[row, nodes] = fused_target_BxT[b, depths]
-        if aligned_RxN is not None and aligned_BxT is not None:
+        forest.fused_RxN[row, nodes] = fused_target_BxT[b, depths]
+        if forest.aligned_RxN is not None and aligned_BxT is not None:
             # A sentence's source tokens lie in the bin as in the sentence, without its padding.
-            aligned_RxN[row, nodes] = plan.source_B[b] + aligned_BxT[b, depths]
+            forest.aligned_RxN[row, nodes] = plan.source_B[b] + aligned_BxT[b, depths]
         parent_RxN[row, nodes] = np.add(tree.parents, first)
-        sentence_RxN[row, nodes] = sentence
+        forest.sentence_RxN[row, nodes] = sentence
         places, start = np.flatnonzero(source_BxS[b]), plan.source_B[b]
-        source_place_RxU[row, start : start + len(places)] = sentence * S + places
-        edge_node_BxE[b, :edges] = np.add(tree.edge_nodes, plan.row_B[b] * N + first)
-        edge_label_BxE[b, :edges] = tree.edge_labels
+        forest.source_place_RxU[row, start : start + len(places)] = sentence * S + places
+        forest.edge_node_BxE[b, :edges] = np.add(tree.edge_nodes, plan.row_B[b] * N + first)
+        forest.edge_label_BxE[b, :edges] = tree.edge_labels
         for m, path in enumerate(tree.paths):
-            path_BxMxE[b, m, path] = True
-            length_BxM[b, m] = len(path)
-    return Forest(
-        token_RxN,
-        depth_RxN,
-        fused_RxN,
-        aligned_RxN,
-        _ancestors(parent_RxN, int(depth_RxN.max())),
-        sentence_RxN,
-        source_place_RxU,
-        edge_node_BxE,
-        edge_label_BxE,
-        path_BxMxE,
-        length_BxM,
-    )
+            forest.path_BxMxE[b, m, path] = True
+            forest.length_BxM[b, m] = len(path)
+    _mark_ancestors(attend_RxNxN, parent_RxN, int(forest.depth_RxN.max()))
+    return forest
 
 
-def _ancestors(parent_RxN: np.ndarray, max_depth: int) -> np.ndarray:
-    """Which nodes a node may attend to: itself and all nodes above it, bool [R, N, N].
+def _mark_ancestors(attend_RxNxN: np.ndarray, parent_RxN: np.ndarray, max_depth: int) -> None:
+    """Which nodes a node may attend to: itself and all nodes above it.
 
     Paths are followed `max_depth` steps up, the depth of the deepest node, in all bins at once; a
     root, which points at itself, is marked again and again. Parents 0 0 1 0 -> rows 1000, 1100,
     1110, 1001.
     """
     R, N = parent_RxN.shape
-    mask_RxNxN = np.zeros((R, N, N), bool)
     rows_R = np.arange(R)[:, None]
     at_RxN = np.broadcast_to(np.arange(N), (R, N))
     for _ in range(max_depth + 1):
-        mask_RxNxN[rows_R, np.arange(N)[None], at_RxN] = True
+        attend_RxNxN[rows_R, np.arange(N)[None], at_RxN] = True
         at_RxN = np.take_along_axis(parent_RxN, at_RxN, 1)
-    return mask_RxNxN

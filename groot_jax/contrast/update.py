@@ -194,6 +194,14 @@ def pool_scores(
     return jnp.einsum("bme,be->bm", forest.path_BxMxE.astype(logp_BxE.dtype), logp_BxE)
 
 
+class _Shared(NamedTuple):
+    """What the rows of a batch share, on whichever device and in whichever part of it they are."""
+
+    key: jax.Array  # of dropout
+    columns: OutputColumns
+    denominators: tuple[jax.Array, ...]  # of the whole batch, so that sums of its parts add up
+
+
 def nll_step(
     state: TrainState,
     batch: NllBatch,
@@ -205,21 +213,24 @@ def nll_step(
     average: str,
     label_smoothing: float,
 ) -> tuple[TrainState, Metrics]:
-    """One step of maximum likelihood of gold, mean over tokens or over sentences."""
+    """One step of maximum likelihood of gold, mean over tokens or over sentences.
 
+    `average`: "token" or "sentence". With label smoothing e a token costs (1 - e) * -log p(gold)
+    plus e times the mean of -log p over all columns (Szegedy et al., arXiv 1512.00567).
+    """
     real_BxT = batch.target_BxT != model.config.pad_token_id
     tokens = real_BxT.sum().astype(jnp.float32)
+    # A row of padding has no first token.
     sentences = real_BxT[:, 0].sum().astype(jnp.float32)
     denominator = jnp.maximum(tokens if average == "token" else sentences, 1.0)
 
     def sums(
-        params: Params,
-        batch: NllBatch,
-        key: jax.Array,
-        columns: OutputColumns,
-        denominator: jax.Array,
+        params: Params, batch: NllBatch, shared: _Shared
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        logp_BxT, smooth_BxT, mask_BxT = nll_scores(model, params, batch, columns, key)
+        (denominator,) = shared.denominators
+        logp_BxT, smooth_BxT, mask_BxT = nll_scores(
+            model, params, batch, shared.columns, shared.key
+        )
         loss_BxT = -(1 - label_smoothing) * logp_BxT - label_smoothing * smooth_BxT
         loss_sum = (loss_BxT * mask_BxT).sum()
         gold_sum = (logp_BxT * mask_BxT).sum()
@@ -229,9 +240,7 @@ def nll_step(
         jax.value_and_grad(sums, has_aux=True),
         state.params,
         batch,
-        jax.random.fold_in(key, state.step),
-        columns,
-        denominator,
+        _Shared(jax.random.fold_in(key, state.step), columns, (denominator,)),
     )
     metrics = {
         "loss": (parts["loss"], denominator),
@@ -243,25 +252,21 @@ def nll_step(
 def _pool_sums(
     params: Params,
     batch: PoolBatch,
-    key: jax.Array,
-    columns: OutputColumns,
-    denominators: tuple[jax.Array, jax.Array],
+    shared: _Shared,
     *,
     model: T5,
     settings: LossSettings,
     nll_weight: float,
     average: str,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    scores_BxM = pool_scores(model, params, batch, columns, key)
+    """The loss of some rows, divided by what the whole batch counts, and the sums it is made of."""
+    scores_BxM = pool_scores(model, params, batch, shared.columns, shared.key)
     pools = ScoredPools(
-        scores_BxM,
-        jnp.asarray(batch.rewards_BxM),
-        jnp.asarray(batch.in_contrast_BxM),
-        jnp.asarray(batch.forest.length_BxM),
+        scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.forest.length_BxM
     )
     contrast_sum = contrast(pools, settings).sum()
     gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
-    sentences, tokens = denominators
+    sentences, tokens = shared.denominators
     nll_denominator = tokens if average == "token" else sentences
     loss = contrast_sum / sentences - nll_weight * gold_sum / nll_denominator
     return loss, {"contrast": contrast_sum, "gold_score": gold_sum}
@@ -280,49 +285,46 @@ def groot_step(
     average: str,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """One contrastive step: mean contrast over sentences + lambda * mean of -s(gold).
+    """One contrastive step: mean contrast over sentences + `nll_weight` * mean of -s(gold).
+
+    The second mean is over sentences or, with `average` "token", over gold's tokens: contrast alone
+    asks for differences of scores, and would let all of them fall.
 
     With `accumulate` > 1 the batch is worked through in that many equal parts, one after the other,
     for the same gradient (dropout draws aside) in less memory. It has to divide the batch's groups.
     """
     key = jax.random.fold_in(key, state.step)
+    # Padding, and a sentence without a target and a pool, is not counted.
     real_B = batch.gold_BxM.any(1) | batch.in_contrast_BxM.any(1)
     sentences = jnp.maximum(real_B.sum().astype(jnp.float32), 1.0)
     tokens = jnp.where(batch.gold_BxM, batch.forest.length_BxM, 0).sum().astype(jnp.float32)
-    denominators = (sentences, jnp.maximum(tokens, 1.0))
+    shared = _Shared(key, columns, (sentences, jnp.maximum(tokens, 1.0)))
     sums = partial(
         _pool_sums, model=model, settings=settings, nll_weight=nll_weight, average=average
     )
     grad_fn = jax.value_and_grad(sums, has_aux=True)
 
-    def accumulated(
-        params: Params,
-        batch: PoolBatch,
-        key: jax.Array,
-        columns: OutputColumns,
-        denominators: tuple[jax.Array, jax.Array],
-    ) -> _Graded:
+    def accumulated(params: Params, batch: PoolBatch, shared: _Shared) -> _Graded:
         # A device that is given its own rows alone has its share of the groups.
         share = batch.gold_BxM.shape[0] / real_B.shape[0]
         batch = dataclasses.replace(batch, groups=round(batch.groups * share))
         if accumulate == 1:
-            return grad_fn(params, batch, key, columns, denominators)
+            return grad_fn(params, batch, shared)
         slices = batch.parts(accumulate)
 
         def add(carry: _Graded, item: tuple[PoolBatch, jax.Array]) -> tuple[_Graded, None]:
             part, index = constrain(item[0], "batch"), item[1]
-            # Shared denominators are those of the whole batch, so that the parts add up to it.
-            new = grad_fn(params, part, jax.random.fold_in(key, index), columns, denominators)
+            # Each part draws its own dropout.
+            own = shared._replace(key=jax.random.fold_in(shared.key, index))
+            new = grad_fn(params, part, own)
             return jax.tree.map(jnp.add, carry, new), None
 
+        # Gradients of one part at a time: a scan holds the sum and the part's own.
         first = jax.tree.map(lambda x: x[0], slices)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(grad_fn, params, first, key, columns, denominators),
-        )
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(grad_fn, params, first, shared))
         return jax.lax.scan(add, zeros, (slices, jnp.arange(accumulate)))[0]
 
-    (loss, parts), grads = summed(accumulated, state.params, batch, key, columns, denominators)
+    (loss, parts), grads = summed(accumulated, state.params, batch, shared)
     one = jnp.float32(1.0)
     metrics = {
         "loss": (loss, one),
@@ -335,6 +337,7 @@ def groot_step(
 def _apply(
     state: TrainState, grads: Params, optimizer: optax.GradientTransformation, metrics: Metrics
 ) -> tuple[TrainState, Metrics]:
+    """The state after the optimizer's update; `metrics` gets the norm of the gradients as well."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1.0))
