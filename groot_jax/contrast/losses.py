@@ -25,8 +25,8 @@ TIE = 1e-6
 class LossSettings(NamedTuple):
     """Knobs of the losses; `config.groot` explains them."""
 
-    weights: tuple[tuple[str, float], ...]
-    tau: float = 0.3
+    weights: tuple[tuple[str, float], ...]  # (name of a loss, its weight); 0: left out
+    tau: float = 0.3  # a difference in reward of tau asks for a nat
     rank_margin: float = 0.05
     reinforce_normalise: bool = False
 
@@ -58,12 +58,15 @@ def _pairs(pools: ScoredPools) -> AnyArray:
 
     Rewards 1, .5, .5: rows [0 1 1], [0 0 0], [0 0 0].
     """
+    # [B, M, 1] and [B, 1, M] -> [B, M, M]: candidate i in rows, j in columns.
     above = pools.rewards_BxM[:, :, None] > pools.rewards_BxM[:, None, :] + TIE
     real = pools.mask_BxM[:, :, None] & pools.mask_BxM[:, None, :]
     return (above & real).astype(jnp.float32)
 
 
 def _mean_over_pairs(loss_BxMxM: jax.Array, pairs_BxMxM: AnyArray) -> jax.Array:
+    """[B, M, M] and the 0 or 1 of `_pairs` -> [B]."""
+    # A sentence without a pair has no loss: 0 / 1, where 0 / 0 would be NaN.
     count_B = pairs_BxMxM.sum((1, 2))
     return (loss_BxMxM * pairs_BxMxM).sum((1, 2)) / jnp.maximum(count_B, 1.0)
 
@@ -109,7 +112,10 @@ def _has_contrast(pools: ScoredPools) -> jax.Array:
 
 
 def listwise(pools: ScoredPools, settings: LossSettings) -> jax.Array:
-    """KL( softmax(R/tau) || softmax(s) ) over the pools."""
+    """KL( softmax(R/tau) || softmax(s) ) over the pool.
+
+    At tau = 0.3, the rewards 1, .5, 0 ask for the shares .82, .15, .03.
+    """
     logp_BxM = _log_softmax(pools.scores_BxM, pools.mask_BxM)
     logq_BxM = _log_softmax(pools.rewards_BxM / settings.tau, pools.mask_BxM)
     kl_BxM = jnp.where(pools.mask_BxM, jnp.exp(logq_BxM) * (logq_BxM - logp_BxM), 0.0)
@@ -123,8 +129,10 @@ def rank(pools: ScoredPools, settings: LossSettings) -> jax.Array:
     Equal rewards share a rank: the number of candidates with a higher reward.
     """
     pairs_BxMxM = _pairs(pools)
-    rank_BxM = pairs_BxMxM.sum(1)  # How many stand above each: rewards 1, .5, .5 -> 0, 1, 1.
+    # How many stand above each: rewards 1, .5, .5 -> ranks 0, 1, 1.
+    rank_BxM = pairs_BxMxM.sum(1)
     s_BxM = pools.scores_BxM / pools.lengths_BxM
+    # Entry (i, j) is rank j - rank i, positive where i is the better one.
     gap_BxMxM = rank_BxM[:, None, :] - rank_BxM[:, :, None]
     wanted_BxMxM = settings.rank_margin * gap_BxMxM
     return _mean_over_pairs(
@@ -152,9 +160,11 @@ def reinforce(pools: ScoredPools, settings: LossSettings) -> jax.Array:
     if settings.reinforce_normalise:
         deviation_B = jnp.sqrt(jnp.square(advantage_BxM).sum(-1) / count_B)
         advantage_BxM = advantage_BxM / (deviation_B[:, None] + 1e-6)
+    # Advantages of a pool sum to 0: what shifts all scores alike changes nothing.
     return -(advantage_BxM * pools.scores_BxM).sum(-1) / count_B * _has_contrast(pools)
 
 
+# By their names in config.groot.loss.
 LOSSES: Mapping[str, Callable[[ScoredPools, LossSettings], jax.Array]] = {
     "margin": margin,
     "listwise": listwise,

@@ -50,6 +50,7 @@ def plan_bins(
     # Wide bins waste less of their ends, but each node attends to all nodes of its bin.
     least = round_up(max(1, *nodes_B), buckets)
     widths = [least, *(n for n in buckets if n > least)]
+    # 24 trees of 100 nodes: 24 bins of 128, 12 of 256, or 5 of 512, which are made 6.
     plans = [_plan(nodes_B, sources_B, n, buckets, groups) for n in widths]
     return min(plans, key=lambda plan: plan.cost)
 
@@ -77,6 +78,7 @@ def _plan(
     most_rows = most_sources = 1
     for first in range(0, B, per_group):
         bins: list[tuple[int, int]] = []  # nodes and source tokens in each
+        # Stable: trees of one size stay in their order, so that all hosts have the same plan.
         for b in sorted(range(first, first + per_group), key=lambda b: -nodes_B[b]):
             if not nodes_B[b]:
                 continue
@@ -84,6 +86,8 @@ def _plan(
             row = next(fits, len(bins))
             if row == len(bins):
                 bins.append((0, 0))
+            # A tree starts where the last one of its bin ends, and so do its source tokens. Those
+            # are not limited: U becomes what the fullest bin needs.
             row_B[b], (node_B[b], source_B[b]) = row, bins[row]
             bins[row] = (node_B[b] + nodes_B[b], source_B[b] + sources_B[b])
         most_rows = max(most_rows, len(bins))

@@ -59,16 +59,18 @@ def pool_batch(
       groups: so many equal parts of the batch share no bin, to be split over devices or updates.
       merge_sizes: where other processes have the other rows of the batch: theirs put together.
     """
-    M = size + 1
+    M = size + 1  # The last slot is gold's, where the pool fills all others without it.
     sequences, rewards_BxM, in_contrast_BxM, gold_BxM = _candidates(
         batch, pools, tokens_BxKxT, format_, M
     )
     trees = [build_tree(row, start_token) for row in sequences]
     sizes = Sizes(
         nodes_B=[len(tree.tokens) for tree in trees],
+        # Padding is 0, and no source token is.
         sources_B=(batch.source_BxS != 0).sum(1).tolist(),
         edges=max(1, *(len(tree.edge_labels) for tree in trees)),
     )
+    # Rows of other processes are padding here, without a tree: theirs come in by their sizes alone.
     if merge_sizes is not None:
         sizes = merge_sizes(sizes)
     forest = plant(
@@ -117,6 +119,7 @@ def _candidates(
         gold, words = example.sentence.labeling, example.sentence.words
         for m, entry in enumerate(pools.get(example.index, ())):
             if entry.well_formed or tokens_BxKxT is None:
+                # Gold has its ids already. Without a target it holds a type that cannot be written.
                 same = entry.labeling == gold and example.target
                 ids = example.target if same else format_.target(entry.labeling, words)
                 gold_BxM[b, m] = bool(same)

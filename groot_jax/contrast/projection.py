@@ -48,6 +48,7 @@ def token_log_probs(
         return _whole_vocabulary(model, variables, hidden_BxNxD, label_BxE, node_BxE)
     logits_BxNxC = model.apply(variables, hidden_BxNxD, columns.columns_C, method=model.logits)
     norm_BxN = jax.nn.logsumexp(logits_BxNxC, axis=-1)
+    # log p of a column is its logit less the normaliser; so is the mean of all.
     mean_BxN = logits_BxNxC.mean(-1) - norm_BxN
     column_BxE = jnp.maximum(columns.column_of_V[label_BxE], 0)
     if node_BxE is None:
@@ -88,6 +89,7 @@ def _whole_vocabulary(
         padded = jnp.pad(hidden_BxNxD, ((0, 0), (0, turns * a_turn - N), (0, 0)))
         parts = padded.reshape(B, turns, a_turn, D).swapaxes(0, 1)
         norm_BxN = jax.lax.map(normalisers, parts).swapaxes(0, 1).reshape(B, -1)[:, :N]
+    # The mean logit is one product with the mean of the weights, and needs no logits either.
     mean_BxN = model.apply(variables, hidden_BxNxD, method=model.mean_logit) - norm_BxN
     hidden_BxExD = hidden_BxNxD
     if node_BxE is not None:
@@ -98,4 +100,5 @@ def _whole_vocabulary(
 
 
 def _at(x_BxN: jax.Array, node_BxE: AnyArray) -> jax.Array:
+    """x[b, node[b, e]], [B, E]."""
     return jnp.take_along_axis(x_BxN, node_BxE, axis=1)

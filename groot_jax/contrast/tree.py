@@ -58,6 +58,7 @@ class Forest(NamedTuple):
 
 def build_tree(pool: Sequence[Sequence[int]], start_token: int) -> Tree:
     """Merges a sentence's candidates (ids, EOS last) into a tree; no candidates: no node."""
+    # No candidates: a row of padding, or a sentence whose gold cannot be written.
     if not pool:
         return Tree([], [], [], [], [], [])
     tree = Tree([start_token], [0], [0], [], [], [])
@@ -65,6 +66,7 @@ def build_tree(pool: Sequence[Sequence[int]], start_token: int) -> Tree:
     node_at: dict[int, int] = {}  # edge -> the node that it enters
     for sequence in pool:
         node, path = 0, []
+        # Down the tree as long as the prefix is known, then along edges and nodes of its own.
         for t, token in enumerate(sequence):
             edge = edge_at.setdefault((node, token), len(tree.edge_labels))
             if edge == len(tree.edge_labels):
@@ -121,6 +123,7 @@ def plant(
         # sentences and 6 bins in 2 groups, sentence 5 is sentence 1 of group 1, its bin 0 bin 3.
         group, sentence = divmod(b, B // plan.groups)
         row, first = group * (R // plan.groups) + plan.row_B[b], plan.node_B[b]
+        # Node n of a tree becomes first + n of its bin; edge e stays edge e of its sentence.
         nodes, edges = slice(first, first + len(tree.tokens)), len(tree.edge_labels)
         forest.token_RxN[row, nodes] = tree.tokens
         forest.depth_RxN[row, nodes] = tree.depths

@@ -71,7 +71,7 @@ class PoolBatch:
     source_BxS: AnyArray
     fused_source_BxSxF: AnyArray
     forest: Forest
-    rewards_BxM: AnyArray
+    rewards_BxM: AnyArray  # 0 where there is no candidate
     in_contrast_BxM: AnyArray  # False for padding, and for gold that is there for NLL alone
     gold_BxM: AnyArray  # one True a sentence: the slot of gold; none: no NLL term
     num_positions: int = flax.struct.field(pytree_node=False)  # all depths are below it
@@ -181,6 +181,7 @@ def pool_scores(
         rngs=None if key is None else {"dropout": key_decoder},
         method=model.decode,
     )
+    # Edges of a group lie at nodes of its own bins, r * N + n: one row of nodes a group.
     logp, _ = token_log_probs(
         model,
         params,
@@ -265,6 +266,7 @@ def _pool_sums(
         scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.forest.length_BxM
     )
     contrast_sum = contrast(pools, settings).sum()
+    # Gold has one slot a sentence, contrasted or not.
     gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
     sentences, tokens = shared.denominators
     nll_denominator = tokens if average == "token" else sentences
@@ -305,7 +307,8 @@ def groot_step(
     grad_fn = jax.value_and_grad(sums, has_aux=True)
 
     def accumulated(params: Params, batch: PoolBatch, shared: _Shared) -> _Graded:
-        # A device that is given its own rows alone has its share of the groups.
+        # A device that is given its own rows alone has its share of the groups: with 4 of 16 rows,
+        # 2 of 8.
         share = batch.gold_BxM.shape[0] / real_B.shape[0]
         batch = dataclasses.replace(batch, groups=round(batch.groups * share))
         if accumulate == 1:
@@ -319,7 +322,7 @@ def groot_step(
             new = grad_fn(params, part, own)
             return jax.tree.map(jnp.add, carry, new), None
 
-        # Gradients of one part at a time: a scan holds the sum and the part's own.
+        # What a part gives, all zeros: the parts are added to it one by one.
         first = jax.tree.map(lambda x: x[0], slices)
         zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(grad_fn, params, first, shared))
         return jax.lax.scan(add, zeros, (slices, jnp.arange(accumulate)))[0]

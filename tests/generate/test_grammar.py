@@ -167,6 +167,32 @@ def test_an_inside_tag_needs_a_span_before_it():
     assert not grammar.terminal_G.any()
 
 
+def test_the_phases_of_a_and_aba():
+    """Those that the docstring of `Grammar` shows."""
+    format_ = toy("sentinel_tag", ("a", "aba"))
+    grammar = grammar_of(format_)
+    column = {tag: grammar.column_of_V[format_.tags[tag][0]] for tag in ("O", "I", "a")}
+    a, b = format_.tags["aba"][:2]
+    column["b"] = grammar.column_of_V[b]
+    wanted = {
+        (0, "O"): (0, True, []),
+        (0, "a"): (2, False, []),
+        (1, "O"): (0, True, []),
+        (1, "a"): (2, False, []),
+        (1, "I"): (1, True, []),
+        (2, "b"): (1, True, [a]),
+        (3, "a"): (1, True, []),
+    }
+    assert grammar.allowed_GxC.sum() == len(wanted)
+    for (phase, tag), (after, done, forced) in wanted.items():
+        at = phase, column[tag]
+        assert grammar.allowed_GxC[at]
+        assert (grammar.next_GxC[at], grammar.done_GxC[at]) == (after, done)
+        assert [id_ for id_ in grammar.forced_GxCxP[at] if id_ >= 0] == forced
+    assert grammar.terminal_G.tolist() == [False, False, True, False]
+    assert grammar.end_phase_G[2] == 1
+
+
 def test_phases_are_as_few_as_can_be():
     # After "a" in either start phase the same may follow, so one phase serves both.
     assert len(grammar_of(toy("sentinel_tag", ("a", "ab"))).terminal_G) == 3
