@@ -98,10 +98,11 @@ class TiledBatch(NamedTuple):
 def tile(batch: PoolBatch) -> TiledBatch:
     """The plain layout of token trees, as wide as the largest pool and the longest target."""
     assert batch.groups == 1
-    path_BxMxE = np.asarray(batch.path_BxMxE)
-    length_BxM = np.asarray(batch.length_BxM)
-    depth_BxE = np.asarray(batch.depth_RxN).reshape(-1)[np.asarray(batch.edge_node_BxE)]
-    label_BxE = np.asarray(batch.edge_label_BxE)
+    forest = batch.forest
+    path_BxMxE = np.asarray(forest.path_BxMxE)
+    length_BxM = np.asarray(forest.length_BxM)
+    depth_BxE = np.asarray(forest.depth_RxN).reshape(-1)[np.asarray(forest.edge_node_BxE)]
+    label_BxE = np.asarray(forest.edge_label_BxE)
     B = len(length_BxM)
     M = int(np.flatnonzero((length_BxM > 0).any(0)).max(initial=0)) + 1
     target_BxMxT = np.zeros((B, M, int(length_BxM.max())), np.int32)
@@ -190,11 +191,13 @@ def tiled_loss(
     real_RxT = target_RxT != model.config.pad_token_id
     scores_BxM = jnp.where(real_RxT, picked_RxT - norm_RxT, 0.0).sum(1)
     scores_BxM = scores_BxM.reshape(batch.rewards_BxM.shape)
-    pool = losses.Pool(scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.length_BxM)
+    pools = losses.ScoredPools(
+        scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.length_BxM
+    )
     real_B = (batch.gold_BxM | batch.in_contrast_BxM).any(1)
     sentences = jnp.maximum(real_B.sum().astype(jnp.float32), 1.0)
     gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
-    return (losses.contrast(pool, settings).sum() - nll_weight * gold_sum) / sentences
+    return (losses.contrast(pools, settings).sum() - nll_weight * gold_sum) / sentences
 
 
 # ---- torch ------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import measure
 from groot_jax.config import load
+from groot_jax.contrast.projection import OutputColumns
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.mesh import arrays
@@ -43,7 +44,9 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     partitioning = make_partitioning(config, model_config)
     workload = workloads.make_workload(config, vocab_size, _SENTENCES, 32)
     grammar = make_grammar(workload.format, config.model.normalise, model_config.vocab_size)
-    columns = partitioning.output_columns(grammar.columns_C)
+    columns = arrays.put(
+        OutputColumns(grammar.columns_C, grammar.column_of_V), partitioning.layout.everywhere
+    )
     key = jax.random.key(0, impl="rbg")
     params = init_params(model_config, 0, partitioning.params)
 
@@ -78,7 +81,7 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
         "nll": update(
             config.nll, jit_nll_step, workloads.nll_input(workload, config.nll.batch_size)
         ),
-        "search": lambda: generator.search(params, inputs),
+        "search": lambda: generator.search(params, inputs, None),
         "update": update(config.groot, jit_groot_step, pools),
     }
 

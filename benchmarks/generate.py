@@ -35,9 +35,8 @@ from benchmarks import baselines, floor, measure, workload
 from groot_jax.data.batches import Batch
 from groot_jax.data.format import TAG, Format
 from groot_jax.generate.beam_search import Beams, beam_search
-from groot_jax.generate.grammar import make_grammar
+from groot_jax.generate.grammar import make_grammar, plan_steps
 from groot_jax.generate.steps import SearchInput, search_input
-from groot_jax.generate.walk import SearchPlan
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import save_pretrained
 from groot_jax.model.t5 import T5
@@ -68,21 +67,22 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     batch = workload.encode_batch(workload.make_sentences(shape), format_)
     full = mode == "full"
     grammar = make_grammar(format_, "full" if full else "legal", config.vocab_size)
-    plan = SearchPlan(grammar, config.vocab_size)
     if full:
         inputs = workload.free_input(batch, shape.steps, config.eos_token_id)
     else:
         inputs = search_input(batch)
+    steps = inputs.fused_target_BxT.shape[1]
+    plan = plan_steps(format_, grammar, steps, use_grammar=not full)
 
     def search(config: T5Config) -> Callable[[Any, SearchInput], Beams]:
         def run(params: Any, inputs: SearchInput) -> Beams:
             return beam_search(
                 T5(config),
                 params,
+                grammar,
                 plan,
                 inputs,
                 k=shape.k,
-                use_grammar=not full,
                 keep_unfinished=full,
             )
 
@@ -92,9 +92,9 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
         format=format_,
         batch=batch,
         inputs=jax.device_put(inputs),
-        columns_C=grammar.columns_C,
+        columns_C=np.asarray(grammar.columns_C),
         search=search,
-        steps=inputs.fused_target_BxT.shape[1],
+        steps=steps,
         source=inputs.source_BxS.shape[1],
     )
 

@@ -79,7 +79,7 @@ def main() -> None:
             trees = [build_tree(pool, 0) for pool in targets[at : at + BATCH]]
             nodes = [len(tree.tokens) for tree in trees]
             plan = plan_bins(nodes, sources_BxS.sum(1).tolist(), buckets)
-            edges = round_up(max(len(tree.labels) for tree in trees), buckets)
+            edges = round_up(max(len(tree.edge_labels) for tree in trees), buckets)
             plant(trees, plan, sources_BxS, sources_BxS, settings.size, edges)
 
     parts: dict[str, Callable[[], Any]] = {"read": read, "score": score, "encode": encode}

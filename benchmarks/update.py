@@ -118,10 +118,11 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
 
 def node_counts(batch: PoolBatch) -> np.ndarray:
     """Distinct prefixes of each sentence: nodes at which some token is predicted, [B]."""
+    forest = batch.forest
     return np.array(
         [
             len(set(nodes[labels != 0].tolist()))
-            for nodes, labels in zip(batch.edge_node_BxE, batch.edge_label_BxE, strict=True)
+            for nodes, labels in zip(forest.edge_node_BxE, forest.edge_label_BxE, strict=True)
         ]
     )
 
@@ -129,9 +130,9 @@ def node_counts(batch: PoolBatch) -> np.ndarray:
 def _sharing(batches: Sequence[PoolBatch]) -> tuple[float, float]:
     """Nodes a token, and candidates a sentence."""
     nodes = sum(int(node_counts(batch).sum()) for batch in batches)
-    tokens = sum(int(batch.length_BxM.sum()) for batch in batches)
-    candidates = sum(int((batch.length_BxM > 0).sum()) for batch in batches)
-    sentences = sum(int((batch.length_BxM > 0).any(1).sum()) for batch in batches)
+    tokens = sum(int(batch.forest.length_BxM.sum()) for batch in batches)
+    candidates = sum(int((batch.forest.length_BxM > 0).sum()) for batch in batches)
+    sentences = sum(int((batch.forest.length_BxM > 0).any(1).sum()) for batch in batches)
     return nodes / tokens, candidates / sentences
 
 
@@ -272,7 +273,8 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
     need = floor.total(needed(config, pools.batch, len(columns_C)))
     achieved = need.flops / (1e-3 * times["ours"])
     peak = measure.peak_flops(config.dtype)
-    nodes, tokens = int(node_counts(pools.batch).sum()), int(pools.batch.length_BxM.sum())
+    forest = pools.batch.forest
+    nodes, tokens = int(node_counts(pools.batch).sum()), int(forest.length_BxM.sum())
     return {
         "size": size,
         "mode": mode,
@@ -294,8 +296,8 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
         "hf_peak_mib": _peak_mib(theirs),
         "nodes_per_token_all": measure.rounded(pools.nodes_per_token, 3),
         "candidates": measure.rounded(pools.pool_size, 3),
-        "bins": [*pools.batch.token_RxN.shape, pools.batch.column_RxL.shape[1]],
-        "shape": list(pools.batch.path_BxMxE.shape),
+        "bins": [*forest.token_RxN.shape, forest.source_place_RxU.shape[1]],
+        "shape": list(forest.path_BxMxE.shape),
         "tiled_shape": list(tiled.target_RxT.shape),
         "columns": len(columns_C),
         "compile_s": measure.rounded(our_seconds, 3),
@@ -308,7 +310,8 @@ def needed(config: T5Config, batch: PoolBatch, columns: int) -> dict[str, floor.
     """What loss and gradient of a batch cannot do without."""
     counts = node_counts(batch)
     # A node sees its depth in ancestors, and itself.
-    pairs = (np.asarray(batch.depth_RxN) + 1)[np.asarray(batch.sentence_RxN) >= 0].sum()
+    depth_RxN, sentence_RxN = map(np.asarray, (batch.forest.depth_RxN, batch.forest.sentence_RxN))
+    pairs = (depth_RxN + 1)[sentence_RxN >= 0].sum()
     return floor.update_work(
         config,
         source_lengths=(np.asarray(batch.source_BxS) != config.pad_token_id).sum(1),

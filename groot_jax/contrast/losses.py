@@ -1,21 +1,23 @@
-"""Contrastive losses over one masked [B, M] score matrix, and the token losses of stage 0.
+"""Contrastive losses over one masked [B, M] score matrix.
 
 Pure functions of scores and rewards; may not know where the candidates came from. Each returns one
-loss per sentence, [B]; the caller sums and divides, so that masks, accumulation and hosts give one
-and the same mean. Pairs of equal reward are skipped, the order of the candidates does not matter,
-and a masked slot has no influence and exactly zero gradient.
+loss per sentence, float32 [B]; the caller sums and divides, so that masks, accumulation and hosts
+give one and the same mean. Pairs of equal reward are skipped, the order of the candidates does not
+matter, and a masked slot has no influence and exactly zero gradient.
+
+s_i is the log-probability of candidate i in nats, R_i its reward in [0, 1].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-# Of a field: numpy on the host, jax.Array once placed or traced.
-Array: TypeAlias = Any
+from groot_jax.mesh.arrays import AnyArray
+
 # Rewards closer than this count as equal: they are sums of a few float32 terms.
 TIE = 1e-6
 
@@ -23,96 +25,114 @@ TIE = 1e-6
 class LossSettings(NamedTuple):
     """Knobs of the losses; `config.groot` explains them."""
 
-    weights: tuple[tuple[str, float], ...]
-    tau: float = 0.3
+    weights: tuple[tuple[str, float], ...]  # (name of a loss, its weight); 0: left out
+    tau: float = 0.3  # a difference in reward of tau asks for a nat
     rank_margin: float = 0.05
     reinforce_normalise: bool = False
 
 
-class Pool(NamedTuple):
-    """What a contrastive loss sees of a batch."""
+class ScoredPools(NamedTuple):
+    """What a contrastive loss sees of a batch: a row a sentence, a slot a candidate of its pool."""
 
-    scores_BxM: Array  # s(y), differentiable
-    rewards_BxM: Array
-    mask_BxM: Array  # False: padding
-    lengths_BxM: Array  # target tokens, for length-normalised scores
+    scores_BxM: AnyArray  # s(y), differentiable
+    rewards_BxM: AnyArray
+    mask_BxM: AnyArray  # False: padding
+    lengths_BxM: AnyArray  # target tokens, for length-normalised scores
 
 
-def _clean(pool: Pool) -> Pool:
-    """Masked slots hold zeros, so that no loss meets an inf or NaN there and none flows back."""
-    return pool._replace(
-        scores_BxM=jnp.where(pool.mask_BxM, pool.scores_BxM, 0.0),
-        rewards_BxM=jnp.where(pool.mask_BxM, pool.rewards_BxM, 0.0),
-        lengths_BxM=jnp.where(pool.mask_BxM, pool.lengths_BxM, 1),
+def _clean(pools: ScoredPools) -> ScoredPools:
+    """Masked slots hold zeros, so that no loss meets an inf or NaN there and none flows back.
+
+    A mask on the loss alone would not do: the gradient of where(mask, f(s), 0) is 0 * f'(s), and
+    0 * inf is NaN.
+    """
+    return pools._replace(
+        scores_BxM=jnp.where(pools.mask_BxM, pools.scores_BxM, 0.0),
+        rewards_BxM=jnp.where(pools.mask_BxM, pools.rewards_BxM, 0.0),
+        lengths_BxM=jnp.where(pools.mask_BxM, pools.lengths_BxM, 1),
     )
 
 
-def _pairs(pool: Pool) -> jax.Array:
-    """1 where candidate i has the higher reward of the pair (i, j), [B, M, M]."""
-    above = pool.rewards_BxM[:, :, None] > pool.rewards_BxM[:, None, :] + TIE
-    real = pool.mask_BxM[:, :, None] & pool.mask_BxM[:, None, :]
+def _pairs(pools: ScoredPools) -> AnyArray:
+    """1 where candidate i has the higher reward of the pair (i, j), float32 [B, M, M].
+
+    Rewards 1, .5, .5: rows [0 1 1], [0 0 0], [0 0 0].
+    """
+    # [B, M, 1] and [B, 1, M] -> [B, M, M]: candidate i in rows, j in columns.
+    above = pools.rewards_BxM[:, :, None] > pools.rewards_BxM[:, None, :] + TIE
+    real = pools.mask_BxM[:, :, None] & pools.mask_BxM[:, None, :]
     return (above & real).astype(jnp.float32)
 
 
-def _mean_over_pairs(loss_BxMxM: jax.Array, pairs_BxMxM: jax.Array) -> jax.Array:
+def _mean_over_pairs(loss_BxMxM: jax.Array, pairs_BxMxM: AnyArray) -> jax.Array:
+    """[B, M, M] and the 0 or 1 of `_pairs` -> [B]."""
+    # A sentence without a pair has no loss: 0 / 1, where 0 / 0 would be NaN.
     count_B = pairs_BxMxM.sum((1, 2))
     return (loss_BxMxM * pairs_BxMxM).sum((1, 2)) / jnp.maximum(count_B, 1.0)
 
 
-def _violation(pool: Pool, tau: float) -> jax.Array:
+def _violation(pools: ScoredPools, tau: float) -> AnyArray:
     """(R_i - R_j) / tau - (s_i - s_j), [B, M, M]."""
-    s, r = pool.scores_BxM, pool.rewards_BxM
+    s, r = pools.scores_BxM, pools.rewards_BxM
     return (r[:, :, None] - r[:, None, :]) / tau - (s[:, :, None] - s[:, None, :])
 
 
-def margin(pool: Pool, settings: LossSettings) -> jax.Array:
-    """Mean over pairs R_i > R_j of max(0, (R_i - R_j)/tau - (s_i - s_j))."""
-    pool = _clean(pool)
-    return _mean_over_pairs(jax.nn.relu(_violation(pool, settings.tau)), _pairs(pool))
+def margin(pools: ScoredPools, settings: LossSettings) -> jax.Array:
+    """Mean over pairs R_i > R_j of max(0, (R_i - R_j)/tau - (s_i - s_j)).
+
+    At tau = 0.3, a candidate of reward 1 shall be 1.67 nats likelier than one of reward 0.5. Unlike
+    the losses that weigh by probability, it moves a correction at -25 nats as much as one at -2.
+    """
+    return _mean_over_pairs(jax.nn.relu(_violation(pools, settings.tau)), _pairs(pools))
 
 
-def logistic(pool: Pool, settings: LossSettings) -> jax.Array:
-    """Mean over pairs of softplus((R_i - R_j)/tau - (s_i - s_j))."""
-    pool = _clean(pool)
-    return _mean_over_pairs(jax.nn.softplus(_violation(pool, settings.tau)), _pairs(pool))
+def logistic(pools: ScoredPools, settings: LossSettings) -> jax.Array:
+    """Mean over pairs of softplus((R_i - R_j)/tau - (s_i - s_j)): `margin` without its kink."""
+    return _mean_over_pairs(jax.nn.softplus(_violation(pools, settings.tau)), _pairs(pools))
 
 
-def squared(pool: Pool, settings: LossSettings) -> jax.Array:
-    """Mean over pairs of ((R_i - R_j)/tau - (s_i - s_j))^2."""
-    pool = _clean(pool)
-    return _mean_over_pairs(jnp.square(_violation(pool, settings.tau)), _pairs(pool))
+def squared(pools: ScoredPools, settings: LossSettings) -> jax.Array:
+    """Mean over pairs of ((R_i - R_j)/tau - (s_i - s_j))^2: a gap too large costs as much."""
+    return _mean_over_pairs(jnp.square(_violation(pools, settings.tau)), _pairs(pools))
 
 
-def _log_softmax(x_BxM: jax.Array, mask_BxM: jax.Array) -> jax.Array:
+def _log_softmax(x_BxM: AnyArray, mask_BxM: AnyArray) -> jax.Array:
     """Log-softmax over the unmasked slots; 0 in the masked ones, and 0 for empty rows."""
+    # Not -inf: an empty row would have the logsumexp -inf, and -inf less -inf is NaN.
     large = jnp.where(mask_BxM, x_BxM, -1e30)
     return jnp.where(mask_BxM, large - jax.nn.logsumexp(large, -1, keepdims=True), 0.0)
 
 
-def _has_contrast(pool: Pool) -> jax.Array:
-    """Whether a sentence's pool holds two unlike rewards, [B]."""
-    return (_pairs(pool).sum((1, 2)) > 0).astype(jnp.float32)
+def _has_contrast(pools: ScoredPools) -> jax.Array:
+    """1 where a sentence's pool holds two unlike rewards, float32 [B].
+
+    Where all are alike there is nothing to prefer, but `listwise` would pull all scores together.
+    """
+    return (_pairs(pools).sum((1, 2)) > 0).astype(jnp.float32)
 
 
-def listwise(pool: Pool, settings: LossSettings) -> jax.Array:
-    """KL( softmax(R/tau) || softmax(s) ) over the pool."""
-    pool = _clean(pool)
-    logp_BxM = _log_softmax(pool.scores_BxM, pool.mask_BxM)
-    logq_BxM = _log_softmax(pool.rewards_BxM / settings.tau, pool.mask_BxM)
-    kl_BxM = jnp.where(pool.mask_BxM, jnp.exp(logq_BxM) * (logq_BxM - logp_BxM), 0.0)
-    return kl_BxM.sum(-1) * _has_contrast(pool)
+def listwise(pools: ScoredPools, settings: LossSettings) -> jax.Array:
+    """KL( softmax(R/tau) || softmax(s) ) over the pool.
+
+    At tau = 0.3, the rewards 1, .5, 0 ask for the shares .82, .15, .03.
+    """
+    logp_BxM = _log_softmax(pools.scores_BxM, pools.mask_BxM)
+    logq_BxM = _log_softmax(pools.rewards_BxM / settings.tau, pools.mask_BxM)
+    kl_BxM = jnp.where(pools.mask_BxM, jnp.exp(logq_BxM) * (logq_BxM - logp_BxM), 0.0)
+    return kl_BxM.sum(-1) * _has_contrast(pools)
 
 
-def rank(pool: Pool, settings: LossSettings) -> jax.Array:
+def rank(pools: ScoredPools, settings: LossSettings) -> jax.Array:
     """Mean over pairs of max(0, lambda * (j - i) - (s_i - s_j)) over ranks i < j by reward, with
     s divided by the number of tokens (BRIO, Liu et al., arXiv 2203.16804).
 
     Equal rewards share a rank: the number of candidates with a higher reward.
     """
-    pool = _clean(pool)
-    pairs_BxMxM = _pairs(pool)
-    rank_BxM = pairs_BxMxM.sum(1)  # How many stand above each.
-    s_BxM = pool.scores_BxM / pool.lengths_BxM
+    pairs_BxMxM = _pairs(pools)
+    # How many stand above each: rewards 1, .5, .5 -> ranks 0, 1, 1.
+    rank_BxM = pairs_BxMxM.sum(1)
+    s_BxM = pools.scores_BxM / pools.lengths_BxM
+    # Entry (i, j) is rank j - rank i, positive where i is the better one.
     gap_BxMxM = rank_BxM[:, None, :] - rank_BxM[:, :, None]
     wanted_BxMxM = settings.rank_margin * gap_BxMxM
     return _mean_over_pairs(
@@ -120,31 +140,32 @@ def rank(pool: Pool, settings: LossSettings) -> jax.Array:
     )
 
 
-def risk(pool: Pool, settings: LossSettings) -> jax.Array:
-    """Expected loss sum of softmax(s) * (1 - R) over the pool (MRT, Shen et al., 2016)."""
-    pool = _clean(pool)
-    p_BxM = jnp.where(pool.mask_BxM, jnp.exp(_log_softmax(pool.scores_BxM, pool.mask_BxM)), 0.0)
-    return (p_BxM * (1.0 - pool.rewards_BxM)).sum(-1) * _has_contrast(pool)
+def risk(pools: ScoredPools, settings: LossSettings) -> jax.Array:
+    """Expected loss sum of softmax(s) * (1 - R) over the pool (minimum risk training, Shen et al.,
+    arXiv 1512.02433)."""
+    p_BxM = jnp.where(pools.mask_BxM, jnp.exp(_log_softmax(pools.scores_BxM, pools.mask_BxM)), 0.0)
+    return (p_BxM * (1.0 - pools.rewards_BxM)).sum(-1) * _has_contrast(pools)
 
 
-def reinforce(pool: Pool, settings: LossSettings) -> jax.Array:
+def reinforce(pools: ScoredPools, settings: LossSettings) -> jax.Array:
     """Mean over the pool of -(R - mean R) * s: policy gradient with the pool's mean as baseline.
 
     With `reinforce_normalise` the advantage is divided by the pool's standard deviation (GRPO, Shao
     et al., arXiv 2402.03300).
     """
-    pool = _clean(pool)
-    real_BxM = pool.mask_BxM.astype(jnp.float32)
+    real_BxM = pools.mask_BxM.astype(jnp.float32)
     count_B = jnp.maximum(real_BxM.sum(-1), 1.0)
-    mean_B = (pool.rewards_BxM * real_BxM).sum(-1) / count_B
-    advantage_BxM = (pool.rewards_BxM - mean_B[:, None]) * real_BxM
+    mean_B = (pools.rewards_BxM * real_BxM).sum(-1) / count_B
+    advantage_BxM = (pools.rewards_BxM - mean_B[:, None]) * real_BxM
     if settings.reinforce_normalise:
         deviation_B = jnp.sqrt(jnp.square(advantage_BxM).sum(-1) / count_B)
         advantage_BxM = advantage_BxM / (deviation_B[:, None] + 1e-6)
-    return -(advantage_BxM * pool.scores_BxM).sum(-1) / count_B * _has_contrast(pool)
+    # Advantages of a pool sum to 0: what shifts all scores alike changes nothing.
+    return -(advantage_BxM * pools.scores_BxM).sum(-1) / count_B * _has_contrast(pools)
 
 
-LOSSES: Mapping[str, Callable[[Pool, LossSettings], jax.Array]] = {
+# By their names in config.groot.loss.
+LOSSES: Mapping[str, Callable[[ScoredPools, LossSettings], jax.Array]] = {
     "margin": margin,
     "listwise": listwise,
     "logistic": logistic,
@@ -155,10 +176,14 @@ LOSSES: Mapping[str, Callable[[Pool, LossSettings], jax.Array]] = {
 }
 
 
-def contrast(pool: Pool, settings: LossSettings) -> jax.Array:
-    """The weighted sum of the losses that `settings.weights` names, one value a sentence, [B]."""
-    total_B = jnp.zeros(pool.scores_BxM.shape[0], jnp.float32)
+def contrast(pools: ScoredPools, settings: LossSettings) -> jax.Array:
+    """The weighted sum of the losses that `settings.weights` names, one value a sentence, [B].
+
+    The losses see zeros in masked slots, whatever stood there.
+    """
+    total_B = jnp.zeros(pools.scores_BxM.shape[0], jnp.float32)
     for name, weight in settings.weights:
         if weight:
-            total_B = total_B + weight * LOSSES[name](pool, settings)
+            # For each loss anew: cleaned once, their gradients would add up in another order.
+            total_B = total_B + weight * LOSSES[name](_clean(pools), settings)
     return total_B

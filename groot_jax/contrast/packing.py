@@ -20,7 +20,7 @@ _PAIRS_A_NODE = 600
 
 
 class Plan(NamedTuple):
-    """R bins of N nodes and L source tokens, and where in them each of the B trees lies.
+    """R bins of N nodes and U source tokens, and where in them each of the B trees lies.
 
     Each of the groups has B / groups trees and R / groups bins; bins are counted within it.
     """
@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     groups: int
     rows: int  # R
     nodes: int  # N
-    sources: int  # L
+    sources: int  # U
     row_B: np.ndarray  # a tree without nodes is nowhere: 0, 0, 0
     node_B: np.ndarray  # its first node in the bin
     source_B: np.ndarray  # its sentence's first source token in the bin
@@ -44,17 +44,22 @@ def plan_bins(
 ) -> Plan:
     """The cheapest plan for trees of so many nodes, whose sentences have so many source tokens.
 
-    A pure function of the sizes; N and L are among `buckets`, or multiples of the last. Each of
+    A pure function of the sizes; N and U are among `buckets`, or multiples of the last. Each of
     `groups` equal groups of consecutive trees gets bins of its own, R / groups.
     """
+    # Wide bins waste less of their ends, but each node attends to all nodes of its bin.
     least = round_up(max(1, *nodes_B), buckets)
     widths = [least, *(n for n in buckets if n > least)]
+    # 24 trees of 100 nodes: 24 bins of 128, 12 of 256, or 5 of 512, which are made 6.
     plans = [_plan(nodes_B, sources_B, n, buckets, groups) for n in widths]
     return min(plans, key=lambda plan: plan.cost)
 
 
 def round_up(size: int, buckets: Sequence[int]) -> int:
-    """The first bucket that holds `size`, or a multiple of the last."""
+    """The first bucket that holds `size`, or a multiple of the last.
+
+    Of the buckets 64, 128: 65 -> 128, 130 -> 256.
+    """
     at = bisect.bisect_left(buckets, size)
     return buckets[at] if at < len(buckets) else -(-size // buckets[-1]) * buckets[-1]
 
@@ -62,13 +67,18 @@ def round_up(size: int, buckets: Sequence[int]) -> int:
 def _plan(
     nodes_B: Sequence[int], sources_B: Sequence[int], N: int, buckets: Sequence[int], groups: int
 ) -> Plan:
-    """Bins of N nodes: the largest tree first, each into the first bin with room for it."""
+    """Bins of N nodes: the largest tree first, each into the first bin with room for it.
+
+    First-fit decreasing: at most 11/9 of the fewest bins, and 6/9 of one (Dosa, 2007). For N = 8,
+    trees of 3, 5, 2, 4 nodes -> bins 5 3 and 4 2.
+    """
     B = len(nodes_B)
     per_group = B // groups
     row_B, node_B, source_B = np.zeros((3, B), np.int32)
     most_rows = most_sources = 1
     for first in range(0, B, per_group):
         bins: list[tuple[int, int]] = []  # nodes and source tokens in each
+        # Stable: trees of one size stay in their order, so that all hosts have the same plan.
         for b in sorted(range(first, first + per_group), key=lambda b: -nodes_B[b]):
             if not nodes_B[b]:
                 continue
@@ -76,11 +86,14 @@ def _plan(
             row = next(fits, len(bins))
             if row == len(bins):
                 bins.append((0, 0))
+            # A tree starts where the last one of its bin ends, and so do its source tokens. Those
+            # are not limited: U becomes what the fullest bin needs.
             row_B[b], (node_B[b], source_B[b]) = row, bins[row]
             bins[row] = (node_B[b] + nodes_B[b], source_B[b] + sources_B[b])
         most_rows = max(most_rows, len(bins))
         most_sources = max(most_sources, *(sources for _, sources in bins), 1)
-    # Even, so that there are fewer shapes to compile for.
+    # Even, so that there are fewer shapes to compile for: 1, 2, 4, 6, ... rows a group; never more
+    # than trees, each of which fits into a bin of its own.
     rows = most_rows if most_rows == 1 else min(most_rows + most_rows % 2, per_group)
-    L = round_up(most_sources, buckets)
-    return Plan(groups, rows * groups, N, L, row_B, node_B, source_B)
+    U = round_up(most_sources, buckets)
+    return Plan(groups, rows * groups, N, U, row_B, node_B, source_B)

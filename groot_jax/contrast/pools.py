@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from groot_jax.contrast.packing import plan_bins, round_up
-from groot_jax.contrast.tree import ancestors, build_tree, plant
+from groot_jax.contrast.tree import build_tree, plant
 from groot_jax.contrast.update import PoolBatch
 from groot_jax.data.batches import Batch
 from groot_jax.data.format import Format
@@ -28,6 +28,8 @@ class Sizes(NamedTuple):
     @staticmethod
     def join(parts: Sequence[Sizes]) -> Sizes:
         """Those of processes that have some rows each, the others being empty."""
+        # By place: from other processes they come through JSON, as lists. Two processes with the
+        # nodes [40, 25, 0, 0] and [0, 0, 31, 18] -> [40, 25, 31, 18].
         return Sizes(
             [max(nodes) for nodes in zip(*(part[0] for part in parts), strict=True)],
             [max(sources) for sources in zip(*(part[1] for part in parts), strict=True)],
@@ -57,55 +59,39 @@ def pool_batch(
       groups: so many equal parts of the batch share no bin, to be split over devices or updates.
       merge_sizes: where other processes have the other rows of the batch: theirs put together.
     """
-    M = size + 1
-    sequences, slots = _candidates(batch, pools, tokens_BxKxT, format_, M)
+    M = size + 1  # The last slot is gold's, where the pool fills all others without it.
+    sequences, rewards_BxM, in_contrast_BxM, gold_BxM = _candidates(
+        batch, pools, tokens_BxKxT, format_, M
+    )
     trees = [build_tree(row, start_token) for row in sequences]
     sizes = Sizes(
         nodes_B=[len(tree.tokens) for tree in trees],
+        # Padding is 0, and no source token is.
         sources_B=(batch.source_BxS != 0).sum(1).tolist(),
-        edges=max(1, *(len(tree.labels) for tree in trees)),
+        edges=max(1, *(len(tree.edge_labels) for tree in trees)),
     )
+    # Rows of other processes are padding here, without a tree: theirs come in by their sizes alone.
     if merge_sizes is not None:
         sizes = merge_sizes(sizes)
-    plan = plan_bins(sizes.nodes_B, sizes.sources_B, buckets, groups)
-    num_edges = round_up(sizes.edges, buckets)
     forest = plant(
         trees,
-        plan,
+        plan_bins(sizes.nodes_B, sizes.sources_B, buckets, groups),
         batch.source_BxS,
         batch.fused_target_BxT,
         M,
-        num_edges,
+        round_up(sizes.edges, buckets),
         batch.aligned_BxT,
     )
     return PoolBatch(
         source_BxS=batch.source_BxS,
         fused_source_BxSxF=batch.fused_source_BxSxF,
-        token_RxN=forest.token_RxN,
-        depth_RxN=forest.depth_RxN,
-        fused_RxN=forest.fused_RxN,
-        aligned_RxN=forest.aligned_RxN,
-        attend_RxNxN=ancestors(forest.parent_RxN, int(forest.depth_RxN.max())),
-        sentence_RxN=forest.sentence_RxN,
-        column_RxL=forest.column_RxL,
-        edge_node_BxE=forest.edge_node_BxE,
-        edge_label_BxE=forest.edge_label_BxE,
-        path_BxMxE=forest.path_BxMxE,
-        length_BxM=forest.length_BxM,
-        rewards_BxM=slots.rewards_BxM,
-        in_contrast_BxM=slots.in_contrast_BxM,
-        gold_BxM=slots.gold_BxM,
+        forest=forest,
+        rewards_BxM=rewards_BxM,
+        in_contrast_BxM=in_contrast_BxM,
+        gold_BxM=gold_BxM,
         num_positions=batch.fused_target_BxT.shape[1],
         groups=groups,
     )
-
-
-class _Slots(NamedTuple):
-    """What is known of each slot of the pools; see `PoolBatch`."""
-
-    rewards_BxM: np.ndarray
-    in_contrast_BxM: np.ndarray
-    gold_BxM: np.ndarray
 
 
 def _candidates(
@@ -114,15 +100,16 @@ def _candidates(
     tokens_BxKxT: np.ndarray | None,
     format_: Format,
     M: int,
-) -> tuple[list[list[tuple[int, ...]]], _Slots]:
-    """Output ids of each sentence's candidates, in the order of their slots, and what is in them.
-    Gold stands behind the pool where that lacks it."""
+) -> tuple[list[list[tuple[int, ...]]], np.ndarray, np.ndarray, np.ndarray]:
+    """Output ids of each sentence's candidates, in the order of their slots, and what is in them:
+    reward, whether it is contrasted, whether it is gold, [B, M] each; see `PoolBatch`.
+
+    Gold stands behind the pool where that lacks it. For a pool of two without gold, M = 4: rewards
+    .7 .2 0 0, contrasted 1 1 0 0, gold 0 0 1 0.
+    """
     B = len(batch.index_B)
-    slots = _Slots(
-        rewards_BxM=np.zeros((B, M), np.float32),
-        in_contrast_BxM=np.zeros((B, M), bool),
-        gold_BxM=np.zeros((B, M), bool),
-    )
+    rewards_BxM = np.zeros((B, M), np.float32)
+    in_contrast_BxM, gold_BxM = np.zeros((B, M), bool), np.zeros((B, M), bool)
     sequences: list[list[tuple[int, ...]]] = []
     for b, example in enumerate(batch.examples):
         row: list[tuple[int, ...]] = []
@@ -132,15 +119,18 @@ def _candidates(
         gold, words = example.sentence.labeling, example.sentence.words
         for m, entry in enumerate(pools.get(example.index, ())):
             if entry.well_formed or tokens_BxKxT is None:
+                # Gold has its ids already. Without a target it holds a type that cannot be written.
                 same = entry.labeling == gold and example.target
                 ids = example.target if same else format_.target(entry.labeling, words)
-                slots.gold_BxM[b, m] = bool(same)
+                gold_BxM[b, m] = bool(same)
             else:
+                # What the model wrote, for the probability is that of these ids: the labeling they
+                # are read as would be written in others. Padding is 0.
                 ids = tuple(t for t in tokens_BxKxT[b, entry.slot].tolist() if t)
             row.append(ids)
-            slots.rewards_BxM[b, m] = entry.reward
-            slots.in_contrast_BxM[b, m] = True
-        if example.target and not slots.gold_BxM[b].any():
-            slots.gold_BxM[b, len(row)] = True
+            rewards_BxM[b, m] = entry.reward
+            in_contrast_BxM[b, m] = True
+        if example.target and not gold_BxM[b].any():
+            gold_BxM[b, len(row)] = True
             row.append(example.target)
-    return sequences, slots
+    return sequences, rewards_BxM, in_contrast_BxM, gold_BxM

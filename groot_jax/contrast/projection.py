@@ -7,20 +7,22 @@ some positions at a time, and again in the backward pass; a token's own logit is
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import ways_of
-from groot_jax.model.t5 import T5
+from groot_jax.model.layers import Params
+from groot_jax.model.t5 import T5, rows_at
 
 
 class OutputColumns(NamedTuple):
     """The vocabulary columns that the softmax runs over, and the way back from ids to them."""
 
-    columns_C: jax.Array
-    column_of_V: jax.Array
+    columns_C: AnyArray  # int32 vocabulary ids, ascending
+    column_of_V: AnyArray  # int32; -1: no output column. Columns 3 5: -1 -1 -1 0 -1 1 ...
 
 
 # Logits that a device holds at a time, 64 MiB of float32.
@@ -29,37 +31,30 @@ _LOGITS = 1 << 24
 
 def token_log_probs(
     model: T5,
-    params: Any,
+    params: Params,
     hidden_BxNxD: jax.Array,
-    label_BxE: jax.Array,
+    label_BxE: AnyArray,
     columns: OutputColumns,
-    node_BxE: jax.Array | None = None,
+    node_BxE: AnyArray | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """log p of each label at its node, and the mean log p over all columns there, both [B, E].
+    """log p of each label at its node, and the mean log p over all columns there, both float32
+    [B, E].
 
     Without `node_BxE` label e belongs to node e. A label that is no output column has an arbitrary
     value and must not be counted: only padding is.
     """
-    whole = len(columns.columns_C) == model.config.vocab_size
-    of = _whole_vocabulary if whole else _some_columns
-    return of(model, {"params": params}, hidden_BxNxD, label_BxE, columns, node_BxE)
-
-
-def _some_columns(
-    model: T5,
-    variables: Any,
-    hidden_BxNxD: jax.Array,
-    label_BxE: jax.Array,
-    columns: OutputColumns,
-    node_BxE: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
+    variables = {"params": params}
+    if len(columns.columns_C) == model.config.vocab_size:
+        return _whole_vocabulary(model, variables, hidden_BxNxD, label_BxE, node_BxE)
     logits_BxNxC = model.apply(variables, hidden_BxNxD, columns.columns_C, method=model.logits)
     norm_BxN = jax.nn.logsumexp(logits_BxNxC, axis=-1)
+    # log p of a column is its logit less the normaliser; so is the mean of all.
     mean_BxN = logits_BxNxC.mean(-1) - norm_BxN
     column_BxE = jnp.maximum(columns.column_of_V[label_BxE], 0)
     if node_BxE is None:
         picked_BxE = jnp.take_along_axis(logits_BxNxC, column_BxE[..., None], axis=-1)[..., 0]
         return picked_BxE - norm_BxN, mean_BxN
+    # One gather out of [B, N*C]: by nodes first, it would copy C logits for every edge.
     B, _, C = logits_BxNxC.shape
     place_BxE = node_BxE * C + column_BxE
     picked_BxE = jnp.take_along_axis(logits_BxNxC.reshape(B, -1), place_BxE, axis=1)
@@ -68,18 +63,20 @@ def _some_columns(
 
 def _whole_vocabulary(
     model: T5,
-    variables: Any,
+    variables: dict[str, Params],
     hidden_BxNxD: jax.Array,
-    label_BxE: jax.Array,
-    columns: OutputColumns,
-    node_BxE: jax.Array | None,
+    label_BxE: AnyArray,
+    node_BxE: AnyArray | None,
 ) -> tuple[jax.Array, jax.Array]:
+    """As `token_log_probs`, without the logits of all positions at once."""
     B, N, D = hidden_BxNxD.shape
-    # What a device holds of the logits of one position of all rows.
+    # What a device holds of the logits of one position of all rows: 32 rows of T5's 32,128 columns
+    # are a million, and 16 positions fit at a time.
     rows, columns_V = -(-B // ways_of("batch")), -(-model.config.vocab_size // ways_of("vocab"))
     turns = -(-N // max(1, _LOGITS // (rows * columns_V)))
-    chunk = -(-N // turns)  # As even as can be: 29 positions in two turns are 15 and 14.
+    a_turn = -(-N // turns)  # As even as can be: 29 positions in two turns are 15 and 14.
 
+    # Under checkpoint only hidden states are kept for the backward pass, not the logits.
     @jax.checkpoint
     def normalisers(hidden_BxnxD: jax.Array) -> jax.Array:
         logits_BxnxV = model.apply(variables, hidden_BxnxD, method=model.logits)
@@ -88,17 +85,20 @@ def _whole_vocabulary(
     if turns == 1:
         norm_BxN = normalisers(hidden_BxNxD)
     else:
-        padded_BxPxD = jnp.pad(hidden_BxNxD, ((0, 0), (0, turns * chunk - N), (0, 0)))
-        parts = padded_BxPxD.reshape(B, turns, chunk, D).swapaxes(0, 1)
+        # [B, N, D] -> [turns, B, n = a_turn, D], whose last turn is padded, and back to [B, N].
+        padded = jnp.pad(hidden_BxNxD, ((0, 0), (0, turns * a_turn - N), (0, 0)))
+        parts = padded.reshape(B, turns, a_turn, D).swapaxes(0, 1)
         norm_BxN = jax.lax.map(normalisers, parts).swapaxes(0, 1).reshape(B, -1)[:, :N]
+    # The mean logit is one product with the mean of the weights, and needs no logits either.
     mean_BxN = model.apply(variables, hidden_BxNxD, method=model.mean_logit) - norm_BxN
     hidden_BxExD = hidden_BxNxD
     if node_BxE is not None:
-        hidden_BxExD = jnp.take_along_axis(hidden_BxNxD, node_BxE[..., None], axis=1)
+        hidden_BxExD = rows_at(hidden_BxNxD, node_BxE)
         norm_BxN, mean_BxN = _at(norm_BxN, node_BxE), _at(mean_BxN, node_BxE)
     picked_BxE = model.apply(variables, hidden_BxExD, label_BxE, method=model.logit_of)
     return picked_BxE - norm_BxN, mean_BxN
 
 
-def _at(x_BxN: jax.Array, node_BxE: jax.Array) -> jax.Array:
+def _at(x_BxN: jax.Array, node_BxE: AnyArray) -> jax.Array:
+    """x[b, node[b, e]], [B, E]."""
     return jnp.take_along_axis(x_BxN, node_BxE, axis=1)

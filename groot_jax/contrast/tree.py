@@ -14,44 +14,51 @@ from typing import NamedTuple
 import numpy as np
 
 from groot_jax.contrast.packing import Plan
+from groot_jax.mesh.arrays import AnyArray
 
 
 class Tree(NamedTuple):
     """The token tree of a sentence.
 
     Every node but the first is entered by one edge, and the ends (EOS) are edges without a node, so
-    there are nodes - 1 + distinct candidates edges.
+    there are nodes - 1 + distinct candidates edges. The candidates `a b EOS` and `a EOS`:
+
+        node 0  start token    edge 0: a
+        node 1  a              edge 1: b, edge 3: EOS
+        node 2  b              edge 2: EOS                 paths: 0 1 2 and 0 3
     """
 
     tokens: list[int]  # input token of each node: the start token at the root
     depths: list[int]  # number of target tokens before it
     parents: list[int]  # node it hangs on; the root at itself
-    sources: list[int]  # node at which each edge's token is predicted
-    labels: list[int]  # that token
+    edge_nodes: list[int]  # node at which each edge's token is predicted
+    edge_labels: list[int]  # that token
     paths: list[list[int]]  # edges of each candidate, in order
 
 
 class Forest(NamedTuple):
-    """The trees of B sentences in R bins of N nodes and L source tokens (see `packing.py`).
+    """The trees of B sentences in R bins of N nodes and U source tokens (see `packing.py`).
 
     Sentences and bins are counted within their group. Edges stay with their sentence, padded to E.
+    All int32 but for the two that are bool.
     """
 
-    token_RxN: np.ndarray
-    depth_RxN: np.ndarray
-    fused_RxN: np.ndarray  # id whose embedding is added to the token's
-    aligned_RxN: np.ndarray | None  # place in the bin's L of the encoder output added to it
-    parent_RxN: np.ndarray  # in the bin; roots and padding point at themselves
-    sentence_RxN: np.ndarray  # whose node it is, -1: padding
-    column_RxL: np.ndarray  # source tokens of the bin's sentences, as b * S + s; -1: padding
-    edge_node_BxE: np.ndarray  # r * N + n
-    edge_label_BxE: np.ndarray  # 0: padding
-    path_BxMxE: np.ndarray  # bool: candidate m takes edge e
-    length_BxM: np.ndarray  # tokens of each candidate, 0: padding
+    token_RxN: AnyArray
+    depth_RxN: AnyArray
+    fused_RxN: AnyArray  # id whose embedding is added to the token's
+    aligned_RxN: AnyArray | None  # place in the bin's U of the encoder output added to it
+    attend_RxNxN: AnyArray  # bool: a node sees itself and the nodes above it
+    sentence_RxN: AnyArray  # whose node it is, -1: padding
+    source_place_RxU: AnyArray  # b * S + s of each source token of the bin; -1: padding
+    edge_node_BxE: AnyArray  # r * N + n
+    edge_label_BxE: AnyArray  # 0: padding
+    path_BxMxE: AnyArray  # bool: candidate m takes edge e
+    length_BxM: AnyArray  # tokens of each candidate, 0: padding
 
 
 def build_tree(pool: Sequence[Sequence[int]], start_token: int) -> Tree:
     """Merges a sentence's candidates (ids, EOS last) into a tree; no candidates: no node."""
+    # No candidates: a row of padding, or a sentence whose gold cannot be written.
     if not pool:
         return Tree([], [], [], [], [], [])
     tree = Tree([start_token], [0], [0], [], [], [])
@@ -59,23 +66,20 @@ def build_tree(pool: Sequence[Sequence[int]], start_token: int) -> Tree:
     node_at: dict[int, int] = {}  # edge -> the node that it enters
     for sequence in pool:
         node, path = 0, []
+        # Down the tree as long as the prefix is known, then along edges and nodes of its own.
         for t, token in enumerate(sequence):
-            key = (node, token)
-            edge = edge_at.get(key)
-            if edge is None:
-                edge = edge_at[key] = len(tree.labels)
-                tree.sources.append(node)
-                tree.labels.append(token)
+            edge = edge_at.setdefault((node, token), len(tree.edge_labels))
+            if edge == len(tree.edge_labels):
+                tree.edge_nodes.append(node)
+                tree.edge_labels.append(token)
             path.append(edge)
             if t + 1 == len(sequence):
-                break
-            child = node_at.get(edge)
-            if child is None:
-                child = node_at[edge] = len(tree.tokens)
+                break  # Nothing is predicted after EOS, so its edge enters no node.
+            parent, node = node, node_at.setdefault(edge, len(tree.tokens))
+            if node == len(tree.tokens):
                 tree.tokens.append(token)
                 tree.depths.append(t + 1)
-                tree.parents.append(node)
-            node = child
+                tree.parents.append(parent)
         tree.paths.append(path)
     return tree
 
@@ -89,32 +93,38 @@ def plant(
     num_edges: int,
     aligned_BxT: np.ndarray | None = None,
 ) -> Forest:
-    """Lays each tree where the plan says; E = `num_edges`, which holds the largest.
+    """Lays each tree where the plan says; M = `num_candidates`, E = `num_edges`, which hold the
+    largest.
 
     fused_target_BxT: id that goes with the target tokens of a depth, 0: none.
     aligned_BxT: source position that goes with them; None: none does.
     """
     (B, S), M, R, N = source_BxS.shape, num_candidates, plan.rows, plan.nodes
-    E = num_edges
+    attend_RxNxN = np.zeros((R, N, N), bool)
     forest = Forest(
         token_RxN=np.zeros((R, N), np.int32),
         depth_RxN=np.zeros((R, N), np.int32),
         fused_RxN=np.zeros((R, N), np.int32),
         aligned_RxN=None if aligned_BxT is None else np.zeros((R, N), np.int32),
-        parent_RxN=np.tile(np.arange(N, dtype=np.int32), (R, 1)),
+        attend_RxNxN=attend_RxNxN,
         sentence_RxN=np.full((R, N), -1, np.int32),
-        column_RxL=np.full((R, plan.sources), -1, np.int32),
-        edge_node_BxE=np.zeros((B, E), np.int32),
-        edge_label_BxE=np.zeros((B, E), np.int32),
-        path_BxMxE=np.zeros((B, M, E), bool),
+        source_place_RxU=np.full((R, plan.sources), -1, np.int32),
+        edge_node_BxE=np.zeros((B, num_edges), np.int32),
+        edge_label_BxE=np.zeros((B, num_edges), np.int32),
+        path_BxMxE=np.zeros((B, M, num_edges), bool),
         length_BxM=np.zeros((B, M), np.int32),
     )
+    # Roots and padding point at themselves.
+    parent_RxN = np.tile(np.arange(N, dtype=np.int32), (R, 1))
     for b, tree in enumerate(trees):
         if not tree.tokens:
             continue
+        # The plan counts bins within a group, arrays have them one group after the other: of 8
+        # sentences and 6 bins in 2 groups, sentence 5 is sentence 1 of group 1, its bin 0 bin 3.
         group, sentence = divmod(b, B // plan.groups)
         row, first = group * (R // plan.groups) + plan.row_B[b], plan.node_B[b]
-        nodes, edges = slice(first, first + len(tree.tokens)), len(tree.labels)
+        # Node n of a tree becomes first + n of its bin; edge e stays edge e of its sentence.
+        nodes, edges = slice(first, first + len(tree.tokens)), len(tree.edge_labels)
         forest.token_RxN[row, nodes] = tree.tokens
         forest.depth_RxN[row, nodes] = tree.depths
         depths = np.minimum(tree.depths, fused_target_BxT.shape[1] - 1)
@@ -122,28 +132,29 @@ def plant(
         if forest.aligned_RxN is not None and aligned_BxT is not None:
             # A sentence's source tokens lie in the bin as in the sentence, without its padding.
             forest.aligned_RxN[row, nodes] = plan.source_B[b] + aligned_BxT[b, depths]
-        forest.parent_RxN[row, nodes] = np.add(tree.parents, first)
+        parent_RxN[row, nodes] = np.add(tree.parents, first)
         forest.sentence_RxN[row, nodes] = sentence
-        columns, start = np.flatnonzero(source_BxS[b]), plan.source_B[b]
-        forest.column_RxL[row, start : start + len(columns)] = sentence * S + columns
-        forest.edge_node_BxE[b, :edges] = np.add(tree.sources, plan.row_B[b] * N + first)
-        forest.edge_label_BxE[b, :edges] = tree.labels
+        places, start = np.flatnonzero(source_BxS[b]), plan.source_B[b]
+        forest.source_place_RxU[row, start : start + len(places)] = sentence * S + places
+        forest.edge_node_BxE[b, :edges] = np.add(tree.edge_nodes, plan.row_B[b] * N + first)
+        forest.edge_label_BxE[b, :edges] = tree.edge_labels
         for m, path in enumerate(tree.paths):
             forest.path_BxMxE[b, m, path] = True
             forest.length_BxM[b, m] = len(path)
+    _mark_ancestors(attend_RxNxN, parent_RxN, int(forest.depth_RxN.max()))
     return forest
 
 
-def ancestors(parent_RxN: np.ndarray, max_depth: int) -> np.ndarray:
-    """Which nodes a node may attend to: itself and all nodes above it, bool [R, N, N].
+def _mark_ancestors(attend_RxNxN: np.ndarray, parent_RxN: np.ndarray, max_depth: int) -> None:
+    """Which nodes a node may attend to: itself and all nodes above it.
 
-    Paths are followed `max_depth` steps up, the depth of the deepest node.
+    Paths are followed `max_depth` steps up, the depth of the deepest node, in all bins at once; a
+    root, which points at itself, is marked again and again. Parents 0 0 1 0 -> rows 1000, 1100,
+    1110, 1001.
     """
     R, N = parent_RxN.shape
-    mask_RxNxN = np.zeros((R, N, N), bool)
     rows_R = np.arange(R)[:, None]
     at_RxN = np.broadcast_to(np.arange(N), (R, N))
     for _ in range(max_depth + 1):
-        mask_RxNxN[rows_R, np.arange(N)[None], at_RxN] = True
+        attend_RxNxN[rows_R, np.arange(N)[None], at_RxN] = True
         at_RxN = np.take_along_axis(parent_RxN, at_RxN, 1)
-    return mask_RxNxN

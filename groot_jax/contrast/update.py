@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from groot_jax.contrast.losses import LossSettings, Pool, contrast
+from groot_jax.contrast.losses import LossSettings, ScoredPools, contrast
 from groot_jax.contrast.projection import OutputColumns, token_log_probs
+from groot_jax.contrast.tree import Forest
 from groot_jax.data.batches import Batch
+from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain, summed
+from groot_jax.model.layers import Params
 from groot_jax.model.t5 import T5, rows_at
 
-Params: TypeAlias = Any
-# Of the fields of a batch: numpy on the host, jax.Array once placed or traced.
-Array: TypeAlias = Any
+# Name -> (sum, denominator), so that those of several updates add up to a mean.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
+# (loss, sums by name), and the gradient of the loss.
+_Graded: TypeAlias = tuple[tuple[jax.Array, dict[str, jax.Array]], Params]
 
 
 @flax.struct.dataclass
@@ -39,11 +42,11 @@ class TrainState:
 class NllBatch(NamedTuple):
     """Sentences with their gold outputs."""
 
-    source_BxS: Array
-    fused_source_BxSxF: Array
-    fused_target_BxT: Array
-    aligned_BxT: Array | None  # None: the format aligns nothing
-    target_BxT: Array  # ids, EOS last, then 0
+    source_BxS: AnyArray
+    fused_source_BxSxF: AnyArray
+    fused_target_BxT: AnyArray
+    aligned_BxT: AnyArray | None  # None: the format aligns nothing
+    target_BxT: AnyArray  # ids, EOS last, then 0
 
 
 def nll_batch(batch: Batch) -> NllBatch:
@@ -65,29 +68,21 @@ class PoolBatch:
     device, or into an update by parts, without the others.
     """
 
-    source_BxS: Array
-    fused_source_BxSxF: Array
-    token_RxN: Array
-    depth_RxN: Array
-    fused_RxN: Array
-    aligned_RxN: Array | None
-    attend_RxNxN: Array  # a node sees itself and the nodes above it
-    sentence_RxN: Array
-    column_RxL: Array
-    edge_node_BxE: Array
-    edge_label_BxE: Array
-    path_BxMxE: Array
-    length_BxM: Array
-    rewards_BxM: Array
-    in_contrast_BxM: Array  # False for padding, and for gold that is there for NLL alone
-    gold_BxM: Array  # one True a sentence: the slot of gold; none: no NLL term
+    source_BxS: AnyArray
+    fused_source_BxSxF: AnyArray
+    forest: Forest
+    rewards_BxM: AnyArray  # 0 where there is no candidate
+    in_contrast_BxM: AnyArray  # False for padding, and for gold that is there for NLL alone
+    gold_BxM: AnyArray  # one True a sentence: the slot of gold; none: no NLL term
     num_positions: int = flax.struct.field(pytree_node=False)  # all depths are below it
     groups: int = flax.struct.field(pytree_node=False)
 
     def parts(self, count: int) -> PoolBatch:
         """A leading dimension `count` on every field: parts of `groups` / `count` groups each.
 
-        They are taken in turns, so that each part lies on as many devices as the batch.
+        They are taken in turns, so that each part lies on as many devices as the batch: of the
+        groups 0 to 3, which lie on two devices as 0 1 | 2 3, two parts have 0 2 and 1 3. Raises
+        ValueError where the groups cannot be shared out evenly.
         """
         if self.groups % count:
             raise ValueError(
@@ -95,8 +90,9 @@ class PoolBatch:
             )
 
         def split(x: jax.Array) -> jax.Array:
-            groups = x.reshape(self.groups // count, count, -1, *x.shape[1:])
-            return groups.swapaxes(0, 1).reshape(count, -1, *x.shape[1:])
+            rows = x.shape[0]  # B or R. Not -1: a format that fuses nothing has F = 0.
+            groups = x.reshape(self.groups // count, count, rows // self.groups, *x.shape[1:])
+            return groups.swapaxes(0, 1).reshape(count, rows // count, *x.shape[1:])
 
         return jax.tree.map(split, self).replace(groups=self.groups // count)
 
@@ -125,6 +121,7 @@ def nll_scores(
     B, T = batch.target_BxT.shape
     key_encoder, key_decoder = (None, None) if key is None else jax.random.split(key)
     encoded_BxSxD = _encode(model, params, batch, key_encoder)
+    # Teacher forcing: position t reads token t - 1 of gold and is to predict token t.
     start = jnp.full((B, 1), model.config.decoder_start_token_id, batch.target_BxT.dtype)
     tokens_BxT = jnp.concatenate([start, batch.target_BxT[:, :-1]], 1)
     hidden = model.apply(
@@ -158,39 +155,52 @@ def pool_scores(
     """
     key_encoder, key_decoder = (None, None) if key is None else jax.random.split(key)
     encoded_BxSxD = _encode(model, params, batch, key_encoder)
-    (B, S, D), (R, L), P = encoded_BxSxD.shape, batch.column_RxL.shape, batch.groups
+    forest, groups = batch.forest, batch.groups
+    (B, S, D), (R, U) = encoded_BxSxD.shape, forest.source_place_RxU.shape
     # Gathers stay within a group, the first dimension here: where groups lie on devices of their
-    # own, none needs another's.
-    encoded_RxLxD = jnp.take_along_axis(
-        encoded_BxSxD.reshape(P, -1, D),
-        jnp.maximum(batch.column_RxL, 0).reshape(P, -1, 1),
+    # own, none needs another's. [B, S, D] -> [groups, B/groups * S, D] -> [R, U, D].
+    encoded_RxUxD = jnp.take_along_axis(
+        encoded_BxSxD.reshape(groups, -1, D),
+        jnp.maximum(forest.source_place_RxU, 0).reshape(groups, -1, 1),
         axis=1,
-    ).reshape(R, L, D)
-    owner_RxL = batch.column_RxL // S
+    ).reshape(R, U, D)
+    # Place b * S + s is of sentence b. -1 // S is -1, as of nodes that are padding: they see source
+    # padding, if there is any, and nobody else does.
+    owner_RxU = forest.source_place_RxU // S
     hidden_RxNxD = model.apply(
         {"params": params},
-        batch.token_RxN,
-        batch.depth_RxN,
-        batch.attend_RxNxN,
-        model.apply({"params": params}, encoded_RxLxD, method=model.cross_kv),
-        owner_RxL[:, None, :] == batch.sentence_RxN[:, :, None],
-        batch.fused_RxN,
-        None if batch.aligned_RxN is None else rows_at(encoded_RxLxD, batch.aligned_RxN),
+        forest.token_RxN,
+        forest.depth_RxN,
+        forest.attend_RxNxN,
+        model.apply({"params": params}, encoded_RxUxD, method=model.cross_kv),
+        owner_RxU[:, None, :] == forest.sentence_RxN[:, :, None],
+        forest.fused_RxN,
+        None if forest.aligned_RxN is None else rows_at(encoded_RxUxD, forest.aligned_RxN),
         num_positions=batch.num_positions,
         deterministic=key is None,
         rngs=None if key is None else {"dropout": key_decoder},
         method=model.decode,
     )
+    # Edges of a group lie at nodes of its own bins, r * N + n: one row of nodes a group.
     logp, _ = token_log_probs(
         model,
         params,
-        hidden_RxNxD.reshape(P, -1, D),
-        batch.edge_label_BxE.reshape(P, -1),
+        hidden_RxNxD.reshape(groups, -1, D),  # [groups, R/groups * N, D]
+        forest.edge_label_BxE.reshape(groups, -1),
         columns,
-        batch.edge_node_BxE.reshape(P, -1),
+        forest.edge_node_BxE.reshape(groups, -1),
     )
     logp_BxE = logp.reshape(B, -1)
-    return jnp.einsum("bme,be->bm", batch.path_BxMxE.astype(logp_BxE.dtype), logp_BxE)
+    # s of a candidate: the sum over the edges of its path. An edge that many take is computed once.
+    return jnp.einsum("bme,be->bm", forest.path_BxMxE.astype(logp_BxE.dtype), logp_BxE)
+
+
+class _Shared(NamedTuple):
+    """What the rows of a batch share, on whichever device and in whichever part of it they are."""
+
+    key: jax.Array  # of dropout
+    columns: OutputColumns
+    denominators: tuple[jax.Array, ...]  # of the whole batch, so that sums of its parts add up
 
 
 def nll_step(
@@ -204,21 +214,24 @@ def nll_step(
     average: str,
     label_smoothing: float,
 ) -> tuple[TrainState, Metrics]:
-    """One step of maximum likelihood of gold, mean over tokens or over sentences."""
+    """One step of maximum likelihood of gold, mean over tokens or over sentences.
 
+    `average`: "token" or "sentence". With label smoothing e a token costs (1 - e) * -log p(gold)
+    plus e times the mean of -log p over all columns (Szegedy et al., arXiv 1512.00567).
+    """
     real_BxT = batch.target_BxT != model.config.pad_token_id
     tokens = real_BxT.sum().astype(jnp.float32)
+    # A row of padding has no first token.
     sentences = real_BxT[:, 0].sum().astype(jnp.float32)
     denominator = jnp.maximum(tokens if average == "token" else sentences, 1.0)
 
     def sums(
-        params: Params,
-        batch: NllBatch,
-        key: jax.Array,
-        columns: OutputColumns,
-        denominator: jax.Array,
+        params: Params, batch: NllBatch, shared: _Shared
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        logp_BxT, smooth_BxT, mask_BxT = nll_scores(model, params, batch, columns, key)
+        (denominator,) = shared.denominators
+        logp_BxT, smooth_BxT, mask_BxT = nll_scores(
+            model, params, batch, shared.columns, shared.key
+        )
         loss_BxT = -(1 - label_smoothing) * logp_BxT - label_smoothing * smooth_BxT
         loss_sum = (loss_BxT * mask_BxT).sum()
         gold_sum = (logp_BxT * mask_BxT).sum()
@@ -228,9 +241,7 @@ def nll_step(
         jax.value_and_grad(sums, has_aux=True),
         state.params,
         batch,
-        jax.random.fold_in(key, state.step),
-        columns,
-        denominator,
+        _Shared(jax.random.fold_in(key, state.step), columns, (denominator,)),
     )
     metrics = {
         "loss": (parts["loss"], denominator),
@@ -242,20 +253,22 @@ def nll_step(
 def _pool_sums(
     params: Params,
     batch: PoolBatch,
-    key: jax.Array,
-    columns: OutputColumns,
-    denominators: tuple[jax.Array, jax.Array],
+    shared: _Shared,
     *,
     model: T5,
     settings: LossSettings,
     nll_weight: float,
     average: str,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    scores_BxM = pool_scores(model, params, batch, columns, key)
-    pool = Pool(scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.length_BxM)
-    contrast_sum = contrast(pool, settings).sum()
+    """The loss of some rows, divided by what the whole batch counts, and the sums it is made of."""
+    scores_BxM = pool_scores(model, params, batch, shared.columns, shared.key)
+    pools = ScoredPools(
+        scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.forest.length_BxM
+    )
+    contrast_sum = contrast(pools, settings).sum()
+    # Gold has one slot a sentence, contrasted or not.
     gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
-    sentences, tokens = denominators
+    sentences, tokens = shared.denominators
     nll_denominator = tokens if average == "token" else sentences
     loss = contrast_sum / sentences - nll_weight * gold_sum / nll_denominator
     return loss, {"contrast": contrast_sum, "gold_score": gold_sum}
@@ -274,42 +287,47 @@ def groot_step(
     average: str,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """One contrastive step: mean contrast over sentences + lambda * mean of -s(gold).
+    """One contrastive step: mean contrast over sentences + `nll_weight` * mean of -s(gold).
+
+    The second mean is over sentences or, with `average` "token", over gold's tokens: contrast alone
+    asks for differences of scores, and would let all of them fall.
 
     With `accumulate` > 1 the batch is worked through in that many equal parts, one after the other,
     for the same gradient (dropout draws aside) in less memory. It has to divide the batch's groups.
     """
     key = jax.random.fold_in(key, state.step)
+    # Padding, and a sentence without a target and a pool, is not counted.
     real_B = batch.gold_BxM.any(1) | batch.in_contrast_BxM.any(1)
     sentences = jnp.maximum(real_B.sum().astype(jnp.float32), 1.0)
-    tokens = jnp.where(batch.gold_BxM, batch.length_BxM, 0).sum().astype(jnp.float32)
-    denominators = (sentences, jnp.maximum(tokens, 1.0))
+    tokens = jnp.where(batch.gold_BxM, batch.forest.length_BxM, 0).sum().astype(jnp.float32)
+    shared = _Shared(key, columns, (sentences, jnp.maximum(tokens, 1.0)))
     sums = partial(
         _pool_sums, model=model, settings=settings, nll_weight=nll_weight, average=average
     )
     grad_fn = jax.value_and_grad(sums, has_aux=True)
 
-    def accumulated(params: Params, batch: PoolBatch, key: jax.Array, *shared: Any) -> Any:
-        # A device that is given its own rows alone has its share of the groups.
+    def accumulated(params: Params, batch: PoolBatch, shared: _Shared) -> _Graded:
+        # A device that is given its own rows alone has its share of the groups: with 4 of 16 rows,
+        # 2 of 8.
         share = batch.gold_BxM.shape[0] / real_B.shape[0]
         batch = dataclasses.replace(batch, groups=round(batch.groups * share))
         if accumulate == 1:
-            return grad_fn(params, batch, key, *shared)
+            return grad_fn(params, batch, shared)
         slices = batch.parts(accumulate)
 
-        def add(carry: Any, item: tuple[PoolBatch, jax.Array]) -> tuple[Any, None]:
+        def add(carry: _Graded, item: tuple[PoolBatch, jax.Array]) -> tuple[_Graded, None]:
             part, index = constrain(item[0], "batch"), item[1]
-            new = grad_fn(params, part, jax.random.fold_in(key, index), *shared)
+            # Each part draws its own dropout.
+            own = shared._replace(key=jax.random.fold_in(shared.key, index))
+            new = grad_fn(params, part, own)
             return jax.tree.map(jnp.add, carry, new), None
 
+        # What a part gives, all zeros: the parts are added to it one by one.
         first = jax.tree.map(lambda x: x[0], slices)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(grad_fn, params, first, key, *shared),
-        )
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(grad_fn, params, first, shared))
         return jax.lax.scan(add, zeros, (slices, jnp.arange(accumulate)))[0]
 
-    (loss, parts), grads = summed(accumulated, state.params, batch, key, columns, denominators)
+    (loss, parts), grads = summed(accumulated, state.params, batch, shared)
     one = jnp.float32(1.0)
     metrics = {
         "loss": (loss, one),
@@ -322,6 +340,7 @@ def groot_step(
 def _apply(
     state: TrainState, grads: Params, optimizer: optax.GradientTransformation, metrics: Metrics
 ) -> tuple[TrainState, Metrics]:
+    """The state after the optimizer's update; `metrics` gets the norm of the gradients as well."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1.0))

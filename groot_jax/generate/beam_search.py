@@ -7,8 +7,8 @@ How a step goes. Each of the K running beams of a sentence feeds a chunk of at m
 decoder: the token chosen last, and those that the grammar forces after it (the next sentinel, the
 other pieces of a tag). Their log-probabilities count, but nothing is there to choose, so a sentence
 takes one step per word. The N = K*W new nodes go to cache slots t*N .. t*N + N-1 and never move
-again. `ancestor_BxKxT` says which beam of each earlier step lies on a beam's own path, and
-attention is masked to those slots, so that choosing new beams reorders K*T small integers and not
+again. `ancestor_BxKxI` says which beam of each earlier step lies on a beam's own path, and
+attention is masked to those slots, so that choosing new beams reorders K*I small integers and not
 the cache. Chunks and parent pointers are kept per step; one backtrack at the end spells the
 sequences out. For K = 2 and a sentence of two words in sentinel_tag:
 
@@ -27,8 +27,9 @@ import jax
 import jax.numpy as jnp
 
 from groot_jax.generate.backtrack import spelled
+from groot_jax.generate.grammar import Grammar, StepPlan
 from groot_jax.generate.steps import SearchInput, SearchSteps, grown, read_before_the_loop
-from groot_jax.generate.walk import SearchPlan
+from groot_jax.model.layers import Params
 from groot_jax.model.t5 import T5
 
 
@@ -42,12 +43,12 @@ class Beams(NamedTuple):
 
 def beam_search(
     model: T5,
-    params: dict,
-    plan: SearchPlan,
+    params: Params,
+    grammar: Grammar,
+    plan: StepPlan,
     inputs: SearchInput,
     *,
     k: int,
-    use_grammar: bool = True,
     length_penalty: float = 0.0,
     keep_unfinished: bool = False,
     dropout_key: jax.Array | None = None,
@@ -64,32 +65,32 @@ def beam_search(
 
     Args:
       model: the Flax module; params: its parameters.
-      plan: of the format's grammar.
+      grammar: of the format.
+      plan: for outputs of T tokens, with the same grammar; where it does not use the grammar, any
+        column may follow, one token a step.
       inputs: a batch; T is the width of `fused_target_BxT`, the tokens of an output at most.
       k: beams, and candidates returned.
-      use_grammar: False: any column may follow, one token a step.
       length_penalty: candidates are ranked by s(y) / tokens**length_penalty.
       keep_unfinished: running beams of a sentence that is out of steps count as candidates, without
         EOS. The grammar leaves none.
       dropout_key: where given, the encoder runs with its dropout on.
     """
     T = inputs.fused_target_BxT.shape[1]
-    width, steps, even = plan.chunks(T, use_grammar)
+    grammar = jax.tree.map(jnp.asarray, grammar)
     search = SearchSteps(
         model=model,
         inputs=inputs,
-        tables=plan.tables,
+        grammar=grammar,
+        plan=plan,
         k=k,
-        width=width,
-        even=even,
-        use_grammar=use_grammar,
         length_penalty=length_penalty,
         keep_unfinished=keep_unfinished,
-        read=read_before_the_loop(model, params, plan, inputs, dropout_key),
+        read=read_before_the_loop(model, params, grammar, inputs, dropout_key),
     )
-    ends = _segments(steps)
-    # At the start all K beams would be one and the same.
-    state = search.step(search.start(steps, ends[0]))
+    ends = _segments(plan.steps)
+    # The first step stands outside of the loop, whose state must keep its shape: it has one beam
+    # a sentence, for all K would be one and the same.
+    state = search.step(search.start(ends[0]))
     for end in ends:
         state = jax.lax.while_loop(
             search.running, search.step, grown(state, end, search.nodes_a_step)
@@ -105,7 +106,8 @@ def beam_search(
 def _segments(steps: int) -> list[int]:
     """Where the cache grows: all its slots are attended to, so early steps should have few.
 
-    Each segment compiles the step again, which short outputs do not pay back.
+    Each segment compiles the step again, which short outputs do not pay back. 7 steps -> [7],
+    20 -> [10, 20], 33 -> [9, 17, 25, 33]: four segments at most, the last one's end is the last.
     """
     count = min(max(steps // 8, 1), 4)
     return [-(-steps * i // count) for i in range(1, count + 1)]
@@ -113,6 +115,7 @@ def _segments(steps: int) -> list[int]:
 
 def loop_trips(steps: int) -> tuple[int, ...]:
     """Turns that each of a search's loops takes at most, in their order: those of the segments,
-    then the backtrack."""
+    then the backtrack. 20 steps -> 9, 10, 21: the first step stands outside of the loops, and
+    the backtrack reads a row for each step and one for the start."""
     ends = [1, *_segments(steps)]
     return (*(end - start for start, end in pairwise(ends)), steps + 1)

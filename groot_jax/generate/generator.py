@@ -15,16 +15,20 @@ from groot_jax.data.batches import Batch, Example
 from groot_jax.data.format import Format
 from groot_jax.data.labeling import Candidate
 from groot_jax.generate.beam_search import Beams, beam_search
-from groot_jax.generate.grammar import Grammar
+from groot_jax.generate.grammar import Grammar, plan_steps
 from groot_jax.generate.steps import SearchInput, search_input
-from groot_jax.generate.walk import SearchPlan
 from groot_jax.mesh import arrays, rows
 from groot_jax.mesh.layout import Layout, use_layout
+from groot_jax.model.layers import Params
 from groot_jax.model.t5 import T5
 
 
 class Generator:
-    """The jitted search: `generator(params, batch)` returns `Beams` on the device, at once."""
+    """The jitted search: `generator(params, batch)` returns `Beams` on the device, at once.
+
+    `search` is the compiled function itself, of (parameters, `SearchInput`, dropout key or None),
+    all of which must be where it wants them. It has one program for each size of batch.
+    """
 
     def __init__(
         self,
@@ -35,50 +39,36 @@ class Generator:
         k: int,
         use_grammar: bool = True,
         length_penalty: float = 0.0,
-        keep_unfinished: bool = False,
         layout: Layout | None = None,
     ) -> None:
         self.k = k
         self._format = format_
         self._batch_sharding = layout.batch if layout else None
-        plan = SearchPlan(grammar, model.config.vocab_size)
 
-        def search(params: Any, inputs: SearchInput, key: jax.Array | None) -> Beams:
+        def search(params: Params, inputs: SearchInput, key: jax.Array | None) -> Beams:
+            T = inputs.fused_target_BxT.shape[1]
             with use_layout(layout):
                 return beam_search(
                     model,
                     params,
-                    plan,
+                    grammar,
+                    plan_steps(format_, grammar, T, use_grammar),
                     inputs,
                     k=k,
-                    use_grammar=use_grammar,
                     length_penalty=length_penalty,
-                    keep_unfinished=keep_unfinished,
                     dropout_key=key,
                 )
 
-        # Every result has the sentences first.
-        self._search: Any = jax.jit(search, out_shardings=self._batch_sharding)
+        # Every result has the sentences first. Any: its declared type lacks `clear_cache`.
+        self.search: Any = jax.jit(search, out_shardings=self._batch_sharding)
 
-    def __call__(self, params: Any, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
+    def __call__(self, params: Params, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
+        """Starts the search of a batch that lies on the host; with `dropout_key`, the encoder runs
+        with its dropout on."""
         inputs = search_input(batch)
         if self._batch_sharding is not None:
             inputs = arrays.put(inputs, self._batch_sharding)
         return self.search(params, inputs, dropout_key)
-
-    def search(
-        self, params: Any, inputs: SearchInput, dropout_key: jax.Array | None = None
-    ) -> Beams:
-        """The compiled search itself, of arrays that are where it wants them."""
-        return self._search(params, inputs, dropout_key)
-
-    def clear_cache(self) -> None:
-        """Lets go of the compiled searches, as a jitted function's `clear_cache` does."""
-        self._search.clear_cache()
-
-    def lower(self, params: Any, inputs: SearchInput) -> Any:
-        """The search as `jax.jit(...).lower` has it; shapes with shardings may stand for arrays."""
-        return self._search.lower(params, inputs, None)
 
     def own_rows(self, batch_size: int) -> np.ndarray:
         """bool [rows]: the rows of such a batch that this process has to fill."""
@@ -87,10 +77,6 @@ class Generator:
     def counted_rows(self, size: int) -> np.ndarray:
         """bool [size]: the rows that this process counts, so that each is counted once."""
         return rows.counted_rows(self._batch_sharding, size)
-
-    def num_programs(self) -> int:
-        """Programs compiled so far: one for each size of batch."""
-        return self._search._cache_size()
 
     def read(self, beams: Beams, batch: Batch) -> list[tuple[Example, list[Candidate]]]:
         """Waits for the device; (example, candidates best first) of each real row that lies on this
@@ -111,7 +97,7 @@ class Generator:
             result.append((example, candidates))
         return result
 
-    def label(self, params: Any, batches: Iterable[Batch]) -> dict[int, list[Candidate]]:
+    def label(self, params: Params, batches: Iterable[Batch]) -> dict[int, list[Candidate]]:
         """Candidates of every example, by its index; of several processes, each has a share.
 
         The next batch is on the device while the last one is read.

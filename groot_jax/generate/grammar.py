@@ -1,4 +1,4 @@
-"""Which ids may follow in an output, as numpy tables that the beam search carries on the device.
+"""Which ids may follow in an output, as numpy tables that the beam search carries to the device.
 
 Made from a format's tags alone; a sentence's literals come in its template. May not know of
 models, scores or words. numpy only, no JAX.
@@ -6,59 +6,57 @@ models, scores or words. numpy only, no JAX.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from groot_jax.data.format import Format
-from groot_jax.data.formats import TAG as TAG
+from groot_jax.data.format import TAG, Format
 from groot_jax.errors import UserError
+
+if TYPE_CHECKING:  # Only the name of a type: this file loads without JAX.
+    from groot_jax.mesh.arrays import AnyArray
 
 # What may still come in a tag slot: (pieces left, start phase after the tag).
 _Rest = frozenset[tuple[tuple[int, ...], int]]
 
+# Literals that one step takes along; a word's pieces, which `input_tag` repeats, may be more.
+_LITERALS = 4
 
-@dataclass(frozen=True)
-class Grammar:
+
+class Grammar(NamedTuple):
     """A deterministic automaton over the pieces of one tag; G phases, C output columns.
 
     Phase 0 starts a tag where no span is open (`I` is illegal), phase 1 where one is; the others
     are inside a tag of several pieces. At a literal of the template only that id is legal. In a tag
-    slot, `allowed` says which columns are; a column with `done` ends the tag for certain and the
-    walk moves past the slot; otherwise it stays in the slot. `next` is the phase afterwards. In a
+    slot, `allowed` says which columns are. Pieces that a column leaves no choice about are `forced`
+    after it. A column with `done` ends the tag for certain, those pieces included, and the walk
+    moves past the slot; otherwise it stays in the slot. `next` is the phase afterwards. In a
     `terminal` phase the tag may be complete already: then the literal after the slot is legal too,
     the walk moves past both, and goes on in `end_phase`.
 
-    columns_C: int32 vocabulary ids, ascending. allowed_GxC, done_GxC: bool. next_GxC: int32, 0
-    where not allowed. terminal_G: bool. end_phase_G: int32, 0 where not terminal.
+    With a piece for each letter, the types `a` and `aba` make these phases:
+
+        0  no span is open      O -> 0, done    a -> 2
+        1  a span is open       O -> 0, done    a -> 2    I -> 1, done
+        2  `a` was taken        b -> 1, done, a is forced after it    terminal, end phase 1
+        3  `a b` was taken      a -> 1, done (no search stops here: this `a` was forced)
     """
 
-    format: Format
-    columns_C: np.ndarray
-    allowed_GxC: np.ndarray
-    next_GxC: np.ndarray
-    done_GxC: np.ndarray
-    terminal_G: np.ndarray
-    end_phase_G: np.ndarray
+    columns_C: AnyArray  # int32 vocabulary ids that the softmax runs over, ascending
+    column_of_V: AnyArray  # int32, the way back; -1: no output column
+    allowed_GxC: AnyArray  # bool
+    forced_GxCxP: AnyArray  # int32 vocabulary ids, then -1; P: the most of them after any column
+    next_GxC: AnyArray  # int32, 0 where not allowed
+    done_GxC: AnyArray  # bool
+    terminal_G: AnyArray  # bool
+    end_phase_G: AnyArray  # int32, 0 where not terminal
 
 
-class Runs(NamedTuple):
-    """What is forced after a choice inside a tag slot, so that the search need not stop for it.
+class StepPlan(NamedTuple):
+    """How a search cuts outputs into steps: each feeds a chunk, a chosen token and what it
+    forces."""
 
-    Taking column c in phase g is followed by the pieces run_GxCxP[g, c] (-1 = no more of them), for
-    the tag has no other way to go on; `next` and `done` are those of `Grammar` after the run.
-    """
-
-    run_GxCxP: np.ndarray
-    next_GxC: np.ndarray
-    done_GxC: np.ndarray
-
-
-class Chunks(NamedTuple):
-    """How a search cuts outputs into steps: each feeds a chosen token and what it forces."""
-
+    use_grammar: bool  # False: any column may follow
     width: int  # tokens of the longest chunk
     steps: int  # steps of the longest output, the one that chooses EOS included
     even: bool  # all chunks are `width` long but each sentence's last
@@ -68,7 +66,8 @@ def make_grammar(format_: Format, normalise: str, vocab_size: int) -> Grammar:
     """The grammar of a format's outputs.
 
     normalise: "legal" for the format's own columns, "full" for all `vocab_size` (that of the model,
-    padding included). A format without a closed set of ids has all of them in either case.
+    padding included). A format without a closed set of ids has all of them in either case. Raises
+    UserError for any other `normalise`, and ValueError where the tokenizer has more ids.
     """
     if normalise not in ("legal", "full"):
         raise UserError(f"model.normalise: {normalise!r} is neither legal nor full")
@@ -79,24 +78,41 @@ def make_grammar(format_: Format, normalise: str, vocab_size: int) -> Grammar:
         columns_C = np.arange(vocab_size, dtype=np.int32)
     phases = _phases(format_.tags)
     G, C = len(phases), len(columns_C)
+    column_of_V = np.full(vocab_size, -1, np.int32)
+    column_of_V[columns_C] = np.arange(C)
     allowed_GxC, done_GxC = np.zeros((G, C), bool), np.zeros((G, C), bool)
     next_GxC = np.zeros((G, C), np.int32)
     terminal_G, end_phase_G = np.zeros(G, bool), np.zeros(G, np.int32)
+    forced: dict[tuple[int, int], list[int]] = {}
     for rest, phase in phases.items():
         for pieces, end in rest:
             if not pieces:
                 terminal_G[phase], end_phase_G[phase] = True, end
         for piece, after in _steps(rest).items():
-            column = int(np.searchsorted(columns_C, piece))
+            at = phase, int(column_of_V[piece])
+            forced[at], after = _follow(after)
             leaf = _leaf(after)
-            allowed_GxC[phase, column] = True
-            done_GxC[phase, column] = leaf is not None
-            next_GxC[phase, column] = phases[after] if leaf is None else leaf
-    return Grammar(format_, columns_C, allowed_GxC, next_GxC, done_GxC, terminal_G, end_phase_G)
+            allowed_GxC[at] = True
+            done_GxC[at] = leaf is not None
+            next_GxC[at] = phases[after] if leaf is None else leaf
+    forced_GxCxP = np.full((G, C, max(map(len, forced.values()))), -1, np.int32)
+    for at, ids in forced.items():
+        forced_GxCxP[at][: len(ids)] = ids
+    return Grammar(
+        columns_C,
+        column_of_V,
+        allowed_GxC,
+        forced_GxCxP,
+        next_GxC,
+        done_GxC,
+        terminal_G,
+        end_phase_G,
+    )
 
 
 def _phases(tags: dict[str, tuple[int, ...]]) -> dict[_Rest, int]:
     """All phases, numbered; equal rests are one phase, so the automaton is minimal."""
+    # After a tag, a span is open unless it was `O`: an `I` may follow a type or another `I`.
     outside: _Rest = frozenset((p, int(tag != "O")) for tag, p in tags.items() if tag != "I")
     phases = {outside: 0, outside | {(tags["I"], 1)}: 1}
     todo = list(phases)
@@ -109,7 +125,10 @@ def _phases(tags: dict[str, tuple[int, ...]]) -> dict[_Rest, int]:
 
 
 def _steps(rest: _Rest) -> dict[int, _Rest]:
-    """Piece -> what may come after it, by ascending piece."""
+    """Piece -> what may come after it, by ascending piece.
+
+    {(a, b) then 1, (a) then 1, (O) then 0} -> {a: {(b) then 1, () then 1}, O: {() then 0}}
+    """
     steps: dict[int, set[tuple[tuple[int, ...], int]]] = {}
     for pieces, end in rest:
         if pieces:
@@ -123,74 +142,49 @@ def _leaf(rest: _Rest) -> int | None:
     return None if pieces or others else end
 
 
-def forced_runs(grammar: Grammar) -> Runs:
-    """Follows every choice to the next place where there is more than one way to go on."""
-    next_GxC, done_GxC = grammar.next_GxC.copy(), grammar.done_GxC.copy()
-    options_G = grammar.allowed_GxC.sum(1) + grammar.terminal_G
-    runs: dict[tuple[int, int], list[int]] = {}
-    for phase, column in np.argwhere(grammar.allowed_GxC & ~grammar.done_GxC).tolist():
-        run = runs[phase, column] = []
-        at = int(next_GxC[phase, column])
-        while options_G[at] == 1 and not done_GxC[phase, column]:
-            (only,) = np.flatnonzero(grammar.allowed_GxC[at])
-            run.append(int(grammar.columns_C[only]))
-            done_GxC[phase, column] = grammar.done_GxC[at, only]
-            at = next_GxC[phase, column] = int(grammar.next_GxC[at, only])
-    run_GxCxP = np.full((*next_GxC.shape, max(map(len, runs.values()), default=0)), -1, np.int32)
-    for (phase, column), run in runs.items():
-        run_GxCxP[phase, column, : len(run)] = run
-    return Runs(run_GxCxP, next_GxC, done_GxC)
+def _follow(rest: _Rest) -> tuple[list[int], _Rest]:
+    """The pieces that come next for certain, and what may come after them.
+
+    {(b, a) then 1} -> [b, a], {() then 1}; but {(b, a) then 1, () then 1} -> [], itself: the tag
+    may end here or go on with b.
+    """
+    forced = []
+    while all(pieces for pieces, _ in rest):
+        steps = _steps(rest)
+        if len(steps) > 1:
+            break
+        ((piece, rest),) = steps.items()
+        forced.append(piece)
+    return forced, rest
 
 
-def chunks(grammar: Grammar, runs: Runs, length: int) -> Chunks:
-    """The chunks of outputs of up to `length` ids.
+def plan_steps(format_: Format, grammar: Grammar, length: int, use_grammar: bool) -> StepPlan:
+    """The steps of outputs of up to `length` ids, EOS included.
 
     A chunk holds a chosen piece, the forced pieces after it, and up to `_LITERALS` literals.
     """
-    format_ = grammar.format
+    if not use_grammar:
+        return StepPlan(use_grammar, width=1, steps=length, even=True)  # Nothing is forced.
     literals = min(format_.literals_per_word, _LITERALS)
-    forced = runs.run_GxCxP.shape[2]
+    forced = grammar.forced_GxCxP.shape[2]
     width = 1 + forced + literals
-    # Steps for the tags, for literals beyond what a chunk takes along, and for EOS.
-    steps = format_.words_in(length) * _choices(grammar, runs) + 1
+    # Steps for the tags, for literals beyond what a chunk takes along, and for EOS. 21 ids in
+    # sentinel_tag with tags of one piece are 10 words: 11 steps of 2 tokens.
+    steps = format_.words_in(length) * _choices(grammar) + 1
     if format_.columns_C is None:
         steps += length // width
+    # The first chunk is the start token with the literals before the first tag, a later one a tag
+    # with those behind it: `start <0>`, `O <1>`, `brand <2>` are even, `start`, `O ;` are not.
     leading = int(format_.template(("w",))[0] != TAG)
-    return Chunks(width, min(steps, length), not forced and literals == leading)
+    return StepPlan(use_grammar, width, min(steps, length), not forced and literals == leading)
 
 
-# Literals that one step takes along; a word's pieces, which `input_tag` repeats, may be more.
-_LITERALS = 4
-
-
-def _choices(grammar: Grammar, runs: Runs) -> int:
-    """Choices in a tag slot, at most."""
+def _choices(grammar: Grammar) -> int:
+    """Choices in a tag slot, at most: 1 where each first piece settles the tag."""
 
     def from_phase(phase: int) -> int:
-        after = grammar.allowed_GxC[phase] & ~runs.done_GxC[phase]
-        return 1 + max((from_phase(int(g)) for g in set(runs.next_GxC[phase, after])), default=0)
+        after_C = grammar.allowed_GxC[phase] & ~grammar.done_GxC[phase]
+        phases = set(grammar.next_GxC[phase, after_C])
+        return 1 + max((from_phase(int(g)) for g in phases), default=0)
 
     return max(from_phase(0), from_phase(1))
-
-
-def accepts(grammar: Grammar, template: Sequence[int], ids: Sequence[int]) -> bool:
-    """Whether the walk that `Grammar` describes takes `ids` and ends with the template. Slow."""
-    column_of = {int(id_): column for column, id_ in enumerate(grammar.columns_C)}
-    pointer = phase = 0
-    for id_ in ids:
-        if pointer == len(template) or id_ not in column_of:
-            return False
-        column = column_of[id_]
-        if template[pointer] != TAG:
-            if id_ != template[pointer]:
-                return False
-            pointer += 1
-        elif grammar.allowed_GxC[phase, column]:
-            pointer += int(grammar.done_GxC[phase, column])
-            phase = int(grammar.next_GxC[phase, column])
-        elif grammar.terminal_G[phase] and id_ == template[pointer + 1]:
-            pointer += 2
-            phase = int(grammar.end_phase_G[phase])
-        else:
-            return False
-    return pointer == len(template)

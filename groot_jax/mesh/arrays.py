@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+AnyArray = np.ndarray | jax.Array  # Of a batch or table: on the host first, then placed or traced.
+
 
 def put(tree: Any, shardings: Any) -> Any:
     """Host arrays as arrays that lie as `shardings`, one or a tree of them, says.

@@ -25,6 +25,7 @@ Array: TypeAlias = jax.Array
 # on a CPU it saves a sixth of attention.
 KeyValue: TypeAlias = tuple[Array, Array]
 Layers: TypeAlias = tuple[KeyValue, ...]
+Params: TypeAlias = dict[str, Any]  # Parameters: nested dicts of arrays, as transformers has them.
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,

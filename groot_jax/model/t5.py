@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import normal
 
+from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain, gather, looked_up
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Array, Layers, Stack, additive, partitioned
@@ -257,7 +258,7 @@ class T5(nn.Module):
         return x_BxNxD.astype(self.config.dtype)
 
 
-def rows_at(encoded_BxSxD: Array, at_BxN: Array) -> Array:
+def rows_at(encoded_BxSxD: Array, at_BxN: AnyArray) -> Array:
     """encoded[b, at[b, n]], [B, N, D]: the encoder's output of the word that a step is about."""
     return jnp.take_along_axis(encoded_BxSxD, at_BxN[..., None], axis=1)
 

@@ -21,8 +21,7 @@ from groot_jax.contrast.projection import OutputColumns
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.generator import Generator
-from groot_jax.generate.grammar import make_grammar
-from groot_jax.generate.walk import SearchPlan
+from groot_jax.generate.grammar import make_grammar, plan_steps
 from groot_jax.mesh.layout import batch_ways
 from groot_jax.model.config import T5Config, preset, released, run_settings
 from groot_jax.model.pretrained import load_config
@@ -107,8 +106,10 @@ class Programs:
         if step != "generate":
             return ()
         length = self.workload.size[1]
-        plan = SearchPlan(self._grammar(), self.model_config.vocab_size)
-        return loop_trips(plan.chunks(length, self.config.generate.grammar).steps)
+        plan = plan_steps(
+            self.workload.format, self._grammar(), length, self.config.generate.grammar
+        )
+        return loop_trips(plan.steps)
 
     def needed_flops(self, step: str) -> float:
         """FLOPs that the model asks for, over all devices; see `roofline.needed_flops`."""
@@ -122,10 +123,10 @@ class Programs:
             nodes, self_pairs = k * nodes, k * self_pairs
         if step == "update":
             batch = self._pool_input(groups=1, rows=min(rows, len(self.workload.examples)))
-            real_RxN = batch.sentence_RxN >= 0
+            real_RxN = batch.forest.sentence_RxN >= 0
             share = rows / len(batch.source_BxS) / rows
             nodes = np.full(rows, real_RxN.sum() * share)
-            self_pairs = np.full(rows, batch.attend_RxNxN[real_RxN].sum() * share)
+            self_pairs = np.full(rows, batch.forest.attend_RxNxN[real_RxN].sum() * share)
         return needed_flops(
             self.model_config,
             source_tokens=sources.sum(),
@@ -183,7 +184,8 @@ class Programs:
             layout=self.partitioning.layout,
         )
         inputs = workloads.search_input(self.workload, self.rows("generate"))
-        return generator.lower(self.partitioning.param_shapes, self._placed(inputs))
+        params = self.partitioning.param_shapes
+        return generator.search.lower(params, self._placed(inputs), None)
 
     def _grammar(self) -> Any:
         return make_grammar(

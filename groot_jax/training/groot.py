@@ -186,7 +186,7 @@ class GrootStage:
             shapes=partitioning.state_shapes(self._optimizer),
             updates=self.updates,
             # The search of dev is not this system's own: the next one goes on with it.
-            programs=(self._step, self._generator) if self._noisy else (self._step,),
+            programs=(self._step, self._generator.search) if self._noisy else (self._step,),
         )
 
 

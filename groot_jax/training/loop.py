@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import jax
 from ml_collections import ConfigDict
@@ -17,7 +18,6 @@ from rich.console import Console
 
 from groot_jax.contrast.update import Metrics, Params, TrainState
 from groot_jax.evaluation.metrics import Totals, merge_totals
-from groot_jax.generate.generator import Generator
 from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import (
@@ -29,7 +29,12 @@ from groot_jax.training.checkpoints import (
     by_reward,
 )
 from groot_jax.training.monitor import Monitor, say
-from groot_jax.training.steps import Step
+
+
+class Program(Protocol):
+    """A jitted function, as far as the loop has to do with it."""
+
+    def clear_cache(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Stage:
     shapes: TrainState  # of every step, with their shardings
     # (state, its step) -> an update for each step after it; no update may span an evaluation.
     updates: Callable[[TrainState, int], Iterator[Update]]
-    programs: tuple[Step | Generator, ...]  # what is compiled for this stage alone
+    programs: tuple[Program, ...]  # what is compiled for this stage alone
     merit: Merit = by_reward  # which evaluation is the best
     patience: int = 0  # evaluations after the best one that end it; 0: none do
 
@@ -150,7 +155,7 @@ def train(
     let_go(stage.programs)
 
 
-def let_go(programs: Iterable[Step | Generator]) -> None:
+def let_go(programs: Iterable[Program]) -> None:
     """Of what is compiled: a system may have 50 programs, each of which holds 50 to 100 MiB."""
     for program in programs:
         program.clear_cache()

@@ -138,7 +138,10 @@ def output_columns(task: PretrainTask, partitioning: Partitioning) -> OutputColu
     """
     tokenizer, rows = task.denoising.tokenizer, task.model_config.vocab_size
     count = tokenizer.base_size if tokenizer.has_features else rows
-    return partitioning.output_columns(np.arange(count, dtype=np.int32))
+    # Of 6 rows and 4 columns: ids [0, 1, 2, 3], and the way back [0, 1, 2, 3, -1, -1].
+    ids_V = np.arange(rows, dtype=np.int32)
+    columns = OutputColumns(ids_V[:count], np.where(ids_V < count, ids_V, -1))
+    return arrays.put(columns, partitioning.layout.everywhere)
 
 
 # ---- The loss on text that was set aside ------------------------------------------------------

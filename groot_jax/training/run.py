@@ -9,12 +9,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import Params
 from groot_jax.data.augment import Augmenter
 from groot_jax.data.batches import Hide, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus
 from groot_jax.errors import UserError
 from groot_jax.evaluation.evaluator import Evaluator
+from groot_jax.mesh import arrays
 from groot_jax.mesh.rows import own_rows
 from groot_jax.reward.oracle import Oracle
 from groot_jax.runtime.files import expanded
@@ -41,7 +43,11 @@ class Run:
         self.config, self.workdir, self.corpus, self.task = config, workdir, corpus, task
         self.oracle, self.hosts = oracle, hosts
         self.partitioning = make_partitioning(config, task.model_config)
-        self.columns = self.partitioning.output_columns(task.grammar.columns_C)
+        # The ids that the softmax runs over, and the way back from ids to them, on every device.
+        self.columns = arrays.put(
+            OutputColumns(task.grammar.columns_C, task.grammar.column_of_V),
+            self.partitioning.layout.everywhere,
+        )
         # One search for the dev split of all stages, and for the training batches of those systems
         # that search without dropout: its programs are compiled once.
         self.generator = task.generator(layout=self.partitioning.layout)

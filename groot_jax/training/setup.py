@@ -22,7 +22,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from groot_jax.contrast.update import OutputColumns, Params, TrainState
+from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout, adds_in_order, factored_sharding, make_mesh
@@ -99,16 +99,6 @@ class Partitioning:
     def param_shapes(self) -> ParamShapes:
         """Shapes of the parameters with their shardings: what a checkpoint is restored onto."""
         return jax.tree.map(_placed, param_shapes(self.model_config), self.params)
-
-    def output_columns(self, ids_C: np.ndarray) -> OutputColumns:
-        """The ids that the softmax runs over, and the way back from ids to them, on every device.
-
-        Of 6 ids the columns [3, 5] have column_of_V [-1, -1, -1, 0, -1, 1].
-        """
-        column_of_V = np.full(self.model_config.vocab_size, -1, np.int32)
-        column_of_V[ids_C] = np.arange(len(ids_C))
-        columns = OutputColumns(jnp.asarray(ids_C), jnp.asarray(column_of_V))
-        return arrays.put(columns, self.layout.everywhere)
 
     def state_shardings(self, optimizer: optax.GradientTransformation) -> TrainState:
         """Shardings of a training state: moments lie as their parameters do."""

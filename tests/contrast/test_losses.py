@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groot_jax.contrast.losses import LOSSES, LossSettings, Pool, contrast
+from groot_jax.contrast.losses import LOSSES, LossSettings, ScoredPools, contrast
 
 TAU, RANK_MARGIN = 0.3, 0.05
 
 
 def settings_of(**changes) -> LossSettings:
     return LossSettings((), TAU, RANK_MARGIN)._replace(**changes)
+
+
+def loss(name: str, pools: ScoredPools, settings: LossSettings) -> jax.Array:
+    """One loss as an update takes it."""
+    return contrast(pools, settings._replace(weights=((name, 1.0),)))
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -65,14 +72,15 @@ def pools(draw):
     rewards = rng.choice([0.0, 0.25, 0.5, 2 / 3, 1.0], (B, M)).astype(np.float32)
     mask = rng.random((B, M)) < draw(st.sampled_from([0.3, 0.8, 1.0]))
     lengths = rng.integers(1, 20, (B, M)).astype(np.int32)
-    return Pool(scores, rewards, mask, lengths)
+    arrays: Any = (scores, rewards, mask, lengths)
+    return ScoredPools(*arrays)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @settings(max_examples=30, deadline=None)
 @given(pools())
 def test_each_loss_equals_its_formula_in_numpy(name, pool):
-    got = np.asarray(LOSSES[name](Pool(*map(jnp.asarray, pool)), settings_of()))
+    got = np.asarray(loss(name, ScoredPools(*map(jnp.asarray, pool)), settings_of()))
     for b, mask in enumerate(pool.mask_BxM):
         s, r, n = (x[b][mask].astype(np.float64) for x in (pool[0], pool[1], pool[3]))
         np.testing.assert_allclose(got[b], plain(name, s, r, n), rtol=1e-4, atol=1e-4)
@@ -82,7 +90,9 @@ def test_each_loss_equals_its_formula_in_numpy(name, pool):
 @given(pools())
 def test_reinforce_with_normalised_advantages_equals_its_formula(pool):
     got = np.asarray(
-        LOSSES["reinforce"](Pool(*map(jnp.asarray, pool)), settings_of(reinforce_normalise=True))
+        loss(
+            "reinforce", ScoredPools(*map(jnp.asarray, pool)), settings_of(reinforce_normalise=True)
+        )
     )
     for b, mask in enumerate(pool.mask_BxM):
         s, r, n = (x[b][mask].astype(np.float64) for x in (pool[0], pool[1], pool[3]))
@@ -95,9 +105,9 @@ def test_reinforce_with_normalised_advantages_equals_its_formula(pool):
 @given(pools(), st.integers(0, 2**32 - 1))
 def test_the_order_of_candidates_does_not_matter(name, pool, seed):
     order = np.random.default_rng(seed).permutation(pool.scores_BxM.shape[1])
-    shuffled = Pool(*(x[:, order] for x in pool))
-    a = LOSSES[name](Pool(*map(jnp.asarray, pool)), settings_of())
-    b = LOSSES[name](Pool(*map(jnp.asarray, shuffled)), settings_of())
+    shuffled = ScoredPools(*(x[:, order] for x in pool))
+    a = loss(name, ScoredPools(*map(jnp.asarray, pool)), settings_of())
+    b = loss(name, ScoredPools(*map(jnp.asarray, shuffled)), settings_of())
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-5)
 
 
@@ -113,8 +123,8 @@ def test_masked_slots_have_no_influence_and_exactly_zero_gradient(name, junk):
     dirty = np.where(mask, scores, junk).astype(np.float32)
 
     def total(s, r):
-        return LOSSES[name](
-            Pool(s, r, jnp.asarray(mask), jnp.asarray(lengths)), settings_of()
+        return loss(
+            name, ScoredPools(s, r, jnp.asarray(mask), jnp.asarray(lengths)), settings_of()
         ).sum()
 
     value, grad = jax.value_and_grad(total)(jnp.asarray(dirty), np.where(mask, rewards, junk))
@@ -129,14 +139,14 @@ def test_masked_slots_have_no_influence_and_exactly_zero_gradient(name, junk):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_pool_with_one_distinct_reward_has_no_loss_and_no_gradient(name):
-    pool = Pool(
+    pool = ScoredPools(
         jnp.array([[-1.0, -2.0, -5.0]]),
         jnp.full((1, 3), 0.5),
         jnp.ones((1, 3), bool),
         jnp.full((1, 3), 4),
     )
     value, grad = jax.value_and_grad(
-        lambda s: LOSSES[name](pool._replace(scores_BxM=s), settings_of()).sum()
+        lambda s: loss(name, pool._replace(scores_BxM=s), settings_of()).sum()
     )(pool.scores_BxM)
     assert value == 0 and (grad == 0).all()
 
@@ -144,18 +154,18 @@ def test_a_pool_with_one_distinct_reward_has_no_loss_and_no_gradient(name):
 @pytest.mark.parametrize("name", ["margin", "squared", "listwise"])
 def test_scores_in_proportion_to_rewards_satisfy_the_loss(name):
     rewards = np.array([[1.0, 0.6, 0.2, 0.0]], np.float32)
-    pool = Pool(
+    pool = ScoredPools(
         jnp.asarray(rewards / TAU - 11.0),
         jnp.asarray(rewards),
         jnp.ones((1, 4), bool),
         jnp.full((1, 4), 5),
     )
-    np.testing.assert_allclose(LOSSES[name](pool, settings_of()), [0.0], atol=1e-5)
+    np.testing.assert_allclose(loss(name, pool, settings_of()), [0.0], atol=1e-5)
 
 
 def test_losses_that_weigh_by_probability_do_not_see_an_unlikely_correction():
     """The reason for `margin`: a good candidate at -25 nats gets a gradient from it alone."""
-    pool = Pool(
+    pool = ScoredPools(
         jnp.array([[-1.0, -1.5, -25.0]]),
         jnp.array([[0.5, 0.2, 0.9]]),
         jnp.ones((1, 3), bool),
@@ -163,8 +173,7 @@ def test_losses_that_weigh_by_probability_do_not_see_an_unlikely_correction():
     )
 
     def gradient(name):
-        loss = LOSSES[name]
-        total = lambda s: loss(pool._replace(scores_BxM=s), settings_of()).sum()  # noqa: E731
+        total = lambda s: loss(name, pool._replace(scores_BxM=s), settings_of()).sum()  # noqa: E731
         return abs(float(jax.grad(total)(pool.scores_BxM)[0, 2]))
 
     assert gradient("risk") < 1e-6 < 0.1 < gradient("margin")
@@ -172,7 +181,7 @@ def test_losses_that_weigh_by_probability_do_not_see_an_unlikely_correction():
 
 def test_the_contrast_is_the_weighted_sum_of_its_losses():
     rng = np.random.default_rng(1)
-    pool = Pool(
+    pool = ScoredPools(
         jnp.asarray(rng.uniform(-9, 0, (4, 5)), jnp.float32),
         jnp.asarray(rng.random((4, 5)), jnp.float32),
         jnp.ones((4, 5), bool),
@@ -180,5 +189,5 @@ def test_the_contrast_is_the_weighted_sum_of_its_losses():
     )
     weights = (("margin", 0.3), ("risk", 5.0), ("rank", 0.0))
     got = contrast(pool, settings_of(weights=weights))
-    want = 0.3 * LOSSES["margin"](pool, settings_of()) + 5 * LOSSES["risk"](pool, settings_of())
+    want = 0.3 * loss("margin", pool, settings_of()) + 5 * loss("risk", pool, settings_of())
     np.testing.assert_allclose(got, want, rtol=1e-6)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groot_jax.contrast.packing import Plan, plan_bins, round_up
-from groot_jax.contrast.tree import Forest, ancestors, build_tree, plant
+from groot_jax.contrast.tree import Forest, build_tree, plant
 
 BUCKETS = (4, 8, 16)
 SEQUENCES = st.lists(st.integers(2, 4), max_size=6).map(lambda body: (*body, 1))
@@ -63,7 +63,7 @@ def forest_of(pools: list, groups: int) -> tuple[Plan, Forest, np.ndarray]:
     trees = [build_tree(pool, 0) for pool in pools]
     sizes = [len(tree.tokens) for tree in trees]
     plan = plan_bins(sizes, (source_BxS != 0).sum(1).tolist(), BUCKETS, groups)
-    edges = max(len(tree.labels) for tree in trees)
+    edges = max(len(tree.edge_labels) for tree in trees)
     return plan, plant(trees, plan, source_BxS, fused_BxT, 5, edges), fused_BxT
 
 
@@ -74,7 +74,7 @@ def test_a_forest_spells_every_candidate_and_no_node_sees_another_sentence(group
     pools = pools * groups
     plan, forest, fused_BxT = forest_of(pools, groups)
     rows, N = plan.rows // groups, plan.nodes
-    attend_RxNxN = ancestors(forest.parent_RxN, int(forest.depth_RxN.max()))
+    attend_RxNxN = forest.attend_RxNxN
     sizes = [len({ids[:t] for ids in pool for t in range(len(ids))}) for pool in pools]
     assert (forest.sentence_RxN >= 0).sum() == sum(sizes)
     same = forest.sentence_RxN[:, :, None] == forest.sentence_RxN[:, None]

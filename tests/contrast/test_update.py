@@ -86,9 +86,9 @@ class Setting:
         self.model = T5(self.config)
         self.params = _random_params(self.config, 0)
         grammar = make_grammar(self.format, normalise, self.config.vocab_size)
-        column_of_V = np.full(self.config.vocab_size, -1, np.int32)
-        column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
-        self.columns = OutputColumns(jnp.asarray(grammar.columns_C), jnp.asarray(column_of_V))
+        self.columns = OutputColumns(
+            jnp.asarray(grammar.columns_C), jnp.asarray(grammar.column_of_V)
+        )
         self.examples = encode(SENTENCES, self.format)
         self.batch = collate(self.examples, 4, (32, 16))  # Two rows of padding.
 
@@ -152,12 +152,12 @@ def test_a_tree_spells_every_candidate_and_holds_each_prefix_once(bodies):
     pool = [(*body, 1) for body in bodies]
     tree = build_tree(pool, 0)
     assert len(tree.tokens) == len({ids[:t] for ids in pool for t in range(len(ids))})
-    assert len(tree.labels) == len(tree.tokens) - 1 + len(set(pool))
+    assert len(tree.edge_labels) == len(tree.tokens) - 1 + len(set(pool))
     for ids, path in zip(pool, tree.paths, strict=True):
-        assert tuple(tree.labels[edge] for edge in path) == ids
+        assert tuple(tree.edge_labels[edge] for edge in path) == ids
         node = 0
         for depth, edge in enumerate(path):
-            above, node = node, tree.sources[edge]
+            above, node = node, tree.edge_nodes[edge]
             assert (tree.depths[node], tree.parents[node]) == (depth, above)
             assert tree.tokens[node] == (0, *ids)[depth]
 
@@ -292,9 +292,16 @@ def test_gradients_on_the_tree_equal_those_of_separate_sequences(normalise):
     close(jax.jit(jax.grad(on_tree))(setting.params), jax.jit(jax.grad(plain))(setting.params))
 
 
-@pytest.mark.parametrize(("average", "groups"), [("sentence", 2), ("token", 2), ("token", 4)])
-def test_accumulation_gives_the_update_of_the_whole_batch(average, groups):
-    setting = Setting()
+@pytest.mark.parametrize(
+    ("average", "groups", "format_name"),
+    [
+        ("sentence", 2, "aligned"),
+        ("token", 2, "sentinel_tag"),  # Nothing is fused to its source: an axis of size 0.
+        ("token", 4, "fused_sentinel"),
+    ],
+)
+def test_accumulation_gives_the_update_of_the_whole_batch(average, groups, format_name):
+    setting = Setting(format_name)
     key = jax.random.key(0)
     whole, metrics = setting.step(average=average)(
         setting.state(), setting.pool_batch(), key, setting.columns

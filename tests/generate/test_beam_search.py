@@ -15,10 +15,11 @@ from groot_jax.data.batches import Batch, collate, encode
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence, Span, labeling_of_word_tags
 from groot_jax.data.tokenizer import train_tokenizer
+from groot_jax.generate.beam_search import beam_search
 from groot_jax.generate.generator import Generator
-from groot_jax.generate.grammar import make_grammar
+from groot_jax.generate.grammar import make_grammar, plan_steps
 from groot_jax.generate.selection import best_continuations
-from groot_jax.generate.walk import SearchPlan
+from groot_jax.generate.steps import search_input
 from groot_jax.model.config import preset
 from groot_jax.model.t5 import T5, init_params
 from tests.generate import reference
@@ -100,15 +101,15 @@ class Setting:
         target = np.zeros((n, T), np.int32)
         for i, ids in enumerate(outputs):
             target[i, : len(ids)] = ids
-        columns = np.full(self.model.config.vocab_size, -1, np.int32)
-        columns[self.grammar.columns_C] = np.arange(len(self.grammar.columns_C))
         data = jax.tree.map(lambda x: np.repeat(x[row : row + 1], n, 0), nll_batch(batch))
         data = data._replace(target_BxT=target)
         logp, _, mask = _nll_scores(
             self.model,
             self.params,
             data,
-            OutputColumns(jnp.asarray(self.grammar.columns_C), jnp.asarray(columns)),
+            OutputColumns(
+                jnp.asarray(self.grammar.columns_C), jnp.asarray(self.grammar.column_of_V)
+            ),
         )
         return np.asarray((logp * mask).sum(1))[: len(outputs)]
 
@@ -232,10 +233,11 @@ def test_a_sentence_takes_one_step_per_word():
     """Sentinels and the pieces of a tag that leave no choice are fed along."""
     for types, width, choices in ((("a", "b"), 2, 1), (("bb", "abb"), 4, 1), (LETTERS, 3, 2)):
         format_ = toy("sentinel_tag", types)
-        plan = SearchPlan(make_grammar(format_, "legal", 256), 256)
+        grammar = make_grammar(format_, "legal", 256)
         length = format_.max_target_length(["w"] * 3)
-        assert plan.chunks(length, True) == (width, 3 * choices + 1, types == ("a", "b"))
-        assert plan.chunks(length, False) == (1, length, True)
+        plan = plan_steps(format_, grammar, length, use_grammar=True)
+        assert plan == (True, width, 3 * choices + 1, types == ("a", "b"))
+        assert plan_steps(format_, grammar, length, use_grammar=False) == (False, 1, length, True)
 
 
 @pytest.mark.parametrize(("beams", "columns"), [(3, 50), (2, 9000), (4, 4100)])
@@ -257,7 +259,11 @@ def test_unfinished_beams_are_kept_on_demand():
     batch = setting.batch(SENTENCES)
     batch = batch._replace(cap_B=np.minimum(batch.cap_B, 2))
     dropped = setting.search(batch, 4, use_grammar=False)
-    kept = setting.search(batch, 4, use_grammar=False, keep_unfinished=True)
+    plan = plan_steps(setting.format, setting.grammar, batch.target_BxT.shape[1], use_grammar=False)
+    search = functools.partial(beam_search, setting.model, k=4, keep_unfinished=True)
+    kept = jax.jit(lambda *x: search(x[0], setting.grammar, plan, x[1]))(
+        setting.params, search_input(batch)
+    )
     assert not np.asarray(dropped.valid_BxK).all()
     assert np.asarray(kept.valid_BxK).all()
     for row in range(len(SENTENCES)):
@@ -329,6 +335,6 @@ def test_one_program_per_batch_size_and_no_more():
     generator = Generator(setting.model, setting.format, setting.grammar, k=3)
     for sentences in (SENTENCES[:2], SENTENCES[2:], SENTENCES[1:3]):
         generator(setting.params, setting.batch(sentences, rows=2))
-    assert generator.num_programs() == 1
+    assert generator.search._cache_size() == 1
     generator(setting.params, setting.batch(SENTENCES[:2], rows=2, size=(32, 40)))
-    assert generator.num_programs() == 2
+    assert generator.search._cache_size() == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -10,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from groot_jax.data.format import Format
+from groot_jax.data.format import TAG, Format
 from groot_jax.data.formats import FORMATS, make_format
 from groot_jax.data.labeling import Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from groot_jax.errors import UserError
-from groot_jax.generate.grammar import Grammar, accepts, make_grammar
+from groot_jax.generate.grammar import Grammar, make_grammar
 from tests.generate.toy import Letters, toy
 
 WORDS = ("w", "v", "w")
@@ -23,6 +24,33 @@ WORDS = ("w", "v", "w")
 
 def grammar_of(format_: Format, normalise: str = "legal") -> Grammar:
     return make_grammar(format_, normalise, format_.tokenizer.vocab_size)
+
+
+def accepts(grammar: Grammar, template: Sequence[int], ids: Sequence[int]) -> bool:
+    """Whether the walk that `Grammar` describes takes `ids` and ends with the template."""
+    left = list(ids)
+    pointer = phase = 0
+    while left:
+        id_ = left.pop(0)
+        column = grammar.column_of_V[id_]
+        if pointer == len(template) or column < 0:
+            return False
+        if template[pointer] != TAG:
+            if id_ != template[pointer]:
+                return False
+            pointer += 1
+        elif grammar.allowed_GxC[phase, column]:
+            for forced in grammar.forced_GxCxP[phase, column].tolist():
+                if forced >= 0 and (not left or left.pop(0) != forced):
+                    return False
+            pointer += int(grammar.done_GxC[phase, column])
+            phase = int(grammar.next_GxC[phase, column])
+        elif grammar.terminal_G[phase] and id_ == template[pointer + 1]:
+            pointer += 2
+            phase = int(grammar.end_phase_G[phase])
+        else:
+            return False
+    return pointer == len(template)
 
 
 def all_targets(format_: Format, words) -> set[tuple[int, ...]]:
@@ -137,6 +165,32 @@ def test_an_inside_tag_needs_a_span_before_it():
     assert grammar.next_GxC[1, column_of_i] == 1
     assert grammar.next_GxC[1, column_of_o] == 0
     assert not grammar.terminal_G.any()
+
+
+def test_the_phases_of_a_and_aba():
+    """Those that the docstring of `Grammar` shows."""
+    format_ = toy("sentinel_tag", ("a", "aba"))
+    grammar = grammar_of(format_)
+    column = {tag: grammar.column_of_V[format_.tags[tag][0]] for tag in ("O", "I", "a")}
+    a, b = format_.tags["aba"][:2]
+    column["b"] = grammar.column_of_V[b]
+    wanted = {
+        (0, "O"): (0, True, []),
+        (0, "a"): (2, False, []),
+        (1, "O"): (0, True, []),
+        (1, "a"): (2, False, []),
+        (1, "I"): (1, True, []),
+        (2, "b"): (1, True, [a]),
+        (3, "a"): (1, True, []),
+    }
+    assert grammar.allowed_GxC.sum() == len(wanted)
+    for (phase, tag), (after, done, forced) in wanted.items():
+        at = phase, column[tag]
+        assert grammar.allowed_GxC[at]
+        assert (grammar.next_GxC[at], grammar.done_GxC[at]) == (after, done)
+        assert [id_ for id_ in grammar.forced_GxCxP[at] if id_ >= 0] == forced
+    assert grammar.terminal_G.tolist() == [False, False, True, False]
+    assert grammar.end_phase_G[2] == 1
 
 
 def test_phases_are_as_few_as_can_be():

@@ -67,9 +67,6 @@ small = dict(d_model=64, d_kv=8, num_heads=8, d_ff=128, num_layers=1, num_decode
 task = dataclasses.replace(task, model_config=dataclasses.replace(task.model_config, **small))
 examples = encode(corpus.train, task.format)
 few = encode(corpus.dev[:5], task.format, gold=False)
-columns = task.grammar.columns_C
-column_of_V = np.full(task.model_config.vocab_size, -1, np.int32)
-column_of_V[columns] = np.arange(len(columns))
 start = init_params(task.model_config, 0)
 pools = {}
 meshes, parts = json.loads(sys.argv[2])
@@ -88,7 +85,8 @@ def answers(mesh):
     partitioning = make_partitioning(config, task.model_config, jax.devices()[:count])
     assert partitioning.layout.ordered == (mesh[3] == "ordered")
     everywhere = partitioning.layout.everywhere
-    outputs = arrays.put(OutputColumns(columns, column_of_V), everywhere)
+    grammar = task.grammar
+    outputs = arrays.put(OutputColumns(grammar.columns_C, grammar.column_of_V), everywhere)
     key = arrays.put(jax.random.key_data(jax.random.key(0, impl="rbg")), everywhere)
     key = jax.random.wrap_key_data(key, impl="rbg")
     params = arrays.put(jax.tree.map(np.asarray, start), partitioning.params)
