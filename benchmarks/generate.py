@@ -9,9 +9,15 @@ fused_sentinel, `aligned` in aligned (a position a word, two pieces in it). What
 checked before anything is timed: `full` against both baselines, the others against a plain beam
 search on the host and teacher forcing.
 
-Times are medians of alternated runs in milliseconds a batch; compilation stands apart.
-floor_ratio: time of the products that the answer needs, at the best rate that this machine shows in
-plain products, over our time.
+Times are medians of alternated runs in milliseconds a batch. Columns:
+  ours_ms, hf_..._ms    a search; hf_flax: transformers' Flax inside one jit, hf_flax_call: as its
+                        documentation calls it, hf_torch_...: torch in that type
+  hf_..._ratio          their time over ours
+  outputs_equal         whether the check passed
+  floor_ratio           time of the products that the answer needs, at the best rate that this
+                        machine shows in plain products, over our time
+  flop_utilisation      share of the chip's peak that those products reach
+  compile_s, hf_..._s   seconds of tracing and compiling
 """
 
 from __future__ import annotations
@@ -19,11 +25,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -31,7 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import baselines, floor, measure, workload
+from benchmarks import baselines, measure, work, workload
 from groot_jax.data.batches import Batch
 from groot_jax.data.format import TAG, Format
 from groot_jax.generate.beam_search import Beams, beam_search
@@ -49,6 +56,9 @@ BASELINES = ("hf_flax", "hf_flax_call", "hf_torch_float32", "hf_torch_bfloat16")
 REFERENCE_SENTENCES = 2  # Searched again on the host, slowly.
 
 
+Search: TypeAlias = Callable[[measure.Params, SearchInput], Beams]
+
+
 class Case(NamedTuple):
     """One mode of our search on one workload."""
 
@@ -56,9 +66,9 @@ class Case(NamedTuple):
     batch: Batch
     inputs: SearchInput
     columns_C: np.ndarray
-    search: Callable[[T5Config], Callable[[Any, SearchInput], Beams]]
-    steps: int
-    source: int
+    search: Callable[[T5Config], Search]
+    steps: int  # decoder steps, EOS included
+    source: int  # source positions
 
 
 def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
@@ -74,8 +84,8 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     else:
         inputs = search_input(batch)
 
-    def search(config: T5Config) -> Callable[[Any, SearchInput], Beams]:
-        def run(params: Any, inputs: SearchInput) -> Beams:
+    def search(config: T5Config) -> Search:
+        def run(params: measure.Params, inputs: SearchInput) -> Beams:
             return beam_search(
                 T5(config),
                 params,
@@ -103,14 +113,18 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
 
 
 class Reference:
-    """Log-probabilities by full forward passes over whole prefixes, and a beam search in Python."""
+    """Log-probabilities by full forward passes over whole prefixes, and a beam search in Python.
 
-    def __init__(self, config: T5Config, params: Any, case: Case, k: int) -> None:
+    It shares the model with our search and nothing else: no cache, no forced tokens fed along, no
+    backtrack of parents.
+    """
+
+    def __init__(self, config: T5Config, params: measure.Params, case: Case, k: int) -> None:
         self._params, self._case, self._k = params, case, k
         self._start = config.decoder_start_token_id
         columns_C = jnp.asarray(case.columns_C)
 
-        def forward(params: Any, *arrays: Any) -> jax.Array:
+        def forward(params: measure.Params, *arrays: jax.Array) -> jax.Array:
             logits_KxTxV = T5(config).apply({"params": params}, *arrays)
             return jax.nn.log_softmax(logits_KxTxV[..., columns_C])
 
@@ -119,12 +133,15 @@ class Reference:
 
     def log_probs(self, row: int, outputs: list[tuple[int, ...]]) -> np.ndarray:
         """log p [len(outputs), T, C] over the columns at each step of outputs of sentence `row`."""
+        # Padded to K rows of T tokens, so that one program serves every step. The decoder is
+        # causal: what stands after a prefix does not change what it predicts.
         k, T = self._k, self._case.steps
         inputs_KxT = np.zeros((k, T), np.int32)
         for i, ids in enumerate(outputs):
             prefix = [self._start, *ids][:T]
             inputs_KxT[i, : len(prefix)] = prefix
         batch = self._case.batch
+        # One sentence for all beams: [1, ...] -> [K, ...].
         sources = (
             np.repeat(array[row : row + 1], k, axis=0)
             for array in (batch.source_BxS, batch.fused_source_BxSxF, batch.fused_target_BxT)
@@ -174,7 +191,7 @@ class Reference:
         return [pieces[0] for tag, pieces in tags.items() if tag != "I" or is_open]
 
 
-def agrees(beams: Beams, config: T5Config, params: Any, case: Case, k: int) -> bool:
+def agrees(beams: Beams, config: T5Config, params: measure.Params, case: Case, k: int) -> bool:
     """Whether beams equal the plain search, and their scores those of teacher forcing."""
     reference = Reference(config, params, case, k)
     tokens, scores, valid = (np.asarray(x) for x in beams)
@@ -192,8 +209,9 @@ def agrees(beams: Beams, config: T5Config, params: Any, case: Case, k: int) -> b
 # ---- The comparison ---------------------------------------------------------------------------
 
 
-def exact() -> AbstractContextManager[Any]:
-    """float32 products in float32, also on devices whose default is less."""
+def exact() -> AbstractContextManager[object]:
+    """float32 products in float32, also on devices whose default is less: a TPU multiplies in
+    bfloat16, a recent NVIDIA GPU in TF32, which has 10 bits of mantissa instead of 23."""
     cpu = jax.default_backend() == "cpu"
     return nullcontext() if cpu else jax.default_matmul_precision("highest")
 
@@ -206,13 +224,13 @@ def is_exact(config: T5Config) -> bool:
 class Programs(NamedTuple):
     """Compiled searches by mode and `hf_flax`, ready to be called, and seconds to compile each."""
 
-    calls: dict[str, Callable[[], Any]]
+    calls: dict[str, measure.Call]
     seconds: dict[str, float]
 
 
 def compile_all(
     config: T5Config,
-    params: Any,
+    params: measure.Params,
     cases: dict[str, Case],
     source_BxS: np.ndarray,
     shape: workload.Shape,
@@ -238,9 +256,9 @@ def compile_all(
 
 def check(
     config: T5Config,
-    params: Any,
+    params: measure.Params,
     cases: dict[str, Case],
-    calls: dict[str, Callable[[], Any]],
+    calls: dict[str, measure.Call],
     k: int,
 ) -> dict[str, bool]:
     """Whether the outputs of each mode are right. All calls compute in float32."""
@@ -259,8 +277,8 @@ def check(
 
 
 def torch_calls(
-    config: T5Config, params: Any, source_BxS: np.ndarray, shape: workload.Shape
-) -> dict[str, Callable[[], Any]]:
+    config: T5Config, params: measure.Params, source_BxS: np.ndarray, shape: workload.Shape
+) -> dict[str, measure.Call]:
     """transformers' torch generate in both types, with the weights saved and loaded; none without
     torch."""
     device = baselines.torch_device()
@@ -277,7 +295,9 @@ def torch_calls(
     return calls
 
 
-def run_size(size: str, args: Any, shape: workload.Shape, rates: floor.Rates) -> list[dict]:
+def run_size(
+    size: str, args: Namespace, shape: workload.Shape, rates: work.Rates
+) -> list[measure.Row]:
     """One row for each mode of a size."""
     config, params = workload.make_model(size, args.dtype, args.quick)
     cases = {mode: make_case(mode, shape, config) for mode in args.modes}
@@ -287,6 +307,8 @@ def run_size(size: str, args: Any, shape: workload.Shape, rates: floor.Rates) ->
     programs = compile_all(config, params, cases, source_BxS, shape)
     with exact():
         plain = dataclasses.replace(config, dtype="float32")
+        # A type of 8 bits of mantissa orders close candidates otherwise, in ours and in theirs; so
+        # outputs are compared in float32, with programs that are not timed.
         checked = programs
         if not is_exact(config):
             checked = compile_all(plain, params, cases, source_BxS, shape)
@@ -304,23 +326,22 @@ def _row(
     case: Case,
     config: T5Config,
     shape: workload.Shape,
-    rates: floor.Rates,
+    rates: work.Rates,
     times: dict[str, float],
     seconds: dict[str, float],
     equal: bool,
-) -> dict[str, Any]:
-    need = floor.total(
-        floor.search_work(
-            config,
-            batch=shape.batch,
-            source=case.source,
-            k=shape.k,
-            steps=case.steps,
-            columns=len(case.columns_C),
-        )
+) -> measure.Row:
+    parts = work.search_work(
+        config,
+        batch=shape.batch,
+        source=case.source,
+        k=shape.k,
+        steps=case.steps,
+        columns=len(case.columns_C),
     )
+    need = work.total(parts.values())
     ours = times[mode]
-    row: dict[str, Any] = {"size": size, "mode": mode, "ours_ms": measure.rounded(ours)}
+    row: measure.Row = {"size": size, "mode": mode, "ours_ms": measure.rounded(ours)}
     for name in BASELINES:
         row[f"{name}_ms"] = measure.rounded(times.get(name))
     for name in BASELINES:
@@ -367,7 +388,7 @@ def main() -> None:
     args = measure.parse(parser)
     args.modes = tuple(mode for mode in MODES if mode in args.modes.split(","))
     shape = workload.QUICK if args.quick else workload.Shape()
-    rates = floor.measure_rates(args.dtype, quick=args.quick, rounds=args.rounds)
+    rates = work.measure_rates(args.dtype, quick=args.quick, rounds=args.rounds)
     rows = []
     for size in args.sizes:
         rows += run_size(size, args, shape, rates)
