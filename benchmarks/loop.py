@@ -348,7 +348,7 @@ def baseline_start(args: Namespace, overrides: Sequence[str]) -> runs.Trained:
 
 
 def main() -> None:
-    parser = measure.arguments(__doc__)
+    parser = measure.arguments(__doc__, sizes="")
     retail = str(runs.CONFIGS / "retail.py")
     parser.add_argument("--config", default=retail, help="the experiment (configs/retail.py)")
     parser.add_argument("--override", action="append", default=[], help="--config.KEY=VALUE")

@@ -51,14 +51,16 @@ _REST = 0.02
 
 
 def arguments(doc: str | None, *, sizes: str = "mini,small") -> argparse.ArgumentParser:
-    """A parser with the flags that every benchmark takes."""
+    """A parser with the flags that every benchmark takes. `sizes`: the models timed by default;
+    empty: the benchmark knows its model and its rounds itself, and has no flags for them."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line")
     parser.add_argument("--quick", action="store_true", help="tiny shapes: shows that it runs")
-    parser.add_argument("--sizes", default=sizes, help=f"presets, comma separated ({sizes})")
-    parser.add_argument("--rounds", type=int, default=5, help="alternated runs of each call (5)")
+    if sizes:
+        parser.add_argument("--sizes", default=sizes, help=f"presets, comma separated ({sizes})")
+        parser.add_argument("--rounds", type=int, default=5, help="alternated runs of a call (5)")
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -73,9 +75,10 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     args = parser.parse_args()
     # As the jobs do. It speeds up whatever runs in this process, so the baselines gain by it too.
     keep_freed_memory()
-    if args.quick:
-        args.sizes, args.rounds = "nano", min(args.rounds, 2)
-    args.sizes = tuple(filter(None, args.sizes.split(",")))
+    if "sizes" in args:
+        if args.quick:
+            args.sizes, args.rounds = "nano", min(args.rounds, 2)
+        args.sizes = tuple(filter(None, args.sizes.split(",")))
     if args.dtype == "auto":
         args.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return args
