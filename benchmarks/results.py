@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def read(workdir: Path, name: str) -> Document:
-    """A JSON file of a work directory; raises FileNotFoundError where the run has not written it."""
+    """A JSON file of a work directory. Raises FileNotFoundError where there is none yet."""
     return dict(json.loads((workdir / name).read_text(encoding="utf-8")))
 
 
