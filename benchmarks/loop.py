@@ -169,7 +169,7 @@ class LoopResult(NamedTuple):
 
 def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
     """`steps` updates of the system `groot`, by `groot_jax.train` itself, after a first pass: no
-    looks at dev, no checkpoints, the same batches twice."""
+    evaluations on dev, no checkpoints, the same batches twice."""
     console = Console(quiet=True)
     stages: list[ObservedStage] = []
 

@@ -290,7 +290,7 @@ def test_the_weights_of_the_best_evaluation_are_kept(monkeypatch: pytest.MonkeyP
     figures = iter([0.5, 0.4, 0.5, 0.9])
     monkeypatch.setattr(spacy_ner, "span_f1", lambda *_: next(figures))
     best = spacy_ner.train_spacy(CORPUS, 0, epochs=9, patience=2)
-    # A tie is not better: the third look ends it, before the fourth could be the best.
+    # A tie is not better: the third evaluation ends it, before the fourth could be the best.
     assert best.facts == {"best_epoch": 1, "epochs": 3, "dev_span_f1": 0.5}
     labelings = [sentence.labeling for sentence in CORPUS.test]
     found = best.confidences(CORPUS.test, labelings)
