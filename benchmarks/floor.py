@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax
 
 from benchmarks import generate, measure, update, workload
-from benchmarks.work import Rates, Work, measure_rates, search_work, total
+from benchmarks.work import Rates, Work, measure_rates, shares, total
 from groot_jax.model.t5 import T5
 
 
@@ -33,14 +33,7 @@ def part_rows(size: str, dtype: str, rates: Rates, quick: bool, rounds: int) -> 
     config, params = workload.make_model(size, dtype, quick)
     case = generate.make_case("legal", shape, config)
     model, variables = T5(config), {"params": params}
-    works = search_work(
-        config,
-        batch=shape.batch,
-        source=case.source,
-        k=shape.k,
-        steps=case.steps,
-        columns=len(case.columns_C),
-    )
+    works = generate.needed(case, config, shape)
     pools = update.random_pool_set(shape)
     columns = workload.output_columns(pools.columns_C, config.vocab_size)
     key, batch = jax.random.key(0), jax.device_put(pools.batch)
@@ -66,17 +59,13 @@ def part_rows(size: str, dtype: str, rates: Rates, quick: bool, rounds: int) -> 
     works["decoder and projection"] = total((works.pop("decoder"), works.pop("projection")))
     rest = times["search"] - times["encoder"] - times["cross_kv"]
     times["decoder and projection"] = max(rest, 1e-3)
-    peak = measure.peak_flops(dtype)
-    return [_part(size, part, works[part], times[part], rates, peak) for part in PARTS]
+    return [_part(size, part, works[part], times[part], rates, dtype) for part in PARTS]
 
 
 PARTS = ("encoder", "cross_kv", "decoder and projection", "search", "update")
 
 
-def _part(
-    size: str, part: str, work: Work, ms: float, rates: Rates, peak: float | None
-) -> measure.Row:
-    achieved = work.flops / (1e-3 * ms)
+def _part(size: str, part: str, work: Work, ms: float, rates: Rates, dtype: str) -> measure.Row:
     by_memory = work.bytes / rates.bandwidth > work.flops / rates.flops
     return {
         "size": size,
@@ -86,9 +75,8 @@ def _part(
         "floor_ms": measure.rounded(1e3 * work.seconds(rates)),
         "bound": "memory" if by_memory else "products",
         "ours_ms": measure.rounded(ms),
-        "achieved_gflops": measure.rounded(1e-9 * achieved),
-        "floor_ratio": measure.rounded(achieved / rates.flops, 3),
-        "flop_utilisation": measure.rounded(achieved / peak, 3) if peak else None,
+        "achieved_gflops": measure.rounded(1e-9 * work.flops / (1e-3 * ms)),
+        **shares(work, ms, rates, dtype),
     }
 
 

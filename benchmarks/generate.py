@@ -109,6 +109,18 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     )
 
 
+def needed(case: Case, config: T5Config, shape: workload.Shape) -> dict[str, work.Work]:
+    """What the search of a case cannot do without."""
+    return work.search_work(
+        config,
+        batch=shape.batch,
+        source=case.source,
+        k=shape.k,
+        steps=case.steps,
+        columns=len(case.columns_C),
+    )
+
+
 # ---- The slow, plain search -------------------------------------------------------------------
 
 
@@ -331,15 +343,7 @@ def _row(
     seconds: dict[str, float],
     equal: bool,
 ) -> measure.Row:
-    parts = work.search_work(
-        config,
-        batch=shape.batch,
-        source=case.source,
-        k=shape.k,
-        steps=case.steps,
-        columns=len(case.columns_C),
-    )
-    need = work.total(parts.values())
+    need = work.total(needed(case, config, shape).values())
     ours = times[mode]
     row: measure.Row = {"size": size, "mode": mode, "ours_ms": measure.rounded(ours)}
     for name in BASELINES:
@@ -347,12 +351,9 @@ def _row(
     for name in BASELINES:
         ratio = times[name] / ours if name in times else None
         row[f"{name}_ratio"] = measure.rounded(ratio, 3)
-    peak = measure.peak_flops(config.dtype)
-    achieved = need.flops / (1e-3 * ours)
     return row | {
         "outputs_equal": equal,
-        "floor_ratio": measure.rounded(achieved / rates.flops, 3),
-        "flop_utilisation": measure.rounded(achieved / peak, 3) if peak else None,
+        **work.shares(need, ours, rates, config.dtype),
         "gflop": measure.rounded(1e-9 * need.flops),
         "compile_s": measure.rounded(seconds[mode], 3),
         "hf_flax_compile_s": measure.rounded(seconds["hf_flax"], 3),

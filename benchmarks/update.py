@@ -302,8 +302,6 @@ def run_case(
     }
     times = measure.alternate(calls, args.rounds)
     need = work.total(needed(config, pools.batch, len(columns_C)).values())
-    achieved = need.flops / (1e-3 * times["ours"])
-    peak = measure.peak_flops(config.dtype)
     nodes, tokens = int(node_counts(pools.batch).sum()), int(pools.batch.length_BxM.sum())
     return {
         "size": size,
@@ -318,8 +316,7 @@ def run_case(
         "relu_gradient_error": measure.rounded(as_is.whole, 2),
         "relu_parameter_error": measure.rounded(as_is.worst, 2),
         "nodes_per_token": measure.rounded(nodes / tokens, 3),
-        "floor_ratio": measure.rounded(achieved / rates.flops, 3),
-        "flop_utilisation": measure.rounded(achieved / peak, 3) if peak else None,
+        **work.shares(need, times["ours"], rates, config.dtype),
         "gflop": measure.rounded(1e-9 * need.flops),
         "ours_step_ms": measure.rounded(times["ours_step"]),
         "ours_peak_mib": _peak_mib(ours),

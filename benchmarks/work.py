@@ -62,6 +62,20 @@ def total(works: Iterable[Work]) -> Work:
     return Work(flops, moved)
 
 
+def shares(need: Work, ms: float, rates: Rates, dtype: str) -> measure.Row:
+    """What a part reaches that takes `ms`: the columns floor_ratio, of the machine's best product
+    rate, and flop_utilisation, of the peak that the maker names; None where that is not known.
+
+    30 GFLOP in 100 ms are 300 GFLOP/s; where plain products reach 480, floor_ratio is 0.625.
+    """
+    achieved = need.flops / (1e-3 * ms)
+    peak = measure.peak_flops(dtype)
+    return {
+        "floor_ratio": measure.rounded(achieved / rates.flops, 3),
+        "flop_utilisation": measure.rounded(achieved / peak, 3) if peak else None,
+    }
+
+
 # ---- Rates of the machine ---------------------------------------------------------------------
 
 

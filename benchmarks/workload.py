@@ -104,8 +104,8 @@ def make_sentences(shape: Shape, seed: int = 0) -> list[Sentence]:
 
 
 def random_labeling(num_words: int, rng: random.Random) -> Labeling:
-    """Half of the words outside, the others in spans of random types."""
-    # O is two of four choices, and an I that follows no span is read as O.
+    """Words outside and in spans of random types, from random tags; an `I` that follows no span is
+    read as `O`."""
     tags = [rng.choice(["O", "O", "I", rng.choice(TYPES)]) for _ in range(num_words)]
     return labeling_of_word_tags(tags)[0]
 
