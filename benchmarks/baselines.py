@@ -123,6 +123,7 @@ def tile(batch: PoolBatch) -> TiledBatch:
     length_BxM = np.asarray(batch.length_BxM)
     depth_BxE = np.asarray(batch.depth_RxN).reshape(-1)[np.asarray(batch.edge_node_BxE)]
     label_BxE = np.asarray(batch.edge_label_BxE)
+    # Our pools are padded to the config's size; theirs get no wider than the fullest of the batch.
     B = len(length_BxM)
     M = int(np.flatnonzero((length_BxM > 0).any(0)).max(initial=0)) + 1
     target_BxMxT = np.zeros((B, M, int(length_BxM.max())), np.int32)
@@ -158,6 +159,7 @@ def plain_batch(
         if example is None:
             continue
         sentence = example.sentence
+        # A malformed output is no labeling: what is scored is the very tokens that the beam wrote.
         for m, entry in enumerate(pools.get(example.index, ())):
             if entry.well_formed:
                 ids = format_.target(entry.labeling, sentence.words)
@@ -209,10 +211,12 @@ def tiled_loss(
     else:
         norm_RxT = jax.nn.logsumexp(logits_RxTxV[..., columns_C], axis=-1)
     picked_RxT = jnp.take_along_axis(logits_RxTxV, target_RxT[..., None], axis=-1)[..., 0]
+    # s(y): the sum of log p over the real tokens of y, EOS included.
     real_RxT = target_RxT != model.config.pad_token_id
     scores_BxM = jnp.where(real_RxT, picked_RxT - norm_RxT, 0.0).sum(1)
     scores_BxM = scores_BxM.reshape(batch.rewards_BxM.shape)  # [B * M] -> [B, M]
     pool = losses.Pool(scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.length_BxM)
+    # Means run over sentences that have anything to score, not over the rows that fill up a batch.
     real_B = (batch.gold_BxM | batch.in_contrast_BxM).any(1)
     sentences = jnp.maximum(real_B.sum().astype(jnp.float32), 1.0)
     gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
@@ -262,6 +266,7 @@ def torch_generate(
                 length_penalty=0.0,
                 do_sample=False,
             )
+        # [B * K, 1 + T] -> [B, K, T]; copying to the host waits for the device.
         tokens: np.ndarray = output.reshape(len(source), k, -1)[:, :, 1:].cpu().numpy()
         return tokens
 

@@ -39,6 +39,7 @@ from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step
 
 FORMATS = "aligned,fused_sentinel,sentinel_tag"
 STEPS = ("nll", "search", "update")
+# 8 words of 1.5 pieces, and 12 types: the built-in corpus has 13.
 _SENTENCES = workloads.Sentences(words=8, pieces=1.5, types=12)
 
 
@@ -51,12 +52,13 @@ def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
     columns = arrays.put(
         workload.output_columns(grammar.columns_C, model_config.vocab_size), placement.everywhere
     )
-    key = jax.random.key(0, impl="rbg")
+    key = jax.random.key(0, impl="rbg")  # The generator that training uses.
     params = init_params(model_config, 0, placement.params)
 
     def update(
         stage: ConfigDict, make: Callable[..., Step], batch: NllBatch | PoolBatch
     ) -> measure.Call:
+        # Clipped as by default; the length of the schedule does not change what a step costs.
         optimizer = make_optimizer(config.optimizer, stage, 10.0, 1000)
         shardings = placement.state(model_config, optimizer)
         step = make(stage, model_config, optimizer, shardings, placement.layout)
@@ -94,6 +96,8 @@ def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
 def run_size(size: str, formats: list[str], rounds: int, quick: bool) -> list[measure.Row]:
     """One row a format; all formats' calls take turns. `quick`: with one layer a stack."""
     shape = [(f"model.{stack}_layers", "1") for stack in ("encoder", "decoder") if quick]
+    # `aligned nll`, `aligned search`, ...: all in one round, so that formats are compared minute by
+    # minute and not hour by hour.
     calls: dict[str, measure.Call] = {}
     for name in formats:
         settings = [("text.format", name), ("model.preset", size), *shape]

@@ -77,6 +77,7 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     format_ = workload.make_text_format(name)
     batch = workload.encode_batch(workload.make_sentences(shape), format_)
     full = mode == "full"
+    # T5's 32,128 columns, or the 200 that the format can emit.
     grammar = make_grammar(format_, "full" if full else "legal", config.vocab_size)
     plan = SearchPlan(grammar, config.vocab_size)
     if full:
@@ -93,6 +94,7 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
                 inputs,
                 k=shape.k,
                 use_grammar=not full,
+                # Without a grammar no output ends before its last step, as EOS is too unlikely.
                 keep_unfinished=full,
             )
 
@@ -162,13 +164,15 @@ class Reference:
         aligned_KxT = batch.aligned_BxT
         if aligned_KxT is not None:
             aligned_KxT = np.repeat(aligned_KxT[row : row + 1], k, axis=0)
+        # [K, T, C]; rows beyond the outputs, and steps beyond their ends, are cut off or not read.
         logp = self._forward(
             self._params, source_KxS, inputs_KxT, fused_source_KxSxF, fused_target_KxT, aligned_KxT
         )
         return np.asarray(logp)[: len(outputs)]
 
     def scores(self, row: int, outputs: list[tuple[int, ...]]) -> np.ndarray:
-        """s of complete outputs, by teacher forcing, [len(outputs)]."""
+        """s of complete outputs, by teacher forcing (the model reads the output itself): the sum of
+        its tokens' log-probabilities, EOS included, [len(outputs)]."""
         logp = self.log_probs(row, outputs)
         return np.array(
             [
@@ -178,13 +182,18 @@ class Reference:
         )
 
     def search(self, row: int) -> list[tuple[int, ...]]:
-        """The k best outputs of a sentence, best first; tags are of one piece."""
+        """The k best outputs of a sentence, best first; tags are of one piece.
+
+        All outputs follow the sentence's template, such as `<0> TAG <1> TAG EOS`, so that all have
+        its length and none has to be compared with a shorter one.
+        """
         example = self._case.batch.examples[row]
         assert example is not None
         template = example.template
         beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         for t in range(len(template)):
             logp = self.log_probs(row, [ids for _, ids in beams])
+            # Every beam by every token that may follow it; the k best of all go on.
             longer = [
                 (score + float(logp[i, t, self._column_of[id_]]), (*ids, id_))
                 for i, (score, ids) in enumerate(beams)
@@ -198,6 +207,7 @@ class Reference:
         if template[len(ids)] != TAG:
             return [template[len(ids)]]
         tags = self._case.format.tags
+        # What was put into the template's TAG slots so far; a span is open after anything but O.
         before = [id_ for id_, item in zip(ids, template, strict=False) if item == TAG]
         is_open = bool(before) and before[-1] != tags["O"][0]
         return [pieces[0] for tag, pieces in tags.items() if tag != "I" or is_open]
@@ -210,6 +220,7 @@ def agrees(beams: Beams, config: T5Config, params: measure.Params, case: Case, k
     if not valid.all():
         return False
     for row in range(len(tokens)):
+        # [K, T] padded with 0 -> tuples of K lengths.
         outputs = [tuple(id_ for id_ in ids.tolist() if id_) for ids in tokens[row]]
         if not np.allclose(scores[row], reference.scores(row, outputs), rtol=TOLERANCE, atol=0):
             return False
@@ -277,6 +288,7 @@ def check(
     equal = {}
     for mode, case in cases.items():
         beams = calls[mode]()
+        # Theirs know no grammar: what they can be compared with is the free search alone.
         if mode != "full":
             equal[mode] = agrees(beams, config, params, case, k)
             continue
@@ -297,6 +309,7 @@ def torch_calls(
     if device is None:
         return {}
     calls = {}
+    # By way of a checkpoint, which is how a user of torch would get these weights.
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(folder, config, params)
         for dtype in ("float32", "bfloat16"):
@@ -313,7 +326,8 @@ def run_size(
     """One row for each mode of a size."""
     config, params = workload.make_model(size, args.dtype, args.quick)
     cases = {mode: make_case(mode, shape, config) for mode in args.modes}
-    # Theirs read Sentinel + Tag, whatever the modes.
+    # Theirs read Sentinel + Tag, whatever the modes. Their 32 tokens a sentence are as many as a
+    # sentinel and a tag for each of 16 words.
     source_BxS = make_case("legal", shape, config).batch.source_BxS
     torch = torch_calls(config, params, source_BxS, shape)
     programs = compile_all(config, params, cases, source_BxS, shape)

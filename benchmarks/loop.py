@@ -123,6 +123,7 @@ class ObservedStage(GrootStage):
             return super().encode(ranked, pools)
 
     def update(self, state: TrainState, pools: PoolBatch) -> tuple[TrainState, Metrics]:
+        # The call returns while the device still computes; the metrics are there when it has ended.
         start = time.perf_counter()
         with self.recorder.span("host", "dispatch update"):
             state, metrics = super().update(state, pools)
@@ -184,6 +185,8 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
         return observed
 
     corpus = load_corpus(config.data, config.text.max_words)
+    # What follows is what the job does before stage 1, in its order: a work directory that it holds
+    # the lock of, a reward that is tried, a task, a run.
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
@@ -210,6 +213,7 @@ def _pass(groot: ObservedStage, steps: int) -> LoopResult:
     stage = groot.stage()
     state = jax.block_until_ready(stage.fresh())
     begun = time.perf_counter()
+    # Metrics are (sum, denominator); the denominator of gold's score is the number of sentences.
     sentences, previous = 0.0, None
     stream = stage.updates(state, 0)
     del state  # The first update takes its memory; nothing else may hold on to it.
@@ -232,6 +236,7 @@ def baseline_loop(run: runs.Trained, steps: int) -> measure.Row:
     config, task = run.config, run.task
     stage = configs.variant(config, "groot")
     examples = encode(run.corpus.train, task.format)
+    # The seed of our stage 1: both loops see the same batches in the same order.
     batches = TrainingBatches(examples, stage.batch_size, task.ladder, config.seed + 1)
     model = baselines.flax_t5(dataclasses.replace(task.model_config, dropout_rate=stage.dropout))
     # Jitted by length: one program for each bucket.
@@ -310,7 +315,7 @@ def _pool_maker(
             candidates = []
             for k, ids in enumerate(tokens_BxKxT[b]):
                 score = float(scores_BxK[b, k])
-                if score > -1e6:  # Else the slot never finished.
+                if score > -1e6:  # Below that the slot never finished: Flax starts it at -1e7.
                     labeling, well_formed = task.format.read(ids, words)
                     candidates.append(Candidate(labeling, score, well_formed, k))
             pools[example.index] = build_pool(
@@ -357,6 +362,7 @@ def main() -> None:
     parser.add_argument("--cache", default=str(runs.DEFAULT_CACHE), help="where it is kept")
     parser.add_argument("--timeline", default="", metavar="FILE.svg", help="draw what ran when")
     args = measure.parse(parser)
+    # The user's come last, so that they win.
     overrides = [f"--config.model.dtype={args.dtype}", *args.override]
     if args.quick:
         overrides += _TINY
@@ -372,6 +378,7 @@ def main() -> None:
     if args.timeline:
         draw_timeline(ours.spans, Path(args.timeline))
     slow = groot_loop(settings_of(args, sleeping), args.steps)
+    # Our loop in the baseline's format, to tell what the format gives from what the loop gives.
     same = None
     if not args.quick:
         plain = settings_of(args, (*overrides, "--config.text.format=sentinel_tag"))

@@ -90,6 +90,7 @@ def compiled(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[
     `options` go to `jax.jit`.
     """
     begun = time.perf_counter()
+    # Ahead of time, so that the first call is a call like all others.
     program = jax.jit(function, **options).lower(*args).compile()
     return program, time.perf_counter() - begun
 
@@ -134,6 +135,7 @@ def show(rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
     """Prints rows as a Markdown table; `columns` picks and orders them."""
     columns = list(columns or rows[0])
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    # Columns padded to their widest cell: readable as text, and a table where Markdown is shown.
     widths = [max(map(len, texts)) for texts in zip(columns, *cells, strict=True)]
     for line in (columns, ["-" * width for width in widths], *cells):
         padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))

@@ -82,6 +82,7 @@ def choose_threshold(
 
     With the default grid 0 is among them, so that keeping everything is a choice.
     """
+    # A grid of 21 thresholds gives 21 means; argmax takes the first of equal ones, the lowest.
     means = [
         statistics.fmean(
             reward(said.above(threshold), sentence.labeling, sentence.words)
@@ -127,6 +128,7 @@ def measure(
 
     Gold of `sentences` is used for the metrics alone.
     """
+    # CPU seconds of the split that is measured; what is done to dev below belongs to choosing.
     begun = time.process_time()
     labelings = peer.tag(sentences)
     tagging = time.process_time() - begun
@@ -164,6 +166,7 @@ def compare(name: str, peers: Sequence[str], seeds: Sequence[int], split: str) -
                 f"{name}: its data have no {what} split, which the peers are chosen or measured "
                 f"on; set config.data.{what} or config.data.{what}_fraction in that file"
             )
+    # Four rewards with the config's own type weights and cost of a wrong span.
     spec = RewardSpec.from_config(config.reward)
     rewards = {reward: make_reward(replace(spec, name=reward)) for reward in REWARDS}
     results = []
@@ -209,6 +212,7 @@ def figures(result: Result) -> list[float]:
 
 def table(results: Sequence[Result]) -> str:
     """The Markdown table of one config; several seeds are one row, mean ± standard deviation."""
+    # `spacy` -> its results of all seeds, `spacy+threshold (f0.5)` -> those with that threshold.
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.system, []).append(result)

@@ -61,6 +61,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
 
 def best_on_dev(workdir: Path) -> tuple[float, float]:
     """Reward at rank 1 and mean over the list at the evaluation with the highest of the former."""
+    # A line of metrics.jsonl is an evaluation on dev or the means of some updates on train.
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     evaluations = [line for line in lines if line["split"] == "dev"]
     best = max(evaluations, key=lambda line: line["reward@1"])
@@ -71,9 +72,11 @@ def trained(
     config: str, change: str, seed: int, folder: Path, common: Sequence[str] = ()
 ) -> tuple[float, float]:
     """Runs the job where its result is not there yet."""
+    # `retail-learning_rate_2e_3-0`: a folder for each config, change and seed.
     name = "".join(c if c.isalnum() else "_" for c in change)
     workdir = folder / f"{config}-{name}-{seed}"
     status = workdir / "status.json"
+    # A job that was interrupted goes on from its checkpoint.
     if not status.exists() or json.loads(status.read_text())["state"] != "finished":
         # No systems: stage 0 is all that is trained.
         settings = [f"--config.{item}" for item in (*CHANGES[change], f"seed={seed}")]
@@ -103,6 +106,7 @@ def main() -> None:
         for config in args.configs:
             runs = [trained(config, change, seed, args.workdir, common) for seed in args.seeds]
             first, mean = np.mean(runs, 0)
+            # The population's deviation (n): with two seeds, half of what lies between them.
             spread = f" ± {np.std([run[0] for run in runs]):.3f}" if len(runs) > 1 else ""
             cells.append(f"{first:.3f}{spread}, {mean:.3f}")
         print(f"| {change} | {' | '.join(cells)} |", flush=True)

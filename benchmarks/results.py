@@ -91,6 +91,8 @@ def table(workdir: Path) -> str:
 
 def seed_groups(workdirs: Sequence[Path]) -> list[list[Path]]:
     """Work directories of several seeds whose configs are the same otherwise."""
+    # The config without its seed, as text -> seed -> work directory. Of two that are equal in all
+    # of it the last counts, and one seed alone makes no group.
     groups: dict[str, dict[int, Path]] = {}
     for workdir in workdirs:
         config = read(workdir, "config.json")
@@ -114,6 +116,7 @@ def seeds_table(workdirs: Sequence[Path]) -> str:
         *header(),
     ]
     for name in SYSTEMS:
+        # A system that not every seed has is not in `merged`.
         metrics = merged["systems"].get(name, {}).get("test")
         if metrics is None:
             continue
@@ -129,6 +132,7 @@ def spread(value: dict[str, float], sign: str = "") -> str:
     return f"{value['mean']:{sign}.3f} ± {value['std']:.3f}"
 
 
+# Metrics whose difference from NLL continued is shown.
 KEYS = ("reward@1", "mean_reward@10", "max_reward@10")
 
 

@@ -60,7 +60,7 @@ def short_run(config: str, cache: Path, updates: int, overrides: Sequence[str] =
         *overrides,
         f"--config.nll.epochs={epochs:.4f}",
         f"--config.nll.eval_every={epochs:.4f}",
-        # Stage 0 alone, with one evaluation at its end that is as short as the job allows.
+        # Stage 0 alone, with one short evaluation at its end.
         "--config.systems=",
         "--config.evaluate.dev_limit=64",
         "--config.evaluate.decide=map",

@@ -83,10 +83,12 @@ def draw_timeline(spans: Sequence[Span], path: Path, updates: int = 8) -> None:
 
     Raises OSError where `path` cannot be written.
     """
+    # From the end of one update to the end of another, in the middle of the pass, where neither the
+    # start nor the end of the loop shows.
     ends = [span.end for span in spans if span.name == "update"]
     middle = max(0, len(ends) // 2 - updates // 2)
     low, high = ends[middle], ends[min(middle + updates, len(ends) - 1)]
-    pixels = _WIDTH / (high - low)
+    pixels = _WIDTH / (high - low)  # a second
     colors = dict(zip(sorted({span.name for span in spans}), _COLORS, strict=False))
     bottom = 10 + _LANE * len(LANES)
     parts = []
@@ -95,6 +97,7 @@ def draw_timeline(spans: Sequence[Span], path: Path, updates: int = 8) -> None:
         parts.append(_text(_LEFT - 8, top + 22, lane, "end"))
         for span in spans:
             if span.lane == lane and span.end > low and span.start < high:
+                # What crosses the edge of the plot is cut off there.
                 left = _LEFT + pixels * (max(span.start, low) - low)
                 width = pixels * (min(span.end, high) - max(span.start, low))
                 parts.append(

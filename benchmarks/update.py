@@ -126,6 +126,8 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
         for step in range(plain.per_epoch)
     ]
     usual = Counter(b.source_BxS.shape[1] for b in batches).most_common(1)[0][0]
+    # One batch stands for all of them: the middle one by size among those of one shape. A mean
+    # over batches would time many programs, each of which takes seconds to compile on both sides.
     alike = [b for b in batches if b.source_BxS.shape[1] == usual]
     alike.sort(key=lambda b: int(node_counts(b).sum()))
     assert format_.columns_C is not None
@@ -147,6 +149,7 @@ def node_counts(batch: PoolBatch) -> np.ndarray:
 
 def _sharing(batches: Sequence[PoolBatch]) -> tuple[float, float]:
     """Nodes a token, and candidates a sentence."""
+    # An empty slot of a pool has length 0; a row that fills up a batch has none but those.
     nodes = sum(int(node_counts(batch).sum()) for batch in batches)
     tokens = sum(int(batch.length_BxM.sum()) for batch in batches)
     candidates = sum(int((batch.length_BxM > 0).sum()) for batch in batches)
@@ -261,11 +264,13 @@ def run_case(
 ) -> measure.Row:
     """One row: a size, a mode and a set of pools."""
     config, params = workload.make_model(size, args.dtype, args.quick)
+    # `legal` on both sides: theirs projects to all 32,128 columns, as its interface has it, and its
+    # softmax runs over the same 200 as ours.
     columns_C = pools.columns_C if mode == "legal" else np.arange(config.vocab_size)
     columns = workload.output_columns(columns_C.astype(np.int32), config.vocab_size)
     tiled = jax.device_put(baselines.tile(pools.batch))
     batch = jax.device_put(pools.batch)
-    key = jax.random.key(0)
+    key = jax.random.key(0)  # No dropout: nothing is drawn with it.
     kept = columns.columns_C if mode == "legal" else None
 
     ours_args = (params, batch, key, columns)
@@ -282,6 +287,7 @@ def run_case(
     smooth = dataclasses.replace(config, feed_forward_proj="gelu_new")
     without_kink = compare(smooth, ours_args, theirs_args)
 
+    # The whole step, optimizer included, for ours alone: AdamW costs both sides the same.
     optimizer = optax.adamw(1e-4)
     copied = jax.tree.map(jnp.copy, params)
     state = TrainState(jnp.int32(0), copied, jax.jit(optimizer.init)(copied))
@@ -340,6 +346,7 @@ def needed(config: T5Config, batch: PoolBatch, columns: int) -> dict[str, work.W
     pairs = (np.asarray(batch.depth_RxN) + 1)[np.asarray(batch.sentence_RxN) >= 0].sum()
     return work.update_work(
         config,
+        # [B, S] of ids -> the number that are no padding, [B].
         source_lengths=(np.asarray(batch.source_BxS) != config.pad_token_id).sum(1),
         nodes=counts,
         ancestor_pairs=float(pairs),
@@ -358,7 +365,7 @@ def pool_sets(args: Namespace, shape: workload.Shape) -> list[PoolSet]:
     tokenizer = Path(args.tokenizer) if args.tokenizer else data / "t5_vocab" / "spiece.model"
     found = []
     pieces = tokenizer if tokenizer.is_file() else None
-    count = 32 if args.quick else 256
+    count = 32 if args.quick else 256  # Sentences; some 16 batches to choose the median of.
     for name in args.pools.split(","):
         if name == "random":
             found.append(random_pool_set(shape))
@@ -420,7 +427,7 @@ def main() -> None:
         for mode in args.modes:
             for pools in sets:
                 rows.append(run_case(size, mode, pools, args, rates))
-                jax.clear_caches()
+                jax.clear_caches()  # A program keeps its memory for as long as it is known.
     measure.show(rows, COLUMNS)
     measure.finish(
         measure.device() | {"matmul_gflops": 1e-9 * rates.flops, "results": rows}, args.json

@@ -90,7 +90,7 @@ def measure_rates(dtype: str, *, quick: bool = False, rounds: int = 5) -> Rates:
         rng = np.random.default_rng(0)
         x = jnp.asarray(rng.standard_normal((rows, d)), dtype)
         # Streamed weights are as many pairs as there are products, more than a cache holds:
-        # 16 pairs of [512, 2048] are 128 MiB in float32. Of wide shapes two pairs are that much.
+        # 16 pairs of [512, 2048] are 128 MiB in float32, and two of a wide shape are at least that.
         # Scaled by the rows' length, so that a chain of 32 products neither dies out nor overflows.
         pairs = [
             (

@@ -54,6 +54,7 @@ class Shape:
         return 2 * self.words
 
 
+# For --quick: it compiles what the real shape compiles, in less time.
 QUICK = Shape(batch=2, words=4, k=3)
 
 
@@ -88,6 +89,7 @@ def make_text_format(name: str) -> Format:
 def make_sentences(shape: Shape, seed: int = 0) -> list[Sentence]:
     """Sentences of two-piece words, the last of one piece so that source and EOS fill the bucket,
     with random labels."""
+    # 16 words of two pieces, the last of one: 31 pieces, 16 sentinels and EOS are 48 source tokens.
     rng = random.Random(seed)
     last = _Pieces.sentinels[-1]
 
@@ -120,6 +122,7 @@ def random_pools(sentences: Sequence[Sentence], size: int, seed: int = 0) -> dic
         labelings = {gold: None}  # A set that keeps its order.
         while len(labelings) < size:
             labelings[random_labeling(len(sentence.words), rng)] = None
+        # No score is known (NaN); none corrects another, and none came from a beam's slot (-1, -1).
         entries = [
             PoolEntry(
                 labeling,
@@ -168,6 +171,7 @@ def make_model(size: str, dtype: str, quick: bool = False) -> tuple[T5Config, Pa
     config = preset(size, "v1_0", VOCABULARY, dtype=dtype, dropout_rate=0.0)
     if quick:
         config = dataclasses.replace(config, num_layers=1, num_decoder_layers=1)
+    # Random weights are as good as trained ones here: but for EOS, the work is the same.
     params = init_params(config, 0)
     embedding = params["shared"]["embedding"]
     params["shared"]["embedding"] = embedding.at[config.eos_token_id].set(0.0)
