@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,12 @@ import numpy as np
 # transformers decides once per process whether torch is there, and groot_jax, which never wants it,
 # hides torch when it loads a tokenizer.
 import transformers.utils.import_utils  # noqa: F401
+from ml_collections import ConfigDict
 from transformers import FlaxT5ForConditionalGeneration
 from transformers import T5Config as HfConfig
 from transformers.models.t5 import modeling_flax_t5
 
+from benchmarks.measure import Params
 from groot_jax.contrast import losses
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import PoolBatch
@@ -31,6 +33,9 @@ from groot_jax.model.config import T5Config
 from groot_jax.model.layers import relative_position_bucket
 from groot_jax.reward.pool import Pool
 
+Array: TypeAlias = Any  # numpy on the host, jax.Array once it is on a device
+TorchT5: TypeAlias = Any  # torch is not installed everywhere, and never where types are checked.
+
 
 def _bucket(
     relative_position: jax.Array,
@@ -38,14 +43,15 @@ def _bucket(
     num_buckets: int = 32,
     max_distance: int = 128,
 ) -> jax.Array:
-    """transformers' own asks `jnp.clip` for an argument that current JAX no longer has."""
+    """Ours in place of transformers' own, which asks `jnp.clip` for an argument that current JAX
+    no longer has. The formula is the same."""
     return relative_position_bucket(relative_position, bidirectional, num_buckets, max_distance)
 
 
 # ---- Flax -------------------------------------------------------------------------------------
 
 
-def flax_t5(config: T5Config) -> Any:
+def flax_t5(config: T5Config) -> FlaxT5ForConditionalGeneration:
     """transformers' Flax T5 without parameters: it takes ours, whose tree is the same."""
     setattr(  # noqa: B010
         modeling_flax_t5.FlaxT5Attention, "_relative_position_bucket", staticmethod(_bucket)
@@ -56,16 +62,19 @@ def flax_t5(config: T5Config) -> Any:
     )
 
 
-def flax_params(model: Any, config: T5Config, params: Any) -> Any:
+def flax_params(model: FlaxT5ForConditionalGeneration, config: T5Config, params: Params) -> Params:
     """Our parameters in the type that its user would run: half precision for half precision."""
     return model.to_bf16(params) if config.dtype == "bfloat16" else params
 
 
-def flax_generate(model: Any, *, k: int, steps: int) -> Callable[[Any, Any], tuple[Any, Any]]:
+def flax_generate(
+    model: FlaxT5ForConditionalGeneration, *, k: int, steps: int
+) -> Callable[[Params, Array], tuple[jax.Array, jax.Array]]:
     """(params, source_BxS) -> (tokens_BxKxT without the start token, scores_BxK), to be jitted."""
 
-    def generate(params: Any, source_BxS: Any) -> tuple[Any, Any]:
+    def generate(params: Params, source_BxS: Array) -> tuple[jax.Array, jax.Array]:
         B = source_BxS.shape[0]
+        # Without a length penalty a beam is ranked by the sum of its log-probabilities, as ours is.
         output = model.generate(
             source_BxS,
             attention_mask=(source_BxS != model.config.pad_token_id).astype(jnp.int32),
@@ -76,6 +85,7 @@ def flax_generate(model: Any, *, k: int, steps: int) -> Callable[[Any, Any], tup
             length_penalty=0.0,
             do_sample=False,
         )
+        # [B * K, 1 + T] -> [B, K, T]
         return output.sequences.reshape(B, k, -1)[:, :, 1:], output.scores.reshape(B, k)
 
     return generate
@@ -84,25 +94,37 @@ def flax_generate(model: Any, *, k: int, steps: int) -> Callable[[Any, Any], tup
 # ---- Loss by tiling ---------------------------------------------------------------------------
 
 
+def loss_settings(stage: ConfigDict) -> LossSettings:
+    """The contrast that `config.groot`, or a variant of it, asks for."""
+    weights = tuple((name, float(weight)) for name, weight in stage.loss.items())
+    return LossSettings(weights, stage.tau, stage.rank_margin, stage.reinforce_normalise)
+
+
 class TiledBatch(NamedTuple):
     """A pool in the plain layout: each candidate a row with its sentence's source beside it."""
 
-    source_RxS: Any  # R = B * M rows
-    target_RxT: Any  # ids, EOS last, then 0
-    length_BxM: Any
-    rewards_BxM: Any
-    in_contrast_BxM: Any
-    gold_BxM: Any
+    source_RxS: Array  # R = B * M rows
+    target_RxT: Array  # ids, EOS last, then 0
+    length_BxM: Array  # tokens; 0: no candidate there
+    rewards_BxM: Array
+    in_contrast_BxM: Array  # False for gold that is there for its likelihood alone
+    gold_BxM: Array
 
 
 def tile(batch: PoolBatch) -> TiledBatch:
-    """The plain layout of token trees, as wide as the largest pool and the longest target."""
+    """The plain layout of token trees, as wide as the largest pool and the longest target.
+
+    An edge of a tree is a token after a prefix (its node). A candidate is the set of its edges; the
+    depth of an edge's node is the token's place, so that `a b` with edges (root, a) at depth 0 and
+    (a, b) at depth 1 becomes the row [a, b, 0, ...].
+    """
     assert batch.groups == 1
     forest = batch.forest
     path_BxMxE = np.asarray(forest.path_BxMxE)
     length_BxM = np.asarray(forest.length_BxM)
     depth_BxE = np.asarray(forest.depth_RxN).reshape(-1)[np.asarray(forest.edge_node_BxE)]
     label_BxE = np.asarray(forest.edge_label_BxE)
+    # Our pools are padded to the config's size; theirs get no wider than the fullest of the batch.
     B = len(length_BxM)
     M = int(np.flatnonzero((length_BxM > 0).any(0)).max(initial=0)) + 1
     target_BxMxT = np.zeros((B, M, int(length_BxM.max())), np.int32)
@@ -138,6 +160,7 @@ def plain_batch(
         if example is None:
             continue
         sentence = example.sentence
+        # A malformed output is no labeling: what is scored is the very tokens that the beam wrote.
         for m, entry in enumerate(pools.get(example.index, ())):
             if entry.well_formed:
                 ids = format_.target(entry.labeling, sentence.words)
@@ -158,8 +181,8 @@ def plain_batch(
 
 
 def tiled_loss(
-    model: Any,
-    params: Any,
+    model: FlaxT5ForConditionalGeneration,
+    params: Params,
     batch: TiledBatch,
     settings: LossSettings,
     nll_weight: float,
@@ -171,6 +194,7 @@ def tiled_loss(
     columns_C: vocabulary columns that the softmax runs over; None: all. The model projects to the
     whole vocabulary in either case, which is all that its interface offers.
     """
+    # The decoder reads the target one place later: [a, b, EOS] -> [start, a, b].
     start = model.config.decoder_start_token_id
     inputs_RxT = jnp.pad(batch.target_RxT[:, :-1], ((0, 0), (1, 0)), constant_values=start)
     logits_RxTxV = model(
@@ -188,12 +212,14 @@ def tiled_loss(
     else:
         norm_RxT = jax.nn.logsumexp(logits_RxTxV[..., columns_C], axis=-1)
     picked_RxT = jnp.take_along_axis(logits_RxTxV, target_RxT[..., None], axis=-1)[..., 0]
+    # s(y): the sum of log p over the real tokens of y, EOS included.
     real_RxT = target_RxT != model.config.pad_token_id
     scores_BxM = jnp.where(real_RxT, picked_RxT - norm_RxT, 0.0).sum(1)
-    scores_BxM = scores_BxM.reshape(batch.rewards_BxM.shape)
+    scores_BxM = scores_BxM.reshape(batch.rewards_BxM.shape)  # [B * M] -> [B, M]
     pools = losses.ScoredPools(
         scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.length_BxM
     )
+    # Means run over sentences that have anything to score, not over the rows that fill up a batch.
     real_B = (batch.gold_BxM | batch.in_contrast_BxM).any(1)
     sentences = jnp.maximum(real_B.sum().astype(jnp.float32), 1.0)
     gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
@@ -214,7 +240,7 @@ def torch_device() -> str | None:
     return "cuda" if torch.cuda.is_available() else None
 
 
-def torch_t5(folder: Path, dtype: str, device: str) -> Any:
+def torch_t5(folder: Path, dtype: str, device: str) -> TorchT5:
     """transformers' torch T5 from a folder of `save_pretrained`, for inference."""
     import torch
     from transformers import T5ForConditionalGeneration
@@ -224,7 +250,7 @@ def torch_t5(folder: Path, dtype: str, device: str) -> Any:
 
 
 def torch_generate(
-    model: Any, source_BxS: np.ndarray, *, k: int, steps: int
+    model: TorchT5, source_BxS: np.ndarray, *, k: int, steps: int
 ) -> Callable[[], np.ndarray]:
     """A call that returns tokens_BxKxT without the start token, waiting for the device."""
     import torch
@@ -243,6 +269,7 @@ def torch_generate(
                 length_penalty=0.0,
                 do_sample=False,
             )
+        # [B * K, 1 + T] -> [B, K, T]; copying to the host waits for the device.
         tokens: np.ndarray = output.reshape(len(source), k, -1)[:, :, 1:].cpu().numpy()
         return tokens
 

@@ -4,7 +4,11 @@
 
 Sentences of 8 words and 12 pieces, as the built-in corpus has them, labeled alike in each format
 and padded to what the format needs; batches, beams and pools are the config's. The programs are
-those that training runs. `ratio` columns: the time of the first format over this one's.
+those that training runs.
+
+Columns: milliseconds of stage 0's update (`nll_ms`), of a beam search (`search_ms`) and of the
+contrastive update (`update_ms`), medians of alternated runs. `..._ratio`: the time of the first
+format over this one's, so above 1 is faster than the first.
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -22,7 +25,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import measure
 from groot_jax.config import load
-from groot_jax.contrast.projection import OutputColumns
+from groot_jax.contrast.update import Metrics, NllBatch, OutputColumns, PoolBatch
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.mesh import arrays
@@ -31,46 +34,50 @@ from groot_jax.scaling import workload as workloads
 from groot_jax.scaling.programs import model_of
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import make_partitioning
-from groot_jax.training.steps import jit_groot_step, jit_nll_step
+from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step
 
 FORMATS = "aligned,fused_sentinel,sentinel_tag"
 STEPS = ("nll", "search", "update")
+# 8 words of 1.5 pieces, and 12 types: the built-in corpus has 13.
 _SENTENCES = workloads.Sentences(words=8, pieces=1.5, types=12)
 
 
-def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
+def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
     """Each step of training under a config, ready to be called again and again."""
     model_config, vocab_size = model_of(config)
     partitioning = make_partitioning(config, model_config)
-    workload = workloads.make_workload(config, vocab_size, _SENTENCES, 32)
-    grammar = make_grammar(workload.format, config.model.normalise, model_config.vocab_size)
+    sentences = workloads.make_workload(config, vocab_size, _SENTENCES, 32)
+    grammar = make_grammar(sentences.format, config.model.normalise, model_config.vocab_size)
     columns = arrays.put(
         OutputColumns(grammar.columns_C, grammar.column_of_V), partitioning.layout.everywhere
     )
-    key = jax.random.key(0, impl="rbg")
+    key = jax.random.key(0, impl="rbg")  # The generator that training uses.
     params = init_params(model_config, 0, partitioning.params)
 
-    def update(stage: ConfigDict, make: Any, batch: Any) -> Callable[[], Any]:
+    def update(
+        stage: ConfigDict, make: Callable[..., Step], batch: NllBatch | PoolBatch
+    ) -> measure.Call:
+        # Clipped as by default; the length of the schedule does not change what a step costs.
         optimizer = make_optimizer(config.optimizer, stage, 10.0, 1000)
         step = make(stage, optimizer, partitioning)
         # A step takes its state's memory, so that each call goes on from the last one's.
         state = [partitioning.new_state(jax.tree.map(jnp.copy, params), optimizer)]
         batch = arrays.put(batch, partitioning.layout.batch)
 
-        def call() -> Any:
+        def call() -> tuple[measure.Params, Metrics]:
             state[0], metrics = step(state[0], batch, key, columns)
             return state[0].params, metrics
 
         return call
 
     generator = Generator(
-        T5(model_config), workload.format, grammar, k=config.generate.k, layout=partitioning.layout
+        T5(model_config), sentences.format, grammar, k=config.generate.k, layout=partitioning.layout
     )
     inputs = arrays.put(
-        workloads.search_input(workload, config.groot.batch_size), partitioning.layout.batch
+        workloads.search_input(sentences, config.groot.batch_size), partitioning.layout.batch
     )
     pools = workloads.pool_input(
-        workload,
+        sentences,
         config.groot,
         rows=config.groot.batch_size,
         groups=1,
@@ -79,17 +86,19 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     )
     return {
         "nll": update(
-            config.nll, jit_nll_step, workloads.nll_input(workload, config.nll.batch_size)
+            config.nll, jit_nll_step, workloads.nll_input(sentences, config.nll.batch_size)
         ),
         "search": lambda: generator.search(params, inputs, None),
         "update": update(config.groot, jit_groot_step, pools),
     }
 
 
-def run_size(size: str, formats: list[str], rounds: int, quick: bool) -> list[dict[str, Any]]:
+def run_size(size: str, formats: list[str], rounds: int, quick: bool) -> list[measure.Row]:
     """One row a format; all formats' calls take turns. `quick`: with one layer a stack."""
     shape = [(f"model.{stack}_layers", "1") for stack in ("encoder", "decoder") if quick]
-    calls: dict[str, Callable[[], Any]] = {}
+    # `aligned nll`, `aligned search`, ...: all in one round, so that formats are compared minute by
+    # minute and not hour by hour.
+    calls: dict[str, measure.Call] = {}
     for name in formats:
         settings = [("text.format", name), ("model.preset", size), *shape]
         made = calls_of(load("configs/retail.py", settings))
@@ -97,7 +106,7 @@ def run_size(size: str, formats: list[str], rounds: int, quick: bool) -> list[di
     times = measure.alternate(calls, rounds)
     rows = []
     for name in formats:
-        row: dict[str, Any] = {"size": size, "format": name}
+        row: measure.Row = {"size": size, "format": name}
         for step in STEPS:
             row[f"{step}_ms"] = measure.rounded(times[f"{name} {step}"])
             first = times[f"{formats[0]} {step}"]
@@ -110,7 +119,7 @@ def main() -> None:
     parser = measure.arguments(__doc__, sizes="nano,mini")
     parser.add_argument("--formats", default=FORMATS, help=f"comma separated ({FORMATS})")
     args = measure.parse(parser)
-    rows: list[dict[str, Any]] = []
+    rows: list[measure.Row] = []
     for size in args.sizes:
         rows += run_size(size, args.formats.split(","), args.rounds, args.quick)
         jax.clear_caches()

@@ -9,9 +9,15 @@ fused_sentinel, `aligned` in aligned (a position a word, two pieces in it). What
 checked before anything is timed: `full` against both baselines, the others against a plain beam
 search on the host and teacher forcing.
 
-Times are medians of alternated runs in milliseconds a batch; compilation stands apart.
-floor_ratio: time of the products that the answer needs, at the best rate that this machine shows in
-plain products, over our time.
+Times are medians of alternated runs in milliseconds a batch. Columns:
+  ours_ms, hf_..._ms    a search; hf_flax: transformers' Flax inside one jit, hf_flax_call: as its
+                        documentation calls it, hf_torch_...: torch in that type
+  hf_..._ratio          their time over ours
+  outputs_equal         whether the check passed
+  floor_ratio           time of the products that the answer needs, at the best rate that this
+                        machine shows in plain products, over our time
+  flop_utilisation      share of the chip's peak that those products reach
+  compile_s, hf_..._s   seconds of tracing and compiling
 """
 
 from __future__ import annotations
@@ -19,11 +25,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -31,7 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import baselines, floor, measure, workload
+from benchmarks import baselines, measure, work, workload
 from groot_jax.data.batches import Batch
 from groot_jax.data.format import TAG, Format
 from groot_jax.generate.beam_search import Beams, beam_search
@@ -48,6 +55,9 @@ BASELINES = ("hf_flax", "hf_flax_call", "hf_torch_float32", "hf_torch_bfloat16")
 REFERENCE_SENTENCES = 2  # Searched again on the host, slowly.
 
 
+Search: TypeAlias = Callable[[measure.Params, SearchInput], Beams]
+
+
 class Case(NamedTuple):
     """One mode of our search on one workload."""
 
@@ -55,9 +65,9 @@ class Case(NamedTuple):
     batch: Batch
     inputs: SearchInput
     columns_C: np.ndarray
-    search: Callable[[T5Config], Callable[[Any, SearchInput], Beams]]
-    steps: int
-    source: int
+    search: Callable[[T5Config], Search]
+    steps: int  # decoder steps, EOS included
+    source: int  # source positions
 
 
 def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
@@ -66,6 +76,7 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     format_ = workload.make_text_format(name)
     batch = workload.encode_batch(workload.make_sentences(shape), format_)
     full = mode == "full"
+    # T5's 32,128 columns, or the 200 that the format can emit.
     grammar = make_grammar(format_, "full" if full else "legal", config.vocab_size)
     if full:
         inputs = workload.free_input(batch, shape.steps, config.eos_token_id)
@@ -74,8 +85,8 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     steps = inputs.fused_target_BxT.shape[1]
     plan = plan_steps(format_, grammar, steps, use_grammar=not full)
 
-    def search(config: T5Config) -> Callable[[Any, SearchInput], Beams]:
-        def run(params: Any, inputs: SearchInput) -> Beams:
+    def search(config: T5Config) -> Search:
+        def run(params: measure.Params, inputs: SearchInput) -> Beams:
             return beam_search(
                 T5(config),
                 params,
@@ -83,6 +94,7 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
                 plan,
                 inputs,
                 k=shape.k,
+                # Without a grammar no output ends before its last step, as EOS is too unlikely.
                 keep_unfinished=full,
             )
 
@@ -99,18 +111,34 @@ def make_case(mode: str, shape: workload.Shape, config: T5Config) -> Case:
     )
 
 
+def needed(case: Case, config: T5Config, shape: workload.Shape) -> dict[str, work.Work]:
+    """What the search of a case cannot do without."""
+    return work.search_work(
+        config,
+        batch=shape.batch,
+        source=case.source,
+        k=shape.k,
+        steps=case.steps,
+        columns=len(case.columns_C),
+    )
+
+
 # ---- The slow, plain search -------------------------------------------------------------------
 
 
 class Reference:
-    """Log-probabilities by full forward passes over whole prefixes, and a beam search in Python."""
+    """Log-probabilities by full forward passes over whole prefixes, and a beam search in Python.
 
-    def __init__(self, config: T5Config, params: Any, case: Case, k: int) -> None:
+    It shares the model with our search and nothing else: no cache, no forced tokens fed along, no
+    backtrack of parents.
+    """
+
+    def __init__(self, config: T5Config, params: measure.Params, case: Case, k: int) -> None:
         self._params, self._case, self._k = params, case, k
         self._start = config.decoder_start_token_id
         columns_C = jnp.asarray(case.columns_C)
 
-        def forward(params: Any, *arrays: Any) -> jax.Array:
+        def forward(params: measure.Params, *arrays: jax.Array) -> jax.Array:
             logits_KxTxV = T5(config).apply({"params": params}, *arrays)
             return jax.nn.log_softmax(logits_KxTxV[..., columns_C])
 
@@ -119,12 +147,15 @@ class Reference:
 
     def log_probs(self, row: int, outputs: list[tuple[int, ...]]) -> np.ndarray:
         """log p [len(outputs), T, C] over the columns at each step of outputs of sentence `row`."""
+        # Padded to K rows of T tokens, so that one program serves every step. The decoder is
+        # causal: what stands after a prefix does not change what it predicts.
         k, T = self._k, self._case.steps
         inputs_KxT = np.zeros((k, T), np.int32)
         for i, ids in enumerate(outputs):
             prefix = [self._start, *ids][:T]
             inputs_KxT[i, : len(prefix)] = prefix
         batch = self._case.batch
+        # One sentence for all beams: [1, ...] -> [K, ...].
         sources = (
             np.repeat(array[row : row + 1], k, axis=0)
             for array in (batch.source_BxS, batch.fused_source_BxSxF, batch.fused_target_BxT)
@@ -133,13 +164,15 @@ class Reference:
         aligned_KxT = batch.aligned_BxT
         if aligned_KxT is not None:
             aligned_KxT = np.repeat(aligned_KxT[row : row + 1], k, axis=0)
+        # [K, T, C]; rows beyond the outputs, and steps beyond their ends, are cut off or not read.
         logp = self._forward(
             self._params, source_KxS, inputs_KxT, fused_source_KxSxF, fused_target_KxT, aligned_KxT
         )
         return np.asarray(logp)[: len(outputs)]
 
     def scores(self, row: int, outputs: list[tuple[int, ...]]) -> np.ndarray:
-        """s of complete outputs, by teacher forcing, [len(outputs)]."""
+        """s of complete outputs, by teacher forcing (the model reads the output itself): the sum of
+        its tokens' log-probabilities, EOS included, [len(outputs)]."""
         logp = self.log_probs(row, outputs)
         return np.array(
             [
@@ -149,13 +182,18 @@ class Reference:
         )
 
     def search(self, row: int) -> list[tuple[int, ...]]:
-        """The k best outputs of a sentence, best first; tags are of one piece."""
+        """The k best outputs of a sentence, best first; tags are of one piece.
+
+        All outputs follow the sentence's template, such as `<0> TAG <1> TAG EOS`, so that all have
+        its length and none has to be compared with a shorter one.
+        """
         example = self._case.batch.examples[row]
         assert example is not None
         template = example.template
         beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         for t in range(len(template)):
             logp = self.log_probs(row, [ids for _, ids in beams])
+            # Every beam by every token that may follow it; the k best of all go on.
             longer = [
                 (score + float(logp[i, t, self._column_of[id_]]), (*ids, id_))
                 for i, (score, ids) in enumerate(beams)
@@ -169,18 +207,20 @@ class Reference:
         if template[len(ids)] != TAG:
             return [template[len(ids)]]
         tags = self._case.format.tags
+        # What was put into the template's TAG slots so far; a span is open after anything but O.
         before = [id_ for id_, item in zip(ids, template, strict=False) if item == TAG]
         is_open = bool(before) and before[-1] != tags["O"][0]
         return [pieces[0] for tag, pieces in tags.items() if tag != "I" or is_open]
 
 
-def agrees(beams: Beams, config: T5Config, params: Any, case: Case, k: int) -> bool:
+def agrees(beams: Beams, config: T5Config, params: measure.Params, case: Case, k: int) -> bool:
     """Whether beams equal the plain search, and their scores those of teacher forcing."""
     reference = Reference(config, params, case, k)
     tokens, scores, valid = (np.asarray(x) for x in beams)
     if not valid.all():
         return False
     for row in range(len(tokens)):
+        # [K, T] padded with 0 -> tuples of K lengths.
         outputs = [tuple(id_ for id_ in ids.tolist() if id_) for ids in tokens[row]]
         if not np.allclose(scores[row], reference.scores(row, outputs), rtol=TOLERANCE, atol=0):
             return False
@@ -192,8 +232,9 @@ def agrees(beams: Beams, config: T5Config, params: Any, case: Case, k: int) -> b
 # ---- The comparison ---------------------------------------------------------------------------
 
 
-def exact() -> AbstractContextManager[Any]:
-    """float32 products in float32, also on devices whose default is less."""
+def exact() -> AbstractContextManager[object]:
+    """float32 products in float32, also on devices whose default is less: a TPU multiplies in
+    bfloat16, a recent NVIDIA GPU in TF32, which has 10 bits of mantissa instead of 23."""
     cpu = jax.default_backend() == "cpu"
     return nullcontext() if cpu else jax.default_matmul_precision("highest")
 
@@ -206,13 +247,13 @@ def is_exact(config: T5Config) -> bool:
 class Programs(NamedTuple):
     """Compiled searches by mode and `hf_flax`, ready to be called, and seconds to compile each."""
 
-    calls: dict[str, Callable[[], Any]]
+    calls: dict[str, measure.Call]
     seconds: dict[str, float]
 
 
 def compile_all(
     config: T5Config,
-    params: Any,
+    params: measure.Params,
     cases: dict[str, Case],
     source_BxS: np.ndarray,
     shape: workload.Shape,
@@ -238,15 +279,16 @@ def compile_all(
 
 def check(
     config: T5Config,
-    params: Any,
+    params: measure.Params,
     cases: dict[str, Case],
-    calls: dict[str, Callable[[], Any]],
+    calls: dict[str, measure.Call],
     k: int,
 ) -> dict[str, bool]:
     """Whether the outputs of each mode are right. All calls compute in float32."""
     equal = {}
     for mode, case in cases.items():
         beams = calls[mode]()
+        # Theirs know no grammar: what they can be compared with is the free search alone.
         if mode != "full":
             equal[mode] = agrees(beams, config, params, case, k)
             continue
@@ -259,14 +301,15 @@ def check(
 
 
 def torch_calls(
-    config: T5Config, params: Any, source_BxS: np.ndarray, shape: workload.Shape
-) -> dict[str, Callable[[], Any]]:
+    config: T5Config, params: measure.Params, source_BxS: np.ndarray, shape: workload.Shape
+) -> dict[str, measure.Call]:
     """transformers' torch generate in both types, with the weights saved and loaded; none without
     torch."""
     device = baselines.torch_device()
     if device is None:
         return {}
     calls = {}
+    # By way of a checkpoint, which is how a user of torch would get these weights.
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(folder, config, params)
         for dtype in ("float32", "bfloat16"):
@@ -277,16 +320,21 @@ def torch_calls(
     return calls
 
 
-def run_size(size: str, args: Any, shape: workload.Shape, rates: floor.Rates) -> list[dict]:
+def run_size(
+    size: str, args: Namespace, shape: workload.Shape, rates: work.Rates
+) -> list[measure.Row]:
     """One row for each mode of a size."""
     config, params = workload.make_model(size, args.dtype, args.quick)
     cases = {mode: make_case(mode, shape, config) for mode in args.modes}
-    # Theirs read Sentinel + Tag, whatever the modes.
+    # Theirs read Sentinel + Tag, whatever the modes. Their 32 tokens a sentence are as many as a
+    # sentinel and a tag for each of 16 words.
     source_BxS = make_case("legal", shape, config).batch.source_BxS
     torch = torch_calls(config, params, source_BxS, shape)
     programs = compile_all(config, params, cases, source_BxS, shape)
     with exact():
         plain = dataclasses.replace(config, dtype="float32")
+        # A type of 8 bits of mantissa orders close candidates otherwise, in ours and in theirs; so
+        # outputs are compared in float32, with programs that are not timed.
         checked = programs
         if not is_exact(config):
             checked = compile_all(plain, params, cases, source_BxS, shape)
@@ -304,34 +352,22 @@ def _row(
     case: Case,
     config: T5Config,
     shape: workload.Shape,
-    rates: floor.Rates,
+    rates: work.Rates,
     times: dict[str, float],
     seconds: dict[str, float],
     equal: bool,
-) -> dict[str, Any]:
-    need = floor.total(
-        floor.search_work(
-            config,
-            batch=shape.batch,
-            source=case.source,
-            k=shape.k,
-            steps=case.steps,
-            columns=len(case.columns_C),
-        )
-    )
+) -> measure.Row:
+    need = work.total(needed(case, config, shape).values())
     ours = times[mode]
-    row: dict[str, Any] = {"size": size, "mode": mode, "ours_ms": measure.rounded(ours)}
+    row: measure.Row = {"size": size, "mode": mode, "ours_ms": measure.rounded(ours)}
     for name in BASELINES:
         row[f"{name}_ms"] = measure.rounded(times.get(name))
     for name in BASELINES:
         ratio = times[name] / ours if name in times else None
         row[f"{name}_ratio"] = measure.rounded(ratio, 3)
-    peak = measure.peak_flops(config.dtype)
-    achieved = need.flops / (1e-3 * ours)
     return row | {
         "outputs_equal": equal,
-        "floor_ratio": measure.rounded(achieved / rates.flops, 3),
-        "flop_utilisation": measure.rounded(achieved / peak, 3) if peak else None,
+        **work.shares(need, ours, rates, config.dtype),
         "gflop": measure.rounded(1e-9 * need.flops),
         "compile_s": measure.rounded(seconds[mode], 3),
         "hf_flax_compile_s": measure.rounded(seconds["hf_flax"], 3),
@@ -367,7 +403,7 @@ def main() -> None:
     args = measure.parse(parser)
     args.modes = tuple(mode for mode in MODES if mode in args.modes.split(","))
     shape = workload.QUICK if args.quick else workload.Shape()
-    rates = floor.measure_rates(args.dtype, quick=args.quick, rounds=args.rounds)
+    rates = work.measure_rates(args.dtype, quick=args.quick, rounds=args.rounds)
     rows = []
     for size in args.sizes:
         rows += run_size(size, args, shape, rates)

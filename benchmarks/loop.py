@@ -3,30 +3,31 @@
     python benchmarks/loop.py [--json] [--config=configs/retail.py] [--timeline=FILE.svg]
 
 Drives `groot_jax.train` itself: generation, scoring, correction, ranking, encoding and update with
-the overlap that training has, from a briefly trained model; looks at dev and checkpoints are left
-out. The first pass over the batches compiles, the second one is measured. The same again with a
-reward that sleeps 5 ms a sentence.
+the overlap that training has, from a briefly trained model; evaluations on dev and checkpoints are
+left out. The first pass over the batches compiles, the second one is measured. The same again with
+a reward that sleeps 5 ms a sentence.
 
 The baseline is what could be put together from transformers: Flax generate, pools scored and
 corrected in the same process by our reward functions, the loss over tiled candidates; everything
 jitted and batched by bucket, one part after the other, in Sentinel + Tag (which needs no change to
 the model). `sentinel_tag` is our loop in that format.
 
-device_wait_share: time in which nothing is queued or running on the device, over the time from the
-first program to the end of the last.
+Columns of the first table: sentences_per_second, of the measured pass; device_wait_share, the time
+in which nothing is queued or running on the device, over the time from the first program to the end
+of the last. The second table has the milliseconds a batch of each part; our parts overlap, so that
+they add up to more than a batch takes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import queue
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -40,9 +41,9 @@ import optax
 from ml_collections import ConfigDict
 
 from benchmarks import baselines, measure, runs
+from benchmarks.timeline import Recorder, Span, draw_timeline
 from groot_jax import config as configs
 from groot_jax import train
-from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import Metrics, PoolBatch, TrainState
 from groot_jax.data.batches import Batch, TrainingBatches, encode
 from groot_jax.data.corpus import load_corpus
@@ -53,7 +54,7 @@ from groot_jax.reward.pool import Candidate, Pool, PoolSettings, ScoringTask, bu
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.reward.worker import make_chunk_scorer
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.task import initial_params, load_task
+from groot_jax.task import Task, initial_params, load_task
 from groot_jax.training.groot import GrootStage, Ranked
 from groot_jax.training.loop import let_go
 from groot_jax.training.optimizer import make_optimizer
@@ -61,8 +62,10 @@ from groot_jax.training.run import Run
 from groot_jax.training.setup import device_setup
 from groot_jax.training.status import WorkdirLock
 
-# As soon as the device is done a thread notes the time; it must not wait long for Python's lock.
+# As soon as the device is done a thread notes the time. It has to get Python's lock for that, which
+# a busy thread hands over every 5 ms unless it is told otherwise.
 _SWITCH_SECONDS = 5e-4
+# What transformers' model can do without a change: text, any piece at any step.
 _PLAIN_FORMAT = (
     "--config.text.format=sentinel_tag",
     "--config.model.normalise=full",
@@ -84,55 +87,7 @@ _TINY = (
 )
 
 
-# ---- What happened when -----------------------------------------------------------------------
-
-
-class Span(NamedTuple):
-    """Something that took from `start` to `end`, seconds of `time.perf_counter`."""
-
-    lane: str  # device, host or scoring
-    name: str
-    start: float
-    end: float
-
-
-class Recorder:
-    """Notes when the parts of the loop run; the device's own times come from a thread that waits
-    for one program after the other."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self._queue: queue.SimpleQueue[tuple[str, float, Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    @contextmanager
-    def span(self, lane: str, name: str) -> Iterator[None]:
-        """Notes the time that the body takes."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spans.append(Span(lane, name, start, time.perf_counter()))
-
-    def dispatched(self, name: str, start: float, arrays: Any) -> None:
-        """A program was handed to the device at `start`; it has ended when `arrays` are there."""
-        self._queue.put((name, start, arrays))
-
-    def close(self) -> None:
-        """Waits until every program is noted."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _watch(self) -> None:
-        before = 0.0
-        while (item := self._queue.get()) is not None:
-            name, start, arrays = item
-            jax.block_until_ready(arrays)
-            end = time.perf_counter()
-            # The device takes one program after the other.
-            self.spans.append(Span("device", name, max(start, before), end))
-            before = end
+# ---- Our loop ---------------------------------------------------------------------------------
 
 
 class ObservedStage(GrootStage):
@@ -142,7 +97,7 @@ class ObservedStage(GrootStage):
         super().__init__(run, system)
         self.recorder = Recorder()
 
-    def generate(self, params: Any, batch: Batch, step: int) -> Beams | None:
+    def generate(self, params: measure.Params, batch: Batch, step: int) -> Beams | None:
         start = time.perf_counter()
         with self.recorder.span("host", "dispatch generation"):
             beams = super().generate(params, batch, step)
@@ -150,6 +105,7 @@ class ObservedStage(GrootStage):
         return beams
 
     def correct_and_rank(self, beams: Beams | None, batch: Batch) -> Ranked:
+        # Reading the beams would wait for them anyhow; here the wait is told apart from it.
         with self.recorder.span("host", "wait for beams"):
             jax.block_until_ready(beams)
         with self.recorder.span("host", "read"):
@@ -167,14 +123,12 @@ class ObservedStage(GrootStage):
             return super().encode(ranked, pools)
 
     def update(self, state: TrainState, pools: PoolBatch) -> tuple[TrainState, Metrics]:
+        # The call returns while the device still computes; the metrics are there when it has ended.
         start = time.perf_counter()
         with self.recorder.span("host", "dispatch update"):
             state, metrics = super().update(state, pools)
         self.recorder.dispatched("update", start, metrics)
         return state, metrics
-
-
-# ---- Our loop ---------------------------------------------------------------------------------
 
 
 class LoopResult(NamedTuple):
@@ -190,7 +144,8 @@ class LoopResult(NamedTuple):
 
     @property
     def device_wait_share(self) -> float:
-        """Share of the time from the device's first program to its last in which it had none."""
+        """Share of the time from the device's first program to its last in which it had none: with
+        programs from 0 to 4 and from 6 to 10 it is .2."""
         busy = [span for span in self.spans if span.lane == "device"]
         total = busy[-1].end - busy[0].start
         return 1.0 - sum(span.end - span.start for span in busy) / total
@@ -203,7 +158,8 @@ class LoopResult(NamedTuple):
             parts[span.name] = parts.get(span.name, 0.0) + span.end - span.start
         return {name: 1e3 * seconds / updates for name, seconds in parts.items()}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> measure.Row:
+        """Rate, wait and parts, rounded: a row of the tables."""
         parts = {name: measure.rounded(ms, 3) for name, ms in sorted(self.part_ms().items())}
         return {
             "sentences_per_second": measure.rounded(self.sentences_per_second),
@@ -214,7 +170,7 @@ class LoopResult(NamedTuple):
 
 def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
     """`steps` updates of the system `groot`, by `groot_jax.train` itself, after a first pass: no
-    looks at dev, no checkpoints, the same batches twice."""
+    evaluations on dev, no checkpoints, the same batches twice."""
     stages: list[ObservedStage] = []
 
     def make_scoring(*args: Any) -> Any:
@@ -228,6 +184,8 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
         return observed
 
     corpus = load_corpus(config.data, config.text.max_words)
+    # What follows is what the job does before stage 1, in its order: a work directory that it holds
+    # the lock of, a reward that is tried, a task, a run.
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
@@ -241,7 +199,7 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
             run = Run(config, folder, corpus, task, oracle, Hosts())
             groot = ObservedStage(run, "groot")
             stages.append(groot)
-            for _ in range(2):
+            for _ in range(2):  # The first pass compiles.
                 groot.recorder = Recorder()
                 result = _pass(groot, steps)
             let_go(groot.stage().programs)
@@ -254,9 +212,10 @@ def _pass(groot: ObservedStage, steps: int) -> LoopResult:
     stage = groot.stage()
     state = jax.block_until_ready(stage.fresh())
     begun = time.perf_counter()
+    # Metrics are (sum, denominator); the denominator of gold's score is the number of sentences.
     sentences, previous = 0.0, None
     stream = stage.updates(state, 0)
-    del state
+    del state  # The first update takes its memory; nothing else may hold on to it.
     for update in islice(stream, min(steps, stage.total)):
         if previous is not None:  # As training reads them: one update late.
             sentences += float(jax.device_get(previous.metrics)["gold_score"][1])
@@ -271,11 +230,12 @@ def _pass(groot: ObservedStage, steps: int) -> LoopResult:
 # ---- The baseline -----------------------------------------------------------------------------
 
 
-def baseline_loop(run: runs.Trained, steps: int) -> dict[str, Any]:
+def baseline_loop(run: runs.Trained, steps: int) -> measure.Row:
     """The same loop from transformers' parts; sentences a second and milliseconds of each part."""
     config, task = run.config, run.task
     stage = configs.variant(config, "groot")
     examples = encode(run.corpus.train, task.format)
+    # The seed of our stage 1: both loops see the same batches in the same order.
     batches = TrainingBatches(examples, stage.batch_size, task.ladder, config.seed + 1)
     model = baselines.flax_t5(dataclasses.replace(task.model_config, dropout_rate=stage.dropout))
     # Jitted by length: one program for each bucket.
@@ -283,43 +243,22 @@ def baseline_loop(run: runs.Trained, steps: int) -> dict[str, Any]:
         T: jax.jit(baselines.flax_generate(model, k=config.generate.k, steps=T))
         for _, T in task.ladder.rungs
     }
-    weights = tuple((name, float(weight)) for name, weight in stage.loss.items())
-    settings = LossSettings(weights, stage.tau, stage.rank_margin, stage.reinforce_normalise)
+    settings = baselines.loss_settings(stage)
     optimizer = make_optimizer(config.optimizer, stage, stage.clip, batches.per_epoch)
-    spec = RewardSpec(**config.reward)
-    reward, pooling = make_reward(spec), PoolSettings(**stage.pool)
 
-    def loss(params: Any, batch: baselines.TiledBatch, key: jax.Array) -> jax.Array:
+    def loss(params: measure.Params, batch: baselines.TiledBatch, key: jax.Array) -> jax.Array:
         return baselines.tiled_loss(model, params, batch, settings, stage.nll_weight, None, key)
 
+    # As training does it: the new parameters and moments take the place of the old ones.
     @partial(jax.jit, donate_argnums=(0, 1))
-    def update(params: Any, moments: Any, batch: baselines.TiledBatch, key: jax.Array) -> Any:
+    def update(
+        params: measure.Params, moments: optax.OptState, batch: baselines.TiledBatch, key: jax.Array
+    ) -> tuple[measure.Params, optax.OptState, jax.Array]:
         value, grads = jax.value_and_grad(loss)(params, batch, key)
         changes, moments = optimizer.update(grads, moments, params)
         return optax.apply_updates(params, changes), moments, value
 
-    def score(tokens_BxKxT: np.ndarray, scores_BxK: np.ndarray, batch: Batch) -> dict[int, Any]:
-        pools = {}
-        for b, example in enumerate(batch.examples):
-            if example is None or not example.target:
-                continue
-            sentence = example.sentence
-            candidates = []
-            for k, ids in enumerate(tokens_BxKxT[b].tolist()):
-                if scores_BxK[b, k] > -1e6:  # Else the slot never finished.
-                    labeling, well_formed = task.format.read(ids, sentence.words)
-                    score = float(scores_BxK[b, k])
-                    candidates.append(Candidate(labeling, score, well_formed, k))
-            key = example.index
-            (pools[key],) = build_pools(
-                [ScoringTask(sentence.words, sentence.labeling, candidates, key)],
-                lambda triples, _: [reward(*triple) for triple in triples],
-                pooling,
-                spec.malformed_penalty,
-                seed=0,
-            )
-        return pools
-
+    make_pools = _pool_maker(config, task)
     key = jax.random.PRNGKey(config.seed)
     times: dict[str, list[float]] = {}
     sentences, seconds = 0, 0.0
@@ -336,13 +275,14 @@ def baseline_loop(run: runs.Trained, steps: int) -> dict[str, Any]:
             found = searches[batch.target_BxT.shape[1]](params, batch.source_BxS)
             tokens_BxKxT, scores_BxK = (np.asarray(x) for x in found)
             marks.append(time.perf_counter())
-            pools = score(tokens_BxKxT, scores_BxK, batch)
+            pools = make_pools(tokens_BxKxT, scores_BxK, batch)
             marks.append(time.perf_counter())
             data = baselines.plain_batch(batch, pools, tokens_BxKxT, task.format, stage.pool.size)
             marks.append(time.perf_counter())
             params, moments, value = update(params, moments, data, jax.random.fold_in(key, step))
             jax.block_until_ready(value)
             marks.append(time.perf_counter())
+            # Five marks, four parts: each lasts from its mark to the next.
             for name, start, end in zip(times, marks, marks[1:], strict=False):
                 times[name].append(1e3 * (end - start))
             sentences += int((batch.index_B >= 0).sum())
@@ -353,43 +293,46 @@ def baseline_loop(run: runs.Trained, steps: int) -> dict[str, Any]:
     }
 
 
-# ---- Timeline ---------------------------------------------------------------------------------
+def _pool_maker(
+    config: ConfigDict, task: Task
+) -> Callable[[np.ndarray, np.ndarray, Batch], dict[int, Pool]]:
+    """(tokens [B, K, T], scores [B, K], batch) -> the pool of each sentence by its index, scored
+    and corrected one sentence after the other in this process."""
+    spec = RewardSpec(**config.reward)
+    reward = make_reward(spec)
+    settings = PoolSettings(**configs.variant(config, "groot").pool)
 
+    def make_pools(
+        tokens_BxKxT: np.ndarray, scores_BxK: np.ndarray, batch: Batch
+    ) -> dict[int, Pool]:
+        pools = {}
+        for b, example in enumerate(batch.examples):
+            # Rows that fill up a batch, and sentences whose gold the format cannot write.
+            if example is None or not example.target:
+                continue
+            words, gold, key = example.sentence.words, example.sentence.labeling, example.index
+            candidates = []
+            for k, ids in enumerate(tokens_BxKxT[b].tolist()):
+                score = float(scores_BxK[b, k])
+                if score > -1e6:  # Below that the slot never finished: Flax starts it at -1e7.
+                    labeling, well_formed = task.format.read(ids, words)
+                    candidates.append(Candidate(labeling, score, well_formed, k))
+            (pools[key],) = build_pools(
+                [ScoringTask(words, gold, candidates, key)],
+                lambda triples, _: [reward(*triple) for triple in triples],
+                settings,
+                spec.malformed_penalty,
+                seed=0,
+            )
+        return pools
 
-def draw_timeline(spans: Sequence[Span], path: Path, updates: int = 8) -> None:
-    """Draws what ran when around some updates in the middle of the measured pass, as SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    ends = [span.end for span in spans if span.name == "update"]
-    middle = max(0, len(ends) // 2 - updates // 2)
-    low, high = ends[middle], ends[min(middle + updates, len(ends) - 1)]
-    lanes = ("device", "host", "scoring")
-    names = sorted({span.name for span in spans})
-    colors = {name: f"C{i}" for i, name in enumerate(names)}
-    figure, axes = pyplot.subplots(figsize=(10, 2.6))
-    for name in names:
-        for i, lane in enumerate(lanes):
-            bars = [
-                (1e3 * (span.start - low), 1e3 * (span.end - span.start))
-                for span in spans
-                if (span.lane, span.name) == (lane, name) and span.end > low and span.start < high
-            ]
-            axes.broken_barh(bars, (i - 0.4, 0.8), color=colors[name], linewidth=0)
-        axes.barh([0], [0], color=colors[name], label=name)
-    axes.set(xlim=(0, 1e3 * (high - low)), yticks=range(3), yticklabels=lanes, xlabel="ms")
-    axes.invert_yaxis()
-    axes.legend(ncols=5, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
-    pyplot.close(figure)
+    return make_pools
 
 
 # ---- The comparison ---------------------------------------------------------------------------
 
 
-def settings_of(args: Any, overrides: Sequence[str]) -> ConfigDict:
+def settings_of(args: Namespace, overrides: Sequence[str]) -> ConfigDict:
     """The config of a loop that starts from a short run of the same settings."""
     if args.quick:
         start: Sequence[str] = ("--config.nll.enabled=false",)
@@ -401,7 +344,7 @@ def settings_of(args: Any, overrides: Sequence[str]) -> ConfigDict:
     return configs.load(args.config, [runs.split_override(t) for t in (*overrides, *start)])
 
 
-def baseline_start(args: Any, overrides: Sequence[str]) -> runs.Trained:
+def baseline_start(args: Namespace, overrides: Sequence[str]) -> runs.Trained:
     """The model that the baseline starts from: same settings, plain text, full softmax."""
     changed = (*overrides, *_PLAIN_FORMAT)
     if not args.quick:
@@ -413,7 +356,7 @@ def baseline_start(args: Any, overrides: Sequence[str]) -> runs.Trained:
 
 
 def main() -> None:
-    parser = measure.arguments(__doc__)
+    parser = measure.arguments(__doc__, sizes="")
     retail = str(runs.CONFIGS / "retail.py")
     parser.add_argument("--config", default=retail, help="the experiment (configs/retail.py)")
     parser.add_argument("--override", action="append", default=[], help="--config.KEY=VALUE")
@@ -422,6 +365,7 @@ def main() -> None:
     parser.add_argument("--cache", default=str(runs.DEFAULT_CACHE), help="where it is kept")
     parser.add_argument("--timeline", default="", metavar="FILE.svg", help="draw what ran when")
     args = measure.parse(parser)
+    # The user's come last, so that they win.
     overrides = [f"--config.model.dtype={args.dtype}", *args.override]
     if args.quick:
         overrides += _TINY
@@ -437,6 +381,7 @@ def main() -> None:
     if args.timeline:
         draw_timeline(ours.spans, Path(args.timeline))
     slow = groot_loop(settings_of(args, sleeping), args.steps)
+    # Our loop in the baseline's format, to tell what the format gives from what the loop gives.
     same = None
     if not args.quick:
         plain = settings_of(args, (*overrides, "--config.text.format=sentinel_tag"))

@@ -1,7 +1,8 @@
 """Timing, tables and JSON that all benchmarks share.
 
-A time is the median over rounds in which the calls that are compared take turns, each waited for;
-compilation is timed apart. Knows nothing of models.
+A time is the median over rounds in which the calls that are compared take turns, each waited for,
+so that an hour in which the machine is slower makes all of them slower. Compilation is timed apart.
+Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
+from jax.stages import Compiled
 
 from groot_jax.runtime.allocator import keep_freed_memory
+
+# What is timed: it starts programs and returns their arrays, which the clock waits for.
+Call: TypeAlias = Callable[[], Any]
+# A line of a table and of the JSON: a column's name -> its value, None where it was not measured.
+Row: TypeAlias = dict[str, Any]
+Params: TypeAlias = Any  # A model's tree of parameters, which no type of JAX describes.
 
 # Matrix products a second, dense, of one chip: (bfloat16, float32 as XLA multiplies it by default).
 # From the makers' data sheets; matched against the start of `jax.Device.device_kind`.
@@ -37,19 +45,22 @@ PEAK_FLOPS: dict[str, tuple[float, float]] = {
     "TPU v5p": (459e12, 459e12),
     "TPU v6 lite": (918e12, 918e12),
 }
-# Seconds before a call: threads of another library spin for a while after theirs.
+# Seconds before a call: torch's threads go on spinning for a while after a product, and would take
+# the core from the call that comes next.
 _REST = 0.02
 
 
 def arguments(doc: str | None, *, sizes: str = "mini,small") -> argparse.ArgumentParser:
-    """A parser with the flags that every benchmark takes."""
+    """A parser with the flags that every benchmark takes. `sizes`: the models timed by default;
+    empty: the benchmark knows its model and its rounds itself, and has no flags for them."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line")
     parser.add_argument("--quick", action="store_true", help="tiny shapes: shows that it runs")
-    parser.add_argument("--sizes", default=sizes, help=f"presets, comma separated ({sizes})")
-    parser.add_argument("--rounds", type=int, default=5, help="alternated runs of each call (5)")
+    if sizes:
+        parser.add_argument("--sizes", default=sizes, help=f"presets, comma separated ({sizes})")
+        parser.add_argument("--rounds", type=int, default=5, help="alternated runs of a call (5)")
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -59,33 +70,36 @@ def arguments(doc: str | None, *, sizes: str = "mini,small") -> argparse.Argumen
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> Any:
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Flags, with `sizes` as a tuple and `dtype` decided; --quick turns to nano and two rounds."""
-    args = parser.parse_args(argv)
-    # As the jobs do; what they are compared with has the good of it as well.
+    args = parser.parse_args()
+    # As the jobs do. It speeds up whatever runs in this process, so the baselines gain by it too.
     keep_freed_memory()
-    if args.quick:
-        args.sizes, args.rounds = "nano", min(args.rounds, 2)
-    args.sizes = tuple(filter(None, args.sizes.split(",")))
+    if "sizes" in args:
+        if args.quick:
+            args.sizes, args.rounds = "nano", min(args.rounds, 2)
+        args.sizes = tuple(filter(None, args.sizes.split(",")))
     if args.dtype == "auto":
         args.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return args
 
 
-def compiled(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float]:
+def compiled(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[Compiled, float]:
     """The program for these arguments, and the seconds that tracing and compiling it took.
 
     `options` go to `jax.jit`.
     """
     begun = time.perf_counter()
+    # Ahead of time, so that the first call is a call like all others.
     program = jax.jit(function, **options).lower(*args).compile()
     return program, time.perf_counter() - begun
 
 
-def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def alternate(calls: Mapping[str, Call], rounds: int) -> dict[str, float]:
     """Median milliseconds of each call over `rounds` rounds of all of them, after one unmeasured.
 
-    A call ends when the arrays that it returns are there.
+    Calls a and b run as a b, a b, a b, ... The first round is the unmeasured one: it compiles what
+    is not compiled yet, and fills caches. A call ends when the arrays that it returns are there.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for measured in [False] + [True] * rounds:
@@ -108,25 +122,27 @@ def peak_flops(dtype: str) -> float | None:
     return None
 
 
-def device() -> dict[str, Any]:
+def device() -> Row:
     """What ran: backend, kind of device, and cores that this process may use."""
+    # A container or taskset may leave fewer cores than the machine has; macOS cannot tell.
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
     kind = jax.devices()[0].device_kind
     return {"backend": jax.default_backend(), "device": kind, "cores": cores}
 
 
-def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+def show(rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
     """Prints rows as a Markdown table; `columns` picks and orders them."""
     columns = list(columns or rows[0])
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    # Columns padded to their widest cell: readable as text, and a table where Markdown is shown.
     widths = [max(map(len, texts)) for texts in zip(columns, *cells, strict=True)]
     for line in (columns, ["-" * width for width in widths], *cells):
         padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
         print("| " + " | ".join(padded) + " |", flush=True)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
@@ -134,12 +150,12 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def finish(result: Mapping[str, Any], as_json: bool) -> None:
+def finish(result: Row, as_json: bool) -> None:
     """The last line of a benchmark: one JSON object, where it was asked for."""
     if as_json:
         print(json.dumps(result, allow_nan=False), flush=True)
 
 
 def rounded(value: float | None, digits: int = 4) -> float | None:
-    """`value` with so many significant digits."""
+    """`value` with so many significant digits: 0.0123456 is 0.01235. None stays None."""
     return None if value is None else float(f"{value:.{digits}g}")

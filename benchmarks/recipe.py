@@ -3,11 +3,15 @@
     python benchmarks/recipe.py --configs retail mit_restaurant --seeds 0 1 --workdir runs/recipe
 
 Each line of the table trains stage 0 alone, by the training job itself, with the settings of a
-line of `CHANGES`, and reports the best reward at rank 1 on dev (of the beam search of the job's own
-looks), the mean over the seeds. Runs that are there already are not run again, so that the
-same command continues, and a new line costs its own runs alone. The job scores the test split when
-it closes, as always; nothing here reads that. What the command does not know, such as
-`--config.nll.epochs=10`, is handed to every job: give it a --workdir of its own.
+line of `CHANGES`. Its cells, one a config, read "reward@1 ± deviation, mean@k": the best reward at
+rank 1 on dev (of the beam search of the job's own evaluations) and the mean over the list at that
+evaluation, both means over the seeds, and the standard deviation of the former. It is compared with
+the first line, the recipe itself.
+
+Runs that are there already are not run again, so that the same command continues, and a new line
+costs its own runs alone. The job scores the test split when it closes, as always; nothing here
+reads that. What the command does not know, such as `--config.nll.epochs=10`, is handed to every
+job: give it a --workdir of its own.
 """
 
 from __future__ import annotations
@@ -57,6 +61,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
 
 def best_on_dev(workdir: Path) -> tuple[float, float]:
     """Reward at rank 1 and mean over the list at the evaluation with the highest of the former."""
+    # A line of metrics.jsonl is an evaluation on dev or the means of some updates on train.
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     evaluations = [line for line in lines if line["split"] == "dev"]
     best = max(evaluations, key=lambda line: line["reward@1"])
@@ -67,10 +72,13 @@ def trained(
     config: str, change: str, seed: int, folder: Path, common: Sequence[str] = ()
 ) -> tuple[float, float]:
     """Runs the job where its result is not there yet."""
+    # `retail-learning_rate_2e_3-0`: a folder for each config, change and seed.
     name = "".join(c if c.isalnum() else "_" for c in change)
     workdir = folder / f"{config}-{name}-{seed}"
     status = workdir / "status.json"
+    # A job that was interrupted goes on from its checkpoint.
     if not status.exists() or json.loads(status.read_text())["state"] != "finished":
+        # No systems: stage 0 is all that is trained.
         settings = [f"--config.{item}" for item in (*CHANGES[change], f"seed={seed}")]
         command = [sys.executable, "-m", "groot_jax.train", f"--config=configs/{config}.py"]
         command += [f"--workdir={workdir}", "--config.systems=()", *common, *settings]
@@ -80,13 +88,15 @@ def trained(
     return best_on_dev(workdir)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--configs", nargs="+", default=["retail", "mit_restaurant"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES))
     parser.add_argument("--workdir", type=Path, default=Path("runs/recipe"))
-    args, common = parser.parse_known_args(argv)
+    args, common = parser.parse_known_args()
     if unknown := [word for word in common if not word.startswith("--config.")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     print(f"| | {' | '.join(f'{c}: reward@1, mean@k' for c in args.configs)} |")
@@ -96,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for config in args.configs:
             runs = [trained(config, change, seed, args.workdir, common) for seed in args.seeds]
             first, mean = np.mean(runs, 0)
+            # The population's deviation (n): with two seeds, half of what lies between them.
             spread = f" ± {np.std([run[0] for run in runs]):.3f}" if len(runs) > 1 else ""
             cells.append(f"{first:.3f}{spread}, {mean:.3f}")
         print(f"| {change} | {' | '.join(cells)} |", flush=True)

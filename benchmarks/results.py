@@ -2,9 +2,11 @@
 
     python benchmarks/results.py runs/mit_f1 runs/mit_f0.5
 
-One table a work directory: every system on test, with the paired bootstrap of its difference from
-NLL continued, and the seconds that each system trained. Work directories that differ in their seed
-alone get one more table: mean and standard deviation over the seeds.
+One table a work directory, a row a system. Columns: reward@1, mean@10, max@10 (reward of the first
+answer, mean and best of ten), P, R, F1 over all spans, the share of exact sentences, each on test;
+Δ, the difference from NLL continued with the 95 % interval of a paired bootstrap; and the seconds
+that the system trained. Work directories that differ in their seed alone get one more table: mean
+and standard deviation over the seeds.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+Document: TypeAlias = dict[str, Any]  # an object of JSON
+
+# A metric's name in results.json, and the heading of its column.
 COLUMNS = (
     ("reward@1", "reward@1"),
     ("mean_reward@10", "mean@10"),
@@ -41,7 +46,7 @@ SYSTEMS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("workdirs", nargs="+", type=Path)
     workdirs = parser.parse_args().workdirs
@@ -51,20 +56,27 @@ def main() -> None:
         print(seeds_table(group))
 
 
+def read(workdir: Path, name: str) -> Document:
+    """A JSON file of a work directory. Raises FileNotFoundError where there is none yet."""
+    return dict(json.loads((workdir / name).read_text(encoding="utf-8")))
+
+
+def header(*more: str) -> list[str]:
+    """The two lines above the rows: the systems, COLUMNS, the differences and `more`."""
+    names = ["system", *(heading for _, heading in COLUMNS)]
+    names += ["Δ reward@1", "Δ mean@10", "Δ max@10", *more]
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+
+
 def table(workdir: Path) -> str:
     """The Markdown table of one work directory."""
-    results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
-    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    results, config = read(workdir, "results.json"), read(workdir, "config.json")
     times = seconds(workdir)
     differences = results["differences"].get("test", {})
     lines = [
         f"Reward {config['reward']['name']}, seed {config['seed']}, test split:",
         "",
-        "| system | "
-        + " | ".join(heading for _, heading in COLUMNS)
-        + " | Δ reward@1 | Δ mean@10 | Δ max@10 |"
-        " training |",
-        "|---" * (len(COLUMNS) + 5) + "|",
+        *header("training"),
     ]
     for name in SYSTEMS:
         metrics = results["systems"].get(name, {}).get("test")
@@ -79,9 +91,11 @@ def table(workdir: Path) -> str:
 
 def seed_groups(workdirs: Sequence[Path]) -> list[list[Path]]:
     """Work directories of several seeds whose configs are the same otherwise."""
+    # The config without its seed, as text -> seed -> work directory. Of two that are equal in all
+    # of it the last counts, and one seed alone makes no group.
     groups: dict[str, dict[int, Path]] = {}
     for workdir in workdirs:
-        config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+        config = read(workdir, "config.json")
         seed = config.pop("seed")
         config["nll"].pop("checkpoint")  # The path of the stage 0 of that seed.
         groups.setdefault(json.dumps(config, sort_keys=True), {})[seed] = workdir
@@ -91,20 +105,18 @@ def seed_groups(workdirs: Sequence[Path]) -> list[list[Path]]:
 def seeds_table(workdirs: Sequence[Path]) -> str:
     """The Markdown table of several seeds: mean +- standard deviation (n - 1) of every figure, and
     of the differences from NLL continued."""
-    runs = [json.loads((w / "results.json").read_text(encoding="utf-8")) for w in workdirs]
-    configs = [json.loads((w / "config.json").read_text(encoding="utf-8")) for w in workdirs]
-    merged: dict[str, Any] = over_seeds(runs)
+    runs = [read(workdir, "results.json") for workdir in workdirs]
+    configs = [read(workdir, "config.json") for workdir in workdirs]
+    merged: Document = over_seeds(runs)
     seeds = ", ".join(str(config["seed"]) for config in configs)
     lines = [
         f"Reward {configs[0]['reward']['name']}, mean ± standard deviation over seeds {seeds}, "
         "test split:",
         "",
-        "| system | "
-        + " | ".join(heading for _, heading in COLUMNS)
-        + " | Δ reward@1 | Δ mean@10 | Δ max@10 |",
-        "|---" * (len(COLUMNS) + 4) + "|",
+        *header(),
     ]
     for name in SYSTEMS:
+        # A system that not every seed has is not in `merged`.
         metrics = merged["systems"].get(name, {}).get("test")
         if metrics is None:
             continue
@@ -138,10 +150,11 @@ def spread(value: dict[str, float], sign: str = "") -> str:
     return f"{value['mean']:{sign}.3f} ± {value['std']:.3f}"
 
 
+# Metrics whose difference from NLL continued is shown.
 KEYS = ("reward@1", "mean_reward@10", "max_reward@10")
 
 
-def difference(value: dict[str, Any] | None) -> str:
+def difference(value: Document | None) -> str:
     """Difference from NLL continued with its 95 % interval."""
     if value is None:
         return ""
@@ -150,7 +163,8 @@ def difference(value: dict[str, Any] | None) -> str:
 
 
 def seconds(workdir: Path) -> dict[str, float]:
-    """Seconds of training of each system, looks at dev included."""
+    """Seconds of training of each system, evaluations on dev included."""
+    # Lines count up as training goes on; the last one of a system has all of its seconds.
     found: dict[str, float] = {}
     for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)

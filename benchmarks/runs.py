@@ -12,10 +12,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from benchmarks.measure import Params
 from groot_jax import config as configs
 from groot_jax.data.batches import encode, evaluation_batches
 from groot_jax.data.corpus import Corpus, load_corpus
@@ -43,9 +44,11 @@ def short_run(config: str, cache: Path, updates: int, overrides: Sequence[str] =
     Raises CalledProcessError where the training fails; its output has gone to stderr.
     """
     facts = [config, str(updates), *overrides]
+    # Another config, length or setting is another folder: `snips-1f0e...`.
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:10]
     workdir = cache / f"{name_of(config)}-{digest}"
     loaded = configs.load(config, [split_override(text) for text in overrides])
+    # The job counts in epochs: 400 updates of 32 of 12,000 sentences are 1.0667 of them.
     count = len(load_corpus(loaded.data, loaded.text.max_words).train)
     epochs = updates * loaded.nll.batch_size / count
     command = [
@@ -57,6 +60,7 @@ def short_run(config: str, cache: Path, updates: int, overrides: Sequence[str] =
         *overrides,
         f"--config.nll.epochs={epochs:.4f}",
         f"--config.nll.eval_every={epochs:.4f}",
+        # Stage 0 alone, with one short evaluation at its end.
         "--config.systems=",
         "--config.evaluate.dev_limit=64",
         "--config.evaluate.decide=map",
@@ -89,7 +93,7 @@ class Trained(NamedTuple):
     config: ConfigDict
     task: Task
     corpus: Corpus
-    params: Any
+    params: Params
 
 
 def restore(workdir: Path) -> Trained:
@@ -108,7 +112,8 @@ def restore(workdir: Path) -> Trained:
 def trained_pools(
     run: Trained, count: int, seed: int = 0
 ) -> tuple[list[Sentence], dict[int, Pool]]:
-    """`count` training sentences, drawn with `seed`, and the pool of each, by its index."""
+    """`count` training sentences, drawn with `seed`, and the pool of each, by its index in them:
+    the beams of the model, corrected and ranked as stage 1 does it."""
     config, task, train = run.config, run.task, run.corpus.train
     drawn = random.Random(seed).sample(range(len(train)), min(count, len(train)))
     sentences = [train[i] for i in drawn]

@@ -3,7 +3,11 @@
     python benchmarks/scaling.py [--only=base] [--records=benchmarks/scaling.jsonl] [--show]
 
 Compiles what the file of records lacks, one case at a time, some minutes each; --show compiles
-nothing. Prints the table in Markdown, with each case's command.
+nothing. Prints the table in Markdown, a row for each step of training (nll: stage 0, generate: the
+search, update: stage 1). Columns, all by preflight's estimate: memory of a chip in GiB, what
+collectives move on a chip in MiB, the least time of the step, what bounds it, sentences a second of
+the whole slice at that time, and model FLOP utilisation (MFU). docs/scaling.md says how each is
+estimated.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 ROOT = Path(__file__).resolve().parent.parent
+Record: TypeAlias = dict[str, Any]  # a line of the file, or preflight's report in it
 
 
 class Case(NamedTuple):
@@ -45,7 +50,7 @@ class Case(NamedTuple):
 
 
 CASES = (
-    # Weak scaling: 16 sentences a chip.
+    # Weak scaling: 16 sentences a chip. If chips exchanged nothing, all would take the same time.
     Case("base", "v5e:2x2", (-1, 1, 1), 64),
     *(
         Case("base", topology, (-1, 1, 1), 16 * chips, "update")
@@ -70,8 +75,8 @@ CASES = (
 )
 
 
-def measure(case: Case) -> dict[str, Any]:
-    """Preflight's report, or {"reason"} where it could not even say whether it fits."""
+def measure(case: Case) -> Record:
+    """Preflight's report. Ends the command with preflight's words where there is none."""
     done = subprocess.run(
         [sys.executable, "-m", "groot_jax.preflight", *case.flags(), "--json"],
         cwd=ROOT,
@@ -79,13 +84,14 @@ def measure(case: Case) -> dict[str, Any]:
         text=True,
         check=False,
     )
+    # The report is the last line that is an object. Status 1 is no error: the case does not fit.
     for line in reversed(done.stdout.splitlines()):
         if line.startswith("{"):
             return dict(json.loads(line))
     raise SystemExit(f"{' '.join(case.flags())}: {done.stderr}")
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
+def table(records: Sequence[Record]) -> str:
     """One row a case and step."""
     lines = [
         "| model, slice, mesh | step, batch | GiB a chip | collectives, MiB | least ms | bound by "
@@ -116,7 +122,9 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="", help="cases whose command holds this text")
     parser.add_argument("--records", type=Path, default=ROOT / "benchmarks" / "scaling.jsonl")
     parser.add_argument("--show", action="store_true")
@@ -129,6 +137,7 @@ def main() -> None:
             continue
         record = {"flags": flags, "case": case._asdict(), "report": measure(case)}
         records[tuple(flags)] = record
+        # At once: what is compiled stays, should a later case fail.
         with args.records.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
     found = [records[tuple(case.flags())] for case in CASES if tuple(case.flags()) in records]

@@ -14,5 +14,6 @@ def sleepy(
     candidates: Sequence[Labeling], golds: Sequence[Labeling], words: Sequence[Sequence[str]]
 ) -> list[float]:
     """Exact match of each candidate, in batch form, after 5 ms for each distinct sentence."""
+    # A call holds the candidates of some sentences; a service would be asked once a sentence.
     time.sleep(SECONDS * len({tuple(sentence) for sentence in words}))
     return [float(candidate == gold) for candidate, gold in zip(candidates, golds, strict=True)]

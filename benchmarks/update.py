@@ -3,15 +3,22 @@
     python benchmarks/update.py [--json] [--sizes=mini,small] [--pools=random,mit_restaurant,snips]
 
 Theirs has the plain layout: each candidate is a row, its sentence encoded again beside it, logits
-over the whole vocabulary. Ours works on token trees, several in a bin. `random` pools hold 8
-unrelated labelings of 16 words; the others are what the beams and corrections of a briefly trained
-model make of sentences from the data in GROOT_DATA_DIR, written as Sentinel + Tag. Modes: softmax
-over the `legal` columns or over the `full` vocabulary, the same in both. Loss and gradients are
-compared first.
+over the whole vocabulary. Ours works on token trees (candidates of a sentence share what their
+beginnings have in common), several in a bin. `random` pools hold 8 unrelated labelings of 16 words;
+the others are what the beams and corrections of a briefly trained model make of sentences from the
+data in GROOT_DATA_DIR, written as Sentinel + Tag. Modes: softmax over the `legal` columns or over
+the `full` vocabulary, the same in both. Loss and gradients are compared first.
 
-Times are medians of alternated runs in milliseconds a batch of 16 sentences. peak: temporaries that
-the compiled program asks for, MiB. floor_ratio: time of the products that the answer needs, at the
-best rate that this machine shows in plain products, over our time.
+Times are medians of alternated runs in milliseconds a batch of 16 sentences. Columns:
+  ours_ms, hf_tiled_ms, ratio   loss and gradient; theirs over ours
+  equal                         whether losses and gradients agree, by the errors beside it: with
+                                GELU (`gradient_error`) and as the model is (`relu_...`)
+  nodes_per_token               distinct prefixes over tokens, of the timed batch: what trees save
+  candidates                    mean pool size
+  floor_ratio                   time of the products that the answer needs, at the best rate that
+                                this machine shows in plain products, over our time
+  ours_step_ms                  loss, gradient and AdamW
+  ours_peak_mib, hf_peak_mib    temporaries that the compiled programs ask for
 """
 
 from __future__ import annotations
@@ -19,11 +26,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -31,13 +39,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.stages import Compiled
 
-from benchmarks import baselines, floor, measure, runs, workload
+from benchmarks import baselines, measure, runs, work, workload
 from benchmarks.generate import exact, is_exact
 from groot_jax import config as configs
 from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.pools import pool_batch
-from groot_jax.contrast.update import OutputColumns, PoolBatch, TrainState, groot_step
+from groot_jax.contrast.update import Metrics, OutputColumns, PoolBatch, TrainState, groot_step
 from groot_jax.data.batches import TrainingBatches, encode
 from groot_jax.data.formats import make_format
 from groot_jax.data.ladder import fit_ladder
@@ -51,6 +60,8 @@ MODES = ("legal", "full")
 LOSS_TOLERANCE, WHOLE_TOLERANCE, PARAMETER_TOLERANCE = 1e-5, 1e-4, 1e-4
 POOL_CONFIGS = ("mit_restaurant", "snips", "retail")
 BATCH = 16
+# A loss and its gradient, which is a tree as the parameters are.
+ValueAndGrad: TypeAlias = tuple[jax.Array, measure.Params]
 
 
 class PoolSet(NamedTuple):
@@ -110,6 +121,8 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
         for step in range(plain.per_epoch)
     ]
     usual = Counter(b.source_BxS.shape[1] for b in batches).most_common(1)[0][0]
+    # One batch stands for all of them: the middle one by size among those of one shape. A mean
+    # over batches would time many programs, each of which takes seconds to compile on both sides.
     alike = [b for b in batches if b.source_BxS.shape[1] == usual]
     alike.sort(key=lambda b: int(node_counts(b).sum()))
     assert format_.columns_C is not None
@@ -117,7 +130,10 @@ def trained_pool_set(name: str, workdir: Path, tokenizer: Path | None, count: in
 
 
 def node_counts(batch: PoolBatch) -> np.ndarray:
-    """Distinct prefixes of each sentence: nodes at which some token is predicted, [B]."""
+    """Distinct prefixes of each sentence: nodes at which some token is predicted, [B].
+
+    Candidates `a b c` and `a b d` have the prefixes nothing, `a` and `a b`: 3 nodes, 6 tokens.
+    """
     forest = batch.forest
     return np.array(
         [
@@ -129,6 +145,7 @@ def node_counts(batch: PoolBatch) -> np.ndarray:
 
 def _sharing(batches: Sequence[PoolBatch]) -> tuple[float, float]:
     """Nodes a token, and candidates a sentence."""
+    # An empty slot of a pool has length 0; a row that fills up a batch has none but those.
     nodes = sum(int(node_counts(batch).sum()) for batch in batches)
     tokens = sum(int(batch.forest.length_BxM.sum()) for batch in batches)
     candidates = sum(int((batch.forest.length_BxM > 0).sum()) for batch in batches)
@@ -142,12 +159,12 @@ def _sharing(batches: Sequence[PoolBatch]) -> tuple[float, float]:
 def loss_settings() -> tuple[LossSettings, float]:
     """The contrast of configs/default.py, and lambda."""
     stage = configs.default_config().groot
-    weights = tuple((name, float(weight)) for name, weight in stage.loss.items())
-    settings = LossSettings(weights, stage.tau, stage.rank_margin, stage.reinforce_normalise)
-    return settings, stage.nll_weight
+    return baselines.loss_settings(stage), stage.nll_weight
 
 
-def our_step(config: T5Config, optimizer: optax.GradientTransformation) -> Any:
+def our_step(
+    config: T5Config, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, PoolBatch, jax.Array, OutputColumns], tuple[TrainState, Metrics]]:
     """`groot_step` without dropout: (state, batch, key, columns) -> (state, metrics)."""
     settings, nll_weight = loss_settings()
     return partial(
@@ -160,24 +177,33 @@ def our_step(config: T5Config, optimizer: optax.GradientTransformation) -> Any:
     )
 
 
-def our_loss_and_gradient(config: T5Config) -> Any:
+def our_loss_and_gradient(
+    config: T5Config,
+) -> Callable[[measure.Params, PoolBatch, jax.Array, OutputColumns], ValueAndGrad]:
     """(params, batch, key, columns) -> (loss, gradient), out of `groot_step`."""
+    # `groot_step` hands out no gradient. An optimizer that keeps it as its own state does.
     keep = optax.GradientTransformation(lambda params: (), lambda grads, *rest: (grads, grads))
     step = our_step(config, keep)
 
-    def run(params: Any, batch: PoolBatch, key: jax.Array, columns: OutputColumns) -> Any:
+    def run(
+        params: measure.Params, batch: PoolBatch, key: jax.Array, columns: OutputColumns
+    ) -> ValueAndGrad:
         state, metrics = step(TrainState(jnp.int32(0), params, ()), batch, key, columns)
         return metrics["loss"][0], state.opt_state
 
     return run
 
 
-def tiled_loss_and_gradient(config: T5Config) -> Any:
+def tiled_loss_and_gradient(
+    config: T5Config,
+) -> Callable[[measure.Params, baselines.TiledBatch, jax.Array | None], ValueAndGrad]:
     """(params, tiled batch, columns or None) -> (loss, gradient), through transformers' module."""
     model = baselines.flax_t5(config)
     settings, nll_weight = loss_settings()
 
-    def loss(params: Any, batch: baselines.TiledBatch, columns_C: jax.Array | None) -> jax.Array:
+    def loss(
+        params: measure.Params, batch: baselines.TiledBatch, columns_C: jax.Array | None
+    ) -> jax.Array:
         return baselines.tiled_loss(model, params, batch, settings, nll_weight, columns_C)
 
     return jax.value_and_grad(loss)
@@ -200,13 +226,15 @@ class Apart(NamedTuple):
         )
 
 
-def apart(ours: Any, theirs: Any) -> Apart:
-    """Of two pairs (loss, gradient)."""
+def apart(ours: ValueAndGrad, theirs: ValueAndGrad) -> Apart:
+    """How far two losses and gradients lie apart. Parameters come in the same order: the trees of
+    transformers' Flax T5 and of ours are the same."""
     (our_loss, our_grads), (their_loss, their_grads) = jax.device_get((ours, theirs))
     pairs = list(zip(jax.tree.leaves(our_grads), jax.tree.leaves(their_grads), strict=True))
     norms = np.array([np.linalg.norm(b.ravel()) for _, b in pairs], np.float64)
     differences = np.array([np.linalg.norm((a - b).ravel()) for a, b in pairs], np.float64)
     total = float(np.linalg.norm(norms))
+    # A parameter whose gradient nearly vanishes would have a large relative error of nothing.
     return Apart(
         loss=abs(float(our_loss - their_loss)) / abs(float(their_loss)),
         whole=float(np.linalg.norm(differences)) / total,
@@ -214,7 +242,7 @@ def apart(ours: Any, theirs: Any) -> Apart:
     )
 
 
-def compare(config: T5Config, ours_args: Any, theirs_args: Any) -> Apart:
+def compare(config: T5Config, ours_args: tuple, theirs_args: tuple) -> Apart:
     """Ours and theirs in float32."""
     plain = dataclasses.replace(config, dtype="float32")
     with exact():
@@ -227,14 +255,18 @@ def compare(config: T5Config, ours_args: Any, theirs_args: Any) -> Apart:
 # ---- The comparison ---------------------------------------------------------------------------
 
 
-def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates) -> dict[str, Any]:
+def run_case(
+    size: str, mode: str, pools: PoolSet, args: Namespace, rates: work.Rates
+) -> measure.Row:
     """One row: a size, a mode and a set of pools."""
     config, params = workload.make_model(size, args.dtype, args.quick)
+    # `legal` on both sides: theirs projects to all 32,128 columns, as its interface has it, and its
+    # softmax runs over the same 200 as ours.
     columns_C = pools.columns_C if mode == "legal" else np.arange(config.vocab_size)
     columns = workload.output_columns(columns_C.astype(np.int32), config.vocab_size)
     tiled = jax.device_put(baselines.tile(pools.batch))
     batch = jax.device_put(pools.batch)
-    key = jax.random.key(0)
+    key = jax.random.key(0)  # No dropout: nothing is drawn with it.
     kept = columns.columns_C if mode == "legal" else None
 
     ours_args = (params, batch, key, columns)
@@ -251,15 +283,16 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
     smooth = dataclasses.replace(config, feed_forward_proj="gelu_new")
     without_kink = compare(smooth, ours_args, theirs_args)
 
+    # The whole step, optimizer included, for ours alone: AdamW costs both sides the same.
     optimizer = optax.adamw(1e-4)
     copied = jax.tree.map(jnp.copy, params)
     state = TrainState(jnp.int32(0), copied, jax.jit(optimizer.init)(copied))
     step, _ = measure.compiled(
         our_step(config, optimizer), state, batch, key, columns, donate_argnums=0
     )
-    states = [state]
+    states = [state]  # A step takes the memory of its state, so each call goes on from the last.
 
-    def whole_step() -> Any:
+    def whole_step() -> tuple[Metrics, jax.Array]:
         new, metrics = step(states.pop(), batch, key, columns)
         states.append(new)
         return metrics, new.step
@@ -270,9 +303,7 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
         "ours_step": whole_step,
     }
     times = measure.alternate(calls, args.rounds)
-    need = floor.total(needed(config, pools.batch, len(columns_C)))
-    achieved = need.flops / (1e-3 * times["ours"])
-    peak = measure.peak_flops(config.dtype)
+    need = work.total(needed(config, pools.batch, len(columns_C)).values())
     forest = pools.batch.forest
     nodes, tokens = int(node_counts(pools.batch).sum()), int(forest.length_BxM.sum())
     return {
@@ -288,8 +319,7 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
         "relu_gradient_error": measure.rounded(as_is.whole, 2),
         "relu_parameter_error": measure.rounded(as_is.worst, 2),
         "nodes_per_token": measure.rounded(nodes / tokens, 3),
-        "floor_ratio": measure.rounded(achieved / rates.flops, 3),
-        "flop_utilisation": measure.rounded(achieved / peak, 3) if peak else None,
+        **work.shares(need, times["ours"], rates, config.dtype),
         "gflop": measure.rounded(1e-9 * need.flops),
         "ours_step_ms": measure.rounded(times["ours_step"]),
         "ours_peak_mib": _peak_mib(ours),
@@ -306,14 +336,15 @@ def run_case(size: str, mode: str, pools: PoolSet, args: Any, rates: floor.Rates
     }
 
 
-def needed(config: T5Config, batch: PoolBatch, columns: int) -> dict[str, floor.Work]:
+def needed(config: T5Config, batch: PoolBatch, columns: int) -> dict[str, work.Work]:
     """What loss and gradient of a batch cannot do without."""
     counts = node_counts(batch)
     # A node sees its depth in ancestors, and itself.
     depth_RxN, sentence_RxN = map(np.asarray, (batch.forest.depth_RxN, batch.forest.sentence_RxN))
     pairs = (depth_RxN + 1)[sentence_RxN >= 0].sum()
-    return floor.update_work(
+    return work.update_work(
         config,
+        # [B, S] of ids -> the number that are no padding, [B].
         source_lengths=(np.asarray(batch.source_BxS) != config.pad_token_id).sum(1),
         nodes=counts,
         ancestor_pairs=float(pairs),
@@ -321,18 +352,18 @@ def needed(config: T5Config, batch: PoolBatch, columns: int) -> dict[str, floor.
     )
 
 
-def _peak_mib(program: Any) -> float | None:
+def _peak_mib(program: Compiled) -> float | None:
     analysis = program.memory_analysis()
     return measure.rounded(analysis.temp_size_in_bytes / 2**20) if analysis else None
 
 
-def pool_sets(args: Any, shape: workload.Shape) -> list[PoolSet]:
+def pool_sets(args: Namespace, shape: workload.Shape) -> list[PoolSet]:
     """The pools that the flags ask for; those without data are left out, with a note."""
     data = Path(os.environ.get("GROOT_DATA_DIR") or ".")
     tokenizer = Path(args.tokenizer) if args.tokenizer else data / "t5_vocab" / "spiece.model"
     found = []
     pieces = tokenizer if tokenizer.is_file() else None
-    count = 32 if args.quick else 256
+    count = 32 if args.quick else 256  # Sentences; some 16 batches to choose the median of.
     for name in args.pools.split(","):
         if name == "random":
             found.append(random_pool_set(shape))
@@ -388,13 +419,13 @@ def main() -> None:
     args.modes = tuple(mode for mode in MODES if mode in args.modes.split(","))
     shape = workload.QUICK if args.quick else workload.Shape()
     sets = pool_sets(args, shape)
-    rates = floor.measure_rates(args.dtype, quick=args.quick, rounds=args.rounds)
+    rates = work.measure_rates(args.dtype, quick=args.quick, rounds=args.rounds)
     rows = []
     for size in args.sizes:
         for mode in args.modes:
             for pools in sets:
                 rows.append(run_case(size, mode, pools, args, rates))
-                jax.clear_caches()
+                jax.clear_caches()  # A program keeps its memory for as long as it is known.
     measure.show(rows, COLUMNS)
     measure.finish(
         measure.device() | {"matmul_gflops": 1e-9 * rates.flops, "results": rows}, args.json

@@ -11,11 +11,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.measure import Params
 from groot_jax.contrast.update import OutputColumns
 from groot_jax.data.batches import Batch, collate, encode
 from groot_jax.data.format import Format
@@ -29,7 +29,7 @@ from groot_jax.reward.pool import Pool, PoolEntry
 from groot_jax.reward.rewards import RewardSpec, make_reward
 
 VOCABULARY = 32128  # T5's rows.
-TYPES = tuple(f"t{i}" for i in range(97))  # With 100 sentinels, O, I and EOS: 200 legal columns.
+TYPES = tuple(f"t{i}" for i in range(97))  # 97 + 100 sentinels + O, I and EOS: 200 legal columns.
 _LABELS = ("O", "I", *TYPES)
 _FIRST_WORD = 3 + len(_LABELS)
 _SIZE = VOCABULARY - 128  # Room above for the whole pieces that the fused format appends.
@@ -54,11 +54,16 @@ class Shape:
         return 2 * self.words
 
 
+# For --quick: it compiles what the real shape compiles, in less time.
 QUICK = Shape(batch=2, words=4, k=3)
 
 
 class _Pieces:
-    """A vocabulary whose words spell out their pieces: `417.1033` is pieces 417 and 1033."""
+    """A vocabulary whose words spell out their pieces: `417.1033` is pieces 417 and 1033.
+
+    Ids: 0 to 2 are padding, EOS and unknown, then one for each label, then the pieces of words; the
+    last hundred are the sentinels, the highest first, as T5's are.
+    """
 
     size = _SIZE
     pad_id, eos_id, unk_id = 0, 1, 2
@@ -84,6 +89,7 @@ def make_text_format(name: str) -> Format:
 def make_sentences(shape: Shape, seed: int = 0) -> list[Sentence]:
     """Sentences of two-piece words, the last of one piece so that source and EOS fill the bucket,
     with random labels."""
+    # 16 words of two pieces, the last of one: 31 pieces, 16 sentinels and EOS are 48 source tokens.
     rng = random.Random(seed)
     last = _Pieces.sentinels[-1]
 
@@ -100,7 +106,8 @@ def make_sentences(shape: Shape, seed: int = 0) -> list[Sentence]:
 
 
 def random_labeling(num_words: int, rng: random.Random) -> Labeling:
-    """Half of the words outside, the others in spans of random types."""
+    """Words outside and in spans of random types, from random tags; an `I` that follows no span is
+    read as `O`."""
     tags = [rng.choice(["O", "O", "I", rng.choice(TYPES)]) for _ in range(num_words)]
     return labeling_of_word_tags(tags)[0]
 
@@ -112,9 +119,10 @@ def random_pools(sentences: Sequence[Sentence], size: int, seed: int = 0) -> dic
     pools: dict[int, Pool] = {}
     for index, sentence in enumerate(sentences):
         gold = sentence.labeling
-        labelings = {gold: None}
+        labelings = {gold: None}  # A set that keeps its order.
         while len(labelings) < size:
             labelings[random_labeling(len(sentence.words), rng)] = None
+        # No score is known (NaN); none corrects another, and none came from a beam's slot (-1, -1).
         entries = [
             PoolEntry(
                 labeling,
@@ -139,6 +147,8 @@ def encode_batch(sentences: Sequence[Sentence], format_: Format) -> Batch:
 
 def free_input(batch: Batch, steps: int, eos: int) -> SearchInput:
     """The same sources without a grammar: exactly `steps` tokens unless EOS comes."""
+    # No features beside the source's ids ([B, S, 0]), nothing fed beside the target's,
+    # and no template but EOS.
     B = len(batch.index_B)
     zeros_BxT = np.zeros((B, steps), np.int32)
     return SearchInput(
@@ -151,7 +161,7 @@ def free_input(batch: Batch, steps: int, eos: int) -> SearchInput:
     )
 
 
-def make_model(size: str, dtype: str, quick: bool = False) -> tuple[T5Config, Any]:
+def make_model(size: str, dtype: str, quick: bool = False) -> tuple[T5Config, Params]:
     """A preset of T5 v1.0 without dropout, with random float32 parameters; `quick`: with one layer
     in the encoder and one in the decoder, for less to compile.
 
@@ -161,6 +171,7 @@ def make_model(size: str, dtype: str, quick: bool = False) -> tuple[T5Config, An
     config = preset(size, "v1_0", VOCABULARY, dtype=dtype, dropout_rate=0.0)
     if quick:
         config = dataclasses.replace(config, num_layers=1, num_decoder_layers=1)
+    # Random weights are as good as trained ones here: but for EOS, the work is the same.
     params = init_params(config, 0)
     embedding = params["shared"]["embedding"]
     params["shared"]["embedding"] = embedding.at[config.eos_token_id].set(0.0)
@@ -168,7 +179,10 @@ def make_model(size: str, dtype: str, quick: bool = False) -> tuple[T5Config, An
 
 
 def output_columns(columns_C: np.ndarray, vocab_size: int) -> OutputColumns:
-    """The columns of a softmax with the way back from ids, as the updates take them."""
+    """The columns of a softmax with the way back from ids, as the updates take them.
+
+    Columns [1, 5, 7] of 8 ids: the way back is [-1, 0, -1, -1, -1, 1, -1, 2].
+    """
     column_of_V = np.full(vocab_size, -1, np.int32)
     column_of_V[columns_C] = np.arange(len(columns_C))
     return OutputColumns(jnp.asarray(columns_C), jnp.asarray(column_of_V))

@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import peers
-from benchmarks.peers import Tagged, bio_tags, labeling_of_bio, own_features, word_features
+from benchmarks import crf as chains
+from benchmarks import peer, peers, spacy_ner
+from benchmarks.crf import own_features, word_features
+from benchmarks.peer import bio_tags, labeling_of_bio
+from benchmarks.peers import Tagged
 from groot_jax.data.corpus import Corpus
 from groot_jax.data.labeling import Labeling, Sentence, Span
 from groot_jax.errors import UserError
@@ -222,7 +225,7 @@ CORPUS = Corpus(
 
 def test_a_span_has_the_probability_of_all_sequences_that_hold_it():
     pytest.importorskip("pycrfsuite", reason=NEEDS)
-    crf = peers.train_crf(CORPUS)
+    crf = chains.train_crf(CORPUS)
     tagger = crf._tagger
     tags = tagger.labels()
     assert len(tags) == 5
@@ -250,7 +253,7 @@ def test_a_span_has_the_probability_of_all_sequences_that_hold_it():
 
 def test_the_crf_learns_a_tiny_corpus_and_repeats_itself():
     pytest.importorskip("pycrfsuite", reason=NEEDS)
-    crf = peers.train_crf(CORPUS)
+    crf = chains.train_crf(CORPUS)
     labelings = crf.tag(CORPUS.test)
     assert labelings == [one.labeling for one in CORPUS.test]
     # What it is right about it is sure of, and a span never counts twice.
@@ -258,7 +261,7 @@ def test_the_crf_learns_a_tiny_corpus_and_repeats_itself():
     assert [len(c) for c in confidences] == [len(labeling) for labeling in labelings]
     flat = [c for one in confidences for c in one]
     assert min(flat) > 0.5 and max(flat) <= 1 + 1e-9
-    assert peers.train_crf(CORPUS).confidences(CORPUS.test, labelings) == confidences
+    assert chains.train_crf(CORPUS).confidences(CORPUS.test, labelings) == confidences
 
 
 # ---- spaCy ------------------------------------------------------------------------------------
@@ -267,11 +270,11 @@ def test_the_crf_learns_a_tiny_corpus_and_repeats_itself():
 @pytest.mark.slow
 def test_spacy_learns_a_tiny_corpus():
     pytest.importorskip("spacy", reason=NEEDS)
-    first = peers.train_spacy(CORPUS, 0, epochs=12, patience=12)
+    first = spacy_ner.train_spacy(CORPUS, 0, epochs=12, patience=12)
     labelings = first.tag(CORPUS.test)
-    assert peers.span_f1(CORPUS.test, labelings) > 0.9
-    # The weights at the end are those of the best look.
-    assert peers.span_f1(CORPUS.dev, first.tag(CORPUS.dev)) == first.facts["dev_span_f1"]
+    assert peer.span_f1(CORPUS.test, labelings) > 0.9
+    # The weights at the end are those of the best evaluation.
+    assert peer.span_f1(CORPUS.dev, first.tag(CORPUS.dev)) == first.facts["dev_span_f1"]
     confidences = first.confidences(CORPUS.test, labelings)
     assert [len(c) for c in confidences] == [len(labeling) for labeling in labelings]
     flat = [c for one in confidences for c in one]
@@ -279,13 +282,13 @@ def test_spacy_learns_a_tiny_corpus():
 
 
 @pytest.mark.slow
-def test_the_weights_of_the_best_look_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_weights_of_the_best_evaluation_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("spacy", reason=NEEDS)
-    one = peers.train_spacy(CORPUS, 0, epochs=1)
-    looks = iter([0.5, 0.4, 0.5, 0.9])
-    monkeypatch.setattr(peers, "span_f1", lambda *_: next(looks))
-    best = peers.train_spacy(CORPUS, 0, epochs=9, patience=2)
-    # A tie is not better: the third look ends it, before the fourth could be the best.
+    one = spacy_ner.train_spacy(CORPUS, 0, epochs=1)
+    figures = iter([0.5, 0.4, 0.5, 0.9])
+    monkeypatch.setattr(spacy_ner, "span_f1", lambda *_: next(figures))
+    best = spacy_ner.train_spacy(CORPUS, 0, epochs=9, patience=2)
+    # A tie is not better: the third evaluation ends it, before the fourth could be the best.
     assert best.facts == {"best_epoch": 1, "epochs": 3, "dev_span_f1": 0.5}
     labelings = [sentence.labeling for sentence in CORPUS.test]
     found = best.confidences(CORPUS.test, labelings)
@@ -299,13 +302,13 @@ def test_the_seed_draws_the_order_and_the_weights(monkeypatch: pytest.MonkeyPatc
     labelings = [sentence.labeling for sentence in CORPUS.test]
 
     def sure(seed: int) -> list[tuple[float, ...]]:
-        model = peers.train_spacy(CORPUS, seed, epochs=1)
+        model = spacy_ner.train_spacy(CORPUS, seed, epochs=1)
         return model.confidences(CORPUS.test, labelings)
 
     first = sure(0)
     assert sure(0) == first
     ordered = SimpleNamespace(Random=lambda seed: random.Random(7))
-    monkeypatch.setattr(peers, "random", ordered)
+    monkeypatch.setattr(spacy_ner, "random", ordered)
     reordered = sure(0)
     assert reordered != first
     assert sure(1) != reordered
@@ -316,12 +319,12 @@ def test_spacy_finds_a_span_that_begins_with_white_space() -> None:
     pytest.importorskip("spacy", reason=NEEDS)
     odd = Sentence(("\xa0", "zed", "hat"), (Span(0, 2, "brand"),))
     corpus = replace(CORPUS, train=(odd,) * 60, dev=(odd,))
-    assert peers.train_spacy(corpus, 0, epochs=8, patience=8).tag([odd]) == [odd.labeling]
+    assert spacy_ner.train_spacy(corpus, 0, epochs=8, patience=8).tag([odd]) == [odd.labeling]
 
 
 def test_gold_is_handed_to_spacy_whole() -> None:
     pytest.importorskip("spacy", reason=NEEDS)
-    model = peers.SpacyNer(CORPUS.types)
+    model = spacy_ner.SpacyNer(CORPUS.types)
     gold = (Span(0, 1, "brand"), Span(1, 3, "brand"))
     doc = model.doc(("zed", "big", "fish", "hat"), gold)
     assert [Span(ent.start, ent.end, ent.label_) for ent in doc.ents] == list(gold)
