@@ -24,8 +24,10 @@ from ml_collections import ConfigDict
 from benchmarks import measure
 from groot_jax.config import load
 from groot_jax.contrast.projection import OutputColumns
+from groot_jax.contrast.update import nll_batch
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
+from groot_jax.generate.steps import search_input
 from groot_jax.mesh import arrays
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.scaling import workload as workloads
@@ -72,7 +74,7 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     generator = Generator(
         T5(model_config), workload.format, grammar, k=config.generate.k, layout=placement.layout
     )
-    inputs = arrays.put(workloads.search_input(workload, config.groot.batch_size), placement.batch)
+    inputs = arrays.put(search_input(workload.batch(config.groot.batch_size)), placement.batch)
     pools = workloads.pool_input(
         workload,
         config.groot,
@@ -83,7 +85,7 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     )
     return {
         "nll": update(
-            config.nll, jit_nll_step, workloads.nll_input(workload, config.nll.batch_size)
+            config.nll, jit_nll_step, nll_batch(workload.batch(config.nll.batch_size))
         ),
         "search": lambda: generator.search(params, inputs),
         "update": update(config.groot, jit_groot_step, pools),

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from groot_jax.errors import UserError
 
@@ -130,11 +130,12 @@ def _failure(argv: Sequence[str], status: int, last: Sequence[str]) -> str:
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are UserErrors. Shared by all launchers."""
 
-    def __init__(self, prog: str, description: str) -> None:
+    def __init__(self, prog: str, description: str | None = None, add_help: bool = True) -> None:
         super().__init__(
             prog=prog,
             description=description,
             allow_abbrev=False,
+            add_help=add_help,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
@@ -142,8 +143,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; --help lists what there is")
 
 
-def number(least: float, kind: type[int] | type[float] = int) -> Callable[[str], Any]:
-    """For `type=` of an argument: a number of at least `least`."""
+def split_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """["--name=a", "--", "python", "x.py"] -> (["--name=a"], ["python", "x.py"])"""
+    at = words.index("--") if "--" in words else len(words)
+    return list(words[:at]), list(words[at + 1 :])
+
+
+def number(least: float, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """For `type=` of an argument: a finite number of at least `least`."""
 
     def parse(text: str) -> float:
         try:

@@ -5,7 +5,7 @@ This is the room's door: jobs and users' config files take from here what they n
 """
 
 from groot_jax.config.checks import validate, variant
-from groot_jax.config.command_line import job_parser, parse_job
+from groot_jax.config.command_line import job_parser, parse_job, split_overrides
 from groot_jax.config.loading import default_config, load, override, parse_arg
 from groot_jax.config.workdir import (
     CONFIG_FILE,
@@ -33,6 +33,7 @@ __all__ = [
     "override",
     "parse_arg",
     "parse_job",
+    "split_overrides",
     "validate",
     "variant",
 ]

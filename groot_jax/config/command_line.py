@@ -71,7 +71,7 @@ def parse_job(
     `before_reading` is called with the flags before config.json is read from the work directory.
     Raises UserError for every mistake; `--help` prints and exits as usual.
     """
-    plain, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
+    plain, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     known = [option for action in parser._actions for option in action.option_strings]
     for word in plain:
         flag = word.partition("=")[0]
@@ -127,7 +127,7 @@ def _check_settled(theirs: dict[str, Any], ours: dict[str, Any], workdir: Path) 
             )
 
 
-def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of the command line."""
     plain: list[str] = []
     overrides: list[tuple[str, str]] = []

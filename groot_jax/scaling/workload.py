@@ -12,22 +12,21 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.pools import pool_batch
-from groot_jax.contrast.update import NllBatch, PoolBatch, nll_batch
+from groot_jax.contrast.update import PoolBatch
 from groot_jax.data.batches import Batch, Example, Ladder, collate, encode
 from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format, resolve_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import SETTINGS_FILE, WordTokenizer, load_tokenizer
-from groot_jax.generate import steps
-from groot_jax.generate.steps import SearchInput
 from groot_jax.reward.pool import PoolEntry
+
+_TRIES = 100  # Draws for each place of a pool, before a sentence has too few labelings to fill it.
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,16 @@ class Workload:
 
     format: Format
     examples: list[Example]
-    pools: Mapping[int, Sequence[PoolEntry]]
+    pools: Mapping[int, Sequence[PoolEntry]]  # candidates of each sentence, by its index
     size: tuple[int, int]  # S, T
+
+    def repeated(self, rows: int) -> list[Example]:
+        """So many sentences: 16 that there are make 0, 1, ..., 15, 0, 1, ... of 40."""
+        return [self.examples[i % len(self.examples)] for i in range(rows)]
+
+    def batch(self, rows: int) -> Batch:
+        """So many sentences as arrays [rows, S] and [rows, T]."""
+        return collate(self.repeated(rows), rows, self.size)
 
 
 def make_workload(
@@ -153,11 +160,14 @@ def _pool(
     an update is rather over- than underestimated.
     """
     labelings: dict[Labeling, None] = {gold: None}
-    while len(labelings) < size:
+    # Of one word with 12 types there are fewer labelings than a pool has places: it stays smaller.
+    for _ in range(_TRIES * size):
+        if len(labelings) == size:
+            break
         spans = list(gold)
         for _ in range(rng.choice((1, 2))):
-            at = rng.randrange(len(spans)) if spans else 0
             if spans:
+                at = rng.randrange(len(spans))
                 spans[at] = spans[at]._replace(type=rng.choice(types))
         changed = tuple(spans)
         if changed in labelings:
@@ -169,24 +179,9 @@ def _pool(
     ]
 
 
-def _batch(workload: Workload, rows: int) -> Batch:
-    examples = [workload.examples[i % len(workload.examples)] for i in range(rows)]
-    return collate(examples, rows, workload.size)
-
-
-def search_input(workload: Workload, rows: int) -> SearchInput:
-    """What the search of `rows` sentences reads."""
-    return steps.search_input(_batch(workload, rows))
-
-
-def nll_input(workload: Workload, rows: int) -> NllBatch:
-    """What a step of stage 0 reads."""
-    return nll_batch(_batch(workload, rows))
-
-
 def pool_input(
     workload: Workload,
-    stage: Any,
+    stage: ConfigDict,
     *,
     rows: int,
     groups: int,
@@ -194,9 +189,8 @@ def pool_input(
     start_token: int,
 ) -> PoolBatch:
     """What an update reads: the bins of one group of sentences, `groups` times over."""
-    batch = _batch(workload, rows // groups)
     group = pool_batch(
-        batch,
+        workload.batch(rows // groups),
         workload.pools,
         None,
         workload.format,

@@ -14,24 +14,25 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from groot_jax import config as configs
 from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.scaling.chips import Slice, parse_slice
 from launch.commands import Parser, Runner, number
 from launch.jobs import (
     Mount,
     check_name,
     check_workdir,
+    parse_command,
     parse_environment,
-    parse_job,
     parse_mount,
 )
-from launch.slices import Slice, parse_slice
+from launch.slices import GENERATIONS, chips_per_host
+from launch.templates import templates_in
 
 _COORDINATOR_PORT = 8476
 _LIBTPU_PORT = 8471
@@ -89,7 +90,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    plain, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
+    plain, overrides = configs.split_overrides(sys.argv[1:] if argv is None else argv)
     args = make_parser().parse_args(plain)
     runner = Runner(args.dry_run)
     manifest = render(args, overrides)
@@ -101,68 +102,70 @@ def main(argv: list[str] | None = None) -> None:
         print(manifest, end="")
 
 
-def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes `--config.KEY=VALUE` out of the command line."""
-    overrides = [word for word in words if word.startswith("--config.")]
-    for word in overrides:
-        if "=" not in word:
-            raise UserError(f"{word} has no value: write {word}=VALUE")
-    return [word for word in words if word not in overrides], overrides
+@dataclass(frozen=True)
+class Pods:
+    """What one of the two jobs asks of the cluster, on TPUs or on GPUs; jobset.yaml.j2 reads it."""
+
+    hosts: int
+    devices: int  # of all hosts
+    nodes: dict[str, str]  # labels that their nodes have
+    resources: dict[str, int]  # of each host
+    environment: dict[str, str]
+    ports: Sequence[int]  # at which the hosts find each other
+    exclusive: bool = False  # All hosts are in one node pool of their own.
+    index_as: str = ""  # environment variable that gets the host's number
 
 
-def render(args: argparse.Namespace, overrides: Sequence[str]) -> str:
+def render(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> str:
     """The manifest. Raises UserError."""
     check_name(args.name)
     mounts = [parse_mount(text) for text in args.mount]
     check_workdir(args.workdir, mounts, "the disk of a pod is lost with it")
     train = ["python", "-m", "groot_jax.train", f"--config={args.config}"]
-    train += [f"--workdir={args.workdir}", *overrides]
+    train += [f"--workdir={args.workdir}", *(f"--config.{key}={text}" for key, text in overrides)]
     evaluate = ["python", "-m", "groot_jax.evaluate", f"--workdir={args.workdir}", "--watch"]
     evaluate += args.eval_flag
     if bool(args.topology) == bool(args.accelerator):
         raise UserError("give either --topology (TPUs) or --accelerator (GPUs)")
-    make_jobs = _tpu_jobs if args.topology else _gpu_jobs
-    training, evaluation = make_jobs(args)
-    parse_job(train).check_mesh(training.pop("devices"), args.topology or "the nodes")
+    training, evaluation = _tpu_pods(args) if args.topology else _gpu_pods(args)
+    parse_command(train).check_mesh(training.devices, args.topology or "the nodes")
     common = parse_environment(args.env)
-    training |= {
-        "name": "train",
-        "command": train,
-        "environment": training["environment"] | common,
-        "retries": 0,
-        "on_disruption": "FailJob",
-    }
-    devices = evaluation.pop("devices")
-    evaluation |= {
-        "name": "evaluate",
-        "command": evaluate,
-        "environment": common,
-        "retries": _EVALUATION_RETRIES,
-        # It scores again what is still there; training need not stop for that.
-        "on_disruption": "Ignore",
-    }
-    jobs = [training]
+    jobs = [
+        {
+            "name": "train",
+            "pods": training,
+            "command": train,
+            "environment": training.environment | common,
+            # The JobSet restarts, all hosts at once: one alone would find none to talk to.
+            "retries": 0,
+            "on_disruption": "FailJob",
+        }
+    ]
     if not args.no_eval:
         meshes = [flag for flag in args.eval_flag if flag.startswith("--config.mesh.")]
         try:
-            parse_job([*train, *meshes]).check_mesh(devices, "the evaluation")
+            parse_command([*train, *meshes]).check_mesh(evaluation.devices, "the evaluation")
         except UserError as error:
             raise UserError(
                 f"{error}: change that with --eval-flag=--config.mesh...., --eval-topology or "
                 "--eval-gpus, or leave it out with --no-eval"
             ) from error
-        jobs.append(evaluation)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).resolve().parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+        jobs.append(
+            {
+                "name": "evaluate",
+                "pods": evaluation,
+                "command": evaluate,
+                "environment": common,
+                "retries": _EVALUATION_RETRIES,
+                # It scores again what is still there; training need not stop for that.
+                "on_disruption": "Ignore",
+            }
+        )
+    templates = templates_in(Path(__file__).resolve().parent)
+    templates.filters["quoted"] = _quoted
     # Kubernetes expands $(NAME) in commands and environment, and takes $$ for a dollar.
-    environment.filters["quoted"] = _quoted
-    environment.filters["literal"] = lambda text: text.replace("$", "$$")
-    return environment.get_template("jobset.yaml.j2").render(
+    templates.filters["literal"] = lambda text: text.replace("$", "$$")
+    return templates.get_template("jobset.yaml.j2").render(
         name=args.name,
         image=args.image,
         max_restarts=args.max_restarts,
@@ -173,69 +176,76 @@ def render(args: argparse.Namespace, overrides: Sequence[str]) -> str:
     )
 
 
-def _quoted(value: Any) -> str:
-    """A value as YAML that holds ASCII alone."""
+def _quoted(value: object) -> str:
+    """A value as YAML that holds ASCII alone: `grün` -> `"gr\\U000000fcn"`."""
+    # JSON is YAML, but json's own escapes are not: it writes what lies beyond 16 bits as two.
     text = json.dumps(value, ensure_ascii=False)
     return "".join(c if " " <= c <= "~" else f"\\U{ord(c):08x}" for c in text)
 
 
-def _tpu_jobs(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What training and evaluation have of their own on TPUs."""
-    slice_ = parse_slice(args.topology, args.chips_per_host)
-    usual = f"{slice_.generation}:{'2x2' if slice_.google.shapes else '2x2x1'}"
-    single = parse_slice(args.eval_topology or usual)
-    if single.hosts > 1:
-        raise UserError(f"--eval-topology={single.name} has {single.hosts} hosts: take one of one")
+def _tpu_pods(args: argparse.Namespace) -> tuple[Pods, Pods]:
+    """Of training and of evaluation."""
+    whole = parse_slice(args.topology)
+    # Four chips, which one host of each generation has.
+    usual = f"{whole.chip.name}:{'2x2' if whole.chip.shapes else '2x2x1'}"
+    single = parse_slice(args.eval_topology or usual, "--eval-topology")
 
-    def job(which: Slice) -> dict[str, Any]:
-        return {
-            "hosts": which.hosts,
-            "devices": which.chips,
-            "exclusive": which.hosts > 1,
-            "nodes": {
-                "cloud.google.com/gke-tpu-accelerator": which.google.gke_accelerator,
-                "cloud.google.com/gke-tpu-topology": which.shape,
+    def pods(on: Slice, chips: int) -> Pods:
+        hosts = on.size // chips
+        several = hosts > 1
+        return Pods(
+            hosts,
+            on.size,
+            nodes={
+                "cloud.google.com/gke-tpu-accelerator": GENERATIONS[on.chip.name].gke_accelerator,
+                "cloud.google.com/gke-tpu-topology": on.shape,
                 **_spot(args),
             },
-            "environment": {"GROOT_DISTRIBUTED": "auto"} if which.hosts > 1 else {},
-            "index_as": "",
-            "resources": {"google.com/tpu": which.chips_per_host},
-            "ports": [_LIBTPU_PORT] if which.hosts > 1 else [],
-        }
+            resources={"google.com/tpu": chips},
+            environment={"GROOT_DISTRIBUTED": "auto"} if several else {},
+            ports=[_LIBTPU_PORT] if several else [],
+            exclusive=several,
+        )
 
-    return job(slice_), job(single)
+    training = pods(whole, chips_per_host(whole, args.chips_per_host))
+    evaluation = pods(single, chips_per_host(single))
+    if evaluation.hosts > 1:
+        raise UserError(
+            f"--eval-topology={single.name} has {evaluation.hosts} hosts: take one of one"
+        )
+    return training, evaluation
 
 
-def _gpu_jobs(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What training and evaluation have of their own on GPUs."""
+def _gpu_pods(args: argparse.Namespace) -> tuple[Pods, Pods]:
+    """Of training and of evaluation."""
 
-    def job(nodes: int, gpus: int) -> dict[str, Any]:
+    def pods(nodes: int, gpus: int) -> Pods:
         several = nodes > 1
+        # The host name that JobSet gives the first pod: NAME-JOB-REPLICA-INDEX.SUBDOMAIN.
         first = f"{args.name}-train-0-0.{args.name}:{_COORDINATOR_PORT}"
         addresses = {"JAX_COORDINATOR_ADDRESS": first, "JAX_NUM_PROCESSES": str(nodes)}
-        return {
-            "hosts": nodes,
-            "devices": nodes * gpus,
-            "exclusive": False,
-            "nodes": {"cloud.google.com/gke-accelerator": args.accelerator, **_spot(args)},
-            "environment": addresses if several else {},
-            "index_as": "JAX_PROCESS_ID" if several else "",
-            "resources": {"nvidia.com/gpu": gpus},
-            "ports": [_COORDINATOR_PORT] if several else [],
-        }
+        return Pods(
+            nodes,
+            nodes * gpus,
+            nodes={"cloud.google.com/gke-accelerator": args.accelerator, **_spot(args)},
+            resources={"nvidia.com/gpu": gpus},
+            environment=addresses if several else {},
+            ports=[_COORDINATOR_PORT] if several else [],
+            index_as="JAX_PROCESS_ID" if several else "",
+        )
 
-    return job(args.nodes, args.gpus_per_node), job(1, args.eval_gpus)
+    return pods(args.nodes, args.gpus_per_node), pods(1, args.eval_gpus)
 
 
 def _spot(args: argparse.Namespace) -> dict[str, str]:
     return {"cloud.google.com/gke-spot": "true"} if args.spot else {}
 
 
-def _volumes(mounts: Sequence[Mount], gpus: bool) -> list[dict[str, Any]]:
-    volumes: list[dict[str, Any]] = []
+def _volumes(mounts: Sequence[Mount], gpus: bool) -> list[dict[str, object]]:
+    volumes: list[dict[str, object]] = []
     for index, mount in enumerate(mounts):
         kind = "persistentVolumeClaim"
-        settings: dict[str, Any] = {"claimName": mount.source}
+        settings: dict[str, object] = {"claimName": mount.source}
         if mount.kind == "nfs":
             server, _, path = mount.source.partition(":")
             kind, settings = "nfs", {"server": server, "path": path}

@@ -18,11 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from groot_jax.errors import UserError, exit_on_user_error
-from launch.commands import Parser, Runner, number
-from launch.jobs import check_name, check_workdir, parse_environment, parse_job
+from launch.commands import Parser, Runner, number, split_command
+from launch.jobs import check_name, check_workdir, parse_command, parse_environment
+from launch.templates import templates_in
 
 
 def make_parser() -> Parser:
@@ -53,15 +52,14 @@ def make_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    words = sys.argv[1:] if argv is None else argv
-    split = words.index("--") if "--" in words else len(words)
-    args = make_parser().parse_args(words[:split])
-    Runner(args.dry_run).run("sbatch", stdin=render(args, words[split + 1 :]))
+    flags, command = split_command(sys.argv[1:] if argv is None else argv)
+    args = make_parser().parse_args(flags)
+    Runner(args.dry_run).run("sbatch", stdin=render(args, command))
 
 
 def render(args: argparse.Namespace, words: list[str]) -> str:
     """The batch script. Raises UserError."""
-    job = parse_job(words)
+    job = parse_command(words)
     check_workdir(job.workdir, [], "")
     if args.gpus_per_node:
         job.check_mesh(args.nodes * args.gpus_per_node, "the nodes")
@@ -83,26 +81,20 @@ def render(args: argparse.Namespace, words: list[str]) -> str:
     for flag in flags:
         if not flag.startswith("--") or any(c in flag for c in "\n\r"):
             raise UserError(f"{flag!r} is no flag of sbatch: write --KEY=VALUE, on one line")
-    environment = {"PYTHONUNBUFFERED": "1"}
+    exports = {"PYTHONUNBUFFERED": "1"}
     if args.cpus_per_task:
-        environment["SRUN_CPUS_PER_TASK"] = str(args.cpus_per_task)  # srun looks nowhere else.
+        exports["SRUN_CPUS_PER_TASK"] = str(args.cpus_per_task)  # srun looks nowhere else.
     if args.nodes > 1:
-        environment["GROOT_DISTRIBUTED"] = "auto"
+        exports["GROOT_DISTRIBUTED"] = "auto"
         if args.gpus_per_node:
             # Under Slurm JAX gives each process one GPU unless it is told otherwise.
             devices = ",".join(str(device) for device in range(args.gpus_per_node))
-            environment["JAX_LOCAL_DEVICE_IDS"] = devices
-    environment |= parse_environment(args.env)
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).resolve().parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    ).get_template("job.sh.j2")
+            exports["JAX_LOCAL_DEVICE_IDS"] = devices
+    exports |= parse_environment(args.env)
+    template = templates_in(Path(__file__).resolve().parent).get_template("job.sh.j2")
     return template.render(
         flags=[shlex.quote(flag) for flag in flags],
-        exports=[f"{key}={shlex.quote(value)}" for key, value in environment.items()],
+        exports=[f"{key}={shlex.quote(value)}" for key, value in exports.items()],
         setup=args.setup,
         command=shlex.join(job.command),
         max_restarts=args.max_restarts,

@@ -119,6 +119,13 @@ def test_delete_after_deletes_it_however_the_job_ends(world: World):
     assert world.verbs()[-1] == "delete" and world.state == ""
 
 
+def test_status_tells_of_the_workers_in_their_order(world: World):
+    world.state = "READY"
+    world.answer(" status", out="".join(f"worker {n}: idle\n" for n in (10, 2, 0)))
+    out = world.output(lambda: tpu_vm.main(["status", *BASE]))
+    assert out == "groot: READY\nworker 0: idle\nworker 2: idle\nworker 10: idle\n"
+
+
 def test_down_of_nothing_is_no_mistake(world: World):
     tpu_vm.main(["down", *BASE])
     assert world.verbs() == ["delete"]
@@ -282,7 +289,8 @@ def test_uncommitted_files_are_told_of(world: World):
         (("run", *ONE, "--spot", "--", *TRAIN, "--workdir=r"), "the disk of a spot VM"),
         (("run", *ONE, "--delete-after", "--", *TRAIN, "--workdir=r"), "--delete-after deletes"),
         (("run", *POD, "--mount=claim:c:/mnt/c", *JOB), "launch/gke"),
-        (("run", *POD, *JOB, "--config.mesh.tensor=3"), "does not fill the 16 devices"),
+        (("up", *POD, "--mount=x"), "--mount=x"),
+        (("run", *POD, *JOB, "--config.mesh.tensor=3"), "does not fit 16 devices of v5e:4x4"),
         (("run", *POD, *JOB, "--config.groot.tua=3"), "groot.tua"),
     ],
 )
