@@ -30,8 +30,8 @@ from groot_jax.generate.grammar import make_grammar
 from groot_jax.generate.steps import search_input
 from groot_jax.mesh import arrays
 from groot_jax.model.t5 import T5, init_params
-from groot_jax.scaling import workload as workloads
 from groot_jax.scaling.programs import model_of
+from groot_jax.scaling.workload import Sentences, make_workload
 from groot_jax.training.loop import new_state
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import place
@@ -39,14 +39,14 @@ from groot_jax.training.steps import jit_groot_step, jit_nll_step
 
 FORMATS = "aligned,fused_sentinel,sentinel_tag"
 STEPS = ("nll", "search", "update")
-_SENTENCES = workloads.Sentences(words=8, pieces=1.5, types=12)
+_SENTENCES = Sentences(words=8, pieces=1.5, types=12)
 
 
 def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
     """Each step of training under a config, ready to be called again and again."""
     model_config, vocab_size = model_of(config)
     placement = place(config, model_config)
-    workload = workloads.make_workload(config, vocab_size, _SENTENCES, 32)
+    workload = make_workload(config, vocab_size, _SENTENCES, 32)
     grammar = make_grammar(workload.format, config.model.normalise, model_config.vocab_size)
     column_of_V = np.full(model_config.vocab_size, -1, np.int32)
     column_of_V[grammar.columns_C] = np.arange(len(grammar.columns_C))
@@ -75,18 +75,10 @@ def calls_of(config: ConfigDict) -> dict[str, Callable[[], Any]]:
         T5(model_config), workload.format, grammar, k=config.generate.k, layout=placement.layout
     )
     inputs = arrays.put(search_input(workload.batch(config.groot.batch_size)), placement.batch)
-    pools = workloads.pool_input(
-        workload,
-        config.groot,
-        rows=config.groot.batch_size,
-        groups=1,
-        buckets=config.loader.node_buckets,
-        start_token=model_config.decoder_start_token_id,
-    )
+    start_token = model_config.decoder_start_token_id
+    pools = workload.pool_batch(config.groot.batch_size, 1, config.groot.pool.size, start_token)
     return {
-        "nll": update(
-            config.nll, jit_nll_step, nll_batch(workload.batch(config.nll.batch_size))
-        ),
+        "nll": update(config.nll, jit_nll_step, nll_batch(workload.batch(config.nll.batch_size))),
         "search": lambda: generator.search(params, inputs),
         "update": update(config.groot, jit_groot_step, pools),
     }

@@ -44,12 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     from groot_jax.scaling import check
     from groot_jax.scaling.workload import Sentences
 
-    question = check.Question(
-        args.config,
-        tpu_slice,
-        Sentences(args.words, args.pieces, args.types),
-        (args.source, args.target),
-    )
+    sentences = Sentences(args.words, args.pieces, args.types, args.source, args.target)
+    question = check.Question(args.config, tpu_slice, sentences)
     console = Console()
     found = check.check_steps(question, steps)
     report = {

@@ -143,6 +143,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; --help lists what there is")
 
 
+def add_repeated(
+    to: argparse._ActionsContainer, flag: str, metavar: str, text: str | None = None
+) -> None:
+    """A flag that may be given several times, to a parser or a group of one."""
+    to.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
+
+
 def split_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """["--name=a", "--", "python", "x.py"] -> (["--name=a"], ["python", "x.py"])"""
     at = words.index("--") if "--" in words else len(words)

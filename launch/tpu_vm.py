@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.scaling.chips import Slice, parse_slice
 from launch.cloud_tpu import READY, WORKER_SCRIPT, NotCreated, TakenAway, TpuVm
-from launch.commands import CommandFailed, Parser, Runner, number, split_command
+from launch.commands import CommandFailed, Parser, Runner, add_repeated, number, split_command
 from launch.jobs import (
     Job,
     check_name,
@@ -58,29 +58,26 @@ def make_parser() -> Parser:
     rent.add_argument("--subnetwork")
     rent.add_argument("--internal-ips", action="store_true", help="no address on the internet")
     rent.add_argument("--service-account")
-    rent.add_argument(
+    add_repeated(
+        rent,
         "--create-flag",
-        action="append",
-        default=[],
-        metavar="FLAG",
-        help="handed to gcloud's create, such as --create-flag=--valid-until-duration=6h",
+        "FLAG",
+        "handed to gcloud's create, such as --create-flag=--valid-until-duration=6h",
     )
-    rent.add_argument(
+    add_repeated(
+        rent,
         "--connect-flag",
-        action="append",
-        default=[],
-        metavar="FLAG",
-        help="handed to gcloud's ssh and scp, such as --connect-flag=--internal-ip",
+        "FLAG",
+        "handed to gcloud's ssh and scp, such as --connect-flag=--internal-ip",
     )
     rent.add_argument("--track", choices=("alpha", "beta"), help="of gcloud")
 
     job = parser.add_argument_group("the job")
-    job.add_argument(
+    add_repeated(
+        job,
         "--mount",
-        action="append",
-        default=[],
-        metavar="SOURCE:/path",
-        help="storage that all workers share: gs://BUCKET:/path or HOST:/export:/path",
+        "SOURCE:/path",
+        "storage that all workers share: gs://BUCKET:/path or HOST:/export:/path",
     )
     job.add_argument(
         "--workdir-is-shared",
@@ -88,7 +85,7 @@ def make_parser() -> Parser:
         help="the work directory is on shared storage that --setup or the image mounts",
     )
     job.add_argument("--setup", help="shell command for every worker, before the installation")
-    job.add_argument("--env", action="append", default=[], metavar="KEY=VALUE")
+    add_repeated(job, "--env", "KEY=VALUE")
     job.add_argument(
         "--max-restarts", type=number(0), default=10, help="after preemptions and the like (10)"
     )

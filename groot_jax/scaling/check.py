@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -49,19 +49,17 @@ StepReport: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Question:
-    """A config on a slice, with the sentences that it is to work on; `size` is (S, T), None: the
-    bucket of config.loader that holds them."""
+    """A config on a slice, with the sentences that it is to work on."""
 
     config: ConfigDict
     slice: Slice
     sentences: Sentences
-    size: tuple[int | None, int | None] = (None, None)
 
     def parts(self) -> tuple[T5Config, Workload, list[jax.Device]]:
         """Model, sentences and devices. Raises UserError for what the config has wrong."""
         devices = abstract_devices(self.slice)
         model_config, vocab_size = model_of(self.config)
-        workload = make_workload(self.config, vocab_size, self.sentences, _EXAMPLES, self.size)
+        workload = make_workload(self.config, vocab_size, self.sentences, _EXAMPLES)
         return model_config, workload, devices
 
     def programs(self) -> Programs:
@@ -78,7 +76,7 @@ class Question:
             config.mesh.data, config.mesh.fsdp, config.mesh.tensor = choice.mesh
             config.nll.batch_size = config.groot.batch_size = choice.batch_size
             config.groot.accumulate = 1
-        return Question(config.lock(), self.slice, self.sentences, self.size)
+        return replace(self, config=config.lock())
 
 
 class Choice(NamedTuple):
@@ -287,13 +285,9 @@ def spread(items: Sequence[Choice], count: int) -> list[Choice]:
     by_mesh: dict[tuple[int, int, int], list[Choice]] = {}
     for item in items:
         by_mesh.setdefault(item.mesh, []).append(item)
-    queues = [sorted(queue, key=lambda c: c.batch_size) for queue in by_mesh.values()]
-    picked: list[Choice] = []
-    while len(picked) < count and any(queues):
-        for queue in queues:
-            if queue and len(picked) < count:
-                picked.append(queue.pop())
-    return picked
+    queues = [sorted(queue, key=lambda c: -c.batch_size) for queue in by_mesh.values()]
+    rounds = zip_longest(*queues)  # A mesh that has no batch left fills its place with None.
+    return list(islice((choice for round_ in rounds for choice in round_ if choice), count))
 
 
 def _powers(most: int) -> list[int]:

@@ -34,7 +34,7 @@ from groot_jax.model.config import T5Config, preset, released, run_settings
 from groot_jax.model.pretrained import load_config
 from groot_jax.model.t5 import T5, param_shapes
 from groot_jax.scaling.roofline import needed_flops
-from groot_jax.scaling.workload import Workload, pool_input
+from groot_jax.scaling.workload import Workload
 from groot_jax.task import make_model_config
 from groot_jax.training.loop import state_shapes
 from groot_jax.training.optimizer import make_optimizer
@@ -207,14 +207,8 @@ class Programs:
         return jitted.lower(state, _placed(batch, self.placement.batch), key, columns)
 
     def _pools(self, groups: int, rows: int) -> PoolBatch:
-        return pool_input(
-            self.workload,
-            self.stage,
-            rows=rows,
-            groups=groups,
-            buckets=self.config.loader.node_buckets,
-            start_token=self.model_config.decoder_start_token_id,
-        )
+        start_token = self.model_config.decoder_start_token_id
+        return self.workload.pool_batch(rows, groups, self.stage.pool.size, start_token)
 
     def _lower_search(self) -> jax.stages.Lowered:
         settings = self.config.generate

@@ -35,12 +35,15 @@ class Sentences:
 
     words: of each sentence. pieces: of a word, on average over two words (1.5: one, two, ...).
     types: of spans; half of their labels have two pieces where the tokenizer is a pretrained one,
-    such as `playlist owner`.
+    such as `playlist owner`. source, target: tokens to pad to; None: the bucket of config.loader
+    that holds them.
     """
 
     words: int = 32
     pieces: float = 1.5
     types: int = 12
+    source: int | None = None
+    target: int | None = None
 
 
 class _Pieces:
@@ -77,6 +80,7 @@ class Workload:
     examples: list[Example]
     pools: Mapping[int, Sequence[PoolEntry]]  # candidates of each sentence, by its index
     size: tuple[int, int]  # S, T
+    node_buckets: Sequence[int]  # sizes of a bin of token trees
 
     def repeated(self, rows: int) -> list[Example]:
         """So many sentences: 16 that there are make 0, 1, ..., 15, 0, 1, ... of 40."""
@@ -86,19 +90,29 @@ class Workload:
         """So many sentences as arrays [rows, S] and [rows, T]."""
         return collate(self.repeated(rows), rows, self.size)
 
+    def pool_batch(self, rows: int, groups: int, size: int, start_token: int) -> PoolBatch:
+        """So many sentences with their pools of `size` candidates: the arrays of an update, whose
+        `groups` share no bin of token trees."""
+        # One group stands for all, since they have the same sentences: [rows / groups, ...] and
+        # [bins, ...] -> [rows, ...] and [groups * bins, ...].
+        group = pool_batch(
+            self.batch(rows // groups),
+            self.pools,
+            None,
+            self.format,
+            size=size,
+            start_token=start_token,
+            buckets=self.node_buckets,
+        )
+        whole = jax.tree.map(lambda x: np.concatenate([x] * groups), group)
+        return dataclasses.replace(whole, groups=groups)
+
 
 def make_workload(
-    config: ConfigDict,
-    vocab_size: int,
-    sentences: Sentences,
-    count: int,
-    size: tuple[int | None, int | None] = (None, None),
+    config: ConfigDict, vocab_size: int, sentences: Sentences, count: int
 ) -> Workload:
-    """`count` sentences under `config`'s format, each with a pool of `groot.pool.size` candidates.
-
-    vocab_size: of the tokenizer. size: (S, T) to pad to, instead of config.loader's buckets.
-    Raises UserError for sentences that the config cannot hold.
-    """
+    """`count` sentences under `config`'s format, each with a pool of `groot.pool.size` candidates;
+    `vocab_size` is that of the tokenizer. Raises UserError for what the config cannot hold."""
     text = config.text
     pretrained = bool(config.model.init) or text.tokenizer not in ("auto", "train")
     types = [f"t{i} b" if pretrained and i % 2 else f"t{i}" for i in range(sentences.types)]
@@ -126,12 +140,13 @@ def make_workload(
     ]
     examples = encode(made, format_)
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
-    longest = max(ladder.of(e)[0] for e in examples), max(ladder.of(e)[1] for e in examples)
+    S, T = (max(sizes) for sizes in zip(*map(ladder.of, examples), strict=True))
     pools = {
         e.index: _pool(e.sentence.labeling, sentences.words, types, config.groot.pool.size, rng)
         for e in examples
     }
-    return Workload(format_, examples, pools, (size[0] or longest[0], size[1] or longest[1]))
+    padded = sentences.source or S, sentences.target or T
+    return Workload(format_, examples, pools, padded, config.loader.node_buckets)
 
 
 def _reads_features(config: ConfigDict) -> bool:
@@ -177,26 +192,3 @@ def _pool(
         PoolEntry(labeling, float(labeling == gold), float("nan"), "beam", -1, -1)
         for labeling in labelings
     ]
-
-
-def pool_input(
-    workload: Workload,
-    stage: ConfigDict,
-    *,
-    rows: int,
-    groups: int,
-    buckets: Sequence[int],
-    start_token: int,
-) -> PoolBatch:
-    """What an update reads: the bins of one group of sentences, `groups` times over."""
-    group = pool_batch(
-        workload.batch(rows // groups),
-        workload.pools,
-        None,
-        workload.format,
-        size=stage.pool.size,
-        start_token=start_token,
-        buckets=buckets,
-    )
-    whole = jax.tree.map(lambda x: np.concatenate([x] * groups), group)
-    return dataclasses.replace(whole, groups=groups)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from groot_jax import config as configs
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.scaling.chips import Slice, parse_slice
-from launch.commands import Parser, Runner, number
+from launch.commands import Parser, Runner, add_repeated, number
 from launch.jobs import (
     Mount,
     check_name,
@@ -68,23 +68,18 @@ def make_parser() -> Parser:
 
     both = parser.add_argument_group("both")
     both.add_argument("--spot", action="store_true", help="on spot nodes")
-    both.add_argument(
-        "--mount",
-        action="append",
-        default=[],
-        metavar="SOURCE:/path",
-        help="claim:NAME:/path, gs://BUCKET:/path or HOST:/export:/path",
+    add_repeated(
+        both, "--mount", "SOURCE:/path", "claim:NAME:/path, gs://BUCKET:/path or HOST:/export:/path"
     )
-    both.add_argument("--env", action="append", default=[], metavar="KEY=VALUE")
+    add_repeated(both, "--env", "KEY=VALUE")
     both.add_argument("--service-account", help="of Kubernetes; a bucket needs one that may use it")
     both.add_argument("--max-restarts", type=number(0), default=10, help="after failures (10)")
     both.add_argument("--no-eval", action="store_true", help="train alone")
-    both.add_argument(
+    add_repeated(
+        both,
         "--eval-flag",
-        action="append",
-        default=[],
-        metavar="FLAG",
-        help="handed to groot_jax.evaluate, such as --eval-flag=--config.mesh.fsdp=4",
+        "FLAG",
+        "handed to groot_jax.evaluate, such as --eval-flag=--config.mesh.fsdp=4",
     )
     return parser
 

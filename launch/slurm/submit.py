@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from groot_jax.errors import UserError, exit_on_user_error
-from launch.commands import Parser, Runner, number, split_command
+from launch.commands import Parser, Runner, add_repeated, number, split_command
 from launch.jobs import check_name, check_workdir, parse_command, parse_environment
 from launch.templates import templates_in
 
@@ -33,15 +33,11 @@ def make_parser() -> Parser:
     parser.add_argument("--time", help="limit, such as 24:00:00")
     parser.add_argument("--partition")
     parser.add_argument("--account")
-    parser.add_argument(
-        "--sbatch-flag",
-        action="append",
-        default=[],
-        metavar="FLAG",
-        help="any other, such as --sbatch-flag=--constraint=h100",
+    add_repeated(
+        parser, "--sbatch-flag", "FLAG", "any other, such as --sbatch-flag=--constraint=h100"
     )
     parser.add_argument("--setup", default="", help="shell lines to begin with: modules, venv")
-    parser.add_argument("--env", action="append", default=[], metavar="KEY=VALUE")
+    add_repeated(parser, "--env", "KEY=VALUE")
     parser.add_argument("--output", default="groot-%j.log", help="the log (groot-%%j.log)")
     parser.add_argument(
         "--warn", type=number(1), default=120, help="seconds before the end at which to stop (120)"
