@@ -13,13 +13,13 @@ from pathlib import Path
 
 from groot_jax.errors import UserError
 from groot_jax.scaling.chips import Slice
-from launch.commands import CommandFailed, Runner
+from launch.commands import CommandFailed, Runner, passed_on
 from launch.slices import GENERATIONS, gcloud_flags
 
 READY, MISSING = "READY", "MISSING"
 GONE = ("PREEMPTED", "TERMINATED", "SUSPENDED")  # It never comes back by itself.
 STUCK = ("STOPPED", "HIDDEN", "FAILED", "UNKNOWN")  # For the user to decide about.
-WORKER_SCRIPT = "groot/source/launch/worker.sh"
+WORKER_SCRIPT = "groot/source/launch/worker.sh"  # below the home folder on each worker
 
 
 class NotCreated(CommandFailed):
@@ -44,7 +44,8 @@ class TpuVm:
 
     def __init__(self, runner: Runner, args: argparse.Namespace, tpu_slice: Slice | None) -> None:
         self._runner, self._args, self._slice = runner, args, tpu_slice
-        self._assumed = MISSING if args.action in ("run", "up") else READY  # in a dry run
+        # In a dry run: there is nothing before `run` and `up`, and something before the others.
+        self._assumed = MISSING if args.action in ("run", "up") else READY
 
     def state(self) -> str:
         """MISSING, READY, or what else Cloud TPU calls it. A queue's word counts until its node
@@ -53,12 +54,14 @@ class TpuVm:
             state = self._describe("queued-resources", "state.state", "ACTIVE")
             if state != "ACTIVE":
                 return state
+            # A queue may still call itself active when its node has been taken away.
             node = self._describe("tpu-vm", "state", READY)
             return "PREEMPTED" if node == MISSING else node
         return self._describe("tpu-vm", "state", READY)
 
     def _describe(self, kind: str, field: str, ready: str) -> str:
         try:
+            # --format=value(state) prints the bare word, such as READY.
             answer = self._runner.read(
                 *self._gcloud(kind, "describe", f"--format=value({field})"),
                 assumed=MISSING if self._assumed == MISSING else ready,
@@ -75,6 +78,8 @@ class TpuVm:
         Raises NotCreated, TakenAway, and UserError where its state is for the user to end.
         """
         created, before = False, ""
+        # READY: done.  STUCK: the user's.  GONE: deleted, and created.  MISSING: created.
+        # CREATING, WAITING_FOR_RESOURCES and whatever else there is: asked again.
         while True:
             state = self.state()
             if state != before:
@@ -83,10 +88,9 @@ class TpuVm:
             if state == READY:
                 return not created
             if state in STUCK:
-                raise UserError(
-                    f"{self._args.name} is {state}: see `{shlex.join(self._explain())}`; "
-                    "`down` deletes it"
-                )
+                see = shlex.join(self._gcloud(self._kind, "describe"))
+                raise UserError(f"{self._args.name} is {state}: see `{see}`; `down` deletes it")
+            # Else a slice that goes as it comes would be created for ever, restarts or not.
             if created and (state in GONE or state == MISSING):
                 raise TakenAway(f"{self._args.name} is {state} right after its creation")
             if state in GONE:
@@ -102,13 +106,13 @@ class TpuVm:
         assert self._slice is not None
         version = args.runtime_version or GENERATIONS[self._slice.chip.name].runtime_version
         flags = [*gcloud_flags(self._slice)]
+        # gcloud calls the same thing by two names.
         flags += [f"--runtime-version={version}" if args.queued else f"--version={version}"]
         flags += [f"--node-id={args.name}"] if args.queued else []
         flags += ["--spot"] if args.spot else []
-        flags += [f"--network={args.network}"] if args.network else []
-        flags += [f"--subnetwork={args.subnetwork}"] if args.subnetwork else []
+        flags += passed_on(args, "network", "subnetwork")
         flags += ["--internal-ips"] if args.internal_ips else []
-        flags += [f"--service-account={args.service_account}"] if args.service_account else []
+        flags += passed_on(args, "service-account")
         try:
             self._runner.run(*self._gcloud(self._kind, "create", *flags, *args.create_flag))
         except CommandFailed as error:
@@ -116,6 +120,8 @@ class TpuVm:
         self._assumed = READY
 
     def delete(self) -> None:
+        """Deletes it; that there is none is no mistake. Raises CommandFailed for any other."""
+        # Without --force gcloud refuses to delete a queued resource whose node still stands.
         force = ["--force"] if self._args.queued else []
         try:
             self._runner.run(*self._gcloud(self._kind, "delete", *force))
@@ -135,7 +141,10 @@ class TpuVm:
         self._runner.run(*self._gcloud("tpu-vm", "scp", *flags, names=source))
 
     def workers(self) -> list[Worker]:
-        """What the workers say; nothing from those that were never installed."""
+        """What the workers say; nothing from those that were never installed.
+
+        `worker 3: failed: exit status 1` -> Worker("3", "failed", "exit status 1")
+        """
         text = self._runner.read(
             *self._ssh(f"test ! -e {WORKER_SCRIPT} || bash {WORKER_SCRIPT} status"), assumed=""
         )
@@ -150,9 +159,6 @@ class TpuVm:
     @property
     def _kind(self) -> str:
         return "queued-resources" if self._args.queued else "tpu-vm"
-
-    def _explain(self) -> tuple[str, ...]:
-        return self._gcloud(self._kind, "describe")
 
     def _ssh(self, command: str) -> tuple[str, ...]:
         flags = ("--worker=all", f"--command={command}", *self._args.connect_flag)

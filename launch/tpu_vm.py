@@ -37,8 +37,8 @@ from launch.slices import chips_per_host
 
 ROOT = Path(__file__).resolve().parent.parent
 ACTIONS = ("run", "up", "logs", "status", "stop", "down")
-_LOST_AFTER = 5  # asking in vain
-_DONE = ""
+_LOST_AFTER = 5  # times that the workers are asked in vain, one after the other
+_DONE = ""  # what has interrupted a job that ended well
 
 
 def make_parser() -> Parser:
@@ -157,7 +157,10 @@ class Launch:
             job = parse_command(command)
             self._check(job, tpu_slice)
             if self._hosts > 1:
+                # First, so that --env=GROOT_DISTRIBUTED=... has the last word.
                 environment = {"GROOT_DISTRIBUTED": "auto", **environment}
+            # One text, since a worker tells it when it is asked what it runs: the same text is the
+            # same job, to be followed and not started again.
             settings = [f"{key}={value}" for key, value in environment.items()]
             self._command = shlex.join(["env", *settings, *job.command])
 
@@ -185,6 +188,7 @@ class Launch:
                 interruption = str(error)
                 self._runner.sleep(self._args.poll)
             else:
+                # A job that fails by itself would fail again: nothing is restarted for it.
                 try:
                     interruption = self._once(reused)
                 except UserError:
@@ -214,7 +218,7 @@ class Launch:
                 self._runner.say("the job is running: following it")
             else:
                 self.install()
-                self._start()
+                self._tpu.ssh(shlex.join(["bash", WORKER_SCRIPT, "start", self._command]))
             return self._follow()
         except CommandFailed:
             # A slice that is being taken away fails in every way before it says so.
@@ -232,6 +236,7 @@ class Launch:
                     f"{self._args.name} runs another command already ({worker.detail}); `stop` "
                     "ends it"
                 )
+        # Fewer: one has lost its job, and the others wait for it in vain.
         return len(running) == self._hosts
 
     def install(self) -> None:
@@ -242,6 +247,7 @@ class Launch:
             self._runner.say(
                 f"{len(changed.splitlines())} changed or new files stay here: commit them first"
             )
+        # The commit and not the folder, so that what runs has a name.
         self._runner.run("mkdir", "-p", str(archive.parent))
         self._runner.run(
             "git", "-C", root, "archive", "--format=tar.gz", f"--output={archive}", "HEAD"
@@ -249,6 +255,7 @@ class Launch:
         self._tpu.copy(archive)
         if self._args.setup:
             self._tpu.ssh(self._args.setup)
+        # groot/venv and groot/run, with the log of the attempt before, stay.
         self._tpu.ssh(
             f"rm -rf groot/source && mkdir -p groot/source && "
             f"tar -xzf {archive.name} -C groot/source && bash {WORKER_SCRIPT} install"
@@ -257,10 +264,11 @@ class Launch:
             words = (WORKER_SCRIPT, "mount", mount.kind, mount.source, str(mount.path))
             self._tpu.ssh(shlex.join(["bash", *words]))
 
-    def _start(self) -> None:
-        self._tpu.ssh(shlex.join(["bash", WORKER_SCRIPT, "start", self._command]))
-
     def _follow(self) -> str:
+        """Shows the log until the job is done (_DONE), or something has interrupted it.
+
+        Raises UserError where the job failed by itself on a slice that still stands.
+        """
         unheard = 0
         while True:
             if self._tpu.follow(self._args.lines) == 0:
@@ -283,7 +291,8 @@ class Launch:
                 return _DONE
             if "running" in states:
                 continue
-            if not states <= {"finished", "failed"}:
+            # Idle or interrupted; or silent, since what was installed is gone with the machine.
+            if not states or not states <= {"finished", "failed"}:
                 return f"{self._args.name} was interrupted"
             failed = [worker for worker in workers if worker.state == "failed"]
             which = ", ".join(f"worker {worker.number} ({worker.detail})" for worker in failed)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from groot_jax import config as configs
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.scaling.chips import Slice, parse_slice
-from launch.commands import Parser, Runner, add_repeated, number
+from launch.commands import Parser, Runner, add_repeated, number, passed_on
 from launch.jobs import (
     Mount,
     check_name,
@@ -34,10 +34,9 @@ from launch.jobs import (
 from launch.slices import GENERATIONS, chips_per_host
 from launch.templates import templates_in
 
-_COORDINATOR_PORT = 8476
-_LIBTPU_PORT = 8471
+_COORDINATOR_PORT = 8476  # of process 0 on GPUs; any that is free in a pod would do
+_LIBTPU_PORT = 8471  # of libtpu, at which the hosts of a slice find each other
 _EVALUATION_RETRIES = 3
-_WHOLE_SHARED_MEMORY = {"medium": "Memory"}
 
 
 def make_parser() -> Parser:
@@ -90,8 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     runner = Runner(args.dry_run)
     manifest = render(args, overrides)
     if args.apply or args.dry_run:
-        flags = [f"--context={args.context}"] if args.context else []
-        flags += [f"--namespace={args.namespace}"] if args.namespace else []
+        flags = passed_on(args, "context", "namespace")
         runner.run("kubectl", *flags, "apply", "-f", "-", stdin=manifest)
     else:
         print(manifest, end="")
@@ -116,6 +114,7 @@ def render(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> st
     check_name(args.name)
     mounts = [parse_mount(text) for text in args.mount]
     check_workdir(args.workdir, mounts, "the disk of a pod is lost with it")
+    # What each pod runs. Words and no shell line: nothing in them has to be quoted for a shell.
     train = ["python", "-m", "groot_jax.train", f"--config={args.config}"]
     train += [f"--workdir={args.workdir}", *(f"--config.{key}={text}" for key, text in overrides)]
     evaluate = ["python", "-m", "groot_jax.evaluate", f"--workdir={args.workdir}", "--watch"]
@@ -137,6 +136,8 @@ def render(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> st
         }
     ]
     if not args.no_eval:
+        # Its config is that of the work directory, the training's; its devices are fewer. A mesh
+        # of tensor=16 fits 16 chips and not 4.
         meshes = [flag for flag in args.eval_flag if flag.startswith("--config.mesh.")]
         try:
             parse_command([*train, *meshes]).check_mesh(evaluation.devices, "the evaluation")
@@ -245,7 +246,8 @@ def _volumes(mounts: Sequence[Mount], gpus: bool) -> list[dict[str, object]]:
             server, _, path = mount.source.partition(":")
             kind, settings = "nfs", {"server": server, "path": path}
         elif mount.kind == "bucket":
-            # Hosts shall see each other's files at once, and checkpoints are renamed into place.
+            # Hosts shall see each other's files at once, so that nothing about them is kept (0
+            # seconds); and a checkpoint, a folder of up to so many files, is renamed into place.
             options = "implicit-dirs,metadata-cache:ttl-secs:0,rename-dir-limit=200000"
             attributes = {"bucketName": mount.source, "mountOptions": options}
             kind = "csi"
@@ -260,7 +262,7 @@ def _volumes(mounts: Sequence[Mount], gpus: bool) -> list[dict[str, object]]:
                 "name": "shared-memory",
                 "path": "/dev/shm",
                 "kind": "emptyDir",
-                "settings": _WHOLE_SHARED_MEMORY,
+                "settings": {"medium": "Memory"},
             }
         )
     return volumes

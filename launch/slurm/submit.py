@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from groot_jax.errors import UserError, exit_on_user_error
-from launch.commands import Parser, Runner, add_repeated, number, split_command
+from launch.commands import Parser, Runner, add_repeated, number, passed_on, split_command
 from launch.jobs import check_name, check_workdir, parse_command, parse_environment
 from launch.templates import templates_in
 
@@ -59,6 +59,8 @@ def render(args: argparse.Namespace, words: list[str]) -> str:
     check_workdir(job.workdir, [], "")
     if args.gpus_per_node:
         job.check_mesh(args.nodes * args.gpus_per_node, "the nodes")
+    # One task on each node, for one process that has all its GPUs. B: warns the script alone, which
+    # then tells the job, see job.sh.j2. A job that queues again goes on writing the same log.
     flags = [
         f"--job-name={check_name(args.name)}",
         f"--nodes={args.nodes}",
@@ -68,12 +70,9 @@ def render(args: argparse.Namespace, words: list[str]) -> str:
         "--open-mode=append",
         f"--output={args.output}",
     ]
-    flags += [f"--gpus-per-node={args.gpus_per_node}"] if args.gpus_per_node else []
-    flags += [f"--cpus-per-task={args.cpus_per_task}"] if args.cpus_per_task else []
-    flags += [f"--time={args.time}"] if args.time else []
-    flags += [f"--partition={args.partition}"] if args.partition else []
-    flags += [f"--account={args.account}"] if args.account else []
+    flags += passed_on(args, "gpus-per-node", "cpus-per-task", "time", "partition", "account")
     flags += args.sbatch_flag
+    # Each becomes a line `#SBATCH --KEY=VALUE`, which a line break would end.
     for flag in flags:
         if not flag.startswith("--") or any(c in flag for c in "\n\r"):
             raise UserError(f"{flag!r} is no flag of sbatch: write --KEY=VALUE, on one line")

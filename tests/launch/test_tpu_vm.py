@@ -249,6 +249,14 @@ def test_a_job_that_was_cut_off_on_a_sound_slice_starts_again_there(world: World
     assert world.verbs().count("create") == 1 and world.verbs().count("start") == 2
 
 
+def test_workers_that_have_nothing_installed_start_again(world: World):
+    """As after maintenance, when the machine came back with an empty disk."""
+    world.answer(" follow ", status=255)
+    world.answer(" status", out="", times=2)
+    run(*POD, *JOB)
+    assert world.verbs().count("create") == 1 and world.verbs().count("start") == 2
+
+
 def test_a_lost_connection_is_taken_up_again(world: World):
     world.answer(" follow ", status=255)
     world.answer(" status", status=255, err="connection refused\n")
