@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from groot_jax.scaling.check import Choice, Question, StepReport
 
 STEPS = ("nll", "generate", "update")
+# What a term of the roofline is called in a table: what a chip multiplies with, reads from and
+# exchanges through.
 _UNITS = {"flops": "products", "hbm": "memory", "ici": "interconnect"}
 
 
 def main(argv: list[str] | None = None) -> None:
     args = configs.parse_job(_parser(), argv)
+    # All flags are checked before JAX is imported, which takes seconds.
     tpu_slice = parse_slice(args.topology)
     steps = tuple(args.steps.split(","))
     for step in steps:
@@ -71,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
             f"it does not fit {tpu_slice.name}, whose chips have "
             f"{tpu_slice.chip.hbm_bytes / GIB:.0f} GiB ({reasons}); {advice}"
         )
+    # The last line of standard output, whatever it says; the sentence goes to standard error.
     if args.json:
         print(json.dumps(report))
     if not report["fits"]:
@@ -82,6 +86,7 @@ def _advice(question: Question, failed: list[str], tries: int) -> str:
     have to, `tries` the choices that are compiled at most."""
     from groot_jax.scaling import check
 
+    # A mesh and a batch cost nothing to change, another slice does: they come first.
     choice = check.nearest_that_fits(question, failed, tries)
     if choice is not None:
         return f"these settings fit: {choice}"

@@ -97,10 +97,6 @@ class Generator:
             return np.ones(rows, bool)
         return arrays.counted_rows(self._batch_sharding, rows)
 
-    def num_programs(self) -> int:
-        """Programs compiled so far: one for each size of batch."""
-        return self._search._cache_size()
-
     def read(self, beams: Beams, batch: Batch) -> list[tuple[Example, list[Candidate]]]:
         """Waits for the device; (example, candidates best first) of each real row that lies on this
         process's devices.

@@ -29,7 +29,7 @@ from groot_jax.scaling.roofline import estimate
 from groot_jax.scaling.workload import Sentences, Workload, make_workload
 from groot_jax.training.setup import place
 
-_EXAMPLES = 16  # Sentences made up; larger batches repeat them.
+_EXAMPLES = 16  # Sentences made up; larger batches repeat them, since shapes alone matter.
 # Doubling ends here: a pod of v4 has 4096 chips, and 16x16x24 is the largest slice of v5p.
 _MOST_CHIPS = 4096
 _STATE_SHARE = 0.8  # Of a chip's memory, for a training state that leaves room to work in.
@@ -41,7 +41,6 @@ _STATE_SHARE = 0.8  # Of a chip's memory, for a training state that leaves room 
 _COMPILERS = 2
 _LARGE = 2_000_000_000
 _QUICK = {"exec_time_optimization_effort": -1.0}
-
 
 # What --json says of one step: whether it `fits`, the `reason` where not, and figures of one chip.
 StepReport: TypeAlias = dict[str, Any]
@@ -121,10 +120,11 @@ def _check(programs: Programs, step: str, tpu_slice: Slice, quick: bool) -> Step
     params, state = programs.state_bytes()
     # The search runs while the moments of the optimizer lie beside it.
     resident = state - params if step == "generate" else 0
+    # Known at once, where the compiler would take minutes to say it.
     if state > hbm:
         return _refused(f"parameters and moments alone take {_gib(state)} a chip", state, state)
     try:
-        lowered = programs.lower(step)
+        lowered: Any = programs.lower(step)  # Declared to take no options that are numbers.
         compiled = lowered.compile(compiler_options=_QUICK if quick else None)
     except jax.errors.JaxRuntimeError as error:
         used = refusal(str(error))
@@ -134,23 +134,20 @@ def _check(programs: Programs, step: str, tpu_slice: Slice, quick: bool) -> Step
     memory = compiled.memory_analysis()
     cost = cost_of(Program(compiled.as_text()), programs.trips(step))
     roof = estimate(cost, tpu_slice)
-    # An output that is aliased lies where its argument did, so that it counts once.
-    needed = (
-        memory.argument_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.generated_code_size_in_bytes
-        + resident
-    )
-    rows, peak = programs.rows(step), roof.seconds * tpu_slice.chip.flops * tpu_slice.size
-    result: StepReport = {
-        "fits": needed <= hbm,
+    sizes = {
         "argument_bytes": memory.argument_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
         "code_bytes": memory.generated_code_size_in_bytes,
-        "aliased_bytes": memory.alias_size_in_bytes,  # Outputs that take an argument's place.
+    }
+    # Outputs that take an argument's place, as the state of an update does: they count once.
+    aliased = memory.alias_size_in_bytes
+    needed = sum(sizes.values()) - aliased + resident
+    rows, peak = programs.rows(step), roof.seconds * tpu_slice.chip.flops * tpu_slice.size
+    result: StepReport = {
+        "fits": needed <= hbm,
+        **sizes,
+        "aliased_bytes": aliased,
         "resident_bytes": resident,
         "needed_bytes": needed,
         "flops": cost.flops,
@@ -165,7 +162,7 @@ def _check(programs: Programs, step: str, tpu_slice: Slice, quick: bool) -> Step
         "seconds": {"flops": roof.flops_seconds, "hbm": roof.hbm_seconds, "ici": roof.ici_seconds},
         "batch_size": rows,
         "sentences_per_second": rows / roof.seconds,
-        "model_flop_utilisation": float(programs.needed_flops(step) / peak),
+        "model_flop_utilisation": programs.needed_flops(step) / peak,
     }
     if not result["fits"]:
         result["reason"] = f"it takes {_gib(needed)} a chip"

@@ -164,16 +164,9 @@ class Programs:
             share = 1 / len(batch.source_BxS)
             nodes = np.full(rows, real_RxN.sum() * share)
             self_pairs = np.full(rows, batch.attend_RxNxN[real_RxN].sum() * share)
-        return needed_flops(
-            self.model_config,
-            source_tokens=sources.sum(),
-            source_pairs=(sources**2).sum(),
-            nodes=nodes.sum(),
-            self_pairs=self_pairs.sum(),
-            cross_pairs=(nodes * sources).sum(),
-            columns=len(self._grammar.columns_C),
-            backward=step != "generate",
-        )
+        columns = len(self._grammar.columns_C)
+        backward = step != "generate"
+        return needed_flops(self.model_config, sources, nodes, self_pairs, columns, backward)
 
     def state_bytes(self) -> tuple[int, int]:
         """Bytes on one device of the parameters, and of a training state with them."""

@@ -1,13 +1,15 @@
 """The least time that a chip needs for a compiled program, from published peak rates.
 
 A roofline (Williams, Waterman and Patterson, doi 10.1145/1498765.1498785): nothing here was
-measured. Launch and synchronisation cost nothing in it, so that real
-times are longer, those of many small operations (a decoding step of a small model) by far.
+measured. Launch and synchronisation cost nothing in it, so that real times are longer, those of
+many small operations (a decoding step of a small model) by far.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+import numpy as np
 
 from groot_jax.model.config import T5Config
 from groot_jax.scaling.chips import Slice
@@ -57,19 +59,17 @@ def estimate(cost: Cost, tpu_slice: Slice) -> Estimate:
 
 def needed_flops(
     config: T5Config,
-    *,
-    source_tokens: float,
-    source_pairs: float,
-    nodes: float,
-    self_pairs: float,
-    cross_pairs: float,
+    sources_B: np.ndarray,
+    nodes_B: np.ndarray,
+    self_pairs_B: np.ndarray,
     columns: int,
     backward: bool,
 ) -> float:
     """FLOPs of products that the model itself asks for: no padding, nothing computed twice.
 
-    Over all sentences: source tokens, decoder nodes, (query, key) pairs of attention, and the
-    logits of `columns` vocabulary columns at each node. A backward pass is twice the forward one.
+    Of each sentence: source tokens, decoder nodes, and the (query, key) pairs of their attention to
+    one another; at each node the logits of `columns` vocabulary columns. A backward pass is twice
+    the forward one.
     """
     # Weights that a token passes, of which each costs a multiply and an add: 2 FLOP. Queries, keys,
     # values and their output are four matrices of d * inner; of cross attention, whose keys and
@@ -80,9 +80,10 @@ def needed_flops(
     encoder = config.num_layers * (4 * d * inner + feed_forward)
     cross_kv = config.num_decoder_layers * 2 * d * inner
     decoder = config.num_decoder_layers * (6 * d * inner + feed_forward)
-    pairs = config.num_layers * source_pairs
-    pairs += config.num_decoder_layers * (self_pairs + cross_pairs)
+    # In the encoder each token attends to all of its sentence; so does a node, across.
+    pairs = config.num_layers * (sources_B**2).sum()
+    pairs += config.num_decoder_layers * (self_pairs_B.sum() + (nodes_B * sources_B).sum())
     # A pair is a score, q . k, and a share of v in the sum: two products of `inner`, 4 FLOP each.
-    forward = 2.0 * source_tokens * (encoder + cross_kv)
-    forward += 2.0 * nodes * (decoder + d * columns) + 4.0 * inner * pairs
-    return forward * (3.0 if backward else 1.0)
+    forward = 2.0 * sources_B.sum() * (encoder + cross_kv)
+    forward += 2.0 * nodes_B.sum() * (decoder + d * columns) + 4.0 * inner * pairs
+    return float(forward * (3.0 if backward else 1.0))

@@ -114,6 +114,7 @@ def make_workload(
     """`count` sentences under `config`'s format, each with a pool of `groot.pool.size` candidates;
     `vocab_size` is that of the tokenizer. Raises UserError for what the config cannot hold."""
     text = config.text
+    # A vocabulary from scratch has a piece for each label, a pretrained one writes some in two.
     pretrained = bool(config.model.init) or text.tokenizer not in ("auto", "train")
     types = [f"t{i} b" if pretrained and i % 2 else f"t{i}" for i in range(sentences.types)]
     labels = ["O", "I", *types]
@@ -128,6 +129,7 @@ def make_workload(
     last = pieces.sentinels[-1]
 
     def word(index: int) -> str:
+        # 1.5 pieces a word: int(1.5) - 0 = 1, int(3.0) - 1 = 2, 1, 2, ...
         extra = int((index + 1) * sentences.pieces) - int(index * sentences.pieces)
         return ".".join(str(rng.randrange(pieces.first_word, last)) for _ in range(max(extra, 1)))
 
@@ -162,6 +164,7 @@ def _reads_features(config: ConfigDict) -> bool:
 
 def _labeling(words: int, types: Sequence[str], rng: random.Random) -> Labeling:
     """Half of the words outside, the others in spans of about two words."""
+    # I goes on with the span before it: O I t3 I -> (2, 4, t3), for there is none at the first I.
     tags = [rng.choice(["O", "O", "I", rng.choice(types)]) for _ in range(words)]
     return labeling_of_word_tags(tags)[0]
 

@@ -329,6 +329,6 @@ def test_one_program_per_batch_size_and_no_more():
     generator = Generator(setting.model, setting.format, setting.grammar, k=3)
     for sentences in (SENTENCES[:2], SENTENCES[2:], SENTENCES[1:3]):
         generator(setting.params, setting.batch(sentences, rows=2))
-    assert generator.num_programs() == 1
+    assert generator._search._cache_size() == 1
     generator(setting.params, setting.batch(SENTENCES[:2], rows=2, size=(32, 40)))
-    assert generator.num_programs() == 2
+    assert generator._search._cache_size() == 2

@@ -481,7 +481,7 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
     assert len(searches) == 2 * 2
     assert capsys.readouterr().err.count("warning: too much is replicated") == 2
     # The corpus fits one size of batch; bins of trees differ in number alone.
-    assert [search.num_programs() for search in searches[::2]] == [1, 1]
+    assert [search._search._cache_size() for search in searches[::2]] == [1, 1]
     assert [len(step.sizes) for step in steps[::2]] == [1, 1]
     assert all(1 <= len(step.sizes) <= 9 for step in steps)
     assert [step.programs for step in steps] == [len(step.sizes) for step in steps]
