@@ -31,6 +31,7 @@ _UNITS = {"flops": "products", "hbm": "memory", "ici": "interconnect"}
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Prints the table, the search and the report. Raises UserError where a step does not fit."""
     args = configs.parse_job(_parser(), argv)
     # All flags are checked before JAX is imported, which takes seconds.
     tpu_slice = parse_slice(args.topology)

@@ -168,6 +168,8 @@ class TpuVm:
         self, kind: str, verb: str, *flags: str, names: tuple[str, ...] = ()
     ) -> tuple[str, ...]:
         args = self._args
+        # gcloud compute tpus tpu-vm ssh groot --zone=us-west4-a --quiet --worker=all --command=...
+        # scp has a file and NAME:file, `names`, where the others have NAME.
         return (
             "gcloud",
             *([args.track] if args.track else []),

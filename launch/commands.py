@@ -67,6 +67,7 @@ class Runner:
             print(f"launch: {text}", file=sys.stderr, flush=True)
 
     def sleep(self, seconds: float) -> None:
+        """Waits, but not in a dry run, in which nothing is waited for."""
         if not self.dry_run:
             time.sleep(seconds)
 

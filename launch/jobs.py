@@ -41,6 +41,7 @@ def parse_command(words: Sequence[str]) -> Job:
         raise UserError("no command is given: end with -- python -m groot_jax.train --config=...")
     if any(character in word for word in command for character in "\n\r\0"):
         raise UserError("a word of the command holds a line break, which no log could show")
+    # Anything may be launched; of what is no job of this package nothing is known.
     module = command[2] if len(command) > 2 and command[1] == "-m" else ""
     if not module.startswith("groot_jax."):
         return Job(command, None, "")
@@ -94,6 +95,7 @@ def parse_mount(text: str) -> Mount:
 def check_workdir(workdir: str, mounts: Sequence[Mount], reason: str) -> None:
     """Raises UserError where a work directory cannot be written or, given a reason why it must be
     on shared storage, is on none of the mounts."""
+    # gs://bucket/demo, which a file system would take for a folder named `gs:`.
     if re.match(r"[a-z0-9]+:/", workdir):
         raise UserError(
             f"--workdir={workdir}: groot_jax writes to file systems, not to URLs; {_ADVICE}"
@@ -109,6 +111,7 @@ def parse_environment(words: Sequence[str]) -> dict[str, str]:
     """["A=b=c"] -> {"A": "b=c"}. Raises UserError for a word that is not KEY=VALUE."""
     values = {}
     for word in words:
+        # At the first `=`: the value may hold others.
         key, equals, value = word.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
             raise UserError(f"--env={word}: write KEY=VALUE")

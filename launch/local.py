@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("processes", "devices"):
         if getattr(args, name) < 1:
             parser.error(f"--{name}={getattr(args, name)}: ask for 1 or more")
+    # One port for all: process 0 listens there, the others call it.
     port = args.port or free_port()
     places = [
         environment(index, args.processes, args.devices, port, os.environ)

@@ -16,6 +16,7 @@ from groot_jax.scaling.chips import Slice
 class Generation:
     """What Google calls one generation of TPUs, and how its hosts are cut."""
 
+    # The same chip has one name in GKE and another in gcloud: tpu-v5-lite-podslice, v5litepod.
     gke_accelerator: str  # value of the node label cloud.google.com/gke-tpu-accelerator
     runtime_version: str  # software of a TPU VM
     most_chips_on_one_host: int  # of a slice of one host; those of several have 4 on each

@@ -42,6 +42,7 @@ _DONE = ""  # what has interrupted a job that ended well
 
 
 def make_parser() -> Parser:
+    """The flags of all actions; what follows `--` is not for it."""
     parser = Parser("launch/tpu_vm.py", __doc__ or "")
     parser.add_argument("action", choices=ACTIONS, help="what to do; run is all of it")
     parser.add_argument("--name", required=True, help="of the TPU VM or queued resource")
@@ -100,6 +101,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Does the action that the first word names. Raises UserError, most before it rents."""
     flags, command = split_command(sys.argv[1:] if argv is None else argv)
     args = make_parser().parse_args(flags)
     check_name(args.name)
@@ -178,6 +180,7 @@ class Launch:
     def run(self) -> None:
         """Everything, with at most --max-restarts restarts. Raises UserError where it fails."""
         most = self._args.max_restarts
+        # Each turn is a whole attempt, from the slice to the end of the log.
         for restarts in range(most + 1):
             try:
                 reused = self._tpu.ensure()

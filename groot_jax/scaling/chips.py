@@ -122,7 +122,8 @@ def parse_slice(text: str, flag: str = "--topology") -> Slice:
 
 
 def prepare_environment() -> None:
-    """Before JAX is imported: on the CPU, and libtpu must not look for a TPU's metadata."""
+    """To be called before JAX is imported, which reads all of it then."""
+    # On the CPU, where libtpu must not ask the machine for a TPU's metadata.
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     enlarge_stacks()

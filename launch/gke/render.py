@@ -40,6 +40,7 @@ _EVALUATION_RETRIES = 3
 
 
 def make_parser() -> Parser:
+    """The flags but for --config.KEY=VALUE."""
     parser = Parser("launch/gke/render.py", __doc__ or "")
     parser.add_argument("--name", required=True, help="of the JobSet")
     parser.add_argument("--image", required=True, help="see launch/gke/Dockerfile")
@@ -84,6 +85,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Prints the manifest, or hands it to kubectl. Raises UserError."""
     plain, overrides = configs.split_overrides(sys.argv[1:] if argv is None else argv)
     args = make_parser().parse_args(plain)
     runner = Runner(args.dry_run)
@@ -198,6 +200,7 @@ def _tpu_pods(args: argparse.Namespace) -> tuple[Pods, Pods]:
                 **_spot(args),
             },
             resources={"google.com/tpu": chips},
+            # GKE tells each pod of a slice who the others are, and JAX knows where it is said.
             environment={"GROOT_DISTRIBUTED": "auto"} if several else {},
             ports=[_LIBTPU_PORT] if several else [],
             exclusive=several,
@@ -217,7 +220,8 @@ def _gpu_pods(args: argparse.Namespace) -> tuple[Pods, Pods]:
 
     def pods(nodes: int, gpus: int) -> Pods:
         several = nodes > 1
-        # The host name that JobSet gives the first pod: NAME-JOB-REPLICA-INDEX.SUBDOMAIN.
+        # Nobody tells pods with GPUs of one another, so the first is named, as JobSet names it:
+        # NAME-JOB-REPLICA-INDEX.SUBDOMAIN.
         first = f"{args.name}-train-0-0.{args.name}:{_COORDINATOR_PORT}"
         addresses = {"JAX_COORDINATOR_ADDRESS": first, "JAX_NUM_PROCESSES": str(nodes)}
         return Pods(
@@ -238,6 +242,7 @@ def _spot(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _volumes(mounts: Sequence[Mount], gpus: bool) -> list[dict[str, object]]:
+    # For each its name, the path at which a container sees it, and what Kubernetes calls it.
     volumes: list[dict[str, object]] = []
     for index, mount in enumerate(mounts):
         kind = "persistentVolumeClaim"

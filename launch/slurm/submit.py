@@ -25,6 +25,7 @@ from launch.templates import templates_in
 
 
 def make_parser() -> Parser:
+    """The flags; what follows `--` is not for it."""
     parser = Parser("launch/slurm/submit.py", __doc__ or "")
     parser.add_argument("--name", required=True, help="of the job")
     parser.add_argument("--nodes", type=number(1), default=1)
@@ -48,6 +49,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Hands the batch script to sbatch. Raises UserError."""
     flags, command = split_command(sys.argv[1:] if argv is None else argv)
     args = make_parser().parse_args(flags)
     Runner(args.dry_run).run("sbatch", stdin=render(args, command))
@@ -56,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 def render(args: argparse.Namespace, words: list[str]) -> str:
     """The batch script. Raises UserError."""
     job = parse_command(words)
+    # Whether the nodes share it cannot be seen from here: docs/launch.md asks for it.
     check_workdir(job.workdir, [], "")
     if args.gpus_per_node:
         job.check_mesh(args.nodes * args.gpus_per_node, "the nodes")
@@ -87,6 +90,7 @@ def render(args: argparse.Namespace, words: list[str]) -> str:
             exports["JAX_LOCAL_DEVICE_IDS"] = devices
     exports |= parse_environment(args.env)
     template = templates_in(Path(__file__).resolve().parent).get_template("job.sh.j2")
+    # bash takes the quotes off again, so that every word and value arrives as it was given.
     return template.render(
         flags=[shlex.quote(flag) for flag in flags],
         exports=[f"{key}={shlex.quote(value)}" for key, value in exports.items()],
