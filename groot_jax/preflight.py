@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from groot_jax.scaling.check import Choice, Question, StepReport
 
 STEPS = ("nll", "generate", "update")
+_MIB = 1 / 2**20  # of a byte; exact, since it is a power of two
 # What a term of the roofline is called in a table: what a chip multiplies with, reads from and
 # exchanges through.
 _UNITS = {"flops": "products", "hbm": "memory", "ici": "interconnect"}
@@ -111,34 +112,28 @@ def _show(console: Console, tpu_slice: Slice, found: dict[str, StepReport]) -> N
         table.add_column(step, justify="right")
     rows: dict[str, list[str]] = {}  # label -> the cell of each step, in their order
 
-    def add(label: str, value: float | None, form: str) -> None:
-        rows.setdefault(label, []).append("-" if value is None else form.format(value))
-
-    def add_mib(label: str, size: float | None) -> None:
-        add(f"{label} MiB", None if size is None else size / 2**20, "{:,.0f}")
-
-    def add_ms(label: str, seconds: float | None) -> None:
-        add(f"{label} ms", None if seconds is None else 1e3 * seconds, "{:,.2f}")
+    def add(label: str, value: float | None, form: str = "{:,.0f}", scale: float = 1.0) -> None:
+        rows.setdefault(label, []).append("-" if value is None else form.format(scale * value))
 
     # A step that was refused lacks some of the figures; a row that no step has is left out.
     kinds = sorted({kind for result in found.values() for kind in result["collectives"]})
     for result in found.values():
         for part in ("argument", "temp", "output", "aliased", "code", "resident", "needed"):
-            add_mib(part, result.get(f"{part}_bytes"))
-        add_mib("of", tpu_slice.chip.hbm_bytes)
-        add("GFLOP", result["flops"] and result["flops"] / 1e9, "{:,.1f}")
-        add_mib("HBM traffic", result["hbm_bytes"])
+            add(f"{part} MiB", result.get(f"{part}_bytes"), scale=_MIB)
+        add("of MiB", tpu_slice.chip.hbm_bytes, scale=_MIB)
+        add("GFLOP", result["flops"], "{:,.1f}", 1e-9)
+        add("HBM traffic MiB", result["hbm_bytes"], scale=_MIB)
         for kind in kinds:
             moved = result["collectives"].get(kind)
             rows.setdefault(f"{kind} MiB", []).append(
-                f"{moved['bytes'] / 2**20:,.1f} in {moved['count']:,.0f}" if moved else "-"
+                f"{moved['bytes'] * _MIB:,.1f} in {moved['count']:,.0f}" if moved else "-"
             )
-        add_ms("estimated", result["estimated_seconds"])
+        add("estimated ms", result["estimated_seconds"], "{:,.2f}", 1e3)
         for term, name in _UNITS.items():
-            add_ms(f"  {name}", result.get("seconds", {}).get(term))
+            add(f"  {name} ms", result.get("seconds", {}).get(term), "{:,.2f}", 1e3)
         rows.setdefault("bound by", []).append(_UNITS.get(result["bound_by"], "-"))
-        add("batch (all chips)", result.get("batch_size"), "{:,.0f}")
-        add("sentences/s (all chips)", result.get("sentences_per_second"), "{:,.0f}")
+        add("batch (all chips)", result.get("batch_size"))
+        add("sentences/s (all chips)", result.get("sentences_per_second"))
         add("model FLOP utilisation", result.get("model_flop_utilisation"), "{:.1%}")
         rows.setdefault("compiler's effort", []).append(result.get("effort", "-"))
         rows.setdefault("verdict", []).append("fits" if result["fits"] else "does not fit")

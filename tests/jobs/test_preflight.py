@@ -195,7 +195,7 @@ def test_a_batch_that_the_chips_do_not_divide_is_padded_as_training_pads_it() ->
     from groot_jax.config import load
 
     layers = [(f"model.{stack}_layers", "1") for stack in ("encoder", "decoder")]
-    batches = [("nll.batch_size", "10"), ("groot.batch_size", "3"), ("groot.accumulate", "2")]
+    batches = [("nll.batch_size", "10"), ("groot.batch_size", "6"), ("groot.accumulate", "2")]
     config = load(str(ROOT / "configs" / "retail.py"), [*layers, *batches])
     question = Question(config, parse_slice("v5e:2x2"), Sentences(words=4, types=2))
     programs = question.programs()
