@@ -246,7 +246,7 @@ def larger_slice(question: Question) -> Slice | None:
     state = question.slice.size * least_state(question)
     while math.prod(grid) < _MOST_CHIPS:
         # The last of the shortest, as Google writes shapes: 2x2 -> 2x4 -> 4x4 and not 4x2.
-        grid[len(grid) - 1 - grid[::-1].index(min(grid))] *= 2
+        grid[max(i for i, side in enumerate(grid) if side == min(grid))] *= 2
         larger = Slice(chip, tuple(grid))
         there_is = not chip.shapes or larger.shape in chip.shapes
         if there_is and state / larger.size <= _STATE_SHARE * chip.hbm_bytes:

@@ -157,8 +157,8 @@ class Programs:
             k = self.config.generate.k
             nodes, self_pairs = k * nodes, k * self_pairs
         if step == "update":
-            # Candidates share the nodes of their prefixes. Sentences repeat, so that the mean of
-            # those that differ is that of all.
+            # Candidates share the nodes of their prefixes. Sentences repeat, and the mean of those
+            # that differ stands for all.
             batch = self._pools(groups=1, rows=min(rows, len(self.workload.examples)))
             real_RxN = batch.sentence_RxN >= 0
             share = 1 / len(batch.source_BxS)

@@ -204,6 +204,11 @@ def test_a_mistake_is_one_sentence(world: World, argv: tuple[str, ...], part: st
     assert world.calls() == []
 
 
+def test_keys_of_the_config_are_written_as_for_training():
+    command = container(job(manifest(*TPU, "--config.seed", "7"), "train"))["command"]
+    assert command[-1] == "--config.seed=7"
+
+
 def test_the_evaluation_may_have_a_mesh_of_its_own():
     flags = ("--config.mesh.tensor=16", "--eval-flag=--config.mesh.tensor=4")
     command = container(job(manifest(*TPU, *flags), "evaluate"))["command"]
