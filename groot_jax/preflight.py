@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     for step in steps:
         if step not in STEPS:
             raise UserError(f"--steps={args.steps}: {step!r} is none of {', '.join(STEPS)}")
+    # --pieces may be less than 1: each word has one piece at least.
     for flag in ("words", "types", "tries", "source", "target"):
         value = getattr(args, flag)
         if value is not None and value < 1:
@@ -124,6 +125,7 @@ def _show(console: Console, tpu_slice: Slice, found: dict[str, StepReport]) -> N
         add("GFLOP", result["flops"], "{:,.1f}", 1e-9)
         add("HBM traffic MiB", result["hbm_bytes"], scale=_MIB)
         for kind in kinds:
+            # `12.5 in 48`: so many MiB in all, in so many exchanges.
             moved = result["collectives"].get(kind)
             rows.setdefault(f"{kind} MiB", []).append(
                 f"{moved['bytes'] * _MIB:,.1f} in {moved['count']:,.0f}" if moved else "-"
@@ -153,6 +155,7 @@ def _show_search(console: Console, best: list[tuple[Choice, StepReport]]) -> Non
     for name in ("data", "fsdp", "tensor", "batch", "GiB a chip", "ms", "sentences/s", "bound by"):
         table.add_column(name, justify="right")
     for choice, result in best:
+        # What does not fit has a size, but nothing that would run and take time.
         fits = result["fits"]
         table.add_row(
             *map(str, choice.mesh),

@@ -100,6 +100,7 @@ def check_workdir(workdir: str, mounts: Sequence[Mount], reason: str) -> None:
         raise UserError(
             f"--workdir={workdir}: groot_jax writes to file systems, not to URLs; {_ADVICE}"
         )
+    # A path of another machine: nothing here is asked whether it exists.
     path = PurePosixPath(workdir)
     # By parts and not by text: /mnt/bb is not on a mount at /mnt/b, nor is /mnt/b/../x.
     on_mount = ".." not in path.parts and any(path.is_relative_to(m.path) for m in mounts)

@@ -128,11 +128,16 @@ def main(argv: list[str] | None = None) -> None:
         if not args.dry_run:
             print(f"{args.name}: {state}")
             for worker in workers:
+                # `worker 0: idle`, with nothing behind it, and `worker 1: running: python ...`.
                 print(f"worker {worker.number}: {worker.state}: {worker.detail}".rstrip(": "))
     elif args.action == "stop":
         tpu.ssh(f"bash {WORKER_SCRIPT} stop")
     else:
         tpu.delete()
+
+
+class OtherJob(UserError):
+    """The slice runs another command."""
 
 
 class Launch:
@@ -168,6 +173,7 @@ class Launch:
 
     def _check(self, job: Job, tpu_slice: Slice) -> None:
         job.check_mesh(tpu_slice.size, tpu_slice.name)
+        # Why the work directory has to be on a mount; the first reason that there is.
         reason = ""
         if self._hosts > 1:
             reason = f"the {self._hosts} hosts of {tpu_slice.name} all need it"
@@ -184,6 +190,7 @@ class Launch:
         for restarts in range(most + 1):
             try:
                 reused = self._tpu.ensure()
+            # UserErrors of other kinds go through: of a slice in a state that the user has to end.
             except (NotCreated, TakenAway) as error:
                 # Capacity that was there once may come back; a first attempt has no such hope.
                 if isinstance(error, NotCreated) and not restarts:
@@ -194,6 +201,8 @@ class Launch:
                 # A job that fails by itself would fail again: nothing is restarted for it.
                 try:
                     interruption = self._once(reused)
+                except OtherJob:  # Whose slice it is then, --delete-after or not.
+                    raise
                 except UserError:
                     self._tear_down()
                     raise
@@ -235,7 +244,7 @@ class Launch:
         running = [worker for worker in self._tpu.workers() if worker.state == "running"]
         for worker in running:
             if worker.detail != self._command:
-                raise UserError(
+                raise OtherJob(
                     f"{self._args.name} runs another command already ({worker.detail}); `stop` "
                     "ends it"
                 )
@@ -263,6 +272,7 @@ class Launch:
             f"rm -rf groot/source && mkdir -p groot/source && "
             f"tar -xzf {archive.name} -C groot/source && bash {WORKER_SCRIPT} install"
         )
+        # After the script that mounts is there, and before the job is started.
         for mount in self._mounts:
             words = (WORKER_SCRIPT, "mount", mount.kind, mount.source, str(mount.path))
             self._tpu.ssh(shlex.join(["bash", *words]))

@@ -125,6 +125,7 @@ def render(args: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> st
         raise UserError("give either --topology (TPUs) or --accelerator (GPUs)")
     training, evaluation = _tpu_pods(args) if args.topology else _gpu_pods(args)
     parse_command(train).check_mesh(training.devices, args.topology or "the nodes")
+    # --env is for both jobs, and has the last word over what the launcher sets.
     common = parse_environment(args.env)
     jobs = [
         {

@@ -146,7 +146,7 @@ def test_a_job_that_runs_already_is_followed(world: World):
 def test_another_job_is_left_alone(world: World):
     world.state = "READY"
     world.answer(" status", out="worker 0: running: python other.py\n")
-    error = world.error(lambda: run(*POD, "--max-restarts=3", *JOB))
+    error = world.error(lambda: run(*POD, "--max-restarts=3", "--delete-after", *JOB))
     assert "runs another command already (python other.py)" in error
     assert world.verbs() == ["describe", "status"]
 
