@@ -25,13 +25,14 @@ from ml_collections import ConfigDict
 
 from benchmarks import measure
 from groot_jax.config import load
-from groot_jax.contrast.update import Metrics, NllBatch, OutputColumns, PoolBatch
+from groot_jax.contrast.update import Metrics, NllBatch, OutputColumns, PoolBatch, nll_batch
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
+from groot_jax.generate.steps import search_input
 from groot_jax.mesh import arrays
 from groot_jax.model.t5 import T5, init_params
-from groot_jax.scaling import workload as workloads
 from groot_jax.scaling.programs import model_of
+from groot_jax.scaling.workload import Sentences, make_workload
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import make_partitioning
 from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step
@@ -39,15 +40,15 @@ from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step
 FORMATS = "aligned,fused_sentinel,sentinel_tag"
 STEPS = ("nll", "search", "update")
 # 8 words of 1.5 pieces, and 12 types: the built-in corpus has 13.
-_SENTENCES = workloads.Sentences(words=8, pieces=1.5, types=12)
+_SENTENCES = Sentences(words=8, pieces=1.5, types=12)
 
 
 def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
     """Each step of training under a config, ready to be called again and again."""
     model_config, vocab_size = model_of(config)
     partitioning = make_partitioning(config, model_config)
-    sentences = workloads.make_workload(config, vocab_size, _SENTENCES, 32)
-    grammar = make_grammar(sentences.format, config.model.normalise, model_config.vocab_size)
+    workload = make_workload(config, vocab_size, _SENTENCES, 32)
+    grammar = make_grammar(workload.format, config.model.normalise, model_config.vocab_size)
     columns = arrays.put(
         OutputColumns(grammar.columns_C, grammar.column_of_V), partitioning.layout.everywhere
     )
@@ -71,23 +72,15 @@ def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
         return call
 
     generator = Generator(
-        T5(model_config), sentences.format, grammar, k=config.generate.k, layout=partitioning.layout
+        T5(model_config), workload.format, grammar, k=config.generate.k, layout=partitioning.layout
     )
     inputs = arrays.put(
-        workloads.search_input(sentences, config.groot.batch_size), partitioning.layout.batch
+        search_input(workload.batch(config.groot.batch_size)), partitioning.layout.batch
     )
-    pools = workloads.pool_input(
-        sentences,
-        config.groot,
-        rows=config.groot.batch_size,
-        groups=1,
-        buckets=config.loader.node_buckets,
-        start_token=model_config.decoder_start_token_id,
-    )
+    start_token = model_config.decoder_start_token_id
+    pools = workload.pool_batch(config.groot.batch_size, 1, config.groot.pool.size, start_token)
     return {
-        "nll": update(
-            config.nll, jit_nll_step, workloads.nll_input(sentences, config.nll.batch_size)
-        ),
+        "nll": update(config.nll, jit_nll_step, nll_batch(workload.batch(config.nll.batch_size))),
         "search": lambda: generator.search(params, inputs, None),
         "update": update(config.groot, jit_groot_step, pools),
     }

@@ -12,55 +12,55 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from groot_jax import config as configs
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.scaling import chips
-from groot_jax.scaling.chips import GIB, Slice
+from groot_jax.scaling.chips import CHIPS, GIB, Slice, parse_slice, prepare_environment
 
 if TYPE_CHECKING:
-    from groot_jax.scaling.check import Choice, Question
+    from groot_jax.scaling.check import Choice, Question, StepReport
 
 STEPS = ("nll", "generate", "update")
+_MIB = 1 / 2**20  # of a byte; exact, since it is a power of two
+# What a term of the roofline is called in a table: what a chip multiplies with, reads from and
+# exchanges through.
 _UNITS = {"flops": "products", "hbm": "memory", "ici": "interconnect"}
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Prints the table, the search and the report. Raises UserError where a step does not fit."""
     args = configs.parse_job(_parser(), argv)
-    slice_ = chips.parse_topology(args.topology)
+    # All flags are checked before JAX is imported, which takes seconds.
+    tpu_slice = parse_slice(args.topology)
     steps = tuple(args.steps.split(","))
     for step in steps:
         if step not in STEPS:
             raise UserError(f"--steps={args.steps}: {step!r} is none of {', '.join(STEPS)}")
+    # --pieces may be less than 1: each word has one piece at least.
     for flag in ("words", "types", "tries", "source", "target"):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise UserError(f"--{flag} is {value}, but has to be 1 or more")
-    chips.prepare_environment()
+    prepare_environment()
     # Imported here: it brings in JAX, which reads its environment then.
     from groot_jax.scaling import check
     from groot_jax.scaling.workload import Sentences
 
-    question = check.Question(
-        args.config,
-        slice_,
-        Sentences(args.words, args.pieces, args.types),
-        (args.source, args.target),
-    )
+    sentences = Sentences(args.words, args.pieces, args.types, args.source, args.target)
+    question = check.Question(args.config, tpu_slice, sentences)
     console = Console()
     found = check.check_steps(question, steps)
     report = {
         "fits": all(result["fits"] for result in found.values()),
-        "chips": slice_.size,
-        "hbm_per_chip_bytes": slice_.chip.hbm_bytes,
+        "chips": tpu_slice.size,
+        "hbm_per_chip_bytes": tpu_slice.chip.hbm_bytes,
         "steps": found,
     }
-    _show(console, slice_, found)
+    _show(console, tpu_slice, found)
     if args.search:
         best = check.search(question, args.tries)
         _show_search(console, best)
@@ -68,14 +68,16 @@ def main(argv: list[str] | None = None) -> None:
     if not report["fits"]:
         failed = [step for step in steps if not found[step]["fits"]]
         advice = _advice(question, failed, args.tries)
+        # Steps that fail for the same reason, such as a mesh that does not fit, are told together.
         steps_of: dict[str, list[str]] = {}
         for step in failed:
             steps_of.setdefault(found[step]["reason"], []).append(step)
         reasons = "; ".join(f"{', '.join(at)}: {reason}" for reason, at in steps_of.items())
         report["reason"] = (
-            f"it does not fit {slice_.name}, whose chips have {slice_.chip.hbm_bytes / GIB:.0f} "
-            f"GiB ({reasons}); {advice}"
+            f"it does not fit {tpu_slice.name}, whose chips have "
+            f"{tpu_slice.chip.hbm_bytes / GIB:.0f} GiB ({reasons}); {advice}"
         )
+    # The last line of standard output, whatever it says; the sentence goes to standard error.
     if args.json:
         print(json.dumps(report))
     if not report["fits"]:
@@ -83,9 +85,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _advice(question: Question, failed: list[str], tries: int) -> str:
-    """The nearest mesh and batch that fit, or the slice that could."""
+    """The nearest mesh and batch that fit, or the slice that could; `failed` are the steps that
+    have to, `tries` the choices that are compiled at most."""
     from groot_jax.scaling import check
 
+    # A mesh and a batch cost nothing to change, another slice does: they come first.
     choice = check.nearest_that_fits(question, failed, tries)
     if choice is not None:
         return f"these settings fit: {choice}"
@@ -100,36 +104,39 @@ def _advice(question: Question, failed: list[str], tries: int) -> str:
     )
 
 
-def _show(console: Console, slice_: Slice, found: dict[str, dict[str, Any]]) -> None:
+def _show(console: Console, tpu_slice: Slice, found: dict[str, StepReport]) -> None:
     """One column a step, figures of one chip; then the verdict."""
-    table = Table(title=f"{slice_.name}: {slice_.size} chips, each of them", title_justify="left")
+    table = Table(title=f"{tpu_slice.name}: {tpu_slice.size} chips, each of them")
+    table.title_justify = "left"
     table.add_column("")
     for step in found:
         table.add_column(step, justify="right")
-    rows: dict[str, list[str]] = {}
+    rows: dict[str, list[str]] = {}  # label -> the cell of each step, in their order
 
-    def add(label: str, value: Any, form: Callable[[float], str]) -> None:
-        rows.setdefault(label, []).append("-" if value is None else form(value))
+    def add(label: str, value: float | None, form: str = "{:,.0f}", scale: float = 1.0) -> None:
+        rows.setdefault(label, []).append("-" if value is None else form.format(scale * value))
 
-    kinds = sorted({kind for result in found.values() for kind in result.get("collectives", {})})
+    # A step that was refused lacks some of the figures; a row that no step has is left out.
+    kinds = sorted({kind for result in found.values() for kind in result["collectives"]})
     for result in found.values():
         for part in ("argument", "temp", "output", "aliased", "code", "resident", "needed"):
-            add(f"{part} MiB", result.get(f"{part}_bytes"), lambda v: f"{v / 2**20:,.0f}")
-        add("of MiB", slice_.chip.hbm_bytes, lambda v: f"{v / 2**20:,.0f}")
-        add("GFLOP", result.get("flops"), lambda v: f"{v / 1e9:,.1f}")
-        add("HBM traffic MiB", result.get("hbm_bytes"), lambda v: f"{v / 2**20:,.0f}")
+            add(f"{part} MiB", result.get(f"{part}_bytes"), scale=_MIB)
+        add("of MiB", tpu_slice.chip.hbm_bytes, scale=_MIB)
+        add("GFLOP", result["flops"], "{:,.1f}", 1e-9)
+        add("HBM traffic MiB", result["hbm_bytes"], scale=_MIB)
         for kind in kinds:
-            moved = result.get("collectives", {}).get(kind)
+            # `12.5 in 48`: so many MiB in all, in so many exchanges.
+            moved = result["collectives"].get(kind)
             rows.setdefault(f"{kind} MiB", []).append(
-                f"{moved['bytes'] / 2**20:,.1f} in {moved['count']:,.0f}" if moved else "-"
+                f"{moved['bytes'] * _MIB:,.1f} in {moved['count']:,.0f}" if moved else "-"
             )
-        add("estimated ms", result.get("estimated_seconds"), lambda v: f"{1e3 * v:,.2f}")
+        add("estimated ms", result["estimated_seconds"], "{:,.2f}", 1e3)
         for term, name in _UNITS.items():
-            add(f"  {name} ms", result.get("seconds", {}).get(term), lambda v: f"{1e3 * v:,.2f}")
+            add(f"  {name} ms", result.get("seconds", {}).get(term), "{:,.2f}", 1e3)
         rows.setdefault("bound by", []).append(_UNITS.get(result["bound_by"], "-"))
-        add("batch (all chips)", result.get("batch_size"), lambda v: f"{v:,.0f}")
-        add("sentences/s (all chips)", result.get("sentences_per_second"), lambda v: f"{v:,.0f}")
-        add("model FLOP utilisation", result.get("model_flop_utilisation"), lambda v: f"{v:.1%}")
+        add("batch (all chips)", result.get("batch_size"))
+        add("sentences/s (all chips)", result.get("sentences_per_second"))
+        add("model FLOP utilisation", result.get("model_flop_utilisation"), "{:.1%}")
         rows.setdefault("compiler's effort", []).append(result.get("effort", "-"))
         rows.setdefault("verdict", []).append("fits" if result["fits"] else "does not fit")
     for label, cells in rows.items():
@@ -143,11 +150,12 @@ def _show(console: Console, slice_: Slice, found: dict[str, dict[str, Any]]) -> 
     )
 
 
-def _show_search(console: Console, best: list[tuple[Choice, dict[str, Any]]]) -> None:
+def _show_search(console: Console, best: list[tuple[Choice, StepReport]]) -> None:
     table = Table(title="Updates under other meshes and batches", title_justify="left")
     for name in ("data", "fsdp", "tensor", "batch", "GiB a chip", "ms", "sentences/s", "bound by"):
         table.add_column(name, justify="right")
     for choice, result in best:
+        # What does not fit has a size, but nothing that would run and take time.
         fits = result["fits"]
         table.add_row(
             *map(str, choice.mesh),
@@ -171,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         "--topology",
         required=True,
         metavar="CHIP:AxB[xC]",
-        help=f"the slice, such as v5e:4x4 or v5p:4x4x4; chips: {', '.join(chips.CHIPS)}",
+        help=f"the slice, such as v5e:4x4 or v5p:4x4x4; chips: {', '.join(CHIPS)}",
     )
     parser.add_argument(
         "--steps", default="nll,generate,update", help="which of them (nll,generate,update)"

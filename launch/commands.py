@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from groot_jax.errors import UserError
 
@@ -50,6 +50,7 @@ class Runner:
             print(_as_shell(argv, ""))
             return assumed
         try:
+            # With nothing to read, a program that asks something fails at once and does not wait.
             done = subprocess.run(
                 argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
             )
@@ -66,6 +67,7 @@ class Runner:
             print(f"launch: {text}", file=sys.stderr, flush=True)
 
     def sleep(self, seconds: float) -> None:
+        """Waits, but not in a dry run, in which nothing is waited for."""
         if not self.dry_run:
             time.sleep(seconds)
 
@@ -75,6 +77,8 @@ class Runner:
             print(_as_shell(argv, stdin))
             return 0, ()
         print("+", shlex.join(argv), file=sys.stderr, flush=True)
+        # Standard output is this process's own. Standard error goes through it line by line, so
+        # that it is seen at once and its end can be told again in the sentence about a failure.
         try:
             process = subprocess.Popen(
                 argv,
@@ -98,16 +102,18 @@ class Runner:
                 sys.stderr.flush()
                 last.append(line.rstrip())
             return process.wait(), last
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: nothing is left running behind.
             process.terminate()
             process.wait()
             raise
 
 
 def _as_shell(argv: Sequence[str], stdin: str) -> str:
+    """("echo", "a b") -> echo 'a b'; with what it reads, if anything, as a here-document."""
     line = shlex.join(argv)
     if not stdin:
         return line
+    # In quotes, so that the shell expands nothing in it; END_ where a line of the text is END.
     end = "END"
     while end in stdin.splitlines():
         end += "_"
@@ -121,6 +127,7 @@ def _cannot_start(argv: Sequence[str], error: OSError) -> str:
 
 
 def _failure(argv: Sequence[str], status: int, last: Sequence[str]) -> str:
+    # gcloud compute tpus tpu-vm create NAME: six words say what it was, the flags come behind.
     words = " ".join(argv[:6])
     said = " / ".join(line.strip() for line in last if line.strip())
     how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
@@ -130,11 +137,12 @@ def _failure(argv: Sequence[str], status: int, last: Sequence[str]) -> str:
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are UserErrors. Shared by all launchers."""
 
-    def __init__(self, prog: str, description: str) -> None:
+    def __init__(self, prog: str, description: str | None = None, add_help: bool = True) -> None:
         super().__init__(
             prog=prog,
             description=description,
             allow_abbrev=False,
+            add_help=add_help,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
@@ -142,14 +150,33 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; --help lists what there is")
 
 
-def number(least: float, kind: type[int] | type[float] = int) -> Callable[[str], Any]:
-    """For `type=` of an argument: a number of at least `least`."""
+def add_repeated(
+    to: argparse._ActionsContainer, flag: str, metavar: str, text: str | None = None
+) -> None:
+    """A flag that may be given several times, to a parser or a group of one."""
+    to.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
+
+
+def split_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """["--name=a", "--", "python", "x.py"] -> (["--name=a"], ["python", "x.py"])"""
+    at = words.index("--") if "--" in words else len(words)
+    return list(words[:at]), list(words[at + 1 :])
+
+
+def passed_on(args: argparse.Namespace, *flags: str) -> list[str]:
+    """Those of the flags that were given, as another program takes them: ["--network=n"]."""
+    values = ((flag, getattr(args, flag.replace("-", "_"))) for flag in flags)
+    return [f"--{flag}={value}" for flag, value in values if value]
+
+
+def number(least: float, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """For `type=` of an argument: a finite number of at least `least`."""
 
     def parse(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
-            value = math.nan
+            value = math.nan  # Which is not at least anything.
         if not least <= value < math.inf:
             what = "whole number" if kind is int else "number"
             raise argparse.ArgumentTypeError(f"{text!r} is not a {what} of at least {least}")

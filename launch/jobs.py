@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -12,8 +11,10 @@ from ml_collections import ConfigDict
 
 from groot_jax import config as configs
 from groot_jax.errors import UserError
+from groot_jax.mesh.sizes import fill_mesh
+from launch.commands import Parser
 
-_AXES = ("data", "fsdp", "tensor")
+_LONGEST_NAME = 40
 _ADVICE = "mount shared storage with --mount=SOURCE:/path and name --workdir=/path/..."
 
 
@@ -26,58 +27,36 @@ class Job:
     workdir: str
 
     def check_mesh(self, devices: int, where: str) -> None:
+        """Raises UserError where the mesh of the config does not fill the devices of `where`."""
         if self.config is not None:
-            check_mesh(self.config, devices, where)
+            mesh = self.config.mesh
+            fill_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices, f" of {where}")
 
 
-def parse_job(words: Sequence[str]) -> Job:
-    """Reads `python -m groot_jax.train --config=... --workdir=...`. Raises UserError."""
+def parse_command(words: Sequence[str]) -> Job:
+    """`python -m groot_jax.train --config=c.py --workdir=w --config.seed=7` -> the job with the
+    config that it would train with. Raises UserError for what it would stop at, too."""
     command = tuple(words)
     if not command:
         raise UserError("no command is given: end with -- python -m groot_jax.train --config=...")
     if any(character in word for word in command for character in "\n\r\0"):
         raise UserError("a word of the command holds a line break, which no log could show")
+    # Anything may be launched; of what is no job of this package nothing is known.
     module = command[2] if len(command) > 2 and command[1] == "-m" else ""
     if not module.startswith("groot_jax."):
         return Job(command, None, "")
-    flags = list(_flags(command[3:]))
-    named = dict(flags)
-    workdir = named.get("--workdir", "")
+    plain, overrides = configs.split_overrides(command[3:])
+    # Other flags are the job's affair; its own parser would bring in JAX.
+    parser = Parser(module, add_help=False)
+    parser.add_argument("--config", default="")
+    parser.add_argument("--workdir", default="")
+    flags, _ = parser.parse_known_args(plain)
     if module != "groot_jax.train":
-        return Job(command, None, workdir)
-    for flag in ("--config", "--workdir"):
-        if not named.get(flag):
-            raise UserError(f"the command groot_jax.train needs {flag}=...")
-    overrides = [
-        (flag.removeprefix("--config."), value or "")
-        for flag, value in flags
-        if flag.startswith("--config.")
-    ]
-    return Job(command, configs.load(named["--config"], overrides), workdir)
-
-
-def _flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """`--flag=value` and `--flag value`."""
-    position = 0
-    while position < len(words):
-        flag, equals, value = words[position].partition("=")
-        position += 1
-        if not flag.startswith("--"):
-            continue
-        if not equals and position < len(words) and not words[position].startswith("--"):
-            value = words[position]
-            position += 1
-        yield flag, value
-
-
-def check_mesh(config: ConfigDict, devices: int, where: str) -> None:
-    """Raises UserError where the mesh of the config does not fill the devices."""
-    sizes = {axis: config.mesh[axis] for axis in _AXES if axis in config.mesh}
-    fixed = math.prod(size for size in sizes.values() if size > 0)
-    rest_is_free = any(size < 0 for size in sizes.values())
-    if devices % fixed or (devices != fixed and not rest_is_free):
-        shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-        raise UserError(f"config.mesh ({shown}) does not fill the {devices} devices of {where}")
+        return Job(command, None, flags.workdir)
+    for flag in ("config", "workdir"):
+        if not getattr(flags, flag):
+            raise UserError(f"the command groot_jax.train needs --{flag}=...")
+    return Job(command, configs.load(flags.config, overrides), flags.workdir)
 
 
 # ---- Storage ----------------------------------------------------------------------------------
@@ -93,7 +72,11 @@ class Mount:
 
 
 def parse_mount(text: str) -> Mount:
-    """`gs://BUCKET:/path`, `HOST:/export:/path` or `claim:NAME:/path`. Raises UserError."""
+    """`gs://BUCKET:/path`, `HOST:/export:/path` or `claim:NAME:/path`. Raises UserError.
+
+    10.0.0.2:/share:/mnt/share -> nfs, 10.0.0.2:/share, /mnt/share
+    """
+    # The last colon, since each source holds one itself.
     source, _, path = text.rpartition(":")
     if path.startswith("/") and path.strip("/") and ".." not in path.split("/"):
         place = PurePosixPath(path)
@@ -112,22 +95,24 @@ def parse_mount(text: str) -> Mount:
 def check_workdir(workdir: str, mounts: Sequence[Mount], reason: str) -> None:
     """Raises UserError where a work directory cannot be written or, given a reason why it must be
     on shared storage, is on none of the mounts."""
+    # gs://bucket/demo, which a file system would take for a folder named `gs:`.
     if re.match(r"[a-z0-9]+:/", workdir):
         raise UserError(
             f"--workdir={workdir}: groot_jax writes to file systems, not to URLs; {_ADVICE}"
         )
+    # A path of another machine: nothing here is asked whether it exists.
     path = PurePosixPath(workdir)
-    on_mount = ".." not in path.parts and any(
-        path.is_relative_to(mount.path) for mount in mounts if path.is_absolute()
-    )
+    # By parts and not by text: /mnt/bb is not on a mount at /mnt/b, nor is /mnt/b/../x.
+    on_mount = ".." not in path.parts and any(path.is_relative_to(m.path) for m in mounts)
     if workdir and reason and not on_mount:
         raise UserError(f"--workdir={workdir} is not on shared storage, but {reason}; {_ADVICE}")
 
 
 def parse_environment(words: Sequence[str]) -> dict[str, str]:
-    """`KEY=VALUE` words. Raises UserError."""
+    """["A=b=c"] -> {"A": "b=c"}. Raises UserError for a word that is not KEY=VALUE."""
     values = {}
     for word in words:
+        # At the first `=`: the value may hold others.
         key, equals, value = word.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
             raise UserError(f"--env={word}: write KEY=VALUE")
@@ -135,11 +120,12 @@ def parse_environment(words: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def check_name(name: str, most: int = 40) -> str:
+def check_name(name: str) -> str:
     """A name that Google Cloud, Kubernetes and Slurm all take. Raises UserError."""
-    if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name) or len(name) > most:
+    # A label of a host name has 63 characters at most (RFC 1035); JobSet's are NAME-evaluate-0-0.
+    if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name) or len(name) > _LONGEST_NAME:
         raise UserError(
-            f"--name={name}: take at most {most} lower-case letters, digits and hyphens, "
+            f"--name={name}: take at most {_LONGEST_NAME} lower-case letters, digits and hyphens, "
             "a letter first and no hyphen last"
         )
     return name

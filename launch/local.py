@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("processes", "devices"):
         if getattr(args, name) < 1:
             parser.error(f"--{name}={getattr(args, name)}: ask for 1 or more")
+    # One port for all: process 0 listens there, the others call it.
     port = args.port or free_port()
     places = [
         environment(index, args.processes, args.devices, port, os.environ)
@@ -55,6 +56,7 @@ def environment(
     index: int, processes: int, devices: int, port: int, env: Mapping[str, str]
 ) -> dict[str, str]:
     """What process `index` has in its environment beyond that of this one."""
+    # The user's own flags stay, but for the number of devices, which is told here.
     flags = env.get("XLA_FLAGS", "").split()
     flags = [flag for flag in flags if "host_platform_device_count" not in flag]
     flags.append(f"--xla_force_host_platform_device_count={devices}")
@@ -73,6 +75,9 @@ def environment(
 
 
 def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    # Port 0 asks the system for one. It is free again from here on, until process 0 takes it: in
+    # this moment another program could, which --port avoids.
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return int(probe.getsockname()[1])
@@ -81,7 +86,7 @@ def free_port() -> int:
 def run(command: Sequence[str], places: Sequence[Mapping[str, str]]) -> int:
     """Runs all until the last has ended; the exit status of the first that failed, else 0."""
     children: list[subprocess.Popen[bytes]] = []
-    asked = [0]
+    asked = [0]  # The signal that this process was ended with; a list, since a handler sets it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: _pass_on(number, asked, children))
     for place in places:
@@ -89,6 +94,7 @@ def run(command: Sequence[str], places: Sequence[Mapping[str, str]]) -> int:
             child = subprocess.Popen(
                 command,
                 env={**os.environ, **place},
+                # The first alone reads what is typed: it can be no more than one.
                 stdin=subprocess.DEVNULL if children else None,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -108,6 +114,7 @@ def run(command: Sequence[str], places: Sequence[Mapping[str, str]]) -> int:
     for thread in threads:
         thread.start()
     status = _wait(children, asked)
+    # A grandchild that outlives its parent may hold the pipe open for ever.
     for thread in threads:
         thread.join(timeout=5.0)
     return status
@@ -119,6 +126,8 @@ def _pass_on(number: int, asked: list[int], children: Sequence[subprocess.Popen[
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> int:
+    """Until the last has ended. Once one has failed the others have `_GRACE` seconds: they notice
+    by themselves, and say what they miss, which is what a rehearsal is for."""
     failed, status = -1, 0
     deadline = float("inf")
     while any(child.poll() is None for child in children):
@@ -138,6 +147,7 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> 
 
 
 def _status(code: int | None) -> int:
+    """As a shell has it: 3 -> 3, and killed by SIGTERM, which Python calls -15 -> 143."""
     return 128 - code if code is not None and code < 0 else int(code or 0)
 
 
@@ -147,6 +157,7 @@ def _how(code: int) -> str:
 
 def _end(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:
     for child in children:
+        # Its session and so its group are its own: this reaches what it has started, too.
         if child.poll() is None:
             os.killpg(child.pid, number)
 

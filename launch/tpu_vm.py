@@ -15,38 +15,34 @@ what would be run and touches nothing. docs/launch.md says what each flag costs.
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from groot_jax.errors import UserError, exit_on_user_error
-from launch.commands import CommandFailed, Parser, Runner, number
+from groot_jax.scaling.chips import Slice, parse_slice
+from launch.cloud_tpu import READY, WORKER_SCRIPT, NotCreated, TakenAway, TpuVm
+from launch.commands import CommandFailed, Parser, Runner, add_repeated, number, split_command
 from launch.jobs import (
     Job,
-    Mount,
     check_name,
     check_workdir,
+    parse_command,
     parse_environment,
-    parse_job,
     parse_mount,
 )
-from launch.slices import Slice, parse_slice
+from launch.slices import chips_per_host
 
 ROOT = Path(__file__).resolve().parent.parent
 ACTIONS = ("run", "up", "logs", "status", "stop", "down")
-READY, MISSING = "READY", "MISSING"
-GONE = ("PREEMPTED", "TERMINATED", "SUSPENDED")  # It never comes back by itself.
-STUCK = ("STOPPED", "HIDDEN", "FAILED", "UNKNOWN")  # For the user to decide about.
-_WORKER = "groot/source/launch/worker.sh"
-_LOST_AFTER = 5  # asking in vain
-_DONE = ""
+_LOST_AFTER = 5  # times that the workers are asked in vain, one after the other
+_DONE = ""  # what has interrupted a job that ended well
 
 
 def make_parser() -> Parser:
+    """The flags of all actions; what follows `--` is not for it."""
     parser = Parser("launch/tpu_vm.py", __doc__ or "")
     parser.add_argument("action", choices=ACTIONS, help="what to do; run is all of it")
     parser.add_argument("--name", required=True, help="of the TPU VM or queued resource")
@@ -63,29 +59,26 @@ def make_parser() -> Parser:
     rent.add_argument("--subnetwork")
     rent.add_argument("--internal-ips", action="store_true", help="no address on the internet")
     rent.add_argument("--service-account")
-    rent.add_argument(
+    add_repeated(
+        rent,
         "--create-flag",
-        action="append",
-        default=[],
-        metavar="FLAG",
-        help="handed to gcloud's create, such as --create-flag=--valid-until-duration=6h",
+        "FLAG",
+        "handed to gcloud's create, such as --create-flag=--valid-until-duration=6h",
     )
-    rent.add_argument(
+    add_repeated(
+        rent,
         "--connect-flag",
-        action="append",
-        default=[],
-        metavar="FLAG",
-        help="handed to gcloud's ssh and scp, such as --connect-flag=--internal-ip",
+        "FLAG",
+        "handed to gcloud's ssh and scp, such as --connect-flag=--internal-ip",
     )
     rent.add_argument("--track", choices=("alpha", "beta"), help="of gcloud")
 
     job = parser.add_argument_group("the job")
-    job.add_argument(
+    add_repeated(
+        job,
         "--mount",
-        action="append",
-        default=[],
-        metavar="SOURCE:/path",
-        help="storage that all workers share: gs://BUCKET:/path or HOST:/export:/path",
+        "SOURCE:/path",
+        "storage that all workers share: gs://BUCKET:/path or HOST:/export:/path",
     )
     job.add_argument(
         "--workdir-is-shared",
@@ -93,7 +86,7 @@ def make_parser() -> Parser:
         help="the work directory is on shared storage that --setup or the image mounts",
     )
     job.add_argument("--setup", help="shell command for every worker, before the installation")
-    job.add_argument("--env", action="append", default=[], metavar="KEY=VALUE")
+    add_repeated(job, "--env", "KEY=VALUE")
     job.add_argument(
         "--max-restarts", type=number(0), default=10, help="after preemptions and the like (10)"
     )
@@ -108,20 +101,23 @@ def make_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    words = sys.argv[1:] if argv is None else argv
-    split = words.index("--") if "--" in words else len(words)
-    args = make_parser().parse_args(words[:split])
+    """Does the action that the first word names. Raises UserError, most before it rents."""
+    flags, command = split_command(sys.argv[1:] if argv is None else argv)
+    args = make_parser().parse_args(flags)
     check_name(args.name)
     runner = Runner(args.dry_run)
     if args.action in ("run", "up"):
         if not args.topology:
             raise UserError(f"{args.action} needs --topology, such as --topology=v5e:4x4")
-        tpu = TpuVm(runner, args, parse_slice(args.topology))
-        if args.action == "up":
-            tpu.ensure()
-            Launch(runner, tpu, args, []).install()
+        tpu_slice = parse_slice(args.topology)
+        tpu = TpuVm(runner, args, tpu_slice)
+        # Checks its flags, so before anything is rented.
+        launch = Launch(runner, tpu, args, tpu_slice, command)
+        if args.action == "run":
+            launch.run()
         else:
-            Launch(runner, tpu, args, words[split + 1 :]).run()
+            tpu.ensure()
+            launch.install()
         return
     tpu = TpuVm(runner, args, None)
     if args.action == "logs":
@@ -132,178 +128,32 @@ def main(argv: list[str] | None = None) -> None:
         if not args.dry_run:
             print(f"{args.name}: {state}")
             for worker in workers:
+                # `worker 0: idle`, with nothing behind it, and `worker 1: running: python ...`.
                 print(f"worker {worker.number}: {worker.state}: {worker.detail}".rstrip(": "))
     elif args.action == "stop":
-        tpu.ssh(f"bash {_WORKER} stop")
+        tpu.ssh(f"bash {WORKER_SCRIPT} stop")
     else:
         tpu.delete()
 
 
-# ---- The slice --------------------------------------------------------------------------------
-
-
-class NotCreated(CommandFailed):
-    """No such slice could be had: no capacity, no quota, no permission."""
-
-
-class TakenAway(CommandFailed):
-    """The slice went as soon as it had come."""
-
-
-@dataclass(frozen=True)
-class Worker:
-    """What one worker says of its job."""
-
-    number: str
-    state: str  # idle, running, finished, failed or interrupted
-    detail: str  # the command where it is running
-
-
-class TpuVm:
-    """A TPU VM, or the queued resource that holds it, by its name."""
-
-    def __init__(self, runner: Runner, args: argparse.Namespace, slice_: Slice | None) -> None:
-        self._runner, self._args, self._slice = runner, args, slice_
-        self._assumed = MISSING if args.action in ("run", "up") else READY  # in a dry run
-
-    def state(self) -> str:
-        """MISSING, READY, or what else Cloud TPU calls it. A queue's word counts until its node
-        is there, whose own word counts then."""
-        if self._args.queued:
-            state = self._describe("queued-resources", "state.state", "ACTIVE")
-            if state != "ACTIVE":
-                return state
-            node = self._describe("tpu-vm", "state", READY)
-            return "PREEMPTED" if node == MISSING else node
-        return self._describe("tpu-vm", "state", READY)
-
-    def _describe(self, kind: str, field: str, ready: str) -> str:
-        try:
-            answer = self._runner.read(
-                *self._gcloud(kind, "describe", f"--format=value({field})"),
-                assumed=MISSING if self._assumed == MISSING else ready,
-            )
-        except CommandFailed as error:
-            if "NOT_FOUND" in str(error):
-                return MISSING
-            raise
-        return answer.strip() or "UNKNOWN"
-
-    def ensure(self) -> bool:
-        """Waits until the slice is ready, creating it where need be; whether it was there.
-
-        Raises NotCreated, TakenAway, and UserError where its state is for the user to end.
-        """
-        created, before = False, ""
-        while True:
-            state = self.state()
-            if state != before:
-                self._runner.say(f"{self._args.name} is {state}")
-            before = state
-            if state == READY:
-                return not created
-            if state in STUCK:
-                raise UserError(
-                    f"{self._args.name} is {state}: see `{shlex.join(self._explain())}`; "
-                    "`down` deletes it"
-                )
-            if created and (state in GONE or state == MISSING):
-                raise TakenAway(f"{self._args.name} is {state} right after its creation")
-            if state in GONE:
-                self.delete()
-            if state in GONE or state == MISSING:
-                self._create()
-                created = True
-            else:
-                self._runner.sleep(self._args.poll)
-
-    def _create(self) -> None:
-        args = self._args
-        assert self._slice is not None
-        version = args.runtime_version or self._slice.google.runtime_version
-        flags = [*self._slice.gcloud_flags()]
-        flags += [f"--runtime-version={version}" if args.queued else f"--version={version}"]
-        flags += [f"--node-id={args.name}"] if args.queued else []
-        flags += ["--spot"] if args.spot else []
-        flags += [f"--network={args.network}"] if args.network else []
-        flags += [f"--subnetwork={args.subnetwork}"] if args.subnetwork else []
-        flags += ["--internal-ips"] if args.internal_ips else []
-        flags += [f"--service-account={args.service_account}"] if args.service_account else []
-        try:
-            self._runner.run(*self._gcloud(self._kind, "create", *flags, *args.create_flag))
-        except CommandFailed as error:
-            raise NotCreated(str(error)) from error
-        self._assumed = READY
-
-    def delete(self) -> None:
-        force = ["--force"] if self._args.queued else []
-        try:
-            self._runner.run(*self._gcloud(self._kind, "delete", *force))
-        except CommandFailed as error:
-            if "NOT_FOUND" not in str(error):
-                raise
-            self._runner.say(f"there is no {self._args.name}")
-
-    def ssh(self, command: str) -> None:
-        """Runs a shell command on all workers at once. Raises CommandFailed."""
-        self._runner.run(*self._ssh(command))
-
-    def copy(self, path: Path) -> None:
-        """Copies a file to the home folder on every worker."""
-        flags = ("--worker=all", *self._args.connect_flag)
-        source = (str(path), f"{self._args.name}:{path.name}")
-        self._runner.run(*self._gcloud("tpu-vm", "scp", *flags, names=source))
-
-    def workers(self) -> list[Worker]:
-        """What the workers say; nothing from those that were never installed."""
-        text = self._runner.read(
-            *self._ssh(f"test ! -e {_WORKER} || bash {_WORKER} status"), assumed=""
-        )
-        found = re.findall(r"^worker (\S+): (\w+)(?:: (.*))?$", text, re.MULTILINE)
-        return [Worker(*parts) for parts in sorted(found)]
-
-    def follow(self, lines: int) -> int:
-        """Shows the logs of all workers until the job ends; 0 when it ended well on all."""
-        return self._runner.status(*self._ssh(f"bash {_WORKER} follow {lines}"))
-
-    @property
-    def _kind(self) -> str:
-        return "queued-resources" if self._args.queued else "tpu-vm"
-
-    def _explain(self) -> tuple[str, ...]:
-        return self._gcloud(self._kind, "describe")
-
-    def _ssh(self, command: str) -> tuple[str, ...]:
-        flags = ("--worker=all", f"--command={command}", *self._args.connect_flag)
-        return self._gcloud("tpu-vm", "ssh", *flags)
-
-    def _gcloud(
-        self, kind: str, verb: str, *flags: str, names: tuple[str, ...] = ()
-    ) -> tuple[str, ...]:
-        args = self._args
-        return (
-            "gcloud",
-            *([args.track] if args.track else []),
-            *("compute", "tpus", kind, verb),
-            *(names or (args.name,)),
-            f"--zone={args.zone}",
-            *([f"--project={args.project}"] if args.project else []),
-            "--quiet",  # Nobody is there to answer.
-            *flags,
-        )
-
-
-# ---- The job ----------------------------------------------------------------------------------
+class OtherJob(UserError):
+    """The slice runs another command."""
 
 
 class Launch:
     """The job on a slice: from the copy of the package to the end of its last restart."""
 
     def __init__(
-        self, runner: Runner, tpu: TpuVm, args: argparse.Namespace, words: list[str]
+        self,
+        runner: Runner,
+        tpu: TpuVm,
+        args: argparse.Namespace,
+        tpu_slice: Slice,
+        command: list[str],
     ) -> None:
+        """Raises UserError for what `args` or the command of the job have wrong."""
         self._runner, self._tpu, self._args = runner, tpu, args
-        self._slice = parse_slice(args.topology)
+        self._hosts = tpu_slice.size // chips_per_host(tpu_slice)
         self._mounts = [parse_mount(text) for text in args.mount]
         for mount, text in zip(self._mounts, args.mount, strict=True):
             if mount.kind == "claim":
@@ -311,30 +161,36 @@ class Launch:
         environment = parse_environment(args.env)
         self._command = ""
         if args.action == "run":
-            job = parse_job(words)
-            self._check(job, self._mounts)
-            if self._slice.hosts > 1:
+            job = parse_command(command)
+            self._check(job, tpu_slice)
+            if self._hosts > 1:
+                # First, so that --env=GROOT_DISTRIBUTED=... has the last word.
                 environment = {"GROOT_DISTRIBUTED": "auto", **environment}
+            # One text, since a worker tells it when it is asked what it runs: the same text is the
+            # same job, to be followed and not started again.
             settings = [f"{key}={value}" for key, value in environment.items()]
             self._command = shlex.join(["env", *settings, *job.command])
 
-    def _check(self, job: Job, mounts: list[Mount]) -> None:
-        job.check_mesh(self._slice.chips, self._slice.name)
+    def _check(self, job: Job, tpu_slice: Slice) -> None:
+        job.check_mesh(tpu_slice.size, tpu_slice.name)
+        # Why the work directory has to be on a mount; the first reason that there is.
         reason = ""
-        if self._slice.hosts > 1:
-            reason = f"the {self._slice.hosts} hosts of {self._slice.name} all need it"
+        if self._hosts > 1:
+            reason = f"the {self._hosts} hosts of {tpu_slice.name} all need it"
         elif self._args.spot:
             reason = "the disk of a spot VM is lost with it"
         elif self._args.delete_after:
             reason = "--delete-after deletes the disk of the VM"
-        check_workdir(job.workdir, mounts, "" if self._args.workdir_is_shared else reason)
+        check_workdir(job.workdir, self._mounts, "" if self._args.workdir_is_shared else reason)
 
     def run(self) -> None:
         """Everything, with at most --max-restarts restarts. Raises UserError where it fails."""
         most = self._args.max_restarts
+        # Each turn is a whole attempt, from the slice to the end of the log.
         for restarts in range(most + 1):
             try:
                 reused = self._tpu.ensure()
+            # UserErrors of other kinds go through: of a slice in a state that the user has to end.
             except (NotCreated, TakenAway) as error:
                 # Capacity that was there once may come back; a first attempt has no such hope.
                 if isinstance(error, NotCreated) and not restarts:
@@ -342,8 +198,11 @@ class Launch:
                 interruption = str(error)
                 self._runner.sleep(self._args.poll)
             else:
+                # A job that fails by itself would fail again: nothing is restarted for it.
                 try:
                     interruption = self._once(reused)
+                except OtherJob:  # Whose slice it is then, --delete-after or not.
+                    raise
                 except UserError:
                     self._tear_down()
                     raise
@@ -371,7 +230,7 @@ class Launch:
                 self._runner.say("the job is running: following it")
             else:
                 self.install()
-                self._start()
+                self._tpu.ssh(shlex.join(["bash", WORKER_SCRIPT, "start", self._command]))
             return self._follow()
         except CommandFailed:
             # A slice that is being taken away fails in every way before it says so.
@@ -385,11 +244,12 @@ class Launch:
         running = [worker for worker in self._tpu.workers() if worker.state == "running"]
         for worker in running:
             if worker.detail != self._command:
-                raise UserError(
+                raise OtherJob(
                     f"{self._args.name} runs another command already ({worker.detail}); `stop` "
                     "ends it"
                 )
-        return len(running) == self._slice.hosts
+        # Fewer: one has lost its job, and the others wait for it in vain.
+        return len(running) == self._hosts
 
     def install(self) -> None:
         """Copies the last commit to all workers and installs it there."""
@@ -399,6 +259,7 @@ class Launch:
             self._runner.say(
                 f"{len(changed.splitlines())} changed or new files stay here: commit them first"
             )
+        # The commit and not the folder, so that what runs has a name.
         self._runner.run("mkdir", "-p", str(archive.parent))
         self._runner.run(
             "git", "-C", root, "archive", "--format=tar.gz", f"--output={archive}", "HEAD"
@@ -406,18 +267,21 @@ class Launch:
         self._tpu.copy(archive)
         if self._args.setup:
             self._tpu.ssh(self._args.setup)
+        # groot/venv and groot/run, with the log of the attempt before, stay.
         self._tpu.ssh(
             f"rm -rf groot/source && mkdir -p groot/source && "
-            f"tar -xzf {archive.name} -C groot/source && bash {_WORKER} install"
+            f"tar -xzf {archive.name} -C groot/source && bash {WORKER_SCRIPT} install"
         )
+        # After the script that mounts is there, and before the job is started.
         for mount in self._mounts:
-            words = (_WORKER, "mount", mount.kind, mount.source, str(mount.path))
+            words = (WORKER_SCRIPT, "mount", mount.kind, mount.source, str(mount.path))
             self._tpu.ssh(shlex.join(["bash", *words]))
 
-    def _start(self) -> None:
-        self._tpu.ssh(shlex.join(["bash", _WORKER, "start", self._command]))
-
     def _follow(self) -> str:
+        """Shows the log until the job is done (_DONE), or something has interrupted it.
+
+        Raises UserError where the job failed by itself on a slice that still stands.
+        """
         unheard = 0
         while True:
             if self._tpu.follow(self._args.lines) == 0:
@@ -440,7 +304,8 @@ class Launch:
                 return _DONE
             if "running" in states:
                 continue
-            if not states <= {"finished", "failed"}:
+            # Idle or interrupted; or silent, since what was installed is gone with the machine.
+            if not states or not states <= {"finished", "failed"}:
                 return f"{self._args.name} was interrupted"
             failed = [worker for worker in workers if worker.state == "failed"]
             which = ", ".join(f"worker {worker.number} ({worker.detail})" for worker in failed)

@@ -116,8 +116,9 @@ def modules(folder: Path) -> list[str]:
     return [".".join(file.parts).removesuffix(".__init__") for file in files]
 
 
-def test_scoring_processes_start_without_jax() -> None:
-    names = ["groot_jax", *modules(PACKAGE / "reward")]
+@pytest.mark.parametrize("folder", [PACKAGE / "reward", ROOT / "launch"], ids=lambda f: f.name)
+def test_scoring_processes_and_launchers_start_without_jax(folder: Path) -> None:
+    names = ["groot_jax", *modules(folder)]
     done = python(
         f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
         "print([m for m in ('jax', 'flax', 'tensorflow', 'torch') if m in sys.modules])"

@@ -72,7 +72,7 @@ def parse_job(
     `before_reading` is called with the flags before config.json is read from the work directory.
     Raises UserError for every mistake; `--help` prints and exits as usual.
     """
-    plain, overrides = _split_overrides(sys.argv[1:] if argv is None else argv)
+    plain, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     # argparse would say "unrecognized arguments" and no more; this names the flag that was meant.
     known = [option for action in parser._actions for option in action.option_strings]
     for word in plain:
@@ -132,7 +132,7 @@ def _check_settled(theirs: Flat, ours: Flat, workdir: Path) -> None:
             )
 
 
-def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of the command line."""
     # ["-k", "5", "--config.seed=3", "--config.groot.tau", "0.2"]
     # -> ["-k", "5"] and [("seed", "3"), ("groot.tau", "0.2")]

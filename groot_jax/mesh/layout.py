@@ -20,8 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from groot_jax.errors import UserError
-
-MESH_AXES = ("data", "fsdp", "tensor")
+from groot_jax.mesh.sizes import MESH_AXES, fill_mesh
 
 # Logical axis -> mesh axes, several separated by commas; "": replicated. As config.mesh.rules.
 Rules: TypeAlias = Mapping[str, str]
@@ -237,18 +236,8 @@ def make_mesh(
 
     Raises UserError where the sizes do not multiply to the number of devices.
     """
-    sizes = dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
     count = jax.device_count() if devices is None else len(devices)
-    written = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-    free = [axis for axis, size in sizes.items() if size == -1]
-    known = math.prod(size for size in sizes.values() if size != -1)
-    if len(free) == 1 and known > 0 and count % known == 0:
-        sizes[free[0]] = count // known
-    if min(sizes.values()) < 1 or math.prod(sizes.values()) != count:
-        raise UserError(
-            f"config.mesh: {written} does not fit {count} devices; the sizes must multiply to "
-            f"{count}, and one of them may be -1 for what is left"
-        )
+    sizes = fill_mesh(data, fsdp, tensor, count)
     # `jax.make_mesh` refuses what takes a part of a TPU's torus dimension, 4 of 16 chips, say.
     grid = mesh_utils.create_device_mesh(
         tuple(sizes.values()), devices=devices, allow_split_physical_axes=True

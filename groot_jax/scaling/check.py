@@ -9,24 +9,29 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from ml_collections import ConfigDict
 
 from groot_jax.errors import UserError
+from groot_jax.mesh.sizes import MESH_AXES
 from groot_jax.model.config import T5Config
 from groot_jax.model.t5 import param_shapes
 from groot_jax.scaling.chips import GIB, Slice, abstract_devices
+from groot_jax.scaling.cost import cost_of
 from groot_jax.scaling.hlo import Program
 from groot_jax.scaling.programs import Programs, model_of
 from groot_jax.scaling.roofline import estimate
 from groot_jax.scaling.workload import Sentences, Workload, make_workload
 from groot_jax.training.setup import make_partitioning
 
-_EXAMPLES = 16  # Sentences made up; larger batches repeat them.
-_MOST_CHIPS = 1 << 14
+_EXAMPLES = 16  # Sentences made up; larger batches repeat them, since shapes alone matter.
+# Doubling ends here: a pod of v4 has 4096 chips, and 16x16x24 is the largest slice of v5p.
+_MOST_CHIPS = 4096
 _STATE_SHARE = 0.8  # Of a chip's memory, for a training state that leaves room to work in.
 # Compilers at a time, each of which keeps about one core busy. Of models with more parameters than
 # `_LARGE` one takes 3 to 5 GiB of host memory, 8 and more where their layers are no loop: they wait
@@ -37,27 +42,28 @@ _COMPILERS = 2
 _LARGE = 2_000_000_000
 _QUICK = {"exec_time_optimization_effort": -1.0}
 
+# What --json says of one step: whether it `fits`, the `reason` where not, and figures of one chip.
+StepReport: TypeAlias = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Question:
-    """A config on a slice, with the sentences that it is to work on; `size` is (S, T), None: the
-    bucket of config.loader that holds them."""
+    """A config on a slice, with the sentences that it is to work on."""
 
     config: ConfigDict
     slice: Slice
     sentences: Sentences
-    size: tuple[int | None, int | None] = (None, None)
 
-    def parts(self) -> tuple[T5Config, Workload, list[Any]]:
+    def parts(self) -> tuple[T5Config, Workload, list[jax.Device]]:
         """Model, sentences and devices. Raises UserError for what the config has wrong."""
         devices = abstract_devices(self.slice)
         model_config, vocab_size = model_of(self.config)
-        workload = make_workload(self.config, vocab_size, self.sentences, _EXAMPLES, self.size)
+        workload = make_workload(self.config, vocab_size, self.sentences, _EXAMPLES)
         return model_config, workload, devices
 
-    def programs(self, parts: tuple[T5Config, Workload, list[Any]] | None = None) -> Programs:
-        """Everything ready to be compiled. Raises UserError for a mesh or batch that is none."""
-        model_config, workload, devices = parts or self.parts()
+    def programs(self) -> Programs:
+        """Everything ready to be compiled. Raises UserError for a mesh that is none, too."""
+        model_config, workload, devices = self.parts()
         partitioning = make_partitioning(self.config, model_config, devices)
         return Programs(self.config, model_config, partitioning, workload)
 
@@ -68,7 +74,7 @@ class Question:
             config.mesh.data, config.mesh.fsdp, config.mesh.tensor = choice.mesh
             config.nll.batch_size = config.groot.batch_size = choice.batch_size
             config.groot.accumulate = 1
-        return Question(config.lock(), self.slice, self.sentences, self.size)
+        return replace(self, config=config.lock())
 
 
 class Choice(NamedTuple):
@@ -89,32 +95,35 @@ class Choice(NamedTuple):
 # ---- One step ---------------------------------------------------------------------------------
 
 
-def check_steps(question: Question, steps: Sequence[str]) -> dict[str, dict[str, Any]]:
+def check_steps(question: Question, steps: Sequence[str]) -> dict[str, StepReport]:
     """What --json says of each step; those that do not fit have a `reason`.
 
-    A mesh or batch that does not divide the slice does not fit it. Raises UserError for what would
-    be wrong on any.
+    A mesh that does not divide the slice does not fit it. Raises UserError for what would be wrong
+    on any.
     """
-    parts = question.parts()
+    model_config, workload, devices = question.parts()
     try:
-        programs = question.programs(parts)
+        partitioning = make_partitioning(question.config, model_config, devices)
     except UserError as error:
-        return {step: _refused(str(error), None, None) for step in steps}
-    large = model_size(parts[0]) > _LARGE
+        return {step: _refused(str(error)) for step in steps}
+    programs = Programs(question.config, model_config, partitioning, workload)
+    parameters = jax.tree.leaves(param_shapes(model_config))
+    large = sum(math.prod(shape.shape) for shape in parameters) > _LARGE
     with ThreadPoolExecutor(1 if large else _COMPILERS) as pool:
         found = pool.map(lambda step: _check(programs, step, question.slice, large), steps)
         return dict(zip(steps, found, strict=True))
 
 
-def _check(programs: Programs, step: str, slice_: Slice, quick: bool) -> dict[str, Any]:
-    hbm = slice_.chip.hbm_bytes
+def _check(programs: Programs, step: str, tpu_slice: Slice, quick: bool) -> StepReport:
+    hbm = tpu_slice.chip.hbm_bytes
     params, state = programs.state_bytes()
     # The search runs while the moments of the optimizer lie beside it.
     resident = state - params if step == "generate" else 0
+    # Known at once, where the compiler would take minutes to say it.
     if state > hbm:
         return _refused(f"parameters and moments alone take {_gib(state)} a chip", state, state)
     try:
-        lowered = programs.lower(step)
+        lowered: Any = programs.lower(step)  # Declared to take no options that are numbers.
         compiled = lowered.compile(compiler_options=_QUICK if quick else None)
     except jax.errors.JaxRuntimeError as error:
         used = refusal(str(error))
@@ -122,24 +131,22 @@ def _check(programs: Programs, step: str, slice_: Slice, quick: bool) -> dict[st
             raise
         return _refused(f"the compiler needs {_gib(used)} a chip", used, state)
     memory = compiled.memory_analysis()
-    cost = Program(compiled.as_text()).cost(programs.trips(step))
-    roof = estimate(cost, slice_)
-    needed = (
-        memory.argument_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.generated_code_size_in_bytes
-        + resident
-    )
-    rows, peak = programs.rows(step), roof.seconds * slice_.chip.flops * slice_.size
-    result: dict[str, Any] = {
-        "fits": needed <= hbm,
+    cost = cost_of(Program(compiled.as_text()), programs.trips(step))
+    roof = estimate(cost, tpu_slice)
+    sizes = {
         "argument_bytes": memory.argument_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
         "code_bytes": memory.generated_code_size_in_bytes,
-        "aliased_bytes": memory.alias_size_in_bytes,  # Outputs that take an argument's place.
+    }
+    # Outputs that take an argument's place, as the state of an update does: they count once.
+    aliased = memory.alias_size_in_bytes
+    needed = sum(sizes.values()) - aliased + resident
+    rows, peak = programs.rows(step), roof.seconds * tpu_slice.chip.flops * tpu_slice.size
+    result: StepReport = {
+        "fits": needed <= hbm,
+        **sizes,
+        "aliased_bytes": aliased,
         "resident_bytes": resident,
         "needed_bytes": needed,
         "flops": cost.flops,
@@ -154,7 +161,7 @@ def _check(programs: Programs, step: str, slice_: Slice, quick: bool) -> dict[st
         "seconds": {"flops": roof.flops_seconds, "hbm": roof.hbm_seconds, "ici": roof.ici_seconds},
         "batch_size": rows,
         "sentences_per_second": rows / roof.seconds,
-        "model_flop_utilisation": float(programs.needed_flops(step) / peak),
+        "model_flop_utilisation": programs.needed_flops(step) / peak,
     }
     if not result["fits"]:
         result["reason"] = f"it takes {_gib(needed)} a chip"
@@ -162,17 +169,13 @@ def _check(programs: Programs, step: str, slice_: Slice, quick: bool) -> dict[st
 
 
 def refusal(message: str) -> int | None:
-    """Bytes that the TPU compiler says it would need, of its message that they are not there."""
+    """Bytes that the TPU compiler says it would need, of its message that they are not there; None
+    for another message. "Used 22.50G of 15.75G hbm" -> 22.5 * 2^30"""
     used = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
     return int(float(used[1]) * 1024.0 ** ("KMGT".index(used[2]) + 1)) if used else None
 
 
-def model_size(config: T5Config) -> int:
-    """Number of parameters."""
-    return sum(math.prod(shape.shape) for shape in jax.tree.leaves(param_shapes(config)))
-
-
-def _refused(reason: str, needed: int | None, argument: int | None) -> dict[str, Any]:
+def _refused(reason: str, needed: int | None = None, argument: int | None = None) -> StepReport:
     unknown = ("temp_bytes", "output_bytes", "flops", "hbm_bytes", "estimated_seconds", "bound_by")
     return {
         "fits": False,
@@ -195,40 +198,41 @@ def choices(question: Question) -> Iterator[Choice]:
     """Meshes of the slice over which the training state leaves room, each with batch sizes from a
     sentence a device on; the least changed first."""
     config, chips = question.config, question.slice.size
-    model_config, _ = model_of(config)
+    heads = model_of(config)[0].num_heads
     found = []
-    for tensor in _powers(min(chips, model_config.num_heads)):
+    # 16 chips -> (16, 1, 1), (8, 2, 1), ..., (1, 1, 16): powers of two, whose product is 16.
+    for tensor in _powers(min(chips, heads)):
         for fsdp in _powers(chips // tensor):
-            if chips % (tensor * fsdp) or model_config.num_heads % tensor:
+            if chips % (tensor * fsdp) or heads % tensor:
                 continue
             mesh = (chips // (tensor * fsdp), fsdp, tensor)
             ways = mesh[0] * fsdp
             sizes = {ways * n for n in _powers(max(1, 4 * config.groot.batch_size // ways))}
             found += [Choice(mesh, size) for size in sizes]
-    sizes_of = config.mesh
 
     def distance(choice: Choice) -> float:
+        """Doublings and halvings, all together; an axis that is left to fill up (-1) has none."""
         steps = abs(math.log2(choice.batch_size / config.groot.batch_size))
-        for axis, size in zip(("data", "fsdp", "tensor"), choice.mesh, strict=True):
-            if sizes_of[axis] > 0:
-                steps += abs(math.log2(size / sizes_of[axis]))
+        for axis, size in zip(MESH_AXES, choice.mesh, strict=True):
+            if config.mesh[axis] > 0:
+                steps += abs(math.log2(size / config.mesh[axis]))
         return steps
 
-    state: dict[tuple[int, int, int], int] = {}
+    state: dict[tuple[int, int, int], float] = {}
     for choice in sorted(found, key=distance):
+        # Worked out when asked for, since whoever asks mostly stops at one of the first.
         if choice.mesh not in state:
-            state[choice.mesh] = question.on(choice).programs().state_bytes()[1]
+            state[choice.mesh] = math.inf  # If the config forbids it, as mesh.sums=ordered may.
+            with suppress(UserError):
+                state[choice.mesh] = question.on(choice).programs().state_bytes()[1]
         if state[choice.mesh] <= _STATE_SHARE * question.slice.chip.hbm_bytes:
             yield choice
 
 
 def nearest_that_fits(question: Question, steps: Sequence[str], tries: int) -> Choice | None:
     """The least change of mesh and batch with which `steps` fit; compiles `tries` of them."""
-    for _, choice in zip(range(tries), choices(question), strict=False):
-        try:
-            found = check_steps(question.on(choice), steps)
-        except UserError:
-            continue
+    for choice in islice(choices(question), tries):
+        found = check_steps(question.on(choice), steps)
         if all(result["fits"] for result in found.values()):
             return choice
     return None
@@ -236,13 +240,16 @@ def nearest_that_fits(question: Question, steps: Sequence[str], tries: int) -> C
 
 def larger_slice(question: Question) -> Slice | None:
     """The next slice of the chip, doubling the shortest side, whose chips hold the training state,
-    split over all of them; nothing is compiled."""
-    grid = list(question.slice.grid)
+    split over all of them; nothing is compiled. None: there is none."""
+    chip, grid = question.slice.chip, list(question.slice.grid)
     state = question.slice.size * least_state(question)
     while math.prod(grid) < _MOST_CHIPS:
-        grid[grid.index(min(grid))] *= 2
-        if state / math.prod(grid) <= _STATE_SHARE * question.slice.chip.hbm_bytes:
-            return Slice(question.slice.chip, tuple(grid))
+        # The last of the shortest, as Google writes shapes: 2x2 -> 2x4 -> 4x4 and not 4x2.
+        grid[max(i for i, side in enumerate(grid) if side == min(grid))] *= 2
+        larger = Slice(chip, tuple(grid))
+        there_is = not chip.shapes or larger.shape in chip.shapes
+        if there_is and state / larger.size <= _STATE_SHARE * chip.hbm_bytes:
+            return larger
     return None
 
 
@@ -252,35 +259,31 @@ def least_state(question: Question) -> int:
     return question.on(Choice((1, chips, 1), chips)).programs().state_bytes()[1]
 
 
-def search(question: Question, tries: int) -> list[tuple[Choice, dict[str, Any]]]:
+def search(question: Question, tries: int) -> list[tuple[Choice, StepReport]]:
     """The updates of so many meshes and batch sizes, most sentences a second first; those that do
     not fit come last."""
-    picked = spread(list(choices(question)), tries)
-    found = []
-    for choice in picked:
-        try:
-            found.append((choice, check_steps(question.on(choice), ("update",))["update"]))
-        except UserError:
-            continue
+    found = [
+        (choice, check_steps(question.on(choice), ("update",))["update"])
+        for choice in spread(list(choices(question)), tries)
+    ]
 
-    def rate(item: tuple[Choice, dict[str, Any]]) -> float:
+    def rate(item: tuple[Choice, StepReport]) -> float:
         return float(item[1]["sentences_per_second"]) if item[1]["fits"] else 0.0
 
     return sorted(found, key=rate, reverse=True)
 
 
 def spread(items: Sequence[Choice], count: int) -> list[Choice]:
-    """`count` of the choices: of each mesh in turn its largest batch first."""
+    """`count` of the choices: of each mesh in turn its largest batch first.
+
+    Meshes A and B with batches 8 and 16 -> A 16, B 16, A 8, B 8.
+    """
     by_mesh: dict[tuple[int, int, int], list[Choice]] = {}
     for item in items:
         by_mesh.setdefault(item.mesh, []).append(item)
-    queues = [sorted(queue, key=lambda c: c.batch_size) for queue in by_mesh.values()]
-    picked: list[Choice] = []
-    while len(picked) < count and any(queues):
-        for queue in queues:
-            if queue and len(picked) < count:
-                picked.append(queue.pop())
-    return picked
+    queues = [sorted(queue, key=lambda c: -c.batch_size) for queue in by_mesh.values()]
+    rounds = zip_longest(*queues)  # A mesh that has no batch left fills its place with None.
+    return list(islice((choice for round_ in rounds for choice in round_ if choice), count))
 
 
 def _powers(most: int) -> list[int]:

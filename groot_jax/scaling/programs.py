@@ -8,31 +8,43 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
 from groot_jax.contrast.projection import OutputColumns
+from groot_jax.contrast.update import NllBatch, PoolBatch, nll_batch
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.generator import Generator
-from groot_jax.generate.grammar import make_grammar, plan_steps
+from groot_jax.generate.grammar import Grammar, make_grammar, plan_steps
+from groot_jax.generate.steps import search_input
 from groot_jax.mesh.layout import batch_ways
+from groot_jax.mesh.rows import padded_rows
 from groot_jax.model.config import T5Config, preset, released, run_settings
 from groot_jax.model.pretrained import load_config
 from groot_jax.model.t5 import T5
-from groot_jax.scaling import workload as workloads
 from groot_jax.scaling.roofline import needed_flops
 from groot_jax.scaling.workload import Workload
 from groot_jax.task import make_model_config, num_sentinels, resolve_format
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Partitioning
 from groot_jax.training.steps import jit_groot_step, jit_nll_step
+
+Tree = TypeVar("Tree")
+
+# Room in a trained tokenizer for pieces that stand for whole labels.
+_LABELS = 64
+# Updates of a stage: the learning rate's schedule holds their number, and no shape depends on it.
+_UPDATES = 1000
 
 
 def model_of(config: ConfigDict) -> tuple[T5Config, int]:
@@ -46,8 +58,7 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
         text = config.text
         vocab = text.vocab_size + num_sentinels(config)
         features = text.max_features if resolve_format(config) == "aligned" else 0
-        # Room for labels as pieces of their own.
-        return make_model_config(model, vocab + features + 64), vocab
+        return make_model_config(model, vocab + features + _LABELS), vocab
     changes = run_settings(model)
     if Path(model.init).is_dir():
         shape = load_config(model.init, **changes)
@@ -68,16 +79,25 @@ def _pieces_of(rows: int) -> int:
     return rows - rows % 100
 
 
-def _device_bytes(shapes: Any) -> int:
+def _device_bytes(shapes: object) -> int:
+    """What a tree of shapes with shardings takes of one device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(shapes)
     )
 
 
+def _placed(tree: Tree, sharding: NamedSharding) -> Tree:
+    """The shapes of a tree of arrays, laid out so: what stands for the arrays when lowered."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """Lowers each step of a config for the devices of a partitioning."""
+    """Lowers each step of a config for the devices of a partitioning.
+
+    A step is "nll" (an update of stage 0), "generate" (the search) or "update" (the contrast).
+    """
 
     config: ConfigDict
     model_config: T5Config
@@ -85,7 +105,7 @@ class Programs:
     workload: Workload
 
     @property
-    def stage(self) -> Any:
+    def stage(self) -> ConfigDict:
         """The settings of stage 1: those of the first system that contrasts."""
         for system in self.config.systems:
             settings = configs.variant(self.config, system)
@@ -93,124 +113,107 @@ class Programs:
                 return settings
         return self.config.groot
 
+    @cached_property
+    def _grammar(self) -> Grammar:
+        return make_grammar(
+            self.workload.format, self.config.model.normalise, self.model_config.vocab_size
+        )
+
     def rows(self, step: str) -> int:
         """Sentences in a batch of the step, over all devices."""
         return int(self.config.nll.batch_size if step == "nll" else self.stage.batch_size)
 
-    def lower(self, step: str) -> Any:
-        """`step` ("nll", "generate" or "update"), ready to be compiled."""
-        return {"nll": self._nll, "generate": self._generate, "update": self._update}[step]()
+    def _padded_rows(self, step: str) -> int:
+        """As training pads them: 10 sentences on 4 devices are 12 rows."""
+        parts = 1 if step == "nll" else self.stage.accumulate
+        return padded_rows(self.partitioning.layout.batch, self.rows(step), parts)
+
+    def lower(self, step: str) -> jax.stages.Lowered:
+        """The step, ready to be compiled."""
+        return self._lower_search() if step == "generate" else self._lower_update(step)
 
     def trips(self, step: str) -> tuple[int, ...]:
         """Turns of the loops whose number the compiler does not know, at most: the search's."""
         if step != "generate":
             return ()
+        # Beams may all end earlier, so that a loop stops when they have.
         length = self.workload.size[1]
-        plan = plan_steps(
-            self.workload.format, self._grammar(), length, self.config.generate.grammar
-        )
+        plan = plan_steps(self.workload.format, self._grammar, length, self.config.generate.grammar)
         return loop_trips(plan.steps)
 
     def needed_flops(self, step: str) -> float:
         """FLOPs that the model asks for, over all devices; see `roofline.needed_flops`."""
         rows = self.rows(step)
-        examples = [self.workload.examples[i % len(self.workload.examples)] for i in range(rows)]
+        examples = self.workload.repeated(rows)
         sources = np.array([len(e.source) for e in examples], float)
         targets = np.array([len(e.target) for e in examples], float)
+        # Node t of a target attends to t + 1 nodes, itself among them: 1 + 2 + ... + T.
         nodes, self_pairs = targets, targets * (targets + 1) / 2
         if step == "generate":
+            # Each beam is a decoder of its own; they share the encoder's work on the sentence.
             k = self.config.generate.k
             nodes, self_pairs = k * nodes, k * self_pairs
         if step == "update":
-            batch = self._pool_input(groups=1, rows=min(rows, len(self.workload.examples)))
+            # Candidates share the nodes of their prefixes. Sentences repeat, and the mean of those
+            # that differ stands for all.
+            batch = self._pools(groups=1, rows=min(rows, len(self.workload.examples)))
             real_RxN = batch.forest.sentence_RxN >= 0
-            share = rows / len(batch.source_BxS) / rows
+            share = 1 / len(batch.source_BxS)
             nodes = np.full(rows, real_RxN.sum() * share)
             self_pairs = np.full(rows, batch.forest.attend_RxNxN[real_RxN].sum() * share)
-        return needed_flops(
-            self.model_config,
-            source_tokens=sources.sum(),
-            source_pairs=(sources**2).sum(),
-            nodes=nodes.sum(),
-            self_pairs=self_pairs.sum(),
-            cross_pairs=(nodes * sources).sum(),
-            columns=len(self._grammar().columns_C),
-            backward=step != "generate",
-        )
+        columns = len(self._grammar.columns_C)
+        backward = step != "generate"
+        return needed_flops(self.model_config, sources, nodes, self_pairs, columns, backward)
 
     def state_bytes(self) -> tuple[int, int]:
         """Bytes on one device of the parameters, and of a training state with them."""
-        stage = self.stage
-        optimizer = make_optimizer(self.config.optimizer, stage, stage.clip, 1000)
+        optimizer = self._optimizer(self.stage, self.stage.clip)
         state = self.partitioning.state_shapes(optimizer)
         return _device_bytes(state.params), _device_bytes(state)
 
-    def _nll(self) -> Any:
-        stage = self.config.nll
-        optimizer = make_optimizer(self.config.optimizer, stage, self.config.optimizer.clip, 1000)
+    def _optimizer(self, stage: ConfigDict, clip: float) -> optax.GradientTransformation:
+        return make_optimizer(self.config.optimizer, stage, clip, _UPDATES)
+
+    def _lower_update(self, step: str) -> jax.stages.Lowered:
+        batch: NllBatch | PoolBatch
+        if step == "nll":
+            stage, clip, jit = self.config.nll, self.config.optimizer.clip, jit_nll_step
+            batch = nll_batch(self.workload.batch(self._padded_rows(step)))
+        else:
+            stage, clip, jit = self.stage, self.stage.clip, jit_groot_step
+            # Bins of trees must not span two devices, nor two updates that are accumulated.
+            groups = batch_ways(self.partitioning.layout.batch) * stage.accumulate
+            batch = self._pools(groups, self._padded_rows(step))
+        layout = self.partitioning.layout
+        key, columns = _placed(jax.eval_shape(self._key_and_columns), layout.everywhere)
+        optimizer = self._optimizer(stage, clip)
         state = self.partitioning.state_shapes(optimizer)
-        batch = self._placed(workloads.nll_input(self.workload, self.rows("nll")))
-        step: Any = jit_nll_step(stage, optimizer, self.partitioning)
-        return step.lower(state, batch, self._key(), self._columns())
+        # Its declared type lacks `lower`.
+        jitted: Any = jit(stage, optimizer, self.partitioning)
+        return jitted.lower(state, _placed(batch, layout.batch), key, columns)
 
-    def _update(self) -> Any:
-        stage = self.stage
-        optimizer = make_optimizer(self.config.optimizer, stage, stage.clip, 1000)
-        state = self.partitioning.state_shapes(optimizer)
-        groups = batch_ways(self.partitioning.layout.batch) * stage.accumulate
-        batch = self._pool_input(groups, self.rows("update"))
-        step: Any = jit_groot_step(stage, optimizer, self.partitioning)
-        return step.lower(state, self._placed(batch), self._key(), self._columns())
+    def _pools(self, groups: int, rows: int) -> PoolBatch:
+        start_token = self.model_config.decoder_start_token_id
+        return self.workload.pool_batch(rows, groups, self.stage.pool.size, start_token)
 
-    def _pool_input(self, groups: int, rows: int) -> Any:
-        return workloads.pool_input(
-            self.workload,
-            self.stage,
-            rows=rows,
-            groups=groups,
-            buckets=self.config.loader.node_buckets,
-            start_token=self.model_config.decoder_start_token_id,
-        )
-
-    def _generate(self) -> Any:
+    def _lower_search(self) -> jax.stages.Lowered:
         settings = self.config.generate
         generator = Generator(
             T5(self.model_config),
             self.workload.format,
-            self._grammar(),
+            self._grammar,
             k=settings.k,
             use_grammar=settings.grammar,
             length_penalty=settings.length_penalty,
             layout=self.partitioning.layout,
         )
-        inputs = workloads.search_input(self.workload, self.rows("generate"))
-        params = self.partitioning.param_shapes
-        return generator.search.lower(params, self._placed(inputs), None)
-
-    def _grammar(self) -> Any:
-        return make_grammar(
-            self.workload.format, self.config.model.normalise, self.model_config.vocab_size
+        inputs = search_input(self.workload.batch(self._padded_rows("generate")))
+        return generator.search.lower(
+            self.partitioning.param_shapes, _placed(inputs, self.partitioning.layout.batch), None
         )
 
-    def _columns(self) -> OutputColumns:
-        sizes = (len(self._grammar().columns_C), self.model_config.vocab_size)
-        arrays: Any = (self._everywhere((size,), np.int32) for size in sizes)
-        return OutputColumns(*arrays)
-
-    def _key(self) -> jax.ShapeDtypeStruct:
-        key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
-        return self._everywhere(key.shape, key.dtype)
-
-    def _everywhere(self, shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(
-            tuple(shape), dtype, sharding=self.partitioning.layout.everywhere
-        )
-
-    def _placed(self, batch: Any) -> Any:
-        """The shapes of a batch, its sentences over the devices."""
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=self.partitioning.layout.batch
-            ),
-            batch,
-        )
+    def _key_and_columns(self) -> tuple[jax.Array, OutputColumns]:
+        """What each device holds whole, as training makes it."""
+        columns_C = jnp.zeros(len(self._grammar.columns_C), jnp.int32)
+        column_of_V = jnp.zeros(self.model_config.vocab_size, jnp.int32)
+        return jax.random.key(0, impl="rbg"), OutputColumns(columns_C, column_of_V)

@@ -12,24 +12,23 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.pools import pool_batch
-from groot_jax.contrast.update import NllBatch, PoolBatch, nll_batch
+from groot_jax.contrast.update import PoolBatch
 from groot_jax.data.batches import Batch, Example, collate, encode
 from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
 from groot_jax.data.ladder import Ladder
 from groot_jax.data.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
-from groot_jax.generate import steps
-from groot_jax.generate.steps import SearchInput
 from groot_jax.reward.pool import PoolEntry
 from groot_jax.task import num_sentinels, resolve_format
+
+_TRIES = 100  # Draws for each place of a pool, before a sentence has too few labelings to fill it.
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,15 @@ class Sentences:
 
     words: of each sentence. pieces: of a word, on average over two words (1.5: one, two, ...).
     types: of spans; half of their labels have two pieces where the tokenizer is a pretrained one,
-    such as `playlist owner`.
+    such as `playlist owner`. source, target: tokens to pad to; None: the bucket of config.loader
+    that holds them.
     """
 
     words: int = 32
     pieces: float = 1.5
     types: int = 12
+    source: int | None = None
+    target: int | None = None
 
 
 class _Pieces:
@@ -78,23 +80,43 @@ class Workload:
 
     format: Format
     examples: list[Example]
-    pools: Mapping[int, Sequence[PoolEntry]]
+    pools: Mapping[int, Sequence[PoolEntry]]  # candidates of each sentence, by its index
     size: tuple[int, int]  # S, T
+    node_buckets: Sequence[int]  # sizes of a bin of token trees
+
+    def repeated(self, rows: int) -> list[Example]:
+        """So many sentences: 16 that there are make 0, 1, ..., 15, 0, 1, ... of 40."""
+        return [self.examples[i % len(self.examples)] for i in range(rows)]
+
+    def batch(self, rows: int) -> Batch:
+        """So many sentences as arrays [rows, S] and [rows, T]."""
+        return collate(self.repeated(rows), rows, self.size)
+
+    def pool_batch(self, rows: int, groups: int, size: int, start_token: int) -> PoolBatch:
+        """So many sentences with their pools of `size` candidates: the arrays of an update, whose
+        `groups` share no bin of token trees."""
+        # One group stands for all, since they have the same sentences: [rows / groups, ...] and
+        # [bins, ...] -> [rows, ...] and [groups * bins, ...].
+        group = pool_batch(
+            self.batch(rows // groups),
+            self.pools,
+            None,
+            self.format,
+            size=size,
+            start_token=start_token,
+            buckets=self.node_buckets,
+        )
+        whole = jax.tree.map(lambda x: np.concatenate([x] * groups), group)
+        return dataclasses.replace(whole, groups=groups)
 
 
 def make_workload(
-    config: ConfigDict,
-    vocab_size: int,
-    sentences: Sentences,
-    count: int,
-    size: tuple[int | None, int | None] = (None, None),
+    config: ConfigDict, vocab_size: int, sentences: Sentences, count: int
 ) -> Workload:
-    """`count` sentences under `config`'s format, each with a pool of `groot.pool.size` candidates.
-
-    vocab_size: of the tokenizer. size: (S, T) to pad to, instead of config.loader's buckets.
-    Raises UserError for sentences that the config cannot hold.
-    """
+    """`count` sentences under `config`'s format, each with a pool of `groot.pool.size` candidates;
+    `vocab_size` is that of the tokenizer. Raises UserError for what the config cannot hold."""
     text = config.text
+    # A vocabulary from scratch has a piece for each label, a pretrained one writes some in two.
     pretrained = bool(config.model.init) or text.tokenizer not in ("auto", "train")
     types = [f"t{i} b" if pretrained and i % 2 else f"t{i}" for i in range(sentences.types)]
     labels = ["O", "I", *types]
@@ -109,6 +131,7 @@ def make_workload(
     last = pieces.sentinels[-1]
 
     def word(index: int) -> str:
+        # 1.5 pieces a word: int(1.5) - 0 = 1, int(3.0) - 1 = 2, 1, 2, ...
         extra = int((index + 1) * sentences.pieces) - int(index * sentences.pieces)
         return ".".join(str(rng.randrange(pieces.first_word, last)) for _ in range(max(extra, 1)))
 
@@ -121,13 +144,13 @@ def make_workload(
     ]
     examples = encode(made, format_)
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
-    sizes = [ladder.of(e.need) for e in examples]
-    longest = max(s for s, _ in sizes), max(t for _, t in sizes)
+    S, T = (max(sizes) for sizes in zip(*(ladder.of(e.need) for e in examples), strict=True))
     pools = {
         e.index: _pool(e.sentence.labeling, sentences.words, types, config.groot.pool.size, rng)
         for e in examples
     }
-    return Workload(format_, examples, pools, (size[0] or longest[0], size[1] or longest[1]))
+    padded = sentences.source or S, sentences.target or T
+    return Workload(format_, examples, pools, padded, config.loader.node_buckets)
 
 
 def _reads_features(config: ConfigDict) -> bool:
@@ -143,6 +166,7 @@ def _reads_features(config: ConfigDict) -> bool:
 
 def _labeling(words: int, types: Sequence[str], rng: random.Random) -> Labeling:
     """Half of the words outside, the others in spans of about two words."""
+    # I goes on with the span before it: O I t3 I -> (2, 4, t3), for there is none at the first I.
     tags = [rng.choice(["O", "O", "I", rng.choice(types)]) for _ in range(words)]
     return labeling_of_word_tags(tags)[0]
 
@@ -156,11 +180,14 @@ def _pool(
     an update is rather over- than underestimated.
     """
     labelings: dict[Labeling, None] = {gold: None}
-    while len(labelings) < size:
+    # Of one word with 12 types there are fewer labelings than a pool has places: it stays smaller.
+    for _ in range(_TRIES * size):
+        if len(labelings) == size:
+            break
         spans = list(gold)
         for _ in range(rng.choice((1, 2))):
-            at = rng.randrange(len(spans)) if spans else 0
             if spans:
+                at = rng.randrange(len(spans))
                 spans[at] = spans[at]._replace(type=rng.choice(types))
         changed = tuple(spans)
         if changed in labelings:
@@ -170,42 +197,3 @@ def _pool(
         PoolEntry(labeling, float(labeling == gold), float("nan"), "beam", -1, -1)
         for labeling in labelings
     ]
-
-
-def _batch(workload: Workload, rows: int) -> Batch:
-    examples = [workload.examples[i % len(workload.examples)] for i in range(rows)]
-    return collate(examples, rows, workload.size)
-
-
-def search_input(workload: Workload, rows: int) -> SearchInput:
-    """What the search of `rows` sentences reads."""
-    return steps.search_input(_batch(workload, rows))
-
-
-def nll_input(workload: Workload, rows: int) -> NllBatch:
-    """What a step of stage 0 reads."""
-    return nll_batch(_batch(workload, rows))
-
-
-def pool_input(
-    workload: Workload,
-    stage: Any,
-    *,
-    rows: int,
-    groups: int,
-    buckets: Sequence[int],
-    start_token: int,
-) -> PoolBatch:
-    """What an update reads: the bins of one group of sentences, `groups` times over."""
-    batch = _batch(workload, rows // groups)
-    group = pool_batch(
-        batch,
-        workload.pools,
-        None,
-        workload.format,
-        size=stage.pool.size,
-        start_token=start_token,
-        buckets=buckets,
-    )
-    whole = jax.tree.map(lambda x: np.concatenate([x] * groups), group)
-    return dataclasses.replace(whole, groups=groups)

@@ -18,14 +18,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from groot_jax.errors import UserError, exit_on_user_error
-from launch.commands import Parser, Runner, number
-from launch.jobs import check_name, check_workdir, parse_environment, parse_job
+from launch.commands import Parser, Runner, add_repeated, number, passed_on, split_command
+from launch.jobs import check_name, check_workdir, parse_command, parse_environment
+from launch.templates import templates_in
 
 
 def make_parser() -> Parser:
+    """The flags; what follows `--` is not for it."""
     parser = Parser("launch/slurm/submit.py", __doc__ or "")
     parser.add_argument("--name", required=True, help="of the job")
     parser.add_argument("--nodes", type=number(1), default=1)
@@ -34,15 +34,11 @@ def make_parser() -> Parser:
     parser.add_argument("--time", help="limit, such as 24:00:00")
     parser.add_argument("--partition")
     parser.add_argument("--account")
-    parser.add_argument(
-        "--sbatch-flag",
-        action="append",
-        default=[],
-        metavar="FLAG",
-        help="any other, such as --sbatch-flag=--constraint=h100",
+    add_repeated(
+        parser, "--sbatch-flag", "FLAG", "any other, such as --sbatch-flag=--constraint=h100"
     )
     parser.add_argument("--setup", default="", help="shell lines to begin with: modules, venv")
-    parser.add_argument("--env", action="append", default=[], metavar="KEY=VALUE")
+    add_repeated(parser, "--env", "KEY=VALUE")
     parser.add_argument("--output", default="groot-%j.log", help="the log (groot-%%j.log)")
     parser.add_argument(
         "--warn", type=number(1), default=120, help="seconds before the end at which to stop (120)"
@@ -53,18 +49,21 @@ def make_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    words = sys.argv[1:] if argv is None else argv
-    split = words.index("--") if "--" in words else len(words)
-    args = make_parser().parse_args(words[:split])
-    Runner(args.dry_run).run("sbatch", stdin=render(args, words[split + 1 :]))
+    """Hands the batch script to sbatch. Raises UserError."""
+    flags, command = split_command(sys.argv[1:] if argv is None else argv)
+    args = make_parser().parse_args(flags)
+    Runner(args.dry_run).run("sbatch", stdin=render(args, command))
 
 
 def render(args: argparse.Namespace, words: list[str]) -> str:
     """The batch script. Raises UserError."""
-    job = parse_job(words)
+    job = parse_command(words)
+    # Whether the nodes share it cannot be seen from here: docs/launch.md asks for it.
     check_workdir(job.workdir, [], "")
     if args.gpus_per_node:
         job.check_mesh(args.nodes * args.gpus_per_node, "the nodes")
+    # One task on each node, for one process that has all its GPUs. B: warns the script alone, which
+    # then tells the job, see job.sh.j2. A job that queues again goes on writing the same log.
     flags = [
         f"--job-name={check_name(args.name)}",
         f"--nodes={args.nodes}",
@@ -74,35 +73,27 @@ def render(args: argparse.Namespace, words: list[str]) -> str:
         "--open-mode=append",
         f"--output={args.output}",
     ]
-    flags += [f"--gpus-per-node={args.gpus_per_node}"] if args.gpus_per_node else []
-    flags += [f"--cpus-per-task={args.cpus_per_task}"] if args.cpus_per_task else []
-    flags += [f"--time={args.time}"] if args.time else []
-    flags += [f"--partition={args.partition}"] if args.partition else []
-    flags += [f"--account={args.account}"] if args.account else []
+    flags += passed_on(args, "gpus-per-node", "cpus-per-task", "time", "partition", "account")
     flags += args.sbatch_flag
+    # Each becomes a line `#SBATCH --KEY=VALUE`, which a line break would end.
     for flag in flags:
         if not flag.startswith("--") or any(c in flag for c in "\n\r"):
             raise UserError(f"{flag!r} is no flag of sbatch: write --KEY=VALUE, on one line")
-    environment = {"PYTHONUNBUFFERED": "1"}
+    exports = {"PYTHONUNBUFFERED": "1"}
     if args.cpus_per_task:
-        environment["SRUN_CPUS_PER_TASK"] = str(args.cpus_per_task)  # srun looks nowhere else.
+        exports["SRUN_CPUS_PER_TASK"] = str(args.cpus_per_task)  # srun looks nowhere else.
     if args.nodes > 1:
-        environment["GROOT_DISTRIBUTED"] = "auto"
+        exports["GROOT_DISTRIBUTED"] = "auto"
         if args.gpus_per_node:
             # Under Slurm JAX gives each process one GPU unless it is told otherwise.
             devices = ",".join(str(device) for device in range(args.gpus_per_node))
-            environment["JAX_LOCAL_DEVICE_IDS"] = devices
-    environment |= parse_environment(args.env)
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).resolve().parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    ).get_template("job.sh.j2")
+            exports["JAX_LOCAL_DEVICE_IDS"] = devices
+    exports |= parse_environment(args.env)
+    template = templates_in(Path(__file__).resolve().parent).get_template("job.sh.j2")
+    # bash takes the quotes off again, so that every word and value arrives as it was given.
     return template.render(
         flags=[shlex.quote(flag) for flag in flags],
-        exports=[f"{key}={shlex.quote(value)}" for key, value in environment.items()],
+        exports=[f"{key}={shlex.quote(value)}" for key, value in exports.items()],
         setup=args.setup,
         command=shlex.join(job.command),
         max_restarts=args.max_restarts,

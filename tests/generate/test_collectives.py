@@ -17,11 +17,14 @@ CODE = """
     import json, sys
     import jax, numpy as np
     from groot_jax.config import load
+    from groot_jax.generate.steps import search_input
     from groot_jax.model.t5 import init_params
+    from groot_jax.scaling.cost import cost_of
     from groot_jax.scaling.hlo import Program
     from groot_jax.scaling.programs import Programs, model_of
-    from groot_jax.scaling.workload import Sentences, make_workload, search_input
+    from groot_jax.scaling.workload import Sentences, make_workload
     from groot_jax.training.setup import make_partitioning
+    from tests.scaling.support import collectives_in_loops
 
     out = {}
     for sizes in json.loads(sys.argv[1]):
@@ -40,12 +43,12 @@ CODE = """
         compiled = programs.lower("generate").compile()
         program = Program(compiled.as_text())
         params = jax.device_put(init_params(model_config, 0), programs.partitioning.params)
-        inputs = jax.device_put(search_input(workload, 8), programs.partitioning.layout.batch)
+        inputs = jax.device_put(search_input(workload.batch(8)), programs.partitioning.layout.batch)
         beams = compiled(params, inputs, None)
         out["x".join(map(str, sizes))] = {
             "loops": [[role, i.opcode, [list(s.dims) for s in i.shapes]]
-                      for role, i in program.collectives_in_loops()],
-            "all": list(program.cost().collectives),
+                      for role, i in collectives_in_loops(program)],
+            "all": list(cost_of(program).collectives),
             "tokens": np.asarray(beams.tokens_BxKxT).tolist(),
             "split": str(beams.tokens_BxKxT.sharding.spec),
         }

@@ -9,14 +9,16 @@ import subprocess
 import sys
 from typing import Any
 
+import jax
 import pytest
+from ml_collections import ConfigDict
 
 from groot_jax import preflight
-from groot_jax.errors import exit_on_user_error
+from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.model.config import released
 from groot_jax.scaling import check
 from groot_jax.scaling.check import Choice, Question, refusal
-from groot_jax.scaling.chips import parse_topology
+from groot_jax.scaling.chips import CHIPS, Slice, parse_slice
 from groot_jax.scaling.workload import Sentences
 from tests.jobs.support import ROOT, error_of, job_environment
 
@@ -85,7 +87,8 @@ def test_a_small_model_fits_and_the_last_line_says_so(small: Any) -> None:
     [
         (["--topology=v9:2x2"], ["--topology=v9:2x2", "v4, v5e, v5p, v6e"]),
         (["--topology=4x4"], ["CHIP:AxB"]),
-        (["--topology=v5p:4x4"], ["3 dimensions", "v5p:4x4x4"]),
+        (["--topology=v5e:3x3"], ["v5e comes as 1x1, 2x2, 2x4, 4x4"]),
+        (["--topology=v5p:4x4"], ["three sizes", "v5p:4x4x4"]),
         (["--topology=v5e:2x2", "--steps=nll,train"], ["--steps", "'train'"]),
         (["--topology=v5e:2x2", "--words=0"], ["--words is 0"]),
         (["--topology=v5e:2x2", "--workdir=w"], ["no flag --workdir"]),
@@ -98,22 +101,24 @@ def test_a_mistake_is_one_sentence(
     assert all(part in said for part in parts), said
 
 
-@pytest.mark.parametrize(
-    "flags, parts",
-    [
-        (["--topology=v5e:3x3"], ["v5e:3x3 is no slice", "not divisible"]),
-        (
-            ["--topology=v5e:2x2", "--config.model.init=acme/t5-huge", "--config.text.format=auto"],
-            ["acme/t5-huge", "preflight does not ask the network"],
-        ),
-    ],
-)
-def test_a_mistake_that_needs_the_compiler_is_one_sentence(
-    flags: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
+def test_a_model_that_would_need_the_network_is_refused(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with_libtpu()
-    said = error_of(lambda: preflight.main([RETAIL, *flags]), capsys)
-    assert all(part in said for part in parts), said
+    model = ("--config.model.init=acme/t5-huge", "--config.text.format=auto")
+    said = error_of(lambda: preflight.main([RETAIL, "--topology=v5e:2x2", *model]), capsys)
+    assert "acme/t5-huge" in said and "preflight does not ask the network" in said
+
+
+def test_libtpu_knows_the_slices_that_google_has() -> None:
+    with_libtpu()
+    from groot_jax.scaling.chips import abstract_devices
+
+    for name in ("v4:2x2x1", "v5e:1x1", "v5e:2x4", "v5p:2x2x4", "v6e:1x1", "v6e:16x16"):
+        found = parse_slice(name)
+        assert len(abstract_devices(found)) == found.size, name
+    with pytest.raises(UserError, match="v5e:3x3 is no slice .*not divisible"):
+        abstract_devices(Slice(CHIPS["v5e"], (3, 3)))
 
 
 def test_without_libtpu_it_says_what_to_install(
@@ -153,7 +158,7 @@ def test_a_mesh_axis_may_take_a_part_of_a_dimension_of_the_torus() -> None:
     from groot_jax.mesh.layout import make_mesh
     from groot_jax.scaling.chips import abstract_devices
 
-    devices = abstract_devices(parse_topology("v5e:8x8"))
+    devices = abstract_devices(parse_slice("v5e:8x8"))
     assert dict(make_mesh(-1, 4, 8, devices).shape) == {"data": 2, "fsdp": 4, "tensor": 8}
 
 
@@ -171,7 +176,7 @@ def test_choices_start_with_the_least_change_and_leave_room(monkeypatch: Any) ->
     from groot_jax.config import load
 
     config = load(str(ROOT / "configs" / "retail.py"), [("mesh.fsdp", "2")])
-    question = Question(config, parse_topology("v5e:2x4"), Sentences(words=4, types=2))
+    question = Question(config, parse_slice("v5e:2x4"), Sentences(words=4, types=2))
     found = list(check.choices(question))
     assert found[0].mesh[1] == 2 and found[0].batch_size == 16
     assert len(set(found)) == len(found)
@@ -182,6 +187,51 @@ def test_choices_start_with_the_least_change_and_leave_room(monkeypatch: Any) ->
         c.batch_size for c in found if c.mesh == found[0].mesh
     )
     assert question.on(Choice((8, 1, 1), 24)).programs().rows("update") == 24
+
+
+@pytest.mark.slow
+def test_a_batch_that_the_chips_do_not_divide_is_padded_as_training_pads_it() -> None:
+    with_libtpu()
+    from groot_jax.config import load
+
+    layers = [(f"model.{stack}_layers", "1") for stack in ("encoder", "decoder")]
+    batches = [("nll.batch_size", "10"), ("groot.batch_size", "6"), ("groot.accumulate", "2")]
+    config = load(str(ROOT / "configs" / "retail.py"), [*layers, *batches])
+    question = Question(config, parse_slice("v5e:2x2"), Sentences(words=4, types=2))
+    programs = question.programs()
+    for step, rows in (("nll", 12), ("generate", 8), ("update", 8)):
+        [_, batch, *_], _ = programs.lower(step).args_info
+        assert jax.tree.leaves(batch)[0].shape[0] == rows, step
+
+
+def test_meshes_that_the_config_forbids_are_no_choices() -> None:
+    with_libtpu()
+    from groot_jax.config import load
+
+    config = load(str(ROOT / "configs" / "retail.py"), [("mesh.sums", "ordered")])
+    question = Question(config, parse_slice("v5e:2x2"), Sentences(words=4, types=2))
+    assert {choice.mesh for choice in check.choices(question)} == {(4, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("start", "least_gib", "larger"),
+    [
+        ("v5e:1x1", 30, "v5e:2x2"),  # There is no v5e:1x2.
+        ("v5e:2x2", 20, "v5e:2x4"),  # Nor v5e:4x2.
+        ("v5e:2x2", 31, "v5e:4x4"),
+        ("v5e:16x16", 20, None),
+        ("v5p:2x2x1", 600, "v5p:2x4x4"),
+        ("v5p:16x16x16", 80, None),
+    ],
+)
+def test_the_larger_slice_that_is_named_is_one_that_there_is(
+    monkeypatch: pytest.MonkeyPatch, start: str, least_gib: int, larger: str | None
+) -> None:
+    monkeypatch.setattr(check, "least_state", lambda question: least_gib << 30)
+    question = Question(ConfigDict(), parse_slice(start), Sentences())
+    found = check.larger_slice(question)
+    assert (found and found.name) == larger
+    assert larger is None or found == parse_slice(larger)
 
 
 @pytest.mark.parametrize(

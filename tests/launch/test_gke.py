@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groot_jax.config import split_overrides
 from launch.gke import render
 from tests.launch.support import World
 
@@ -24,7 +25,7 @@ GPU = (*BASE, CLAIM, "--accelerator=nvidia-h100-80gb", "--nodes=4")
 
 
 def manifest(*argv: str) -> dict[str, Any]:
-    plain, overrides = render._split_overrides(argv)
+    plain, overrides = split_overrides(argv)
     text = render.render(render.make_parser().parse_args(plain), overrides)
     loaded: dict[str, Any] = yaml.safe_load(text)
     return loaded
@@ -188,7 +189,8 @@ def test_kubectl_is_given_what_a_dry_run_prints(world: World, flags: tuple[str, 
         ((*TPU, "--accelerator=x"), "either --topology"),
         ((*TPU, "--topology=v5e:4x5"), "v5e comes as"),
         ((*TPU, "--eval-topology=v5e:4x4"), "has 4 hosts"),
-        ((*TPU, "--config.mesh.tensor=3"), "does not fill the 16 devices of v5e:4x4"),
+        ((*TPU, "--eval-topology=v5e:4x5"), "--eval-topology=v5e:4x5: v5e comes as"),
+        ((*TPU, "--config.mesh.tensor=3"), "does not fit 16 devices of v5e:4x4"),
         ((*TPU, "--config.mesh.tensor=16"), "--eval-flag=--config.mesh"),
         ((*TPU, "--config.groot.tua=1"), "groot.tua"),
         ((*TPU, "--config.seed"), "--config.seed=VALUE"),
@@ -200,6 +202,11 @@ def test_kubectl_is_given_what_a_dry_run_prints(world: World, flags: tuple[str, 
 def test_a_mistake_is_one_sentence(world: World, argv: tuple[str, ...], part: str):
     assert part in world.error(lambda: render.main([*argv, "--apply"]))
     assert world.calls() == []
+
+
+def test_keys_of_the_config_are_written_as_for_training():
+    command = container(job(manifest(*TPU, "--config.seed", "7"), "train"))["command"]
+    assert command[-1] == "--config.seed=7"
 
 
 def test_the_evaluation_may_have_a_mesh_of_its_own():

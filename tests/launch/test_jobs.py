@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from groot_jax.errors import UserError
-from launch.jobs import check_name, check_workdir, parse_environment, parse_job, parse_mount
-from launch.slices import parse_slice
+from groot_jax.scaling.chips import CHIPS, parse_slice
+from launch.jobs import check_name, check_workdir, parse_command, parse_environment, parse_mount
+from launch.slices import GENERATIONS, chips_per_host, gcloud_flags
 
 TRAIN = ("python", "-m", "groot_jax.train", "--config=configs/retail.py")
 
@@ -27,48 +28,60 @@ def test_a_topology_says_how_many_hosts_there_are(
     name: str, chips: int, hosts: int, flags: tuple[str, ...]
 ):
     found = parse_slice(name)
-    assert (found.name, found.chips, found.hosts) == (name, chips, hosts)
-    assert found.gcloud_flags() == flags
+    assert (found.name, found.size) == (name, chips)
+    assert found.size // chips_per_host(found) == hosts
+    assert gcloud_flags(found) == flags
 
 
 def test_a_host_may_have_fewer_chips():
-    assert parse_slice("v5e:2x4", 4).hosts == 2
+    assert chips_per_host(parse_slice("v5e:2x4"), 4) == 4
 
 
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("4x4", "one of v4, v5e, v5p, v6e"),
-        ("v5e", "v5e comes as 1x1, 2x2"),
-        ("v5e:3x3", "v5e comes as"),
+        ("4x4", "is not CHIP:AxB or CHIP:AxBxC, such as v5e:4x4 or v5p:4x4x4; chips: v4, v5e"),
+        ("v5e", "is not CHIP:AxB"),
+        ("v5e:", "is not CHIP:AxB"),
+        ("v9:4x4", "there is no chip 'v9'; it can be v4, v5e, v5p, v6e"),
+        ("v5e:3x3", "v5e comes as 1x1, 2x2"),
+        ("v5e:4x2", "v5e comes as 1x1, 2x2"),
         ("v5p:4x4", "three sizes"),
-        ("v5p:1x1x1", "multiple of 4"),
-        ("v4:-2x2x-1", "multiple of 4"),
+        ("v5p:1x1x1", "first two are even"),
+        ("v5p:1x4x1", "first two are even"),
+        ("v5p:4x4x0", "first two are even"),
+        ("v4:-2x2x-1", "is not CHIP:AxB"),
     ],
 )
 def test_a_topology_that_is_none_is_said_to_be(name: str, part: str):
-    with pytest.raises(UserError, match=part):
-        parse_slice(name)
+    for flag in ("--topology", "--eval-topology"):
+        with pytest.raises(UserError, match=part) as caught:
+            parse_slice(name, flag)
+        assert str(caught.value).startswith(f"{flag}={name}")
+
+
+def test_every_chip_can_be_rented():
+    assert set(GENERATIONS) == set(CHIPS)
 
 
 def test_chips_per_host_divide_the_slice():
     for count in (3, 16):
         with pytest.raises(UserError, match=f"--chips-per-host={count}"):
-            parse_slice("v5e:4x4", count)
+            chips_per_host(parse_slice("v5e:4x4"), count)
 
 
 def test_a_training_command_is_read_with_its_config():
-    job = parse_job([*TRAIN, "--workdir", "/w", "--config.mesh.tensor=2", "--config.seed", "7"])
+    job = parse_command([*TRAIN, "--workdir", "/w", "--config.mesh.tensor=2", "--config.seed", "7"])
     assert job.command[0] == "python" and job.command[-1] == "7"
     assert job.config is not None
     assert (job.workdir, job.config.mesh.tensor, job.config.seed) == ("/w", 2, 7)
 
 
 def test_other_commands_pass():
-    assert parse_job(["nvidia-smi"]).config is None
-    assert parse_job(["python", "-m"]).workdir == ""
+    assert parse_command(["nvidia-smi"]).config is None
+    assert parse_command(["python", "-m"]).workdir == ""
     evaluate = ["python", "-m", "groot_jax.evaluate", "--workdir=/w", "--watch"]
-    assert parse_job(evaluate).workdir == "/w"
+    assert parse_command(evaluate).workdir == "/w"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +97,7 @@ def test_other_commands_pass():
 )
 def test_a_command_that_cannot_train_is_not_launched(words: list[str], part: str):
     with pytest.raises(UserError, match=part):
-        parse_job(words)
+        parse_command(words)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +112,11 @@ def test_a_command_that_cannot_train_is_not_launched(words: list[str], part: str
 )
 def test_the_mesh_fills_the_slice(sizes: dict[str, int], devices: int, fills: bool):
     flags = [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
-    job = parse_job([*TRAIN, "--workdir=w", *flags])
+    job = parse_command([*TRAIN, "--workdir=w", *flags])
     if fills:
         job.check_mesh(devices, "v5e:4x4")
     else:
-        with pytest.raises(UserError, match="does not fill the 16 devices of v5e:4x4"):
+        with pytest.raises(UserError, match="does not fit 16 devices of v5e:4x4"):
             job.check_mesh(devices, "v5e:4x4")
 
 

@@ -119,6 +119,13 @@ def test_delete_after_deletes_it_however_the_job_ends(world: World):
     assert world.verbs()[-1] == "delete" and world.state == ""
 
 
+def test_status_tells_of_the_workers_in_their_order(world: World):
+    world.state = "READY"
+    world.answer(" status", out="".join(f"worker {n}: idle\n" for n in (10, 2, 0)))
+    out = world.output(lambda: tpu_vm.main(["status", *BASE]))
+    assert out == "groot: READY\nworker 0: idle\nworker 2: idle\nworker 10: idle\n"
+
+
 def test_down_of_nothing_is_no_mistake(world: World):
     tpu_vm.main(["down", *BASE])
     assert world.verbs() == ["delete"]
@@ -139,7 +146,7 @@ def test_a_job_that_runs_already_is_followed(world: World):
 def test_another_job_is_left_alone(world: World):
     world.state = "READY"
     world.answer(" status", out="worker 0: running: python other.py\n")
-    error = world.error(lambda: run(*POD, "--max-restarts=3", *JOB))
+    error = world.error(lambda: run(*POD, "--max-restarts=3", "--delete-after", *JOB))
     assert "runs another command already (python other.py)" in error
     assert world.verbs() == ["describe", "status"]
 
@@ -242,6 +249,14 @@ def test_a_job_that_was_cut_off_on_a_sound_slice_starts_again_there(world: World
     assert world.verbs().count("create") == 1 and world.verbs().count("start") == 2
 
 
+def test_workers_that_have_nothing_installed_start_again(world: World):
+    """As after maintenance, when the machine came back with an empty disk."""
+    world.answer(" follow ", status=255)
+    world.answer(" status", out="", times=2)
+    run(*POD, *JOB)
+    assert world.verbs().count("create") == 1 and world.verbs().count("start") == 2
+
+
 def test_a_lost_connection_is_taken_up_again(world: World):
     world.answer(" follow ", status=255)
     world.answer(" status", status=255, err="connection refused\n")
@@ -282,7 +297,8 @@ def test_uncommitted_files_are_told_of(world: World):
         (("run", *ONE, "--spot", "--", *TRAIN, "--workdir=r"), "the disk of a spot VM"),
         (("run", *ONE, "--delete-after", "--", *TRAIN, "--workdir=r"), "--delete-after deletes"),
         (("run", *POD, "--mount=claim:c:/mnt/c", *JOB), "launch/gke"),
-        (("run", *POD, *JOB, "--config.mesh.tensor=3"), "does not fill the 16 devices"),
+        (("up", *POD, "--mount=x"), "--mount=x"),
+        (("run", *POD, *JOB, "--config.mesh.tensor=3"), "does not fit 16 devices of v5e:4x4"),
         (("run", *POD, *JOB, "--config.groot.tua=3"), "groot.tua"),
     ],
 )

@@ -11,16 +11,22 @@ import jax.numpy as jnp
 import pytest
 
 from groot_jax.scaling.chips import CHIPS, Slice
-from groot_jax.scaling.hlo import Cost, Program
+from groot_jax.scaling.cost import Cost, cost_of
+from groot_jax.scaling.hlo import Program
 from groot_jax.scaling.roofline import estimate
+from tests.scaling.support import collectives_in_loops
 
 
 def program(text: str) -> Program:
     return Program(textwrap.dedent(text))
 
 
+def cost_in(text: str) -> Cost:
+    return cost_of(program(text))
+
+
 def test_collectives_are_counted_once_with_the_larger_of_operand_and_result() -> None:
-    cost = program("""
+    cost = cost_in("""
         HloModule m, num_partitions=8
 
         ENTRY %main (p: f32[16,128]) -> f32[128,128] {
@@ -32,7 +38,7 @@ def test_collectives_are_counted_once_with_the_larger_of_operand_and_result() ->
           %one = f32[16,128]{1,0} all-reduce(%rs), channel_id=4, replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}, to_apply=%add
           ROOT %cp = f32[16,128]{1,0} collective-permute(%one), channel_id=5, source_target_pairs={{0,1},{1,0}}
         }
-    """).cost()
+    """)
     whole, part = 4 * 128 * 128, 4 * 16 * 128
     assert cost.collectives == {
         "all-gather": (1, whole),
@@ -86,16 +92,16 @@ LOOP = """
 def test_a_loop_counts_as_often_as_it_turns() -> None:
     loops = program(LOOP)
     assert [loop.name for loop in loops.loops()] == ["first"]
-    assert loops.cost().flops == (1 + 3 + 5) * 2 * 8 * 8 * 8
-    assert loops.cost((7,)).flops == (7 + 3 + 5) * 2 * 8 * 8 * 8
-    assert loops.cost((7,)).collectives == {"all-reduce": (15, 15 * 4 * 8 * 8)}
-    assert [(role, i.opcode) for role, i in loops.collectives_in_loops()] == 3 * [
+    assert cost_of(loops).flops == (1 + 3 + 5) * 2 * 8 * 8 * 8
+    assert cost_of(loops, (7,)).flops == (7 + 3 + 5) * 2 * 8 * 8 * 8
+    assert cost_of(loops, (7,)).collectives == {"all-reduce": (15, 15 * 4 * 8 * 8)}
+    assert [(role, i.opcode) for role, i in collectives_in_loops(loops)] == 3 * [
         ("body", "all-reduce")
     ]
 
 
 def test_a_gather_drawn_out_over_fusions_is_one_and_hidden_behind_them() -> None:
-    cost = program("""
+    cost = cost_in("""
         HloModule m, num_partitions=4
 
         %start (a: bf16[8,8]) -> bf16[32,8] {
@@ -120,27 +126,45 @@ def test_a_gather_drawn_out_over_fusions_is_one_and_hidden_behind_them() -> None
           %f.1 = bf16[32,8]{1,0} fusion(%p), kind=kOutput, calls=%middle
           ROOT %f.2 = bf16[8,8]{1,0} fusion(%f.1), kind=kCustom, calls=%all-reduce-scatter.1
         }
-    """).cost()
+    """)
     assert cost.collectives == {"all-gather": (1, 512), "reduce-scatter": (1, 512)}
     assert [hidden for *_, hidden in cost.transfers] == [True, False]
 
 
-def test_products_as_a_tpu_writes_them() -> None:
+@pytest.mark.parametrize(
+    ("left", "right", "out", "window"),
+    [
+        # Each pair of matrices meets once: no padding, or one input that the window slides over.
+        (
+            "[4,8,16]",
+            "[4,16,32]",
+            "[4,8,32]",
+            "{size=4 stride=3 lhs_dilate=4}, dim_labels=0bf_0io->0bf",
+        ),
+        (
+            "[8,16,1]",
+            "[4,32,16]",
+            "[8,4,32]",
+            "{size=4 pad=3_3 rhs_reversal=1}, dim_labels=bf0_0oi->b0f",
+        ),
+    ],
+)
+def test_products_as_a_tpu_writes_them(left: str, right: str, out: str, window: str) -> None:
     """A batched product is a convolution whose window meets each batch once."""
-    cost = program("""
+    cost = cost_in(f"""
         HloModule m
 
-        ENTRY %main (a: bf16[4,8,16], b: bf16[4,16,32]) -> bf16[4,8,32] {
-          %a = bf16[4,8,16]{2,1,0} parameter(0)
-          %b = bf16[4,16,32]{2,1,0} parameter(1)
-          ROOT %c = bf16[4,8,32]{2,1,0} convolution(%a, %b), window={size=4 stride=3 pad=3_3 lhs_dilate=4}, dim_labels=0bf_0io->0bf
-        }
-    """).cost()
+        ENTRY %main (a: bf16{left}, b: bf16{right}) -> bf16{out} {{
+          %a = bf16{left}{{2,1,0}} parameter(0)
+          %b = bf16{right}{{2,1,0}} parameter(1)
+          ROOT %c = bf16{out}{{2,1,0}} convolution(%a, %b), window={window}
+        }}
+    """)
     assert cost.flops == 2 * 4 * 8 * 16 * 32
 
 
 def test_traffic_leaves_out_what_stays_on_the_chip_and_counts_the_padding_of_tiles() -> None:
-    cost = program("""
+    cost = cost_in("""
         HloModule m
 
         %slice (t: f32[1000,128], i: s32[]) -> f32[1,128] {
@@ -157,7 +181,7 @@ def test_traffic_leaves_out_what_stays_on_the_chip_and_counts_the_padding_of_til
           %row = f32[1,128]{1,0:T(8,128)S(1)} fusion(%t, %i), kind=kLoop, calls=%slice
           ROOT %far = f32[8,64]{1,0:T(8,128)} add(%near, %near)
         }
-    """).cost()
+    """)
     padded = 4 * 8 * 128
     assert cost.hbm_bytes == padded + 4 * 128 + padded  # read once, a row, written once
 
@@ -169,24 +193,24 @@ def test_the_count_of_a_real_program_is_the_compilers() -> None:
         return x
 
     compiled = jax.jit(f).lower(jnp.ones((32, 64)), jnp.ones((64, 64))).compile()
-    assert Program(compiled.as_text() or "").cost().flops == 3 * 2 * 32 * 64 * 64
+    assert cost_of(Program(compiled.as_text() or "")).flops == 3 * 2 * 32 * 64 * 64
 
 
 def test_the_roofline_takes_the_longer_of_products_and_memory_and_adds_what_is_not_hidden() -> None:
     chip = CHIPS["v5e"]
-    slice_ = Slice(chip, (4, 4))
+    tpu_slice = Slice(chip, (4, 4))
     products, memory = chip.flops, chip.hbm_rate
     cost = Cost(parts=[(products, memory / 2, 2.0), (0.0, 3 * memory, 1.0)])
-    whole = estimate(cost, slice_)
+    whole = estimate(cost, tpu_slice)
     assert whole.seconds == pytest.approx(5.0)
     assert whole.bound_by == "hbm"
-    rate = slice_.collective_rate(16)
+    rate = tpu_slice.collective_rate(16)
     assert rate == 2 * chip.link_rate  # Four a side: no ring.
     cost.transfers = [("all-gather", rate * 16 / 15, 16, 4.0, True)]
-    assert estimate(cost, slice_).seconds == pytest.approx(5.0)
+    assert estimate(cost, tpu_slice).seconds == pytest.approx(5.0)
     cost.transfers.append(("all-reduce", rate * 16 / 15, 16, 3.0, False))
-    assert estimate(cost, slice_).seconds == pytest.approx(11.0)
-    assert estimate(cost, slice_).bound_by == "ici"
+    assert estimate(cost, tpu_slice).seconds == pytest.approx(11.0)
+    assert estimate(cost, tpu_slice).bound_by == "ici"
 
 
 def test_rings_have_two_links() -> None:

@@ -49,3 +49,11 @@ def test_a_model_that_was_pretrained_on_features_is_taken_as_training_takes_it(
     workload = make_workload(config, 4000, Sentences(6, 1.5, 3), 4)
     assert workload.format.name == expected
     assert bool(workload.format.fused_width) == (expected == "aligned")
+
+
+@pytest.mark.parametrize("words", [1, 2])
+def test_a_sentence_with_few_labelings_has_a_small_pool(words):
+    workload = make_workload(load(RETAIL), 4000, Sentences(words, 1.0, 1), 2)
+    for example in workload.examples:
+        labelings = [entry.labeling for entry in workload.pools[example.index]]
+        assert 1 < len(labelings) == len(set(labelings)) < 16
