@@ -114,6 +114,7 @@ def collate(
         target_BxT=np.zeros((batch_size, T), np.int32),
         cap_B=np.zeros(batch_size, np.int32),
     )
+    # Source 17 9 1 with S = 5 -> 17 9 1 0 0; template TAG EOS with T = 4 -> TAG EOS EOS EOS.
     for row, e in enumerate(examples):
         if own_B is not None and not own_B[row]:
             continue
