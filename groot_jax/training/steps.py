@@ -85,5 +85,5 @@ def _jit(step: partial[Any], shardings: TrainState, layout: Layout | None) -> St
 
 
 def loss_weights(stage: ConfigDict) -> tuple[tuple[str, float], ...]:
-    """The contrast losses and their weights, in the config's order."""
+    """The contrast losses and their weights, in the order of their names."""
     return tuple((name, float(weight)) for name, weight in stage.loss.items())
