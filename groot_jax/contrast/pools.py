@@ -54,12 +54,13 @@ def pool_batch(
     Args:
       pools: pool of each example index; an example without one counts in the NLL term only.
       tokens_BxKxT: the beams' ids, for entries whose ids are no serialisation of a labeling.
-      size: M, slots of a pool. One more holds gold where the pool does not, for the NLL term.
+      size: candidates of a pool, at most.
       buckets: sizes that a bin of trees may have.
       groups: so many equal parts of the batch share no bin, to be split over devices or updates.
       merge_sizes: where other processes have the other rows of the batch: theirs put together.
     """
-    M = size + 1  # The last slot is gold's, where the pool fills all others without it.
+    # One slot more than a pool has candidates: gold's, for the NLL term, where the pool lacks it.
+    M = size + 1
     sequences, rewards_BxM, in_contrast_BxM, gold_BxM = _candidates(
         batch, pools, tokens_BxKxT, format_, M
     )

@@ -6,10 +6,10 @@ tables (`generate/grammar.py`), the model as the methods of `model/t5.py`.
 How a step goes. Each of the K running beams of a sentence feeds a chunk of at most W tokens to the
 decoder: the token chosen last, and those that the grammar forces after it (the next sentinel, the
 other pieces of a tag). Their log-probabilities count, but nothing is there to choose, so a sentence
-takes one step per word. The N = K*W new nodes go to cache slots t*N .. t*N + N-1 and never move
-again. `ancestor_BxKxI` says which beam of each earlier step lies on a beam's own path, and
-attention is masked to those slots, so that choosing new beams reorders K*I small integers and not
-the cache. Chunks and parent pointers are kept per step; one backtrack at the end spells the
+takes one step per word. The N = K*W new nodes of step i go to cache slots i*N .. i*N + N-1 and
+never move again. `ancestor_BxKxI` says which beam of each earlier step lies on a beam's own path,
+and attention is masked to those slots, so that choosing new beams reorders K*I small integers and
+not the cache. Chunks and parent pointers are kept per step; one backtrack at the end spells the
 sequences out. For K = 2 and a sentence of two words in sentinel_tag:
 
     step 0   feeds  start <0>                    chooses brand, O
@@ -76,6 +76,7 @@ def beam_search(
       dropout_key: where given, the encoder runs with its dropout on.
     """
     T = inputs.fused_target_BxT.shape[1]
+    # A traced index needs jax arrays; in the compiled program they are constants.
     grammar = jax.tree.map(jnp.asarray, grammar)
     search = SearchSteps(
         model=model,
@@ -107,7 +108,7 @@ def _segments(steps: int) -> list[int]:
     """Where the cache grows: all its slots are attended to, so early steps should have few.
 
     Each segment compiles the step again, which short outputs do not pay back. 7 steps -> [7],
-    20 -> [10, 20], 33 -> [9, 17, 25, 33]: four segments at most, the last one's end is the last.
+    20 -> [10, 20], 33 -> [9, 17, 25, 33]: four segments at most.
     """
     count = min(max(steps // 8, 1), 4)
     return [-(-steps * i // count) for i in range(1, count + 1)]

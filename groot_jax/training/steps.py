@@ -60,6 +60,7 @@ def jit_groot_step(
         model=T5(dataclasses.replace(partitioning.model_config, dropout_rate=stage.dropout)),
         optimizer=optimizer,
         settings=LossSettings(
+            # In the order of their names, as a ConfigDict gives its keys.
             tuple((name, float(weight)) for name, weight in stage.loss.items()),
             stage.tau,
             stage.rank_margin,
