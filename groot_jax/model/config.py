@@ -46,7 +46,7 @@ class T5Config:
     dtype: str = "float32"  # Of matrix products; parameters, softmax and layer norm are float32.
     # What the backward pass recomputes of a block: nothing, all but products with weights, all.
     remat: str = "none"
-    # Whether the blocks of a stack but the first run as one loop: see `layers.Stack`.
+    # Whether the blocks of a stack but the first run as one loop: see `stack.Stack`.
     scan_layers: bool = False
 
     def __post_init__(self) -> None:
