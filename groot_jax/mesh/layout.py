@@ -62,23 +62,22 @@ class Layout:
                 )
         return axes
 
-    def ways(self, name: str) -> int:
-        """Devices that a logical axis is split over."""
+    def ways(self, name: str | None) -> int:
+        """Devices that a logical axis is split over; 1 for None. Raises as `axes` does."""
         return math.prod(self.mesh.shape[axis] for axis in self.axes(name))
 
     def sharding(self, shape: Sequence[int], names: Sequence[str | None]) -> NamedSharding:
         """The sharding of an array by the logical name of each dimension.
 
         A dimension that its mesh axes do not divide evenly (a vocabulary of odd size, say), or
-        whose mesh axes an earlier one has taken, is replicated.
+        whose mesh axes an earlier one has taken, is replicated. Raises as `axes` does.
         """
         spec: list[str | tuple[str, ...] | None] = []
         taken: set[str] = set()
         for size, name in zip(shape, names, strict=True):
             axes = self.axes(name)
-            ways = math.prod(self.mesh.shape[axis] for axis in axes)
             # A device has one place on each mesh axis, so an axis can split one dimension alone.
-            if not axes or size % ways or not taken.isdisjoint(axes):
+            if not axes or size % self.ways(name) or not taken.isdisjoint(axes):
                 spec.append(None)
                 continue
             taken.update(axes)

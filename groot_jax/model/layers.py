@@ -83,12 +83,6 @@ def additive(mask: Array) -> Array:
     return jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
 
 
-def residual(x_BxNxD: Array) -> Array:
-    """The stream between blocks: split by sentence, so that weights come to it and not it to
-    them."""
-    return constrain(x_BxNxD, "batch", None, "hidden")
-
-
 class Norm(nn.Module):
     """T5's layer norm, [..., D] -> [..., D]: x / rms(x) * weight_D, computed in float32.
 

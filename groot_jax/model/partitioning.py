@@ -23,6 +23,8 @@ def param_shardings(mesh: Mesh | AbstractMesh, config: T5Config, rules: Rules) -
     A dimension that its mesh axes do not divide evenly (a vocabulary of odd size, say) is
     replicated. Raises UserError for a logical axis without a rule.
     """
+    # wo's kernel [1024, 512] is named (mlp, embed): under fsdp=2, tensor=4 by the rules of
+    # configs/default.py, its rows over tensor, its columns over fsdp, [256, 256] on each device.
     layout = Layout(mesh, rules)
     return jax.tree.map(
         lambda shape, names: layout.sharding(shape.shape, tuple(names)),

@@ -42,7 +42,8 @@ _OFFSETS = (-1, 1, -2, 2, 0, -3, 3)
 def started(config: T5Config, params: Params, start: Start) -> Params:
     """T5's initial `params` as `start` would have them; a tree of the same shapes."""
     # A table's row is a bucket: with 32 of them -1, 1, -2 lie in rows 1, 17, 2 of the encoder's,
-    # and head h gets `local` in row bucket_H[h]. No word is nearer, so each row has one offset.
+    # and head h gets `local` in row bucket_H[h]. Offsets below 8 have a row each, so that `local`
+    # lifts one neighbour and no other.
     heads = min(config.num_heads, len(_OFFSETS))
     bucket_H = relative_position_bucket(
         jnp.array(_OFFSETS[:heads]),

@@ -26,7 +26,6 @@ from groot_jax.model.layers import (
     Params,
     SelfAttention,
     dropout,
-    residual,
 )
 
 # What a block under remat keeps for the backward pass beside its input. dots: products with
@@ -36,6 +35,12 @@ _SAVED: dict[str, Callable[..., bool] | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": None,
 }
+
+
+def residual(x_BxNxD: Array) -> Array:
+    """The stream between blocks: split by sentence, so that weights come to it and not it to
+    them."""
+    return constrain(x_BxNxD, "batch", None, "hidden")
 
 
 class Sublayers(nn.Module):
