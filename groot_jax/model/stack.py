@@ -90,13 +90,12 @@ class Block(nn.Module):
         bias: Array,
         cache: KeyValue,
         slot: Array | int,
-        cross: KeyValue,
-        cross_bias: Array,
+        cross: tuple[KeyValue, Array],
     ) -> tuple[Array, KeyValue]:
         """A decoder block for N new nodes from slot `slot` of its cache on, and that cache with
         them; `bias` is [B, H, N, L], over all slots."""
         x_BxNxD, cache = self.layer.attention.extend(x_BxNxD, bias, cache, slot)
-        x_BxNxD = self.layer.cross_attention(x_BxNxD, cross, cross_bias, True)
+        x_BxNxD = self.layer.cross_attention(x_BxNxD, *cross, True)
         return residual(self.layer.feed_forward(x_BxNxD, True)), cache
 
     def cross_kv(self, encoded_BxSxD: Array) -> KeyValue:

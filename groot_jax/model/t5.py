@@ -169,14 +169,14 @@ class T5(nn.Module):
         bias_BxHxNxL = jnp.moveaxis(bias_HxT[:, distance_BxNxL], 0, 1)
         bias_BxHxNxL = bias_BxHxNxL + additive(mask_BxNxL[:, None])
         cross_bias = additive(source_mask_BxS[:, None, None, :])
-        # Every device has the whole table here, see `decoding_params`: nothing is to be exchanged.
+        # `decoding_params` has gathered the table's columns: nothing is left for `looked_up` to do.
         x_BxNxD = self._embed(
             tokens_BxN, fused_BxN[..., None], aligned_BxNxD, lay_out=lambda rows: rows
         )
         extended = []
         for block, layer_cache, kv in zip(self.decoder.block.blocks, cache, cross, strict=True):
             x_BxNxD, layer_cache = block.extend(
-                x_BxNxD, bias_BxHxNxL, layer_cache, slot, kv, cross_bias
+                x_BxNxD, bias_BxHxNxL, layer_cache, slot, (kv, cross_bias)
             )
             extended.append(layer_cache)
         return self.decoder.final_layer_norm(x_BxNxD), tuple(extended)
@@ -277,8 +277,8 @@ def init_params(
     """Random parameters (nested dict of float32 arrays) with T5's initialisers, changed by `start`,
     where `shardings` says; the same ones wherever that is."""
 
-    # One program, whose results lie as they should from the start: a model that fits no device in
-    # whole is never whole on one.
+    # One program, whose results lie where they should from the start: parameters that were drawn
+    # first and placed then would all be on one device in between.
     def init() -> Params:
         params = nn.unbox(_init(config, jax.random.key(seed)))
         return params if start is None else started(config, params, start)
