@@ -22,11 +22,11 @@ def put(tree: Any, shardings: Any) -> Any:
 
     Where that reaches beyond this process, each puts there what lies on its devices.
     """
+    # `device_put` onto another process's devices asks all processes for the same values; here the
+    # rows that a process does not fill are left as they are.
     if all(s.is_fully_addressable for s in jax.tree.leaves(shardings)):
         return jax.device_put(tree, shardings)
-    if isinstance(shardings, NamedSharding):
-        return jax.tree.map(lambda x: _put(x, shardings), tree)
-    return jax.tree.map(_put, tree, shardings)
+    return jax.tree.map(_put, tree, jax.tree.broadcast(shardings, tree))
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:

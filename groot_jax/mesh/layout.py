@@ -1,17 +1,23 @@
 """Which devices hold which part of an array: one mesh, and rules from logical names to its axes.
 
 Parameters have their names in the model (`nn.with_logical_partitioning`); activations get theirs by
-`constrain`, which says nothing unless a layout is in use. Knows no model.
+`constrain`, which says nothing unless a layout is in use. Knows no model. With data=2, fsdp=2,
+tensor=2 and the rules of configs/default.py, for example:
+
+    source ids   [64, 32]       batch, none          [16, 32] on a device; two hold the same
+    q's kernel   [512, 384]     embed, joined_kv     [256, 192]: fsdp and tensor halve it
+    activations  [64, 32, 512]  batch, none, hidden  [16, 32, 512]
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,17 +32,7 @@ MESH_AXES = ("data", "fsdp", "tensor")
 # Logical axis -> mesh axes, several separated by commas; "": replicated. As config.mesh.rules.
 Rules: TypeAlias = Mapping[str, str]
 
-DEFAULT_RULES: Rules = {
-    "batch": "data,fsdp",
-    "vocab": "tensor",
-    "embed": "fsdp",
-    "mlp": "tensor",
-    "joined_kv": "tensor",
-    "heads": "tensor",
-    "hidden": "",
-    "relpos_buckets": "",
-    "norm": "",
-}
+Tree = TypeVar("Tree")  # arrays, or what stands for them, in nested containers; or a single one
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,8 @@ class Layout:
     mesh: Mesh | AbstractMesh
     rules: Rules
     ordered: bool = False  # what `summed` sums is added in the order of the devices
+    # What is traced is one device's program over its own rows: see `summed`.
+    inside: bool = False
 
     def axes(self, name: str | None) -> tuple[str, ...]:
         """Mesh axes of a logical one; None has none. Raises UserError where no rule is usable."""
@@ -64,33 +62,32 @@ class Layout:
                 )
         return axes
 
-    def ways(self, name: str) -> int:
-        """Devices that a logical axis is split over."""
+    def ways(self, name: str | None) -> int:
+        """Devices that a logical axis is split over; 1 for None. Raises as `axes` does."""
         return math.prod(self.mesh.shape[axis] for axis in self.axes(name))
 
     def sharding(self, shape: Sequence[int], names: Sequence[str | None]) -> NamedSharding:
         """The sharding of an array by the logical name of each dimension.
 
         A dimension that its mesh axes do not divide evenly (a vocabulary of odd size, say), or
-        whose mesh axes an earlier one has taken, is replicated.
+        whose mesh axes an earlier one has taken, is replicated. Raises as `axes` does.
         """
         spec: list[str | tuple[str, ...] | None] = []
         taken: set[str] = set()
         for size, name in zip(shape, names, strict=True):
             axes = self.axes(name)
-            ways = math.prod(self.mesh.shape[axis] for axis in axes)
-            if not axes or size % ways or not taken.isdisjoint(axes):
+            # A device has one place on each mesh axis, so an axis can split one dimension alone.
+            if not axes or size % self.ways(name) or not taken.isdisjoint(axes):
                 spec.append(None)
                 continue
             taken.update(axes)
-            spec.append(axes[0] if len(axes) == 1 else axes)
+            spec.append(axes)
         return NamedSharding(self.mesh, PartitionSpec(*spec))
 
     @property
     def batch(self) -> NamedSharding:
         """Of an array whose first axis is the sentences."""
-        axes = self.axes("batch")
-        return NamedSharding(self.mesh, PartitionSpec(axes if len(axes) != 1 else axes[0]))
+        return NamedSharding(self.mesh, PartitionSpec(self.axes("batch")))
 
     @property
     def everywhere(self) -> NamedSharding:
@@ -98,9 +95,14 @@ class Layout:
         return NamedSharding(self.mesh, PartitionSpec())
 
 
+# What is traced reads its layout here, since those that read it lie many calls below those that
+# know it: a dropout in the twelfth block, `top_k` in a step of the search's loop. Handed over, it
+# would be a field of ten modules and a parameter of all between them in generate/ and contrast/,
+# and `summed` would have to rebuild the model, since one device's rows need another layout than
+# the whole. A layout says where values lie and not what they are, so what reads it stays pure. It
+# is read while JAX traces, and `jax.jit` keeps traces without knowing of it: set it inside the
+# jitted function, never around the call.
 _in_use: ContextVar[Layout | None] = ContextVar("layout", default=None)
-# The mesh axes that split the rows of what is traced, where each device is given its own alone.
-_split_by: ContextVar[tuple[str, ...]] = ContextVar("split_by", default=())
 
 
 @contextmanager
@@ -113,13 +115,19 @@ def use_layout(layout: Layout | None) -> Iterator[None]:
         _in_use.reset(token)
 
 
-def constrain(x: Any, *names: str | None) -> Any:
+def _splitting() -> Layout | None:
+    """The layout in use; None where there is nothing to split: a single device, or one's rows."""
+    layout = _in_use.get()
+    return None if layout is None or layout.inside or layout.mesh.size == 1 else layout
+
+
+def constrain(x: Tree, *names: str | None) -> Tree:
     """`x`, laid over the mesh by the logical name of each dimension; those left out have none.
 
     `x` may be a tree of arrays. It is `x` itself where no layout is in use, or on one device.
     """
-    layout = _in_use.get()
-    if layout is None or layout.mesh.size == 1:
+    layout = _splitting()
+    if layout is None:
         return x
 
     def one(leaf: jax.Array) -> jax.Array:
@@ -131,21 +139,21 @@ def constrain(x: Any, *names: str | None) -> Any:
 
 def ways_of(name: str) -> int:
     """Devices that a logical axis is split over, in the layout in use; 1 where there is none."""
-    layout = _in_use.get()
+    layout = _splitting()
     return 1 if layout is None else layout.ways(name)
 
 
-def by_sentence(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
+def by_sentence(function: Callable[[jax.Array], Tree], x: jax.Array) -> Tree:
     """`function` of each device's own rows of `x`, for what the compiler would not split: it must
     work row by row, and every result have the rows first."""
-    layout = _in_use.get()
-    if layout is None or layout.mesh.size == 1 or x.shape[0] % layout.ways("batch"):
+    layout = _splitting()
+    if layout is None or x.shape[0] % layout.ways("batch"):
         return function(x)
     rows = layout.batch.spec
     return jax.shard_map(function, mesh=layout.mesh, in_specs=rows, out_specs=rows)(x)
 
 
-def summed(function: Callable[..., Any], params: Any, batch: Any, *shared: Any) -> Any:
+def summed(function: Callable[..., Tree], params: object, batch: object, *shared: object) -> Tree:
     """`function(params, batch, *shared)`, a tree of float32 sums over the rows of the batch.
 
     How a mesh adds up its devices' shares depends on what connects them: four numbers have another
@@ -153,20 +161,15 @@ def summed(function: Callable[..., Any], params: Any, batch: Any, *shared: Any) 
     device sums its own rows, whatever the others do, and the shares are added in the order of the
     devices: any number of processes has the same bits. Sent and received is what a reduction sends.
     """
-    layout = _in_use.get()
-    if layout is None or not layout.ordered or layout.mesh.size == 1:
+    layout = _splitting()
+    if layout is None or not layout.ordered:
         return function(params, batch, *shared)
-    axes, rows = layout.axes("batch"), layout.batch.spec
+    rows, whole = layout.batch.spec, PartitionSpec()
 
-    def own_rows(*arguments: Any) -> Any:
-        token = _split_by.set(axes)
-        try:
-            with use_layout(None):
-                return _added(function(*arguments), axes, layout.ways("batch"))
-        finally:
-            _split_by.reset(token)
+    def own_rows(*arguments: object) -> Tree:
+        with use_layout(dataclasses.replace(layout, inside=True)):
+            return _added(function(*arguments), layout.axes("batch"), layout.ways("batch"))
 
-    whole = PartitionSpec()
     return jax.shard_map(
         own_rows,
         mesh=layout.mesh,
@@ -176,8 +179,11 @@ def summed(function: Callable[..., Any], params: Any, batch: Any, *shared: Any) 
     )(params, batch, *shared)
 
 
-def _added(tree: Any, axes: tuple[str, ...], ways: int) -> Any:
+def _added(tree: Tree, axes: tuple[str, ...], ways: int) -> Tree:
     """The sum of the devices' trees: each device adds one part of all, and hands it round."""
+    # Ten sums on W = 4 devices: padded to 12, as [W, P = 3]. `all_to_all` sends row w to device w,
+    # which gets the W shares of that part, [W, 3], row by row in the order of the devices. A
+    # `psum` would send as much, but add in an order of its own.
     flat_N, unflatten = ravel_pytree(tree)
     N = len(flat_N)
     parts_WxP = jnp.pad(flat_N, (0, -N % ways)).reshape(ways, -1)
@@ -185,10 +191,11 @@ def _added(tree: Any, axes: tuple[str, ...], ways: int) -> Any:
     return unflatten(jax.lax.all_gather(sum_P, axes, tiled=True)[:N])
 
 
-def device_index() -> Any:
+def device_index() -> jax.Array | int:
     """Which share of the rows is traced: 0, but inside of an ordered `summed`."""
-    axes = _split_by.get()
-    return jax.lax.axis_index(axes) if axes else 0
+    # Counted as the rows lie: under "fsdp,data" on a 2 x 2 mesh, share 1 is that of fsdp 0, data 1.
+    layout = _in_use.get()
+    return 0 if layout is None or not layout.inside else jax.lax.axis_index(layout.axes("batch"))
 
 
 def looked_up(x: jax.Array) -> jax.Array:
@@ -197,9 +204,11 @@ def looked_up(x: jax.Array) -> jax.Array:
     In two steps, since the compiler finds no exchange from the one to the other in a single one
     where a second mesh axis splits the sentences: it would hold all rows on every device.
     """
-    layout = _in_use.get()
-    if layout is None or layout.mesh.size == 1:
+    layout = _splitting()
+    if layout is None:
         return x
+    # Under the rules of configs/default.py: the rows over data alone, the columns over fsdp, then
+    # from that to the rows over data and fsdp.
     columns = layout.axes("embed")
     rows = tuple(axis for axis in layout.axes("batch") if axis not in columns)
     halfway = Layout(layout.mesh, {"batch": ",".join(rows), "embed": ",".join(columns)})
@@ -207,15 +216,15 @@ def looked_up(x: jax.Array) -> jax.Array:
     return constrain(jax.lax.with_sharding_constraint(x, sharding), "batch", None, "hidden")
 
 
-def gather(params: Any, names: Any) -> Any:
+def gather(params: Tree, names: object) -> Tree:
     """Parameters as a computation over sentences reads them: whole along the mesh axes that split
     the sentences, still split along the others.
 
     The compiler would gather them wherever they are used: in each turn of a loop anew. `names`: of
     each parameter's dimensions, in their tree. Without a layout they come back as they are.
     """
-    layout = _in_use.get()
-    if layout is None or layout.mesh.size == 1:
+    layout = _splitting()
+    if layout is None:
         return params
     batch = set(layout.axes("batch"))
     rules = {
@@ -264,6 +273,8 @@ def factored_sharding(
     A moment has its parameter's shape, or that without one dimension (Adafactor's rows and
     columns), and lies as the dimensions that are left. Any other is replicated.
     """
+    # [512, 1024] split as (fsdp, tensor): Adafactor's [512] as (fsdp), its [1024] as (tensor). Of
+    # a square one, [512, 512], both have the shape of what is left without dimension 0: (tensor).
     spec = list(sharding.spec)
     if tuple(moment) == tuple(shape):
         return sharding
@@ -272,6 +283,16 @@ def factored_sharding(
         if tuple(moment) == tuple(shape[i] for i in left):
             return NamedSharding(sharding.mesh, PartitionSpec(*(spec[i] for i in left)))
     return NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def replicated_share(shapes: object, shardings: object) -> float:
+    """Share, 0 to 1, of the bytes of a tree of arrays that every device holds in whole."""
+    total = whole = 0
+    for shape, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True):
+        size = math.prod(shape.shape) * shape.dtype.itemsize
+        total += size
+        whole += size if sharding.shard_shape(shape.shape) == tuple(shape.shape) else 0
+    return whole / total
 
 
 def batch_ways(sharding: NamedSharding) -> int:

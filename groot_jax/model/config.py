@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
+
+from ml_collections import ConfigDict
 
 from groot_jax.errors import UserError
 
@@ -17,6 +19,8 @@ DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "dots", "full")
 # Fields that say how the model is run; the others say what it is.
 _HOW = ("dtype", "remat", "scan_layers")
+
+Fields: TypeAlias = dict[str, Any]  # of T5Config, or of Hugging Face's config.json, by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,7 @@ class T5Config:
     dtype: str = "float32"  # Of matrix products; parameters, softmax and layer norm are float32.
     # What the backward pass recomputes of a block: nothing, all but products with weights, all.
     remat: str = "none"
-    # Whether the blocks of a stack but the first run as one loop: see `layers.Stack`.
+    # Whether the blocks of a stack but the first run as one loop: see `stack.Stack`.
     scan_layers: bool = False
 
     def __post_init__(self) -> None:
@@ -57,25 +61,30 @@ class T5Config:
 
     @property
     def gated(self) -> bool:
+        """Whether feed-forward layers have two input kernels, one as a gate: T5 v1.1 and mT5."""
         return self.feed_forward_proj.startswith("gated-")
 
     @property
     def activation(self) -> str:
         """The activation's name; the released gated models use tanh-approximated GELU."""
+        # transformers reads the file so as well: its "gelu" is the exact one, and the checkpoints
+        # whose files say "gated-gelu" were trained with the approximation.
         if self.feed_forward_proj == "gated-gelu":
             return "gelu_new"
         return self.feed_forward_proj.removeprefix("gated-")
 
     @property
     def inner_dim(self) -> int:
+        """H * Dh, the width of queries, keys and values. It need not be D: T5 v1.1 small has 384
+        beside 512, and T5 11B 16,384 beside 1,024."""
         return self.num_heads * self.d_kv
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any], **changes: Any) -> T5Config:
+    def from_hf(cls, config: Mapping[str, Any]) -> T5Config:
         """Reads a Hugging Face `config.json` of T5, T5 v1.1, Flan-T5, ByT5 or mT5.
 
-        Absent keys get the defaults of transformers' class; `changes` (dtype, remat, dropout_rate,
-        ...) win over the file. Raises UserError for another kind of model or a missing shape.
+        Absent keys get the defaults of transformers' class. Raises UserError for another kind of
+        model or a missing shape.
         """
         kind = config.get("model_type", "t5")
         if kind not in _HF_DEFAULTS:
@@ -86,7 +95,7 @@ class T5Config:
         values = dict(_HF_DEFAULTS[kind])
         names = {field.name for field in dataclasses.fields(cls)} - set(_HOW)
         values |= {k: v for k, v in config.items() if k in names and v is not None}
-        values |= changes
+        # As in transformers: the decoder is as deep as the encoder where the file does not say.
         values.setdefault("num_decoder_layers", values.get("num_layers"))
         missing = [
             field.name
@@ -99,7 +108,7 @@ class T5Config:
             )
         return cls(**values)
 
-    def to_hf(self) -> dict[str, Any]:
+    def to_hf(self) -> Fields:
         """The `config.json` from which transformers builds the same model."""
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in _HOW}
         return values | {
@@ -111,7 +120,7 @@ class T5Config:
         }
 
 
-def run_settings(model: Any) -> dict[str, Any]:
+def run_settings(model: ConfigDict) -> Fields:
     """The fields of T5Config that `config.model` sets, of whatever shape the model is."""
     return {
         "dtype": model.dtype,
@@ -121,14 +130,19 @@ def run_settings(model: Any) -> dict[str, Any]:
     }
 
 
-def from_scratch(model: Any, vocab_size: int) -> T5Config:
-    """The shape that `config.model` asks for where `config.model.init` names no checkpoint."""
+def from_scratch(model: ConfigDict, vocab_size: int) -> T5Config:
+    """The shape that `config.model` asks for where `config.model.init` names no checkpoint.
+
+    Raises UserError where it names no preset, variant, type or remat that there is.
+    """
+    # Layers of 0 are those of the preset.
     layers = {"num_layers": model.encoder_layers, "num_decoder_layers": model.decoder_layers}
     changes = run_settings(model) | {name: count for name, count in layers.items() if count}
     return preset(model.preset, model.variant, vocab_size, **changes)
 
 
-_HF_DEFAULTS: dict[str, dict[str, Any]] = {
+# What released files may leave out, since it is what their class begins with.
+_HF_DEFAULTS: dict[str, Fields] = {
     "t5": {"feed_forward_proj": "relu", "tie_word_embeddings": True},
     "mt5": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }
@@ -155,7 +169,8 @@ _SHAPES: dict[str, dict[str, tuple[int, int, int, int, int]]] = {
         "xxl": (4096, 10240, 24, 64, 64),
     },
 }
-# From scratch the embedding is most of the model, and a head of its own as much again.
+# From scratch the embedding is most of the model, and a head of its own as much again: with 2,000
+# pieces and 16,000 features of words, 2.3 of nano's 3.5 million parameters.
 _SHAPES["tied"] = _SHAPES["v1_1"]
 
 
@@ -163,7 +178,7 @@ def preset(name: str, variant: str, vocab_size: int, **changes: Any) -> T5Config
     """The preset `name` (nano, mini, small, base, large, xl, xxl) of `variant` (v1_0, v1_1).
 
     v1_0 has ReLU and a tied head, v1_1 gated GELU and a head of its own, tied gated GELU and a tied
-    head; `changes` replace fields.
+    head; `changes` replace fields. Raises UserError for a name that there is not.
     """
     _check("model.variant", variant, tuple(_SHAPES))
     _check("model.preset", name, tuple(_SHAPES[variant]))
@@ -186,6 +201,8 @@ def released(name: str) -> tuple[str, str, int] | None:
     """(preset, variant, rows of the embedding) of a well-known Hub id; None for any other.
 
     T5, T5 v1.1, Flan-T5 and mT5, in all their sizes. mT5 and Flan-T5 have the shapes of v1.1.
+
+        "google/flan-t5-large" -> ("large", "v1_1", 32128)     "t5-3b" -> ("xl", "v1_0", 32128)
     """
     match = re.fullmatch(r"(?:(?:google|google-t5)/)?(t5-v1_1|flan-t5|mt5|t5)-(\w+)", name)
     if match is None:
@@ -195,6 +212,7 @@ def released(name: str) -> tuple[str, str, int] | None:
     size = {"3b": "xl", "11b": "xxl"}.get(size, size) if family == "t5" else size
     if size not in _SHAPES[variant] or size in _TINY:
         return None
+    # 32,000 and 250,000 pieces with 100 sentinels, rounded up to a multiple of 128.
     return size, variant, 250112 if family == "mt5" else 32128
 
 

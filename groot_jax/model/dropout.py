@@ -20,6 +20,7 @@ def random_words(key: jax.Array, shape: tuple[int, ...], start: jax.Array | int 
     likes, and of a sharded array each device makes its own.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
+    # Of shape (2, 3): 3 * row + column, 0 to 5. By iotas, since those are split with the array.
     index = jnp.uint32(start)
     stride = 1
     for axis in reversed(range(len(shape))):
@@ -27,6 +28,8 @@ def random_words(key: jax.Array, shape: tuple[int, ...], start: jax.Array | int 
         along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         index = index + along * np.uint32(stride % 2**32)
         stride *= shape[axis]
+    # Shifts carry high bits down and products carry low bits up: every bit of the index reaches
+    # every bit of the word. Without the second half of the key, 2^32 keys alone would differ.
     x = index ^ first
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
     x = x ^ second
@@ -39,6 +42,8 @@ def dropped_out(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
 
     Rows come first in `x`: a device that is given its own alone draws what the whole would.
     """
+    # Device 2 of those that hold [16, 32, 512] each begins at element 2 * 16 * 32 * 512 = 524,288.
     start = jnp.uint32(device_index()) * np.uint32(math.prod(x.shape) % 2**32)
+    # A rate of 0.1 is 429,496,730 of the 2^32 words.
     kept = random_words(key, x.shape, start) >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
     return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))

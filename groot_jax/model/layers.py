@@ -1,7 +1,8 @@
-"""The layers of T5 in Flax Linen: norm, attention, feed-forward, blocks and stacks.
+"""The layers of T5 in Flax Linen: norm, attention and feed-forward; `stack.py` piles them up.
 
 Submodules are named so that the parameters fall into the tree of transformers' Flax T5. Every bias
-and cache is an argument; what they mean is decided in `t5.py`.
+and cache is an argument; what they mean is decided in `t5.py`. Activations are of `config.dtype`,
+parameters float32. T5 has no bias vectors: a bias, here, is what is added to attention's scores.
 """
 
 from __future__ import annotations
@@ -35,14 +36,6 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-# What a block under remat keeps for the backward pass.
-_SAVED: dict[str, Any] = {
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": None,
-}
-
-
 def relative_position_bucket(
     relative: Array, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> Array:
@@ -52,6 +45,11 @@ def relative_position_bucket(
     `max_distance` (Raffel et al., arXiv 1910.10683, section 2.1). Without `bidirectional`, keys
     after the query fall into bucket 0.
     """
+    # With 32 buckets and a largest distance of 128, where `both` is `bidirectional`:
+    #     distance    0 .. 7  8-11  12-15  16-22  23-31  32-45  46-63  64-90  91 and more
+    #     both        0 .. 7     8      9     10     11     12     13     14     15
+    # and 16 more for keys after the query. The decoder, which looks back alone, has all 32 for
+    # that: one each for 0 to 15, 16 for 16 to 18, ..., 31 from a distance of 113 on.
     offset = jnp.zeros_like(relative)
     if bidirectional:
         num_buckets //= 2
@@ -60,6 +58,7 @@ def relative_position_bucket(
     else:
         distance = jnp.maximum(-relative, 0)
     exact = num_buckets // 2
+    # The maximum keeps the logarithm off 0; where it bites, `distance` itself is the bucket.
     ratio = jnp.log(jnp.maximum(distance, exact).astype(jnp.float32) / exact)
     large = exact + ratio / np.log(max_distance / exact) * (num_buckets - exact)
     large = jnp.minimum(large.astype(jnp.int32), num_buckets - 1)
@@ -67,66 +66,82 @@ def relative_position_bucket(
 
 
 def dropout(module: nn.Module, x: Array, rate: float, deterministic: bool) -> Array:
-    """`x`, or with `rate` of its elements dropped by a key that `module` is given."""
+    """`x`, or with `rate` of its elements dropped by a key that `module` is given.
+
+    T5 drops at the input and the output of a stack, on attention weights, inside the feed-forward
+    and on what each layer adds to the stream (arXiv 1910.10683, section 2.1).
+    """
     if deterministic or rate == 0:
         return x
     return dropped_out(x, rate, module.make_rng("dropout"))
 
 
 def additive(mask: Array) -> Array:
-    """0 where the mask holds, else float32's lowest (finite: a row without keys has no NaN)."""
+    """0 where the mask holds, else float32's lowest; float32, the mask's shape."""
+    # Finite, for a padding row sees no key: with -inf its softmax would be 0 / 0, and NaN spreads
+    # into the gradient even where the row counts for nothing.
     return jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
 
 
-def residual(x_BxNxD: Array) -> Array:
-    """The stream between blocks: split by sentence, so that weights come to it and not it to
-    them."""
-    return constrain(x_BxNxD, "batch", None, "hidden")
-
-
-def partitioned(init: Any, axes: tuple[str, ...]) -> Any:
-    """The initialiser `init` with a logical axis name for each dimension of the parameter."""
-    return nn.with_logical_partitioning(init, axes)
-
-
 class Norm(nn.Module):
-    """T5's layer norm: float32 root mean square, no mean, no bias."""
+    """T5's layer norm, [..., D] -> [..., D]: x / rms(x) * weight_D, computed in float32.
+
+    Without the mean and the bias of layer norm (arXiv 1910.10683, section 2.1; as RMSNorm it is
+    analysed in arXiv 1910.07467). It stands before each layer, not after: the stream itself is
+    never normalised until the stack ends.
+    """
 
     config: T5Config
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        ones = partitioned(nn.initializers.ones, ("norm",))
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
         weight_D = self.param("weight", ones, (self.config.d_model,))
+        # float32 in every compute type, as in transformers: one scale multiplies all D elements.
         x = x.astype(jnp.float32)
         scale = jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.config.layer_norm_epsilon)
         return (x * scale * weight_D).astype(self.config.dtype)
 
 
 class Dense(nn.Module):
-    """x @ kernel in the compute type, [..., I] -> [..., O]."""
+    """x @ kernel in the compute type, [..., I] -> [..., O], without a bias.
+
+    `shape` is (I, O), `axes` their logical names, `stddev` the deviation of the initial kernel
+    before `config.initializer_factor`.
+    """
 
     config: T5Config
     shape: tuple[int, int]
     axes: tuple[str, str]
     stddev: float
 
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def setup(self) -> None:
         init = normal(self.config.initializer_factor * self.stddev)
-        kernel_IxO = self.param("kernel", partitioned(init, self.axes), self.shape)
-        # As one matrix: XLA's CPU backend takes twice the time for the gradient of a [B, N, I] dot.
-        flat = x.reshape(-1, self.shape[0]) @ kernel_IxO.astype(self.config.dtype)
+        init = nn.with_logical_partitioning(init, self.axes)
+        self.kernel = self.param("kernel", init, self.shape)
+
+    def __call__(self, x: Array) -> Array:
+        # As one matrix, [B, N, I] -> [B*N, I]: XLA's CPU backend takes twice the time for the
+        # gradient of a [B, N, I] dot.
+        flat = x.reshape(-1, self.shape[0]) @ self.kernel.astype(self.config.dtype)
         return flat.reshape(*x.shape[:-1], self.shape[1])
 
 
 class Attention(nn.Module):
+    """Multi-head attention in its parts: keys and values, queries over them, the relative bias.
+
+    Parameters: kernels q, k and v, [D, H*Dh], o, [H*Dh, D], and in the first block of a stack
+    `relative_attention_bias`, [buckets, H], which all blocks of the stack share.
+    """
+
     config: T5Config
     has_relative_attention_bias: bool = False
 
     def setup(self) -> None:
         c = self.config
-        # No 1/sqrt(d_kv) in the softmax: it is in q's initialiser (Mesh TensorFlow's transformer).
+        # The scores are not divided by sqrt(Dh): q's initialiser has the factor, as in Mesh
+        # TensorFlow's transformer. With Dh = 64, q starts at an eighth of k's deviation, and
+        # released weights are trained so: dividing as well would flatten every softmax.
         shape, axes = (c.d_model, c.inner_dim), ("embed", "joined_kv")
         self.q = Dense(c, shape, axes, (c.d_model * c.d_kv) ** -0.5)
         self.k = Dense(c, shape, axes, c.d_model**-0.5)
@@ -137,46 +152,57 @@ class Attention(nn.Module):
             self.relative_attention_bias = nn.Embed(
                 c.relative_attention_num_buckets,
                 c.num_heads,
-                embedding_init=partitioned(init, ("relpos_buckets", "heads")),
+                embedding_init=nn.with_logical_partitioning(init, ("relpos_buckets", "heads")),
             )
 
     def _split(self, x_BxNxE: Array) -> Array:
+        # [B, N, E = H*Dh] -> [B, N, H, Dh] -> [B, H, N, Dh].
         heads = (*x_BxNxE.shape[:2], self.config.num_heads, self.config.d_kv)
         return constrain(x_BxNxE.reshape(heads).swapaxes(1, 2), "batch", "heads")
 
     def key_value(self, x_BxNxD: Array) -> KeyValue:
-        """key_BxHxDhxN and value_BxHxNxDh of each position."""
+        """key_BxHxDhxN and value_BxHxNxDh of each position, in the compute type."""
         return self._split(self.k(x_BxNxD)).swapaxes(2, 3), self._split(self.v(x_BxNxD))
 
     def attend(self, x_BxNxD: Array, kv: KeyValue, bias: Array, deterministic: bool) -> Array:
         """[B, N, D]: attention of N queries over L keys; bias is float32, [B|1, H|1, N|1, L]."""
         key_BxHxDhxL, value_BxHxLxDh = kv
         query_BxHxNxDh = self._split(self.q(x_BxNxD))
+        # Scores and softmax are float32 in every compute type: between 16 and 32 bfloat16 has steps
+        # of 1/8, and a weight would be off by up to exp(1/16), 6 %.
         scores_BxHxNxL = jnp.einsum(
             "bhnd,bhdl->bhnl", query_BxHxNxDh, key_BxHxDhxL, preferred_element_type=jnp.float32
         )
         weights_BxHxNxL = jax.nn.softmax(scores_BxHxNxL + bias).astype(self.config.dtype)
         weights_BxHxNxL = dropout(self, weights_BxHxNxL, self.config.dropout_rate, deterministic)
         mixed_BxHxNxDh = jnp.einsum("bhnl,bhld->bhnd", weights_BxHxNxL, value_BxHxLxDh)
+        # [B, H, N, Dh] -> [B, N, H, Dh] -> [B, N, H*Dh].
         return self.o(mixed_BxHxNxDh.swapaxes(1, 2).reshape(*x_BxNxD.shape[:2], -1))
 
     def bias(self, relative: Array, bidirectional: bool) -> Array:
-        """Bias [..., H, N, L], float32, of the relative positions [..., N, L]."""
+        """Bias [..., H, N, L], float32, of the relative positions [..., N, L]: key minus query."""
         bucket = relative_position_bucket(
             relative,
             bidirectional,
             self.config.relative_attention_num_buckets,
             self.config.relative_attention_max_distance,
         )
+        # One row of H numbers a bucket: [..., N, L] -> [..., N, L, H] -> [..., H, N, L].
         return jnp.moveaxis(self.relative_attention_bias(bucket), -1, -3)
 
 
 class SelfAttention(nn.Module):
+    """Adds to the stream what its positions read of each other: x + attention(norm(x)).
+
+    x_BxNxD -> [B, N, D], in the compute type; `bias` is float32, [B|1, H|1, N, L], and holds mask
+    and relative bias. `first`: its block is the stack's first, which has the table of that bias.
+    """
+
     config: T5Config
-    has_relative_attention_bias: bool
+    first: bool
 
     def setup(self) -> None:
-        self.SelfAttention = Attention(self.config, self.has_relative_attention_bias)
+        self.SelfAttention = Attention(self.config, has_relative_attention_bias=self.first)
         self.layer_norm = Norm(self.config)
 
     def __call__(self, x_BxNxD: Array, bias: Array, deterministic: bool) -> Array:
@@ -188,8 +214,10 @@ class SelfAttention(nn.Module):
     def extend(
         self, x_BxNxD: Array, bias: Array, cache: KeyValue, slot: Array | int
     ) -> tuple[Array, KeyValue]:
+        """As a call, over the L slots of a cache, with N new ones from `slot` on; the cache too."""
         normed = self.layer_norm(x_BxNxD)
         new = self.SelfAttention.key_value(normed)
+        # The slots are the last axis of the keys and the last but one of the values.
         key, value = (
             jax.lax.dynamic_update_slice_in_dim(old, part.astype(old.dtype), slot, axis)
             for old, part, axis in zip(cache, new, (3, 2), strict=True)
@@ -199,6 +227,12 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
+    """Adds to the stream what it reads of the source: x + attention(norm(x), kv).
+
+    x_BxNxD -> [B, N, D], in the compute type; `kv` is of the encoder's output, which is not
+    normalised here: the encoder's last norm has done it. `bias`: 0 or the mask's, no positions.
+    """
+
     config: T5Config
 
     def setup(self) -> None:
@@ -211,6 +245,11 @@ class CrossAttention(nn.Module):
 
 
 class DenseReluDense(nn.Module):
+    """[B, N, D] -> [B, N, D] by way of F: act(x @ wi) @ wo, the name being transformers'.
+
+    Gated (T5 v1.1, mT5): (act(x @ wi_0) * (x @ wi_1)) @ wo, GEGLU of Shazeer, arXiv 2002.05202.
+    """
+
     config: T5Config
 
     def setup(self) -> None:
@@ -225,7 +264,7 @@ class DenseReluDense(nn.Module):
 
     def __call__(self, x_BxNxD: Array, deterministic: bool) -> Array:
         activation = _ACTIVATIONS[self.config.activation]
-        x = x_BxNxD.reshape(-1, self.config.d_model)
+        x = x_BxNxD.reshape(-1, self.config.d_model)  # [B, N, D] -> [B*N, D]; see `Dense`.
         if self.config.gated:
             x = activation(self.wi_0(x)) * self.wi_1(x)
         else:
@@ -236,6 +275,8 @@ class DenseReluDense(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """x + feed_forward(norm(x)), [B, N, D] -> [B, N, D], in the compute type."""
+
     config: T5Config
 
     def setup(self) -> None:
@@ -245,156 +286,3 @@ class FeedForward(nn.Module):
     def __call__(self, x: Array, deterministic: bool) -> Array:
         out = self.DenseReluDense(self.layer_norm(x), deterministic)
         return x + dropout(self, out, self.config.dropout_rate, deterministic)
-
-
-class Sublayers(nn.Module):
-    """The two (encoder) or three (decoder) layers of a block, under the names 0, 1, 2."""
-
-    config: T5Config
-    decoder: bool
-    first: bool
-
-    def setup(self) -> None:
-        c = self.config
-        self.attention = SelfAttention(c, self.first, name="0")
-        if self.decoder:
-            self.cross_attention = CrossAttention(c, name="1")
-        self.feed_forward = FeedForward(c, name="2" if self.decoder else "1")
-
-
-class Block(nn.Module):
-    config: T5Config
-    decoder: bool
-    first: bool
-
-    def setup(self) -> None:
-        self.layer = Sublayers(self.config, self.decoder, self.first)
-
-    def __call__(
-        self,
-        x_BxNxD: Array,
-        bias: Array,
-        cross: tuple[KeyValue, Array] | None,
-        deterministic: bool,
-    ) -> Array:
-        x_BxNxD = self.layer.attention(x_BxNxD, bias, deterministic)
-        if cross is not None:
-            x_BxNxD = self.layer.cross_attention(x_BxNxD, *cross, deterministic)
-        return residual(self.layer.feed_forward(x_BxNxD, deterministic))
-
-    def extend(
-        self,
-        x_BxNxD: Array,
-        bias: Array,
-        cache: KeyValue,
-        slot: Array | int,
-        cross: KeyValue,
-        cross_bias: Array,
-    ) -> tuple[Array, KeyValue]:
-        x_BxNxD, cache = self.layer.attention.extend(x_BxNxD, bias, cache, slot)
-        x_BxNxD = self.layer.cross_attention(x_BxNxD, cross, cross_bias, True)
-        return residual(self.layer.feed_forward(x_BxNxD, True)), cache
-
-    def cross_kv(self, encoded_BxSxD: Array) -> KeyValue:
-        return self.layer.cross_attention.EncDecAttention.key_value(encoded_BxSxD)
-
-    def relative_bias(self, relative: Array) -> Array:
-        attention = self.layer.attention.SelfAttention
-        return attention.bias(relative, bidirectional=not self.decoder)
-
-
-class Blocks(nn.Module):
-    config: T5Config
-    decoder: bool
-
-    def setup(self) -> None:
-        c = self.config
-        # `deterministic`, argument 4 counted from self, stays a Python bool under remat.
-        cls = nn.remat(Block, static_argnums=(4,), policy=_SAVED[c.remat])
-        cls = Block if c.remat == "none" else cls
-        count = c.num_decoder_layers if self.decoder else c.num_layers
-        self.blocks = [cls(c, self.decoder, i == 0, name=str(i)) for i in range(count)]
-
-
-@functools.lru_cache(maxsize=16)
-def _block_shapes(config: T5Config, decoder: bool) -> Any:
-    """Boxed shapes of the parameters of a block that is not the first."""
-    block = Block(config, decoder, first=False, parent=None)
-    x_1x1xD, bias = jnp.zeros((1, 1, config.d_model)), jnp.zeros((1, 1, 1, 1))
-
-    def use(block: Block) -> None:
-        cross = (block.cross_kv(x_1x1xD), bias) if decoder else None
-        block(x_1x1xD, bias, cross, deterministic=True)
-
-    return jax.eval_shape(nn.init(use, block), jax.random.key(0))["params"]
-
-
-def _in_compute_type(config: T5Config, params: Any) -> Any:
-    """Kernels in the type that they are multiplied in; norms as they are."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: x.astype(config.dtype) if path[-1].key == "kernel" else x, params
-    )
-
-
-class Stack(nn.Module):
-    config: T5Config
-    decoder: bool
-
-    def setup(self) -> None:
-        self.block = Blocks(self.config, self.decoder)
-        self.final_layer_norm = Norm(self.config)
-
-    def __call__(
-        self,
-        x_BxNxD: Array,
-        bias: Array,
-        cross: tuple[Layers, Array] | None,
-        deterministic: bool,
-    ) -> Array:
-        rate = self.config.dropout_rate
-        x_BxNxD = residual(dropout(self, x_BxNxD, rate, deterministic))
-        scanned = self.config.scan_layers and not self.is_initializing()
-        blocks = self.block.blocks
-        for i, block in enumerate(blocks[:1] if scanned else blocks):
-            kv = (cross[0][i], cross[1]) if cross is not None else None
-            x_BxNxD = block(x_BxNxD, bias, kv, deterministic)
-        if scanned and len(blocks) > 1:
-            x_BxNxD = self._scan(x_BxNxD, bias, cross, deterministic)
-        return dropout(self, self.final_layer_norm(x_BxNxD), rate, deterministic)
-
-    def _scan(
-        self,
-        x_BxNxD: Array,
-        bias: Array,
-        cross: tuple[Layers, Array] | None,
-        deterministic: bool,
-    ) -> Array:
-        """All blocks but the first, which holds the relative bias, as one loop over their stacked
-        parameters: the compiler has one block to work on instead of twenty-three.
-
-        They are stacked here, so that the tree stays transformers'.
-        """
-        c, rest = self.config, self.block.blocks[1:]
-        params = [_in_compute_type(c, block.variables["params"]) for block in rest]
-        # The stack is split like its parts. Without it, the compiler would gather all of it.
-        names = nn.get_partition_spec(_block_shapes(c, self.decoder))
-        stacked = jax.tree.map(
-            lambda axes, *layers: constrain(jnp.stack(layers), None, *axes), names, *params
-        )
-        kv = jax.tree.map(lambda *layers: jnp.stack(layers), *cross[0][1:]) if cross else None
-        keys = None if deterministic else jax.random.split(self.make_rng("dropout"), len(rest))
-        block = Block(c, self.decoder, first=False, parent=None)
-
-        def body(x_BxNxD: Array, layer: tuple[Any, KeyValue | None, Array | None]) -> Any:
-            params, kv, key = layer
-            attended = (kv, cross[1]) if kv is not None and cross is not None else None
-            rngs = {} if key is None else {"dropout": key}
-            variables = {"params": params}
-            return block.apply(variables, x_BxNxD, bias, attended, deterministic, rngs=rngs), None
-
-        if c.remat != "none":
-            body = jax.checkpoint(body, policy=_SAVED[c.remat], prevent_cse=False)
-        return jax.lax.scan(body, x_BxNxD, (stacked, kv, keys))[0]
-
-    def relative_bias(self, relative: Array) -> Array:
-        return self.block.blocks[0].relative_bias(relative)

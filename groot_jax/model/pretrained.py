@@ -6,20 +6,22 @@ Hub; writes safetensors that transformers loads. Tokenizers are not its business
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.serialization
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
+from groot_jax.model.layers import Params
 from groot_jax.model.t5 import param_shapes
 
 # In the order in which they are looked for.
@@ -55,21 +57,19 @@ def load_config(source: str | os.PathLike[str], **changes: Any) -> T5Config:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must hold one JSON object")
-    return T5Config.from_hf(raw, **changes)
+    return dataclasses.replace(T5Config.from_hf(raw), **changes)
 
 
-def load_pretrained(
-    source: str | os.PathLike[str], dtype: str = "float32", remat: str = "none"
-) -> tuple[T5Config, Any]:
+def load_pretrained(source: str | os.PathLike[str]) -> tuple[T5Config, Params]:
     """The configuration and parameters of a checkpoint folder or a Hub id.
 
-    `dtype` and `remat` go into the configuration. Parameters are host arrays (numpy, float32), so
-    that a large model can be placed shard by shard with `jax.device_put`. Raises UserError where
-    files are missing or unreadable, where the Hub cannot be reached, and where a tensor is missing,
-    unknown or of another shape than the configuration says.
+    Parameters are host arrays (numpy, float32), so that a large model can be placed shard by shard
+    with `jax.device_put`. Raises UserError where files are missing or unreadable, where the Hub
+    cannot be reached, and where a tensor is missing, unknown or of another shape than the
+    configuration says.
     """
     folder = fetch(source)
-    config = load_config(folder, dtype=dtype, remat=remat)
+    config = load_config(folder)
     weights = _read_weights(config, folder)
     if config.tie_word_embeddings:  # Some files repeat the embedding as the head.
         weights.pop(("lm_head", "kernel"), None)
@@ -78,7 +78,10 @@ def load_pretrained(
 
 
 def fetch(source: str | os.PathLike[str]) -> Path:
-    """`source` where it is a folder, else the local snapshot of that Hub id, fetched if need be."""
+    """`source` where it is a folder, else the local snapshot of that Hub id, fetched if need be.
+
+    Raises UserError where it is neither, and where the Hub cannot be reached.
+    """
     if Path(source).is_dir():
         return Path(source)
     # Imported here: a run from scratch needs no Hub client.
@@ -100,10 +103,11 @@ def fetch(source: str | os.PathLike[str]) -> Path:
         ) from None
 
 
-def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: Any) -> None:
+def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: Params) -> None:
     """Writes config.json and model.safetensors under torch's names; transformers loads both.
 
-    Each file is complete or absent. Raises UserError where the disk refuses.
+    Each file is complete or absent. Raises UserError where the disk refuses, and where `params` are
+    not those of `config`.
     """
     folder = Path(folder)
     tensors = {
@@ -114,6 +118,7 @@ def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: An
     part = folder / "model.safetensors.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # transformers refuses a safetensors file that does not name the framework of its layout.
         save_file(tensors, part, metadata={"format": "pt"})
         part.replace(folder / "model.safetensors")
         part = folder / "config.json.part"
@@ -124,7 +129,7 @@ def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: An
         raise UserError(f"{folder}: the model could not be written ({error})") from None
 
 
-def resize_embeddings(params: Any, new_vocab: int, seed: int = 0) -> Any:
+def resize_embeddings(params: Params, new_vocab: int) -> Params:
     """`params` with `new_vocab` rows in the embedding, and columns in the head where it has one.
 
     Old rows stay; new ones are drawn from a normal distribution with the mean and the deviation of
@@ -132,10 +137,13 @@ def resize_embeddings(params: Any, new_vocab: int, seed: int = 0) -> Any:
     where the vocabulary would shrink.
     """
     flat = dict(flatten_dict(params))
-    rng = np.random.default_rng(seed)
+    # Rows with T5's initial deviation among trained ones would have logits out of line with all
+    # others; drawn like these, they begin as an average piece.
+    rng = np.random.default_rng(0)
     for key, vocab_axis in ((("shared", "embedding"), 0), (("lm_head", "kernel"), 1)):
         if key not in flat:
             continue
+        # As [V, D] either way: the head is [D, V].
         old = np.moveaxis(np.asarray(flat[key], np.float32), vocab_axis, 0)
         if new_vocab < len(old):
             raise UserError(
@@ -149,7 +157,11 @@ def resize_embeddings(params: Any, new_vocab: int, seed: int = 0) -> Any:
 
 
 def torch_name(key: tuple[str, ...]) -> str:
-    """The name of a parameter in transformers' torch model; its kernels are transposed there."""
+    """The name of a parameter in transformers' torch model; its kernels are transposed there.
+
+    ("encoder", "block", "0", "layer", "0", "SelfAttention", "q", "kernel"), [D, H*Dh]
+    -> "encoder.block.0.layer.0.SelfAttention.q.weight", [H*Dh, D]
+    """
     return ".".join((*key[:-1], "weight"))
 
 
@@ -165,14 +177,14 @@ def _read_weights(config: T5Config, folder: Path) -> Weights:
         raise UserError(message)
     files = _shards(folder / found) if found.endswith(".index.json") else [folder / found]
     if "safetensors" in found:
-        return _from_torch(config, dict(pair for file in files for pair in _safetensors(file)))
-    weights: Weights = {}
-    for file in files:
-        weights |= _msgpack(file)
-    return weights
+        tensors = {name: x for file in files for name, x in _safetensors(file).items()}
+        return _from_torch(config, tensors)
+    return {key: x for file in files for key, x in _msgpack(file).items()}
 
 
 def _shards(index: Path) -> list[Path]:
+    # {"weight_map": {"shared.weight": "model-00001-of-00002.safetensors", ...}, ...}
+    # -> [model-00001-of-00002.safetensors, model-00002-of-00002.safetensors] beside the index.
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -184,11 +196,9 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _safetensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _safetensors(file: Path) -> dict[str, np.ndarray]:
     try:
-        with safe_open(file, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                yield name, tensors.get_tensor(name)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: cannot be read as safetensors ({error})") from None
 
@@ -199,13 +209,15 @@ def _msgpack(file: Path) -> Weights:
         flat = flatten_dict(tree)
     except Exception as error:  # msgpack's own errors share no base class.
         raise UserError(f"{file}: cannot be read as Flax msgpack ({error})") from None
-    # Sharded files hold flat trees whose keys are paths joined by "/".
+    # Sharded files hold flat trees whose keys are paths joined by "/": ("shared/embedding",), where
+    # whole ones have ("shared", "embedding").
     return {tuple("/".join(key).split("/")): value for key, value in flat.items()}
 
 
 def _from_torch(config: T5Config, tensors: Mapping[str, np.ndarray]) -> Weights:
     """Tensors under torch's names -> parameters' paths; unknown names stay, to be reported."""
     names = (*_SHARED, "lm_head.weight") if config.tie_word_embeddings else _SHARED
+    # The first name that is there: files of tied models hold the one tensor under any of them.
     shared = next((tensors[name] for name in names if name in tensors), None)
     keys = {torch_name(key): key for key in flatten_dict(param_shapes(config))}
     weights: Weights = {} if shared is None else {("shared", "embedding"): shared}

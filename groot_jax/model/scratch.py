@@ -6,13 +6,14 @@ them T5's start is the larger part of what it has to undo: see `Start`. Pure fun
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import DictKey
 
 from groot_jax.model.config import T5Config
-from groot_jax.model.layers import relative_position_bucket
+from groot_jax.model.layers import Params, relative_position_bucket
 
 
 class Start(NamedTuple):
@@ -38,8 +39,11 @@ class Start(NamedTuple):
 _OFFSETS = (-1, 1, -2, 2, 0, -3, 3)
 
 
-def started(config: T5Config, params: Any, start: Start) -> Any:
+def started(config: T5Config, params: Params, start: Start) -> Params:
     """T5's initial `params` as `start` would have them; a tree of the same shapes."""
+    # A table's row is a bucket: with 32 of them -1, 1, -2 lie in rows 1, 17, 2 of the encoder's,
+    # and head h gets `local` in row bucket_H[h]. Offsets below 8 have a row each, so that `local`
+    # lifts one neighbour and no other.
     heads = min(config.num_heads, len(_OFFSETS))
     bucket_H = relative_position_bucket(
         jnp.array(_OFFSETS[:heads]),
@@ -48,7 +52,8 @@ def started(config: T5Config, params: Any, start: Start) -> Any:
         config.relative_attention_max_distance,
     )
 
-    def change(path: Any, x: jax.Array) -> jax.Array:
+    def change(path: tuple[DictKey, ...], x: jax.Array) -> jax.Array:
+        # ("encoder", "block", "0", ..., "o", "kernel") -> "o", "kernel".
         *_, layer, leaf = (part.key for part in path)
         if layer == "shared":
             return x * start.embedding
@@ -58,4 +63,4 @@ def started(config: T5Config, params: Any, start: Start) -> Any:
             return x.at[bucket_H, jnp.arange(heads)].add(start.local)
         return x
 
-    return jax.tree_util.tree_map_with_path(change, params)
+    return jax.tree.map_with_path(change, params)

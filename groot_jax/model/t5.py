@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,37 +17,35 @@ from jax.nn.initializers import normal
 from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain, gather, looked_up
 from groot_jax.model.config import T5Config
-from groot_jax.model.layers import Array, Layers, Stack, additive, partitioned
+from groot_jax.model.layers import Array, Dense, Layers, Params, additive
 from groot_jax.model.scratch import Start, started
-
-
-class _Head(nn.Module):
-    config: T5Config
-
-    def setup(self) -> None:
-        c = self.config
-        # T5X's scale; with transformers' 1.0 random logits have a deviation of sqrt(D).
-        init = partitioned(normal(c.initializer_factor * c.d_model**-0.5), ("embed", "vocab"))
-        self.kernel = self.param("kernel", init, (c.d_model, c.vocab_size))
+from groot_jax.model.stack import Stack, in_compute_type
 
 
 class T5(nn.Module):
     """T5 v1.0, v1.1 / Flan and mT5, as `config` says; see the methods.
 
     Use through `T5(config).apply({"params": params}, ..., method="encode")`. Methods that take
-    `deterministic=False` need `rngs={"dropout": key}`.
+    `deterministic=False` need `rngs={"dropout": key}`. Ids are int32 in [0, V), hidden states of
+    `config.dtype`, logits float32.
+
+    Parameters: `shared`, the embedding [V, D] of both stacks, `encoder`, `decoder`, and `lm_head`,
+    [D, V], where the head is not the embedding.
     """
 
     config: T5Config
 
     def setup(self) -> None:
         c = self.config
-        init = partitioned(normal(c.initializer_factor), ("vocab", "embed"))
+        # Deviation 1, as in Mesh TensorFlow: embeddings start at the scale that norms give out.
+        init = nn.with_logical_partitioning(normal(c.initializer_factor), ("vocab", "embed"))
         self.shared = nn.Embed(c.vocab_size, c.d_model, embedding_init=init)
         self.encoder = Stack(c, decoder=False)
         self.decoder = Stack(c, decoder=True)
         if not c.tie_word_embeddings:
-            self.lm_head = _Head(c)
+            # T5X's scale; with transformers' 1.0 random logits have a deviation of sqrt(D).
+            shape, axes = (c.d_model, c.vocab_size), ("embed", "vocab")
+            self.lm_head = Dense(c, shape, axes, c.d_model**-0.5)
 
     def __call__(
         self,
@@ -82,6 +79,7 @@ class T5(nn.Module):
 
         Of the ids in `fused_BxSxF` that are not 0, the embeddings are added to the token's.
         """
+        # Keys along columns, queries along rows: for S = 3, [[0, 1, 2], [-1, 0, 1], [-2, -1, 0]].
         position_S = jnp.arange(source_BxS.shape[1])
         bias = self.encoder.relative_bias(position_S[None, None, :] - position_S[None, :, None])
         mask = (source_BxS != self.config.pad_token_id)[:, None, None, :]
@@ -119,12 +117,19 @@ class T5(nn.Module):
           aligned_BxNxD: encoder output that is added to the token's embedding, see `rows_at`.
           num_positions: all positions are below it; N without it.
 
-        A plain causal sequence is N = T, positions arange(T)[None], mask tril(ones)[None].
+        A plain causal sequence is N = T, positions arange(T)[None], mask tril(ones)[None]. Two that
+        begin alike, 0 5 6 and 0 5 7, are a tree of four nodes instead of six:
+
+            tokens 0 5 6 7   positions 0 1 2 2   mask 1 . . .
+                                                      1 1 . .
+                                                      1 1 1 .
+                                                      1 1 . 1
         """
         bias = self._tree_bias(positions_BxN, num_positions or tokens_BxN.shape[1])
-        bias = bias + additive(mask_BxNxN[:, None])
+        bias = bias + additive(mask_BxNxN[:, None])  # [B, N, N] -> [B, 1, N, N], for all heads.
         cross_bias = additive(source_mask_BxNxS[:, None])
-        embedded = self._inputs(tokens_BxN, fused_BxN, aligned_BxNxD)
+        fused_BxNx1 = None if fused_BxN is None else fused_BxN[..., None]
+        embedded = self._embed(tokens_BxN, fused_BxNx1, aligned_BxNxD)
         return self.decoder(embedded, bias, (cross, cross_bias), deterministic)
 
     def init_cache(self, batch: int, slots: int) -> Layers:
@@ -147,9 +152,9 @@ class T5(nn.Module):
         cache: Layers,
         cross: Layers,
         source_mask_BxS: Array,
-        fused_BxN: Array | None = None,
-        aligned_BxNxD: Array | None = None,
-        bias_HxT: Array | None = None,
+        fused_BxN: Array,
+        aligned_BxNxD: Array | None,
+        bias_HxT: Array,
     ) -> tuple[Array, Layers]:
         """One search step: N new nodes a sentence -> (hidden_BxNxD, the cache with them).
 
@@ -157,19 +162,22 @@ class T5(nn.Module):
         sees slot l where mask[b, i, l], its own included, and lies distance[b, i, l] tokens behind
         it; the distance of unseen slots does not matter. It has leading dimension B, or 1 where all
         sentences share it. Nothing is reordered: the mask says which slots are ancestors.
-        `bias_HxT` from `bias_by_distance(T)` saves its look-up inside the loop.
+        `bias_HxT` is `bias_by_distance(T)`, looked up once for all steps; larger distances count as
+        T - 1. The rest is as in `decode`.
         """
-        if bias_HxT is None:
-            bias_HxT = self.bias_by_distance(mask_BxNxL.shape[2])
         distance_BxNxL = jnp.clip(distance_BxNxL, 0, bias_HxT.shape[1] - 1)
+        # [H, T] at [B, N, L] -> [H, B, N, L] -> [B, H, N, L].
         bias_BxHxNxL = jnp.moveaxis(bias_HxT[:, distance_BxNxL], 0, 1)
         bias_BxHxNxL = bias_BxHxNxL + additive(mask_BxNxL[:, None])
         cross_bias = additive(source_mask_BxS[:, None, None, :])
-        x_BxNxD = self._inputs(tokens_BxN, fused_BxN, aligned_BxNxD, lay_out=lambda rows: rows)
+        # `decoding_params` has gathered the table's columns: nothing is left for `looked_up` to do.
+        x_BxNxD = self._embed(
+            tokens_BxN, fused_BxN[..., None], aligned_BxNxD, lay_out=lambda rows: rows
+        )
         extended = []
         for block, layer_cache, kv in zip(self.decoder.block.blocks, cache, cross, strict=True):
             x_BxNxD, layer_cache = block.extend(
-                x_BxNxD, bias_BxHxNxL, layer_cache, slot, kv, cross_bias
+                x_BxNxD, bias_BxHxNxL, layer_cache, slot, (kv, cross_bias)
             )
             extended.append(layer_cache)
         return self.decoder.final_layer_norm(x_BxNxD), tuple(extended)
@@ -186,10 +194,14 @@ class T5(nn.Module):
         return weights.astype(self.config.dtype)
 
     def project(self, hidden: Array, weights: Array) -> Array:
-        """Logits [..., C], float32, of hidden states [..., D]."""
+        """Logits [..., C], float32, of hidden states [..., D], by the weights of `output_weights`.
+
+        Mesh TensorFlow scales a tied head by D^-0.5, and so must all that reads such weights: rows
+        of deviation 1 and a hidden state of mean square 1 have products of deviation sqrt(D).
+        """
         if self.config.tie_word_embeddings:
-            # The product takes the table as it lies: transposed, it would be copied.
             hidden = hidden * self.config.d_model**-0.5
+            # Only the product's dimensions change: the table is read as it lies, without a copy.
             weights = weights.T
         return jnp.matmul(hidden, weights, preferred_element_type=jnp.float32)
 
@@ -198,18 +210,22 @@ class T5(nn.Module):
         return self.project(hidden, self.output_weights(columns_C))
 
     def logit_of(self, hidden_BxNxD: Array, ids_BxN: Array) -> Array:
-        """One logit per hidden state, that of its id; float32, the shape of `ids`."""
+        """One logit per hidden state, that of its id; float32, [B, N].
+
+        What `logits` would have there, for D products each instead of V * D.
+        """
         weights_BxNxD = self.output_weights(ids_BxN)
         if self.config.tie_word_embeddings:
             hidden_BxNxD = hidden_BxNxD * self.config.d_model**-0.5
         else:
-            weights_BxNxD = jnp.moveaxis(weights_BxNxD, 0, -1)
+            weights_BxNxD = jnp.moveaxis(weights_BxNxD, 0, -1)  # [D, B, N] -> [B, N, D].
         return jnp.einsum(
             "...d,...d->...", hidden_BxNxD, weights_BxNxD, preferred_element_type=jnp.float32
         )
 
     def mean_logit(self, hidden: Array) -> Array:
-        """Mean logit over the whole vocabulary, float32, [...]."""
+        """Mean logit over the whole vocabulary, float32, [...], of hidden states [..., D]."""
+        # mean_v(h . w_v) = h . mean_v(w_v): the logit of one average column, without the others.
         axis = 0 if self.config.tie_word_embeddings else 1
         mean = self.output_weights().mean(axis, keepdims=True, dtype=jnp.float32)
         return self.project(hidden, mean.astype(self.config.dtype))[..., 0]
@@ -221,6 +237,7 @@ class T5(nn.Module):
         rows of the embedding would make its gradient a scatter of as many. In full precision, as
         the search reads it: an accelerator would round the bias to bfloat16 on the way.
         """
+        # bias[b, h, n, m] = table[h, position of n, position of m]: either product picks one row.
         position_T = jnp.arange(num_positions)
         relative_1xTxT = position_T[None, None, :] - position_T[None, :, None]
         bias_HxTxT = self.decoder.relative_bias(relative_1xTxT)[0]
@@ -229,24 +246,15 @@ class T5(nn.Module):
             "bnt,htu,bmu->bhnm", at_BxNxT, bias_HxTxT, at_BxNxT, precision=jax.lax.Precision.HIGHEST
         )
 
-    def _inputs(
-        self,
-        tokens_BxN: Array,
-        fused_BxN: Array | None,
-        aligned_BxNxD: Array | None,
-        lay_out: Callable[[Array], Array] = looked_up,
-    ) -> Array:
-        """What the decoder starts from, [B, N, D]."""
-        fused_BxNx1 = None if fused_BxN is None else fused_BxN[..., None]
-        x_BxNxD = self._embed(tokens_BxN, fused_BxNx1, lay_out)
-        return x_BxNxD if aligned_BxNxD is None else x_BxNxD + aligned_BxNxD
-
     def _embed(
         self,
         ids_BxN: Array,
         fused_BxNxF: Array | None,
+        aligned_BxNxD: Array | None = None,
         lay_out: Callable[[Array], Array] = looked_up,
     ) -> Array:
+        """What a stack starts from, [B, N, D], in the compute type: the sum of the embeddings of an
+        id and of its fused ids other than 0, and of `aligned`. T5 scales no embedding."""
         table_VxD = self.shared.embedding
         x_BxNxD = lay_out(table_VxD[ids_BxN])
         if fused_BxNxF is not None and fused_BxNxF.shape[-1]:
@@ -255,7 +263,8 @@ class T5(nn.Module):
             rows = lay_out(table_VxD[fused_BxNxF.reshape(B, N * F)])  # [B, N*F, D]
             rows_BxNxFxD = rows.reshape(B, N, F, -1)
             x_BxNxD += jnp.where(fused_BxNxF[..., None] != 0, rows_BxNxFxD, 0.0).sum(2)
-        return x_BxNxD.astype(self.config.dtype)
+        x_BxNxD = x_BxNxD.astype(self.config.dtype)
+        return x_BxNxD if aligned_BxNxD is None else x_BxNxD + aligned_BxNxD
 
 
 def rows_at(encoded_BxSxD: Array, at_BxN: AnyArray) -> Array:
@@ -264,47 +273,44 @@ def rows_at(encoded_BxSxD: Array, at_BxN: AnyArray) -> Array:
 
 
 def init_params(
-    config: T5Config, seed: int, shardings: Any = None, start: Start | None = None
-) -> Any:
+    config: T5Config, seed: int, shardings: Params | None = None, start: Start | None = None
+) -> Params:
     """Random parameters (nested dict of float32 arrays) with T5's initialisers, changed by `start`,
     where `shardings` says; the same ones wherever that is."""
 
-    def init() -> Any:
+    # One program, whose results lie where they should from the start: parameters that were drawn
+    # first and placed then would all be on one device in between.
+    def init() -> Params:
         params = nn.unbox(_init(config, jax.random.key(seed)))
         return params if start is None else started(config, params, start)
 
     return jax.jit(init, out_shardings=shardings)()
 
 
-def logical_axes(config: T5Config) -> Any:
+def logical_axes(config: T5Config) -> Params:
     """A PartitionSpec of logical axis names for each parameter, in the parameters' tree."""
     return nn.get_partition_spec(_boxed_shapes(config))
 
 
-def decoding_params(config: T5Config, params: Any) -> Any:
+def decoding_params(config: T5Config, params: Params) -> Params:
     """What `extend` and `project` read of the parameters, for a loop: kernels in the compute type,
     and gathered once on a mesh that splits them like sentences."""
-
-    def ready(path: Any, x: Array) -> Array:
-        return x.astype(config.dtype) if path[-1].key == "kernel" else x
-
-    read = {"decoder": params["decoder"], "shared": params["shared"]}
+    read = {name: params[name] for name in ("decoder", "shared")}
     axes = logical_axes(config)
-    return gather(
-        jax.tree_util.tree_map_with_path(ready, read), {name: axes[name] for name in read}
-    )
+    return gather(in_compute_type(config, read), {name: axes[name] for name in read})
 
 
-def param_shapes(config: T5Config) -> Any:
+def param_shapes(config: T5Config) -> Params:
     """A ShapeDtypeStruct for each parameter, in the parameters' tree."""
     return nn.unbox(_boxed_shapes(config))
 
 
 @functools.lru_cache(maxsize=8)
-def _boxed_shapes(config: T5Config) -> Any:
+def _boxed_shapes(config: T5Config) -> Params:
     return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
 
 
-def _init(config: T5Config, key: Array) -> Any:
+def _init(config: T5Config, key: Array) -> Params:
+    # Any ids do: no parameter has the batch or a length in its shape.
     ids_1x1 = jnp.zeros((1, 1), jnp.int32)
     return T5(config).init(key, ids_1x1, ids_1x1)["params"]

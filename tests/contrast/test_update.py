@@ -41,7 +41,7 @@ from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Labeling, Sentence, Span
 from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.generate.grammar import make_grammar
-from groot_jax.mesh.layout import DEFAULT_RULES, MESH_AXES, Layout, use_layout
+from groot_jax.mesh.layout import MESH_AXES, Layout, use_layout
 from groot_jax.model.config import preset
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.reward.pool import PoolEntry
@@ -187,11 +187,11 @@ def test_groups_on_devices_of_their_own_need_nothing_from_each_other():
     code = """
         import jax, numpy as np
         from groot_jax.contrast.update import pool_scores
-        from groot_jax.mesh.layout import DEFAULT_RULES, Layout, batch_ways, make_mesh
+        from groot_jax.mesh.layout import Layout, batch_ways, make_mesh
         from tests.contrast.test_update import Setting
 
         setting = Setting()
-        sharding = Layout(make_mesh(), DEFAULT_RULES).batch
+        sharding = Layout(make_mesh(), {"batch": "data,fsdp"}).batch
         assert batch_ways(sharding) == 2
         batch = jax.device_put(setting.pool_batch(groups=2), sharding)
         scores = jax.jit(lambda p, b: pool_scores(setting.model, p, b, setting.columns))
@@ -260,7 +260,7 @@ def test_turns_over_the_whole_vocabulary_are_counted_for_a_device(batch, positio
     """T5's 32,128 columns: on 16 devices, 32 sentences each, 16 positions fit at a time."""
     config = dataclasses.replace(Setting(normalise="full").model.config, vocab_size=32_128)
     model, columns = T5(config), OutputColumns(jnp.zeros(32_128, int), jnp.zeros(32_128, int))
-    layout = Layout(AbstractMesh((16, 1, 1), MESH_AXES), DEFAULT_RULES)
+    layout = Layout(AbstractMesh((16, 1, 1), MESH_AXES), {"batch": "data", "vocab": "tensor"})
     params = jax.eval_shape(lambda: init_params(config, 0))
 
     def norms(params, hidden, labels):

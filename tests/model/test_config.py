@@ -98,5 +98,3 @@ def test_config_survives_the_way_through_hugging_face_json(tiny):
         config = tiny(variant)
         theirs = transformers.T5Config.from_dict(config.to_hf())
         assert T5Config.from_hf(theirs.to_dict()) == config
-        changed = T5Config.from_hf(theirs.to_dict(), dtype="bfloat16", dropout_rate=0.3)
-        assert changed == dataclasses.replace(config, dtype="bfloat16", dropout_rate=0.3)

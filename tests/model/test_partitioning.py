@@ -13,10 +13,13 @@ import pytest
 from flax.traverse_util import flatten_dict
 from jax.sharding import AxisType, PartitionSpec
 
+from groot_jax.config import default_config
 from groot_jax.errors import UserError
-from groot_jax.mesh.layout import DEFAULT_RULES, make_mesh
+from groot_jax.mesh.layout import make_mesh
 from groot_jax.model.partitioning import param_shardings
 from groot_jax.model.t5 import logical_axes, param_shapes
+
+RULES = default_config().mesh.rules.to_dict()
 
 
 def test_every_dimension_of_every_parameter_has_a_rule(tiny):
@@ -26,7 +29,7 @@ def test_every_dimension_of_every_parameter_has_a_rule(tiny):
         assert axes.keys() == shapes.keys()
         for key, names in axes.items():
             assert len(names) == len(shapes[key].shape), key
-            assert all(name in DEFAULT_RULES for name in names), key
+            assert all(name in RULES for name in names), key
     assert axes["shared", "embedding"] == PartitionSpec("vocab", "embed")
     assert axes["lm_head", "kernel"] == PartitionSpec("embed", "vocab")
 
@@ -48,7 +51,7 @@ def test_rules_that_name_nothing_are_refused(tiny):
     with pytest.raises(UserError, match="no rule for '(vocab|embed)'"):
         param_shardings(make_mesh(), tiny(), {"vocab": ""})
     with pytest.raises(UserError, match="'model'"):
-        param_shardings(make_mesh(), tiny(), {**DEFAULT_RULES, "mlp": "model"})
+        param_shardings(make_mesh(), tiny(), {**RULES, "mlp": "model"})
 
 
 def test_shardings_on_eight_devices_follow_the_rules(tmp_path):
@@ -57,19 +60,21 @@ def test_shardings_on_eight_devices_follow_the_rules(tmp_path):
         import json
         import jax, jax.numpy as jnp, numpy as np
         from flax.traverse_util import flatten_dict
+        from groot_jax.config import default_config
         from groot_jax.model.config import preset
-        from groot_jax.mesh.layout import DEFAULT_RULES, Layout, make_mesh
+        from groot_jax.mesh.layout import Layout, make_mesh
         from groot_jax.model.partitioning import param_shardings
         from groot_jax.model.t5 import T5, init_params
 
         config = preset("nano", "v1_1", 101, num_layers=1, num_decoder_layers=1)
         mesh = make_mesh(data=-1, fsdp=2, tensor=2)
-        shardings = param_shardings(mesh, config)
+        rules = default_config().mesh.rules.to_dict()
+        shardings = param_shardings(mesh, config, rules)
         params = init_params(config, 0)
         placed = jax.device_put(params, shardings)
         ids = np.arange(2, 26).reshape(4, 6)
         run = jax.jit(lambda p, x: T5(config).apply({"params": p}, x, x))
-        sharded = run(placed, jax.device_put(ids, Layout(mesh, DEFAULT_RULES).batch))
+        sharded = run(placed, jax.device_put(ids, Layout(mesh, rules).batch))
         out = {"mesh": dict(mesh.shape), "error": float(jnp.abs(sharded - run(params, ids)).max())}
         out["specs"] = {"/".join(k): str(v.spec) for k, v in flatten_dict(shardings).items()}
         print(json.dumps(out))

@@ -15,21 +15,22 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from groot_jax.config import default_config, load
 from groot_jax.errors import UserError
 from groot_jax.mesh.layout import (
-    DEFAULT_RULES,
     MESH_AXES,
     Layout,
     adds_in_order,
     constrain,
+    replicated_share,
     use_layout,
 )
 from groot_jax.model.config import preset
-from groot_jax.model.partitioning import param_shardings, replicated_share, replication_problem
+from groot_jax.model.partitioning import param_shardings, replication_problem
 from groot_jax.model.t5 import T5, init_params, param_shapes
 from groot_jax.training import setup
 from groot_jax.training.setup import Partitioning
 from tests.model import golden_shardings
 
 RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
+RULES = default_config().mesh.rules.to_dict()
 GOLDEN = Path(golden_shardings.__file__).with_suffix(".txt")
 
 
@@ -46,10 +47,6 @@ def test_layouts_are_those_on_file():
     )
 
 
-def test_the_rules_of_the_config_are_the_default():
-    assert default_config().mesh.rules.to_dict() == DEFAULT_RULES
-
-
 @pytest.mark.parametrize("value", ["fsdp,model", "batch"])
 def test_a_rule_that_names_no_mesh_axis_is_refused(value):
     with pytest.raises(UserError, match=r"config\.mesh\.rules\.embed is .* data, fsdp, tensor"):
@@ -57,9 +54,7 @@ def test_a_rule_that_names_no_mesh_axis_is_refused(value):
 
 
 def test_one_mesh_axis_splits_one_dimension():
-    layout = Layout(
-        mesh(fsdp=2, tensor=2), dict(DEFAULT_RULES) | {"mlp": "fsdp", "vocab": "fsdp,tensor"}
-    )
+    layout = Layout(mesh(fsdp=2, tensor=2), RULES | {"mlp": "fsdp", "vocab": "fsdp,tensor"})
     assert layout.sharding((8, 8), ("embed", "mlp")).spec == PartitionSpec("fsdp", None)
     assert layout.sharding((8, 8), ("vocab", None)).spec == PartitionSpec(("fsdp", "tensor"), None)
     assert layout.sharding((6, 8), ("vocab", None)).spec == PartitionSpec(None, None)
@@ -68,8 +63,8 @@ def test_one_mesh_axis_splits_one_dimension():
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_moments_lie_as_their_parameters_do(name):
     config = preset("mini", "v1_1", 256)
-    layout = Layout(mesh(fsdp=2, tensor=4), DEFAULT_RULES)
-    shardings = param_shardings(mesh(fsdp=2, tensor=4), config)
+    layout = Layout(mesh(fsdp=2, tensor=4), RULES)
+    shardings = param_shardings(mesh(fsdp=2, tensor=4), config, RULES)
     optimizer = optax.adafactor(1e-3) if name == "adafactor" else optax.adamw(1e-3)
     state = Partitioning(config, layout, shardings).state_shardings(optimizer)
     shapes = jax.eval_shape(optimizer.init, param_shapes(config))
@@ -85,13 +80,15 @@ def test_moments_lie_as_their_parameters_do(name):
 def test_too_much_replication_is_said_aloud(capsys, monkeypatch):
     config = preset("nano", "v1_1", 256, num_heads=3, d_kv=5, d_ff=33)
     split = mesh(tensor=2)
-    shardings = param_shardings(split, config)
+    shardings = param_shardings(split, config, RULES)
     assert replicated_share(param_shapes(config), shardings) > 0.5
     problem = replication_problem(split, config, shardings)
     assert "config.mesh" in problem and "tensor=2" in problem
-    assert not replication_problem(mesh(data=8), config, param_shardings(mesh(data=8), config))
+    assert not replication_problem(
+        mesh(data=8), config, param_shardings(mesh(data=8), config, RULES)
+    )
     even = preset("nano", "v1_1", 256)
-    assert not replication_problem(split, even, param_shardings(split, even))
+    assert not replication_problem(split, even, param_shardings(split, even, RULES))
 
     monkeypatch.setattr(setup, "replication_problem", lambda *_: "too much")
     setup.make_partitioning(load(RETAIL), config)
@@ -106,8 +103,8 @@ def test_gradients_are_added_in_order_only_where_devices_hold_whole_parameters()
     config = preset("nano", "v1_1", 256)
 
     def ordered(sums: str, platform: str, **sizes: int) -> bool:
-        layout = Layout(mesh(**sizes), DEFAULT_RULES)
-        return adds_in_order(sums, layout, param_shardings(mesh(**sizes), config), platform)
+        layout = Layout(mesh(**sizes), RULES)
+        return adds_in_order(sums, layout, param_shardings(mesh(**sizes), config, RULES), platform)
 
     assert ordered("auto", "cpu", data=8) and ordered("ordered", "tpu", data=8)
     assert not ordered("auto", "tpu", data=8) and not ordered("any", "cpu", data=8)
@@ -125,7 +122,7 @@ def test_constraints_cost_nothing_on_one_device():
         return T5(config).apply({"params": params}, ids, ids)
 
     def laid_out(params, ids):
-        with use_layout(Layout(mesh(), DEFAULT_RULES)):
+        with use_layout(Layout(mesh(), RULES)):
             return run(params, ids)
 
     assert str(jax.make_jaxpr(run)(params, ids)) == str(jax.make_jaxpr(laid_out)(params, ids))
@@ -220,7 +217,7 @@ def test_stacked_layers_are_split_as_their_parameters_are():
     params, ids = init_params(config, 0), jnp.ones((2, 4), jnp.int32)
 
     def laid_out(params):
-        with use_layout(Layout(split, DEFAULT_RULES)):
+        with use_layout(Layout(split, RULES)):
             return T5(config).apply({"params": params}, ids, ids)
 
     specs = [

@@ -136,12 +136,14 @@ def test_extend_by_several_tokens_at_once_equals_decode(model, batch):
     mask_BxNxN[1, :, 2] = False
     cross = call("cross_kv", call("encode", source_BxS))
     cache = T5(config).init_cache(2, 6)
+    bias_HxT = call(lambda module: module.bias_by_distance(6))
+    none_BxN = np.zeros((2, 3), np.int32)  # Nothing is fused.
     parts = []
     for slot in (0, 3):
         now = slice(slot, slot + 3)
         distance_BxNxL = depth_BxN[:, now, None] - depth_BxN[:, None, :]
         args = (tokens_BxN[:, now], slot, distance_BxNxL, mask_BxNxN[:, now], cache, cross)
-        hidden_BxNxD, cache = call("extend", *args, source_BxS != 0)
+        hidden_BxNxD, cache = call("extend", *args, source_BxS != 0, none_BxN, None, bias_HxT)
         parts.append(hidden_BxNxD)
     hidden_BxNxD = np.concatenate(parts, 1)
     for b, nodes in ((0, [0, 1, 2, 3, 4, 5]), (1, [0, 1, 3, 4, 5])):
@@ -159,7 +161,7 @@ def test_extend_by_several_tokens_at_once_equals_decode(model, batch):
         np.testing.assert_allclose(hidden_BxNxD[b, nodes], plain_1xTxD[0], atol=5e-5)
 
 
-def test_extend_takes_its_bias_from_outside_the_loop(model, batch):
+def test_extend_reads_the_bias_by_distance(model, batch):
     config, call = model
     source_BxS = batch[0]
     rng = np.random.default_rng(3)
@@ -168,14 +170,17 @@ def test_extend_takes_its_bias_from_outside_the_loop(model, batch):
     cache = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), zeros)
     mask_BxKxL = np.ones((3, 2, 12), bool)
     distance = np.tile(np.arange(12)[::-1] // 2, (1, 2, 1))
-    args = (np.full((3, 2), 7), 8, distance, mask_BxKxL, cache, cross, source_BxS != 0, None, None)
+    none_BxN = np.zeros((3, 2), np.int32)
+    args = (np.full((3, 2), 7), 8, distance, mask_BxKxL, cache, cross, source_BxS != 0)
     bias_HxT = call(lambda module: module.bias_by_distance(6))
     assert bias_HxT.shape == (config.num_heads, 6)
-    inside, _ = call("extend", *args, None)
-    outside, _ = call("extend", *args, bias_HxT)
-    np.testing.assert_allclose(inside, outside, atol=1e-6)
-    other, _ = call("extend", *args, bias_HxT[:, ::-1])
-    assert np.abs(other - inside).max() > 1e-3
+    short, _ = call("extend", *args, none_BxN, None, bias_HxT)
+    longer_HxT = call(lambda module: module.bias_by_distance(12))
+    np.testing.assert_array_equal(longer_HxT[:, :6], bias_HxT)
+    longer, _ = call("extend", *args, none_BxN, None, longer_HxT)
+    np.testing.assert_allclose(short, longer, atol=1e-6)
+    other, _ = call("extend", *args, none_BxN, None, bias_HxT[:, ::-1])
+    assert np.abs(other - short).max() > 1e-3
 
 
 def test_cache_holds_only_what_extend_was_given(model, batch):
@@ -185,7 +190,9 @@ def test_cache_holds_only_what_extend_was_given(model, batch):
     cache = T5(config).init_cache(3, 8)
     mask_BxKxL = np.eye(8, dtype=bool)[None, 4:6].repeat(3, 0)
     tokens, distance = np.full((3, 2), 7), np.zeros((1, 2, 8), int)
-    _, cache = call("extend", tokens, 4, distance, mask_BxKxL, cache, cross, source_BxS != 0)
+    args = (tokens, 4, distance, mask_BxKxL, cache, cross, source_BxS != 0)
+    bias_HxT = call(lambda module: module.bias_by_distance(1))
+    _, cache = call("extend", *args, np.zeros((3, 2), np.int32), None, bias_HxT)
     for key_BxHxDhxL, value_BxHxLxDh in cache:
         for x_BxHxLxDh in (np.swapaxes(key_BxHxDhxL, 2, 3), value_BxHxLxDh):
             written = np.abs(np.asarray(x_BxHxLxDh)).sum((0, 1, 3)) > 0
