@@ -188,12 +188,13 @@ class Labeler:
         for i, beam in enumerate(beams or ()):
             if beam and math.isnan(beam[0].score):
                 wanted.append((i, self._pieces(checked[i], beam[0].labeling)))
-        pieces = self._hosts.broadcast([p for _, many in wanted for p in many] if beams else None)
-        if not pieces:
+        # As JSON has them: between processes a tuple becomes a list.
+        told = self._hosts.broadcast([(p.words, p.labeling) for _, many in wanted for p in many])
+        if not told:
             return beams
         pieces = [
             Sentence(tuple(words), tuple(Span(*span) for span in labeling))
-            for words, labeling in pieces
+            for words, labeling in told
         ]
         scores = self._given(
             self._params, pieces, batch_size or self._task.config.evaluate.batch_size
