@@ -215,10 +215,15 @@ def get_config() -> ConfigDict:
     config.evaluate.dev_limit = 2000
     # Rewards reported on every split, beside the training reward; comma separated.
     config.evaluate.rewards = "f1, f0.5, f2, exact, precision, recall"
-    # Decision rules reported of every system: map, mbr, threshold (doubtful spans dropped).
-    config.evaluate.decide = ("map", "mbr", "threshold")
+    # Decision rules reported of every system: map (the most likely labeling), mbr (of the beam, the
+    # one with the highest expected reward), threshold (doubtful spans dropped), consensus (as mbr,
+    # among more labelings than the beam holds).
+    config.evaluate.decide = ("map", "mbr", "threshold", "consensus")
     config.evaluate.bootstrap = 1000  # Resamples of the paired bootstrap.
     config.evaluate.samples = 60  # Sentences kept for the report's browser.
+
+    config.decide = ConfigDict()
+    config.decide.hypotheses = 64  # Labelings of a sentence that consensus chooses among, at most.
 
     # A checkpoint is written at every evaluation on dev: the best and the latest are kept.
     config.checkpoint = ConfigDict()

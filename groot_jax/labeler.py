@@ -8,10 +8,10 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import heapq
+import math
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from numbers import Integral
 from operator import itemgetter
 from pathlib import Path
@@ -20,16 +20,21 @@ import jax
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
+from groot_jax.contrast.given import GivenScores
+from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import Params
 from groot_jax.data.batches import Example, encode, evaluation_batches
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span, half_character
 from groot_jax.errors import UserError
 from groot_jax.evaluate import choose_step, home_of, trained_systems
-from groot_jax.evaluation.decisions import decide, labeling_probabilities, span_confidences
+from groot_jax.evaluation.decisions import RULES, Tuning
+from groot_jax.evaluation.decisions import decide as decide_by
 from groot_jax.evaluation.evaluator import gather_beams
-from groot_jax.evaluation.metrics import Beam, TripleReward, deduplicated
-from groot_jax.evaluation.records import Json
+from groot_jax.evaluation.metrics import Beam, TripleReward
+from groot_jax.evaluation.records import read_tuning
 from groot_jax.generate.generator import Generator
+from groot_jax.model.t5 import T5
+from groot_jax.prediction import Prediction, make_prediction
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, load_task
 from groot_jax.training.checkpoints import Checkpoints
@@ -38,53 +43,6 @@ from groot_jax.training.setup import Partitioning, keep_programs, make_partition
 # Encoded sentences that are kept: 16 blocks of the job's 64, or some blocks of long sentences, of
 # each of which several pieces are tried.
 _KEPT = 1024
-
-
-@dataclass(frozen=True)
-class ScoredLabeling:
-    """One labeling of a sentence: its log probability s(y), and its share, 0 to 1, of the beam's
-    probability."""
-
-    labeling: Labeling
-    score: float
-    probability: float
-    well_formed: bool
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The labelings of a sentence, best first, and how sure the beam is of each of their spans.
-
-    `confidence` of a span: the sum of the probabilities of the beam's labelings that hold it.
-    """
-
-    words: tuple[str, ...]
-    labelings: tuple[ScoredLabeling, ...]
-    confidence: dict[Span, float]
-
-    def to_json(self) -> Json:
-        """What the job prints: figures rounded to six digits, spans with their words."""
-        return {
-            "words": list(self.words),
-            "labelings": [
-                {
-                    "spans": [
-                        {
-                            "start": span.start,
-                            "end": span.end,
-                            "type": span.type,
-                            "text": " ".join(self.words[span.start : span.end]),
-                            "confidence": round(self.confidence[span], 6),
-                        }
-                        for span in scored.labeling
-                    ],
-                    "score": round(scored.score, 6),
-                    "probability": round(scored.probability, 6),
-                    "well_formed": scored.well_formed,
-                }
-                for scored in self.labelings
-            ],
-        }
 
 
 class Labeler:
@@ -97,11 +55,13 @@ class Labeler:
         params: Params,
         score: TripleReward | None = None,
         hosts: Hosts | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self._task = task
         self._partitioning = partitioning
         self._params = params
         self._score = score
+        self._tuning = tuning or Tuning()
         self._hosts = hosts or Hosts()
         self._generators: dict[int, Generator] = {}
         # A sentence is checked, by the job even twice, before it is searched: three times the same
@@ -125,7 +85,7 @@ class Labeler:
           system: `groot`, `nll`, ...; without: the last of `config.systems` that was trained.
           checkpoint: best (on dev), latest, or a step.
           config: where given, replaces W/config.json.
-          score: rewards of (candidate, gold, words) triples, for `decide="mbr"`.
+          score: rewards of (candidate, gold, words) triples, for `decide="mbr"` and "consensus".
           hosts: the processes that label together, where there are several.
 
         Raises UserError where there is nothing to load.
@@ -146,7 +106,8 @@ class Labeler:
             step = choose_step(checkpoints, checkpoint)
             partitioning = make_partitioning(config, task.model_config)
             params = checkpoints.restore_params(step, partitioning.param_shapes)
-        return cls(task, partitioning, params, score, hosts)
+        tuning = read_tuning(workdir, system, step, config.reward.name)
+        return cls(task, partitioning, params, score, hosts, tuning)
 
     def label(self, words: Sequence[str], k: int = 5, decide: str = "map") -> Prediction:
         """Labels one sentence, given as its words; `k`, `decide` and errors as in `label_all`."""
@@ -161,28 +122,116 @@ class Labeler:
     ) -> list[Prediction]:
         """Labels many sentences; `k` labelings each, fewer where fewer exist.
 
-        `decide`: `map` or `mbr`. `batch_size`: sentences searched at once; without:
-        `evaluate.batch_size`, or fewer where there are fewer. The beam is at least as wide as in
-        training, so that probabilities mean the same for any k. Of several processes, which all
-        give the same sentences, the first alone gets the answers.
+        `decide`: `map`, `mbr`, `threshold` or `consensus`, of which docs/decisions.md tells.
+        `batch_size`: sentences searched at once; without: `evaluate.batch_size`, or fewer where
+        there are fewer. The beam is at least as wide as in training, so that probabilities mean the
+        same for any k. Of several processes, which all give the same sentences, the first alone
+        gets the answers.
 
         Raises UserError for what is no sentence, for one that is too long, unless
         `text.long_sentences` is `window`, and for a `k` or `decide` that will not do.
         """
         if not _is_count(k):
             raise UserError(f"k={k!r}: ask for a whole number of labelings, 1 or more")
-        if decide not in ("map", "mbr"):
-            raise UserError(f"decide={decide!r} is not known; use map or mbr")
-        if decide == "mbr" and self._score is None:
-            raise UserError("decide='mbr' needs a reward; load the labeler with score=...")
+        if decide not in RULES:
+            raise UserError(f"decide={decide!r} is not known; use {', '.join(RULES)}")
+        if decide in ("mbr", "consensus") and self._score is None:
+            raise UserError(f"decide={decide!r} needs a reward; load the labeler with score=...")
+        if decide == "threshold" and self._tuning.threshold is None:
+            raise UserError(
+                f"decide='threshold' needs a confidence that dev has chosen for the reward "
+                f"{self._task.config.reward.name} and this checkpoint: run groot_jax.evaluate with "
+                "threshold in config.evaluate.decide first, or take another rule"
+            )
         checked = [self.check(words) for words in sentences]
-        beams = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
-        if beams is None:
+        found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
+        beams = None if found is None else list(found)
+        decided = self._with_scores(checked, self._decided(checked, beams, decide), batch_size)
+        if beams is None or decided is None:
             return []
+        temperature = self._tuning.temperature
         return [
-            _prediction(words, beam, k, decide, self._score)
-            for words, beam in zip(checked, beams, strict=True)
+            make_prediction(words, beam, ordered, k, decide, temperature)
+            for words, beam, ordered in zip(checked, beams, decided, strict=True)
         ]
+
+    def _decided(
+        self, checked: list[tuple[str, ...]], beams: list[Beam] | None, rule: str
+    ) -> list[Beam] | None:
+        """The beams in the order of a rule, in one call of the reward."""
+        if beams is None or rule == "map":
+            return beams
+        # An empty sentence has nothing to be decided.
+        some = [i for i, words in enumerate(checked) if words]
+        decided = decide_by(
+            rule,
+            [Sentence(checked[i], ()) for i in some],
+            [beams[i] for i in some],
+            self._score or (lambda triples: []),
+            self._tuning,
+            self._task.config.decide.hypotheses,
+        )
+        in_order = list(beams)
+        for i, beam in zip(some, decided, strict=True):
+            in_order[i] = beam
+        return in_order
+
+    def _with_scores(
+        self,
+        checked: list[tuple[str, ...]],
+        beams: list[Beam] | None,
+        batch_size: int | None,
+    ) -> list[Beam] | None:
+        """The beams with a score for each labeling that the search has not written: teacher-forced,
+        in all processes together."""
+        wanted: list[tuple[int, list[Sentence]]] = []
+        for i, beam in enumerate(beams or ()):
+            if beam and math.isnan(beam[0].score):
+                wanted.append((i, self._pieces(checked[i], beam[0].labeling)))
+        # As JSON has them: between processes a tuple becomes a list.
+        told = self._hosts.broadcast([(p.words, p.labeling) for _, many in wanted for p in many])
+        if not told:
+            return beams
+        pieces = [
+            Sentence(tuple(words), tuple(Span(*span) for span in labeling))
+            for words, labeling in told
+        ]
+        scores = self._given(
+            self._params, pieces, batch_size or self._task.config.evaluate.batch_size
+        )
+        parts = self._hosts.collect([*scores.items()])
+        if beams is None or parts is None:
+            return beams
+        by_piece = {place: score for part in parts for place, score in part}
+        place = 0
+        for i, many in wanted:
+            # s of a sentence in windows is the sum of theirs.
+            score = sum(by_piece[place + j] for j in range(len(many)))
+            place += len(many)
+            beams[i] = [dataclasses.replace(beams[i][0], score=score), *beams[i][1:]]
+        return beams
+
+    def _pieces(self, words: tuple[str, ...], labeling: Labeling) -> list[Sentence]:
+        """A labeled sentence in its windows. No span of a beam lies across two of them."""
+        pieces, start = [], 0
+        for window in self._windows(words):
+            end = start + len(window)
+            spans = (span for span in labeling if start <= span.start < end)
+            moved = tuple(Span(s.start - start, s.end - start, s.type) for s in spans)
+            pieces.append(Sentence(window, moved))
+            start = end
+        return pieces
+
+    @cached_property
+    def _given(self) -> GivenScores:
+        grammar = self._task.grammar
+        return GivenScores(
+            T5(self._task.model_config),
+            self._task.format,
+            self._task.ladder,
+            OutputColumns(grammar.columns_C, grammar.column_of_V),
+            self._partitioning.layout,
+        )
 
     @property
     def max_words(self) -> int:
@@ -326,21 +375,3 @@ def _joined(left: Beam, right: Beam, offset: int, width: int) -> Beam:
         )
         for score, a, b in pairs
     ]
-
-
-def _prediction(
-    words: tuple[str, ...], beam: Beam, k: int, rule: str, score: TripleReward | None
-) -> Prediction:
-    if not words:
-        return Prediction(words, (), {})
-    # Of the whole beam, before it is cut to k: an answer's figures do not depend on how many more
-    # are asked for.
-    chances = labeling_probabilities(beam)
-    confidence = span_confidences(beam)
-    if score is not None:
-        beam = decide(rule, [Sentence(words, ())], [beam], score)[0]
-    labelings = tuple(
-        ScoredLabeling(c.labeling, c.score, chances[c.labeling], c.well_formed)
-        for c in deduplicated(beam)[:k]
-    )
-    return Prediction(words, labelings, confidence)

@@ -19,6 +19,7 @@ from rich.text import Text
 from groot_jax import config as configs
 from groot_jax.data.incoming import open_input, read_blocks
 from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.evaluation.decisions import RULES
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.metrics import TripleReward
 from groot_jax.labeler import Labeler, Prediction
@@ -33,9 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("file", nargs="?", default="-", help="text or JSON lines; - reads stdin")
     parser.add_argument("-k", type=int, default=5, help="labelings of each sentence (5)")
     parser.add_argument(
-        "--decide", choices=("map", "mbr"), default="map", help="the rule of rank 1"
+        "--decide", choices=RULES, default="map", help="the rule of rank 1: docs/decisions.md"
     )
-    parser.add_argument("--reward", help="the reward of --decide=mbr; without: the training reward")
+    parser.add_argument("--reward", help="of mbr and consensus; without: the training reward")
     parser.add_argument("--checkpoint", default="best", metavar="STEP|best|latest")
     parser.add_argument("--system", help="groot, nll, ...; without: the last one trained")
     parser.add_argument("--pretty", action="store_true", help="spans in color instead of JSON")
@@ -43,8 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.k < 1:
         raise UserError(f"-k={args.k}: ask for 1 labeling or more")
     config = args.config
-    if args.reward and args.decide != "mbr":
-        raise UserError(f"--reward={args.reward} is for --decide=mbr: add that, or leave it out")
+    decides_by_reward = args.decide in ("mbr", "consensus")
+    if args.reward and not decides_by_reward:
+        raise UserError(
+            f"--reward={args.reward} is for --decide=consensus or mbr: add that, or leave it out"
+        )
     if args.reward:
         config.reward.name = args.reward
     hosts = device_setup(config)
@@ -52,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         # One process reads; the others hear of each chunk below.
         source = stack.enter_context(open_input(args.file)) if hosts.main else -1
         score: TripleReward | None = None
-        if args.decide == "mbr":
+        if decides_by_reward:
             score = stack.enter_context(open_oracle(config)).score
         labeler = Labeler.load(
             args.workdir,

@@ -40,7 +40,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "pretrain.average": _AVERAGES,
     "mesh.replicated": ("warn", "error", "allow"),
     "mesh.sums": ("auto", "ordered", "any"),
-    "evaluate.decide": ("map", "mbr", "threshold"),
+    "evaluate.decide": ("map", "mbr", "threshold", "consensus"),
 }
 
 # What stands in "config.groot.tau is -1.0, but has to be ...", and whether a number is that.
@@ -109,6 +109,7 @@ _RANGES: dict[str, _Rule] = {
     "evaluate.dev_limit": _AT_LEAST_0,
     "evaluate.bootstrap": _AT_LEAST_1,
     "evaluate.samples": _AT_LEAST_0,
+    "decide.hypotheses": _AT_LEAST_1,
     "checkpoint.keep": _AT_LEAST_1,
     "checkpoint.tie": _AT_LEAST_0,
     "loader.threads": _AT_LEAST_0,

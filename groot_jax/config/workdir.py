@@ -25,6 +25,7 @@ LOCK_FILE, STATUS_FILE = "train.lock", "status.json"  # See training/status.py.
 _FREE_KEYS = (
     "checkpoint.keep",
     "compilation_cache",
+    "decide.hypotheses",
     "distributed.start_timeout",
     "distributed.timeout",
     "evaluate.batch_size",

@@ -29,6 +29,7 @@ from groot_jax.data.vocabularies import (
     SentencePieceVocabulary,
 )
 from groot_jax.errors import UserError
+from groot_jax.runtime.hiding import hidden
 
 SETTINGS_FILE = "groot_tokenizer.json"
 LITERALS = ("[", "]", ";")  # What formats write around tags, besides sentinels.
@@ -275,7 +276,7 @@ def _from_transformers(name: str) -> Pieces:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except Exception as error:  # It raises every kind, AttributeError included.
             raise ValueError(error) from error
     # The SentencePiece model behind it is all that words need: `save` then writes that file alone,
@@ -291,21 +292,16 @@ def _from_transformers(name: str) -> Pieces:
 def _transformers_without_frameworks() -> Iterator[None]:
     """transformers imports torch and TensorFlow where they are installed, and decides once whether
     they are. So it looks while they are hidden, and is forgotten again: whoever imports it later
-    finds them. Where it or torch has been imported before, nothing is saved and nothing is hidden.
+    finds them. Where it or torch has been imported before, nothing is forgotten or hidden.
     """
     if not {"transformers", "torch"}.isdisjoint(sys.modules):
         yield
         return
-    switches = {"USE_TORCH": "0", "USE_TF": "0"}
-    before = {key: os.environ.get(key) for key in switches}
-    os.environ.update(switches)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
-        for module in [m for m in sys.modules if m.partition(".")[0] == "transformers"]:
-            del sys.modules[module]
+    # Its version 5 would say on stderr that without PyTorch there are only tokenizers.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    with hidden("torch", "tensorflow"):
+        try:
+            yield
+        finally:
+            for module in [m for m in sys.modules if m.partition(".")[0] == "transformers"]:
+                del sys.modules[module]

@@ -1,4 +1,5 @@
-"""How rank 1 is chosen from a beam: by s (`map`), by expected reward (`mbr`), or span by span.
+"""How rank 1 is chosen from a beam: by s (`map`), by expected reward (`mbr`; over more labelings
+than the beam holds, `consensus`), or span by span (`threshold`).
 
 Each rule takes beams and returns beams, best first, so that every metric and every output is made
 in one way. It needs no training, no model and may not change a candidate's score.
@@ -7,53 +8,66 @@ in one way. It needs no training, no model and may not change a candidate's scor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
+from groot_jax.data.labeling import Labeling, Sentence, Span
+from groot_jax.evaluation.confidence import (
+    choose_temperature,
+    confidences_of,
+    labeling_probabilities,
+    span_confidences,
+)
 from groot_jax.evaluation.metrics import Beam, TripleReward
 
+RULES = ("map", "mbr", "threshold", "consensus")
 # Confidences to choose a threshold from: 0, 0.05, ..., 1.
 GRID = tuple(i / 20 for i in range(21))
+# Candidates of which `hypotheses` leaves out the least certain spans. On dev of `retail` and MIT
+# Restaurant ten had the same reward at rank 1 as five.
+_PRUNED = 5
 # Sums of probabilities are equal up to so many digits: .7 + .2 + .1 is .9999999999999999.
 _DIGITS = 12
 
 
-def probabilities(beam: Beam) -> np.ndarray:
-    """The beam's normalised probabilities, softmax(s) over its candidates, [K].
+@dataclass(frozen=True)
+class Tuning:
+    """What decisions need to know of a model, chosen on dev.
 
-    A candidate of unknown score gets 0; all alike where no score is known.
+    `temperature`: what scores are divided by before they count as log probabilities, in
+    `consensus` and in what a user is told. `threshold`: the confidence, at temperature 1, below
+    which the rule of that name drops a span, for one reward; None: not chosen.
     """
-    s_K = np.array([candidate.score for candidate in beam], np.float64)
-    s_K = np.where(np.isnan(s_K), -np.inf, s_K)
-    # Without a known score the softmax would be 0 / 0.
-    if not np.isfinite(s_K).any():
-        return np.full(len(beam), 1 / max(len(beam), 1))
-    # Less the highest: s of a long sentence may be -1000, and exp(-1000) is 0.
-    weights_K = np.exp(s_K - s_K.max())
-    return weights_K / weights_K.sum()
+
+    temperature: float = 1.0
+    threshold: float | None = None
 
 
-def labeling_probabilities(beam: Beam) -> dict[Labeling, float]:
-    """Probability of each distinct labeling: outputs that parse alike count together.
+def hypotheses(chances: dict[Labeling, float], limit: int) -> list[Labeling]:
+    """At most `limit` labelings that may have the highest expected reward: those of the beam, and
+    more that a model trained by likelihood never writes.
 
-    These are shares of the beam, not of all outputs: of K candidates they add up to 1.
+    A reward that punishes a wrong span asks for a labeling without the doubtful one, which is less
+    likely than both the labeling that has it and the one with another in its place. So there are,
+    beside the beam's own: of the first five the labelings without the least certain span, without
+    the two least certain ones, and so on; and the most certain span, with it the next one that
+    overlaps none of those before, and so on. Distinct, the beam's own first.
     """
-    by_labeling: dict[Labeling, float] = {}
-    for candidate, p in zip(beam, probabilities(beam), strict=True):
-        by_labeling[candidate.labeling] = by_labeling.get(candidate.labeling, 0.0) + float(p)
-    return by_labeling
-
-
-def span_confidences(beam: Beam) -> dict[Span, float]:
-    """For each span of the beam, the sum of the probabilities of the labelings that hold it."""
-    # {A, B} with .6 and {A} with .4: A has 1, B has .6.
-    by_span: dict[Span, float] = {}
-    for labeling, p in labeling_probabilities(beam).items():
-        for span in labeling:
-            by_span[span] = by_span.get(span, 0.0) + p
-    return by_span
+    confidence = confidences_of(chances)
+    found = dict.fromkeys(chances)
+    for labeling in [*chances][:_PRUNED]:
+        # {A .9, B .4, C .7} -> {A, C}, {A}, {}
+        kept = sorted(labeling, key=lambda span: confidence[span])
+        while kept:
+            kept = kept[1:]
+            found.setdefault(tuple(sorted(kept)))
+    union: list[Span] = []
+    for span in sorted(confidence, key=lambda span: -confidence[span]):
+        if all(span.end <= other.start or other.end <= span.start for other in union):
+            union.append(span)
+            found.setdefault(tuple(sorted(union)))
+    return [*found][:limit]
 
 
 def mbr(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleReward) -> list[Beam]:
@@ -63,28 +77,73 @@ def mbr(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleRewar
     references. All pairs are scored in one call.
     """
     weights = [labeling_probabilities(beam) for beam in beams]
-    # Of a sentence with labelings y1, y2: R(y1, y1), R(y1, y2), R(y2, y1), R(y2, y2), read back in
-    # this order below. A reward need not be symmetric: precision of (y1, y2) is recall of (y2, y1).
-    # A sentence asks for up to K * K rewards, 100 with ten candidates.
+    expected = _expected_rewards(sentences, weights, [[*chances] for chances in weights], score)
+    return [_by_value(beam, values) for beam, values in zip(beams, expected, strict=True)]
+
+
+def consensus(
+    sentences: Sequence[Sentence],
+    beams: Sequence[Beam],
+    score: TripleReward,
+    temperature: float = 1.0,
+    limit: int = 64,
+) -> list[Beam]:
+    """Puts that of at most `limit` `hypotheses` first whose expected reward is the highest; the
+    others follow as `mbr` orders them, with the beam's probabilities at this temperature.
+
+    A labeling that the beam does not hold has an unknown score. The beam does not grow: its last
+    candidate leaves for a new one. All pairs are scored in one call.
+    """
+    weights = [labeling_probabilities(beam, temperature) for beam in beams]
+    spaces = [hypotheses(chances, limit) for chances in weights]
+    decided: list[Beam] = []
+    expected = _expected_rewards(sentences, weights, spaces, score)
+    for beam, chances, values in zip(beams, weights, expected, strict=True):
+        ordered = _by_value(beam, {labeling: values.get(labeling, -1.0) for labeling in chances})
+        if values:
+            best = max(values, key=lambda labeling: round(values[labeling], _DIGITS))
+            ordered = _led_by(best, ordered)
+        decided.append(ordered)
+    return decided
+
+
+def _expected_rewards(
+    sentences: Sequence[Sentence],
+    weights: Sequence[dict[Labeling, float]],
+    spaces: Sequence[Sequence[Labeling]],
+    score: TripleReward,
+) -> list[dict[Labeling, float]]:
+    """Of each hypothesis of each sentence the sum over u of p(u) R(hypothesis, u)."""
+    # With hypotheses h1, h2 and references u1, u2: R(h1, u1), R(h1, u2), R(h2, u1), R(h2, u2), read
+    # back in this order below. A reward need not be symmetric: precision of (h, u) is recall of
+    # (u, h). With ten candidates `mbr` asks for 100 rewards a sentence, `consensus` for about 150.
     values = iter(
         score(
             [
-                (candidate, reference, sentence.words)
-                for sentence, references in zip(sentences, weights, strict=True)
-                for candidate in references
+                (hypothesis, reference, sentence.words)
+                for sentence, references, space in zip(sentences, weights, spaces, strict=True)
+                for hypothesis in space
                 for reference in references
             ]
         )
     )
-    decided: list[Beam] = []
-    for beam, references in zip(beams, weights, strict=True):
-        expected = {
-            candidate: sum(p * next(values) for p in references.values())
-            for candidate in references
-        }
-        # The sort is stable, so that ties keep the order of s.
-        decided.append(sorted(beam, key=lambda c: -round(expected[c.labeling], _DIGITS)))
-    return decided
+    return [
+        {hypothesis: sum(p * next(values) for p in references.values()) for hypothesis in space}
+        for references, space in zip(weights, spaces, strict=True)
+    ]
+
+
+def _by_value(beam: Beam, values: dict[Labeling, float]) -> Beam:
+    # The sort is stable, so that ties keep the order of s.
+    return sorted(beam, key=lambda candidate: -round(values[candidate.labeling], _DIGITS))
+
+
+def _led_by(labeling: Labeling, beam: Beam) -> Beam:
+    """The beam with a labeling first, as its own candidate where it holds one."""
+    held = [candidate for candidate in beam if candidate.labeling == labeling]
+    others = [candidate for candidate in beam if candidate.labeling != labeling]
+    first = held or [replace(beam[0], labeling=labeling, score=float("nan"), slot=-1)]
+    return [*first, *others][: len(beam)]
 
 
 def threshold(beams: Sequence[Beam], confidence: float) -> list[Beam]:
@@ -105,10 +164,7 @@ def _pruned(beam: Beam, by_span: dict[Span, float], confidence: float) -> Beam:
     if labeling == best.labeling:
         return beam
     # {A, B} without B is {A}: where the beam holds that too, its candidate moves up.
-    held = [candidate for candidate in beam if candidate.labeling == labeling]
-    others = [candidate for candidate in beam if candidate.labeling != labeling]
-    first: list[Candidate] = held or [replace(best, labeling=labeling, score=float("nan"))]
-    return [*first, *others][: len(beam)]
+    return _led_by(labeling, beam)
 
 
 def choose_threshold(
@@ -137,17 +193,29 @@ def choose_threshold(
     return float(GRID[int(np.argmax(np.round(means, _DIGITS)))])
 
 
+def tune(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleReward) -> Tuning:
+    """What `decide` needs, chosen on dev for one model and one reward."""
+    return Tuning(
+        temperature=choose_temperature(sentences, beams),
+        threshold=choose_threshold(sentences, beams, score),
+    )
+
+
 def decide(
     rule: str,
     sentences: Sequence[Sentence],
     beams: Sequence[Beam],
     score: TripleReward,
-    confidence: float = 0.0,
+    tuning: Tuning = Tuning(),
+    limit: int = 64,
 ) -> list[Beam]:
-    """Applies a rule of `config.evaluate.decide`; `confidence` is for `threshold`."""
+    """Applies a rule of `config.evaluate.decide`; `limit`: `config.decide.hypotheses`."""
     if rule == "mbr":
         return mbr(sentences, beams, score)
+    if rule == "consensus":
+        return consensus(sentences, beams, score, tuning.temperature, limit)
     if rule == "threshold":
-        return threshold(beams, confidence)
+        assert tuning.threshold is not None
+        return threshold(beams, tuning.threshold)
     assert rule == "map", rule
     return list(beams)

@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from groot_jax.data.corpus import Corpus
+from groot_jax.data.labeling import Sentence
 from groot_jax.errors import UserError
-from groot_jax.evaluation.decisions import choose_threshold, decide
+from groot_jax.evaluation.confidence import calibration_error, reliability
+from groot_jax.evaluation.decisions import Tuning, decide, tune
 from groot_jax.evaluation.evaluator import Evaluator
-from groot_jax.evaluation.metrics import one_by_one, per_sentence, score_beams, summarise, totals
-from groot_jax.evaluation.records import Record, make_samples, write_eval
+from groot_jax.evaluation.metrics import (
+    Beam,
+    one_by_one,
+    per_sentence,
+    score_beams,
+    summarise,
+    totals,
+)
+from groot_jax.evaluation.records import Record, make_samples, write_eval, write_tuning
 from groot_jax.generate.generator import Generator
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
@@ -68,8 +78,8 @@ class Recorder:
     def record(self, params: Any, system: str, step: int, checkpoint: str, split: str) -> float:
         """Writes the records of one checkpoint on one split; the seconds that it took.
 
-        `checkpoint` is how it was asked for: best, latest or step. Dev chooses the confidence
-        threshold; without a dev split that rule is left out.
+        `checkpoint` is how it was asked for: best, latest or step. Dev chooses what decisions need;
+        without a dev split `threshold` is left out, and the temperature of others is 1.
         """
         begun = time.monotonic()
         config, score = self.task.config, self._oracle.score
@@ -77,10 +87,10 @@ class Recorder:
         evaluator, dev = self._evaluators[split], self._evaluators["dev"]
         beams = evaluator.beams(params)
         searched = time.monotonic() - begun
-        # How sure a model is of its spans changes as it trains: a threshold is chosen on dev beams
-        # of the same parameters. All processes search dev together, those too that get no beams.
+        # How sure a model is of its spans changes as it trains: what is chosen is chosen on dev
+        # beams of the same parameters. All processes search dev, those too that get no beams.
         dev_beams = None
-        if "threshold" in config.evaluate.decide and dev.sentences:
+        if dev.sentences and {"threshold", "consensus"} & {*config.evaluate.decide}:
             dev_beams = beams if evaluator is dev else dev.beams(params)
         if beams is None:
             return time.monotonic() - begun  # Another process has them all.
@@ -89,18 +99,19 @@ class Recorder:
         # function that hangs; the others are worked out here. It comes last in the report.
         rewards = {key: one_by_one(reward) for key, reward in reported_rewards(config).items()}
         rewards[name] = score
+        tuning = Tuning()
+        if dev_beams is not None:
+            tuning = tune(dev.sentences, dev_beams, score)
+            write_tuning(self._folder, system, step, name, tuning, len(dev_beams))
         for rule in config.evaluate.decide:
             decided_at = time.monotonic()
-            confidence = 0.0  # Read by `threshold` alone.
-            if rule == "threshold":
-                if dev_beams is None:
-                    continue
-                confidence = choose_threshold(dev.sentences, dev_beams, score)
-            decided = decide(rule, sentences, beams, score, confidence)
+            if rule == "threshold" and dev_beams is None:
+                continue
+            limit = config.decide.hypotheses
+            decided = decide(rule, sentences, beams, score, tuning, limit)
             scores = score_beams(sentences, decided, rewards, penalty)
             metrics = summarise(totals(scores, name), name)
-            if rule == "threshold":
-                metrics["threshold"] = confidence
+            metrics |= _calibration(sentences, beams, tuning)
             # What the search took is part of every rule's time: each could have been asked alone.
             seconds = searched + time.monotonic() - decided_at
             record = Record(
@@ -122,3 +133,17 @@ class Recorder:
             )
             write_eval(self._folder, record)
         return time.monotonic() - begun
+
+
+def _calibration(
+    sentences: Sequence[Sentence], beams: Sequence[Beam], tuning: Tuning
+) -> dict[str, Any]:
+    """How true the confidences of a system's spans are, before and after dev's temperature."""
+    before = reliability(sentences, beams)
+    after = reliability(sentences, beams, tuning.temperature)
+    return dataclasses.asdict(tuning) | {
+        "calibration_error": calibration_error(before),
+        "calibrated_error": calibration_error(after),
+        "reliability": before,
+        "calibrated_reliability": after,
+    }

@@ -1,7 +1,8 @@
 """What an evaluation leaves on disk, one JSON file each; it may not score or summarise anything.
 
-W/eval/<system>[+mbr|+threshold]-<split>-<step>.json holds one system on one split, a `Record`. The
-report's figures of a system come from one such file, chosen by `read_records`.
+W/eval/<system>[+<rule>]-<split>-<step>.json holds one system on one split, a `Record`, where a rule
+other than `map` decides. The report's figures of a system come from one such file, chosen by
+`read_records`. W/decisions.json holds what dev chose for each checkpoint: see `write_tuning`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any, TypeAlias, TypedDict
 
 from groot_jax.data.labeling import Labeling, Sentence
 from groot_jax.errors import UserError
-from groot_jax.evaluation.decisions import labeling_probabilities
+from groot_jax.evaluation.confidence import labeling_probabilities
+from groot_jax.evaluation.decisions import Tuning
 from groot_jax.evaluation.metrics import Beam, Summary, TripleReward, deduplicated
 from groot_jax.reward.correction import corrections
 from groot_jax.runtime.files import write_text
@@ -25,6 +27,7 @@ from groot_jax.runtime.files import write_text
 # An object of a JSON file.
 Json: TypeAlias = dict[str, Any]
 
+TUNING_FILE = "decisions.json"
 # How a checkpoint was asked for, the preferred last.
 _KINDS = ("step", "latest", "best")
 # Corrections of rank 1 that the report shows of a sentence.
@@ -35,7 +38,7 @@ class Record(TypedDict):
     """The content of one file of W/eval."""
 
     system: str
-    decide: str  # map, mbr or threshold
+    decide: str  # map, mbr, threshold or consensus
     split: str  # test or dev
     step: int  # update that the checkpoint was saved at
     checkpoint: str  # how it was asked for: best, latest or step
@@ -132,6 +135,45 @@ def write_eval(workdir: Path, record: Record) -> Path:
         record = {**record, "checkpoint": "best"}
     write_text(path, json.dumps(record, allow_nan=False) + "\n")
     return path
+
+
+def write_tuning(
+    workdir: Path, system: str, step: int, reward: str, tuning: Tuning, num_sentences: int
+) -> None:
+    """Keeps what dev, of so many sentences, chose for a checkpoint and a reward, for `predict`.
+
+    {"groot": {"750": {"temperature": 1.49, "threshold": {"f1": 0.35}, "dev_sentences": 1500}}}
+    """
+    known = _tunings(workdir)
+    of_step = known.setdefault(system, {}).setdefault(str(step), {"threshold": {}})
+    of_step["temperature"] = tuning.temperature
+    of_step["threshold"][reward] = tuning.threshold
+    of_step["dev_sentences"] = num_sentences
+    write_text(workdir / TUNING_FILE, json.dumps(known, indent=2, sort_keys=True) + "\n")
+
+
+def read_tuning(workdir: Path, system: str, step: int, reward: str) -> Tuning:
+    """What dev chose for a checkpoint and a reward: where nothing was, temperature 1 and no
+    threshold. Raises UserError for a file that nobody wrote."""
+    of_step = _tunings(workdir).get(system, {}).get(str(step), {})
+    threshold = of_step.get("threshold", {}).get(reward)
+    return Tuning(of_step.get("temperature", 1.0), threshold)
+
+
+def _tunings(workdir: Path) -> dict[str, dict[str, Json]]:
+    path = workdir / TUNING_FILE
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        for steps in known.values():
+            for of_step in steps.values():
+                float(of_step["temperature"]) + sum(of_step["threshold"].values())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error!r}); remove it, and groot_jax.evaluate writes it again"
+        ) from None
+    return dict(known)
 
 
 def read_records(workdir: Path) -> list[Record]:

@@ -38,7 +38,10 @@ class T5Config:
     num_decoder_layers: int
     num_heads: int
     feed_forward_proj: str = "gated-gelu"
-    tie_word_embeddings: bool = False
+    tie_word_embeddings: bool = False  # The embedding is the head, too.
+    # Whether the decoder's output is scaled by D^-0.5 ahead of the head. None becomes a bool: where
+    # the head is tied, as in all that was released.
+    scale_decoder_outputs: bool | None = None
     dropout_rate: float = 0.1
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
@@ -58,6 +61,8 @@ class T5Config:
         _check("feed_forward_proj", activation, ACTIVATIONS, written=self.feed_forward_proj)
         _check("dtype", self.dtype, DTYPES)
         _check("remat", self.remat, REMAT)
+        if self.scale_decoder_outputs is None:
+            object.__setattr__(self, "scale_decoder_outputs", self.tie_word_embeddings)
 
     @property
     def gated(self) -> bool:
@@ -85,6 +90,10 @@ class T5Config:
 
         Absent keys get the defaults of transformers' class. Raises UserError for another kind of
         model or a missing shape.
+
+        Since its version 5 transformers writes `tie_word_embeddings: true` of every model, and of
+        T5 `scale_decoder_outputs`, which is what that key has meant before; its mT5 never scales.
+        Whether the head is tied is then a matter of the weights: see `pretrained.load_config`.
         """
         kind = config.get("model_type", "t5")
         if kind not in _HF_DEFAULTS:
@@ -95,6 +104,9 @@ class T5Config:
         values = dict(_HF_DEFAULTS[kind])
         names = {field.name for field in dataclasses.fields(cls)} - set(_HOW)
         values |= {k: v for k, v in config.items() if k in names and v is not None}
+        by_5 = str(config.get("transformers_version", "4")).partition(".")[0] not in "01234"
+        if kind == "mt5" and by_5:
+            values["scale_decoder_outputs"] = False
         # As in transformers: the decoder is as deep as the encoder where the file does not say.
         values.setdefault("num_decoder_layers", values.get("num_layers"))
         missing = [

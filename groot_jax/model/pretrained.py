@@ -16,7 +16,7 @@ from typing import Any
 import flax.serialization
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from groot_jax.errors import UserError
@@ -46,9 +46,11 @@ Weights = dict[tuple[str, ...], np.ndarray]  # path in the parameters' tree -> a
 def load_config(source: str | os.PathLike[str], **changes: Any) -> T5Config:
     """The configuration of a checkpoint folder or a Hub id; `changes` (dtype, ...) replace fields.
 
+    A head in the weights that is not the embedding is one of its own, whatever the file says.
     Raises UserError where it cannot be had, or is not that of a T5 model.
     """
-    path = fetch(source) / "config.json"
+    folder = fetch(source)
+    path = folder / "config.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -57,7 +59,10 @@ def load_config(source: str | os.PathLike[str], **changes: Any) -> T5Config:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must hold one JSON object")
-    return dataclasses.replace(T5Config.from_hf(raw), **changes)
+    config = T5Config.from_hf(raw)
+    if config.tie_word_embeddings and _has_own_head(folder):
+        config = dataclasses.replace(config, tie_word_embeddings=False)
+    return dataclasses.replace(config, **changes)
 
 
 def load_pretrained(source: str | os.PathLike[str]) -> tuple[T5Config, Params]:
@@ -110,9 +115,17 @@ def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: Pa
     not those of `config`.
     """
     folder = Path(folder)
+    weights = _checked(config, flatten_dict(params), folder)
+    if config.scale_decoder_outputs != config.tie_word_embeddings:
+        # Before its version 5 transformers scales where the head is tied, and only there: such a
+        # model becomes one with a head of its own that holds the scale, or the lack of it.
+        scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
+        embedding = weights["shared", "embedding"]
+        weights["lm_head", "kernel"] = scale * weights.get(("lm_head", "kernel"), embedding.T)
+        config = dataclasses.replace(config, tie_word_embeddings=False, scale_decoder_outputs=False)
     tensors = {
         torch_name(key): np.ascontiguousarray(value.T if key[-1] == "kernel" else value)
-        for key, value in _checked(config, flatten_dict(params), folder).items()
+        for key, value in weights.items()
     }
     text = json.dumps(config.to_hf(), indent=2, sort_keys=True) + "\n"
     part = folder / "model.safetensors.part"
@@ -180,6 +193,23 @@ def _read_weights(config: T5Config, folder: Path) -> Weights:
         tensors = {name: x for file in files for name, x in _safetensors(file).items()}
         return _from_torch(config, tensors)
     return {key: x for file in files for key, x in _msgpack(file).items()}
+
+
+def _has_own_head(folder: Path) -> bool:
+    """Whether safetensors hold a head that differs from the embedding."""
+    found = [folder / name for name in WEIGHT_FILES[:2] if (folder / name).is_file()]
+    if not found:
+        return False  # Flax files are of a time when config.json said so.
+    held: dict[str, np.ndarray] = {}
+    for file in _shards(found[0]) if found[0].name.endswith(".index.json") else found:
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                names = {"lm_head.weight", *_SHARED}.intersection(tensors.keys())
+                held |= {name: tensors.get_tensor(name) for name in names}
+        except (OSError, SafetensorError):
+            return False  # Whoever reads the whole file says what is wrong with it.
+    head = held.pop("lm_head.weight", None)
+    return head is not None and bool(held) and not np.array_equal(head, next(iter(held.values())))
 
 
 def _shards(index: Path) -> list[Path]:

@@ -194,16 +194,18 @@ class T5(nn.Module):
         return weights.astype(self.config.dtype)
 
     def project(self, hidden: Array, weights: Array) -> Array:
-        """Logits [..., C], float32, of hidden states [..., D], by the weights of `output_weights`.
-
-        Mesh TensorFlow scales a tied head by D^-0.5, and so must all that reads such weights: rows
-        of deviation 1 and a hidden state of mean square 1 have products of deviation sqrt(D).
-        """
+        """Logits [..., C], float32, of hidden states [..., D]; `weights`: of `output_weights`."""
+        hidden = self._scaled(hidden)
         if self.config.tie_word_embeddings:
-            hidden = hidden * self.config.d_model**-0.5
             # Only the product's dimensions change: the table is read as it lies, without a copy.
             weights = weights.T
         return jnp.matmul(hidden, weights, preferred_element_type=jnp.float32)
+
+    def _scaled(self, hidden: Array) -> Array:
+        """Mesh TensorFlow scales what a tied head reads by D^-0.5, and so must all that reads such
+        weights: rows of deviation 1 and a hidden state of mean square 1 have products of deviation
+        sqrt(D)."""
+        return hidden * self.config.d_model**-0.5 if self.config.scale_decoder_outputs else hidden
 
     def logits(self, hidden: Array, columns_C: Array | None = None) -> Array:
         """Logits [..., C], float32, of the vocabulary columns `columns_C` (None: all)."""
@@ -215,9 +217,8 @@ class T5(nn.Module):
         What `logits` would have there, for D products each instead of V * D.
         """
         weights_BxNxD = self.output_weights(ids_BxN)
-        if self.config.tie_word_embeddings:
-            hidden_BxNxD = hidden_BxNxD * self.config.d_model**-0.5
-        else:
+        hidden_BxNxD = self._scaled(hidden_BxNxD)
+        if not self.config.tie_word_embeddings:
             weights_BxNxD = jnp.moveaxis(weights_BxNxD, 0, -1)  # [D, B, N] -> [B, N, D].
         return jnp.einsum(
             "...d,...d->...", hidden_BxNxD, weights_BxNxD, preferred_element_type=jnp.float32

@@ -6,7 +6,6 @@ Takes plain numbers; may not touch the device.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,19 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from groot_jax.runtime.files import write_text, writing
+from groot_jax.runtime.hiding import hidden
 
 # tensorboardX imports torch wherever it is installed, for its own convenience and at the price of
 # seconds and memory; with torch hidden it does without.
-_torch = sys.modules.get("torch")
-sys.modules["torch"] = None  # type: ignore[assignment]
-try:
+with hidden("torch"):
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.summary import scalar
-finally:
-    del sys.modules["torch"]
-    if _torch is not None:
-        sys.modules["torch"] = _torch
 
 METRICS_FILE = "metrics.jsonl"
 # On a terminal the bar is redrawn; elsewhere (a log file) a line is printed so many seconds apart.

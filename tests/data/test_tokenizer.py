@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import lru_cache
@@ -239,9 +240,11 @@ def test_t5s_vocabulary_is_that_of_transformers(data_dir, tmp_path):
     from transformers import T5Tokenizer
 
     model = data_dir / "t5_vocab" / "spiece.model"
-    reference = T5Tokenizer(str(model), legacy=False)
-    reference.save_pretrained(str(tmp_path))
-    for tokenizer in (load_tokenizer(model), load_tokenizer(str(tmp_path))):
+    (tmp_path / "theirs").mkdir()
+    shutil.copy(model, tmp_path / "theirs")
+    reference = T5Tokenizer.from_pretrained(str(tmp_path / "theirs"), legacy=False)
+    reference.save_pretrained(str(tmp_path / "saved"))
+    for tokenizer in (load_tokenizer(model), load_tokenizer(str(tmp_path / "saved"))):
         assert tokenizer.vocab_size == len(reference) == 32100
         assert len(tokenizer.sentinels) == 100
         for i in (0, 1, 99):
@@ -375,8 +378,12 @@ def test_transformers_finds_torch_after_a_tokenizer_was_read_without_it(tmp_path
         f"tokenizer.save(Path({str(tmp_path / 'saved')!r}))\n"
         "print(tokenizer.decode(tokenizer.word('kent')), flush=True)\n"
         "import transformers.utils\n"
+        "print(transformers.utils.is_torch_available(), flush=True)\n"
     )
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    # The tokenizer comes without torch; whoever imports transformers next gets it.
-    assert (done.stdout, done.returncode) == ("kent\n", 7), done.stderr
+    # The tokenizer comes without torch; whoever imports transformers next finds it: before its
+    # version 5, imports it.
+    answers = [("kent\n", 7), ("kent\nTrue\n", 0)]
+    assert (done.stdout, done.returncode) in answers, done.stderr
+    assert done.stderr == ""

@@ -19,15 +19,12 @@ from groot_jax.data.labeling import (
     make_labeling,
 )
 from groot_jax.evaluation.bootstrap import paired_bootstrap
-from groot_jax.evaluation.decisions import (
-    choose_threshold,
-    decide,
+from groot_jax.evaluation.confidence import (
     labeling_probabilities,
-    mbr,
     probabilities,
     span_confidences,
-    threshold,
 )
+from groot_jax.evaluation.decisions import Tuning, choose_threshold, decide, mbr, threshold
 from groot_jax.evaluation.metrics import (
     Beam,
     BeamScores,
@@ -361,7 +358,7 @@ def test_decide_knows_its_rules_by_name():
     score = rewards("f1")["f1"]
     assert decide("map", sentences, beams, score) == beams
     assert decide("mbr", sentences, beams, score) == mbr(sentences, beams, score)
-    (pruned,) = decide("threshold", sentences, beams, score, 0.9)
+    (pruned,) = decide("threshold", sentences, beams, score, Tuning(threshold=0.9))
     assert [c.labeling for c in pruned] == [(), GOLD]
 
 

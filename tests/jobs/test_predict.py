@@ -22,6 +22,8 @@ import groot_jax
 from groot_jax import labeler as labeler_module
 from groot_jax.data.labeling import Span, make_labeling
 from groot_jax.errors import UserError
+from groot_jax.evaluation.decisions import Tuning
+from groot_jax.evaluation.records import read_tuning
 from groot_jax.labeler import Labeler, Prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from tests.jobs.support import TIMEOUT, Jobs, error_of, job_environment, own_compilation_cache
@@ -261,9 +263,10 @@ def test_labelings_are_distinct_valid_and_ranked_by_score(predict: Predict) -> N
     scores = [y["score"] for y in labelings]
     assert scores == sorted(scores, reverse=True) and all(score < 0 for score in scores)
     assert sum(y["probability"] for y in labelings) == pytest.approx(1, abs=1e-5)
+    temperature = tuning_of(predict.trained).temperature
     for a, b in pairwise(labelings):
         # Both are rounded to six digits.
-        ratio = math.exp(a["score"] - b["score"])
+        ratio = math.exp((a["score"] - b["score"]) / temperature)
         assert a["probability"] == pytest.approx(b["probability"] * ratio, rel=1e-3, abs=2e-6)
     for y in labelings:
         make_labeling(spans_of(y), len(WORDS))
@@ -311,7 +314,8 @@ def test_mbr_orders_by_expected_reward(predict: Predict) -> None:
             by_spans = {spans_of(y): y for y in a["labelings"]}
             # The same labelings with the same figures, in another order.
             assert {spans_of(y): y for y in b["labelings"]} == by_spans
-            chances = {spans: y["probability"] for spans, y in by_spans.items()}
+            weights = {spans: math.exp(y["score"]) for spans, y in by_spans.items()}
+            chances = {spans: weight / sum(weights.values()) for spans, weight in weights.items()}
             expected = [
                 sum(p * score(spans_of(y), gold, a["words"]) for gold, p in chances.items())
                 for y in b["labelings"]
@@ -321,6 +325,70 @@ def test_mbr_orders_by_expected_reward(predict: Predict) -> None:
             assert [spans_of(y) for a in decided for y in a["labelings"][:1]] == [
                 spans_of(y) for a in plain for y in a["labelings"][:1]
             ]
+
+
+def tuning_of(trained: Path, system: str = "groot") -> Tuning:
+    """What dev chose for the best checkpoint."""
+    (step,) = json.loads((trained / "decisions.json").read_text())[system]
+    return read_tuning(trained, system, int(step), "f1")
+
+
+@pytest.mark.slow
+def test_consensus_leads_the_beam_and_what_it_adds_has_its_own_score(predict: Predict) -> None:
+    texts = [TEXT, "orange orange", "i want big apple jeans", "red orange", "", "apple shirt"]
+    text = "".join(line + "\n" for line in texts)
+    plain = predict(text, "-k", "4")
+    assert {answer["decide"] for answer in plain} == {"map"}
+    decided = predict(text, "-k", "4", "--decide=consensus", "--reward=precision")
+    assert {answer["decide"] for answer in decided} == {"consensus"}
+    temperature = tuning_of(predict.trained).temperature
+    score = make_reward(RewardSpec("precision"))
+    added = 0
+    for a, b in zip(plain, decided, strict=True):
+        assert len(a["labelings"]) == len(b["labelings"])
+        if not a["words"]:
+            continue
+        by_spans = {spans_of(y): y for y in a["labelings"]}
+        weights = {spans: math.exp(y["score"] / temperature) for spans, y in by_spans.items()}
+        chances = {spans: weight / sum(weights.values()) for spans, weight in weights.items()}
+        values = [
+            sum(p * score(spans_of(y), gold, a["words"]) for gold, p in chances.items())
+            for y in b["labelings"]
+        ]
+        assert values[0] == pytest.approx(max(values), abs=1e-5)
+        best, *others = b["labelings"]
+        assert all(by_spans[spans_of(y)] == y for y in others)
+        if spans_of(best) not in by_spans:
+            assert best["score"] < a["labelings"][-1]["score"]
+            assert 0 < best["probability"] < 1
+            if len(a["words"]) == 2:
+                added += 1
+                # Two words have 19 labelings: the search finds it as well, with the same score.
+                (wide,) = predict(" ".join(a["words"]), "-k", "19")
+                found = {spans_of(y): y["score"] for y in wide["labelings"]}
+                assert best["score"] == pytest.approx(found[spans_of(best)], abs=1e-3)
+    assert added
+
+
+@pytest.mark.slow
+def test_threshold_uses_what_dev_chose(predict: Predict, trained: Path) -> None:
+    tuning = tuning_of(trained)
+    assert tuning.threshold is not None
+    (plain,) = predict(TEXT, "-k", "4")
+    (decided,) = predict(TEXT, "-k", "1", "--decide=threshold")
+    weights = [math.exp(y["score"]) for y in plain["labelings"]]
+    kept = []
+    for span in spans_of(plain["labelings"][0]):
+        holding = [
+            w for w, y in zip(weights, plain["labelings"], strict=True) if span in spans_of(y)
+        ]
+        if sum(holding) / sum(weights) >= tuning.threshold - 1e-6:
+            kept.append(span)
+    assert spans_of(decided["labelings"][0]) == tuple(kept)
+    said = predict.error(TEXT, "--decide=threshold", "--reward=f2")
+    assert "--reward=f2 is for --decide=consensus or mbr" in said
+    said = predict.error(TEXT, "--decide=threshold", "--config.reward.name=f2")
+    assert "run groot_jax.evaluate" in said
 
 
 @pytest.mark.slow
@@ -447,10 +515,11 @@ def test_misuse_of_the_api_is_explained(labeler: Labeler, tmp_path: Path) -> Non
             labeler.label(WORDS, k=k)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="over the limit of 100"):
         labeler.label(["levi"] * 101)
-    with pytest.raises(UserError, match="map or mbr"):
+    with pytest.raises(UserError, match="map, mbr, threshold, consensus"):
         labeler.label(WORDS, decide="best")
-    with pytest.raises(UserError, match="score="):
-        labeler.label(WORDS, decide="mbr")
+    for rule in ("mbr", "consensus"):
+        with pytest.raises(UserError, match="score="):
+            labeler.label(WORDS, decide=rule)
     with pytest.raises(UserError, match="is not a work directory"):
         Labeler.load(tmp_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import flax.serialization
@@ -78,6 +79,7 @@ def test_transformers_flax_reads_what_we_save(
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_folder_of_transformers_torch_loads(tiny, batch, tmp_path, variant, kind):
     torch = pytest.importorskip("torch", reason="torch is not installed")
+    import transformers
     from transformers import T5Config as HfConfig
     from transformers import T5ForConditionalGeneration
 
@@ -89,16 +91,15 @@ def test_folder_of_transformers_torch_loads(tiny, batch, tmp_path, variant, kind
     model.save_pretrained(tmp_path, max_shard_size="20KB" if kind == "sharded" else "1GB")
     assert (tmp_path / "model.safetensors").exists() == (kind != "sharded")
     loaded_config, params = load_pretrained(tmp_path)
+    # What transformers makes from scratch is tied since version 5, whatever its config says.
+    tied = config.tie_word_embeddings or transformers.__version__ >= "5"
+    config = dataclasses.replace(config, tie_word_embeddings=tied)
     assert loaded_config == config
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
     source_BxS, inputs_BxT, _ = batch
-    theirs = model.float()(
-        input_ids=torch.tensor(source_BxS).long(),
-        attention_mask=torch.tensor(source_BxS != 0).long(),
-        decoder_input_ids=torch.tensor(inputs_BxT).long(),
-    ).logits
+    theirs = torch_logits(model.float(), source_BxS, inputs_BxT)
     ours = jax.jit(T5(config).apply)({"params": params}, source_BxS, inputs_BxT)
-    np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -116,6 +117,73 @@ def test_transformers_torch_reads_what_we_save(tiny, random_params, tmp_path, va
     for key, value in flatten_dict(params).items():
         wanted = value.T if key[-1] == "kernel" else value
         np.testing.assert_array_equal(state[torch_name(key)], wanted)
+
+
+def torch_logits(model, source_BxS, inputs_BxT):
+    import torch
+
+    with torch.no_grad():
+        return model.eval()(
+            input_ids=torch.tensor(source_BxS).long(),
+            attention_mask=torch.tensor(source_BxS != 0).long(),
+            decoder_input_ids=torch.tensor(inputs_BxT).long(),
+        ).logits.numpy()
+
+
+def is_mt5(folder):
+    """Says in a folder's config.json that it is mT5's."""
+    path = folder / "config.json"
+    written = json.loads(path.read_text()) | {"model_type": "mt5", "architectures": []}
+    path.write_text(json.dumps(written))
+
+
+@pytest.mark.parametrize("kind", ["t5", "mt5"])
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_folder_that_transformers_loads_and_saves_keeps_its_head(
+    tiny, random_params, batch, tmp_path, variant, sharded, kind
+):
+    """Version 5 writes of all of them that their heads are tied."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
+
+    if (variant, kind) == ("v1_0", "mt5"):
+        pytest.skip("mT5 has a head of its own")
+    model_class = T5ForConditionalGeneration if kind == "t5" else MT5ForConditionalGeneration
+    config = tiny(variant)
+    save_pretrained(tmp_path / "ours", config, random_params(config))
+    if kind == "mt5":
+        is_mt5(tmp_path / "ours")
+    model = model_class.from_pretrained(tmp_path / "ours")
+    model.save_pretrained(tmp_path / "theirs", max_shard_size="20KB" if sharded else "1GB")
+    loaded_config, params = load_pretrained(tmp_path / "theirs")
+    assert loaded_config == config
+    source_BxS, inputs_BxT, _ = batch
+    ours = jax.jit(T5(config).apply)({"params": params}, source_BxS, inputs_BxT)
+    theirs = torch_logits(model, source_BxS, inputs_BxT)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_scale_that_does_not_follow_the_tie_is_written_into_the_head(
+    tiny, random_params, batch, tmp_path, tied
+):
+    pytest.importorskip("torch", reason="torch is not installed")
+    from transformers import T5ForConditionalGeneration
+
+    config = dataclasses.replace(
+        tiny("v1_1"), tie_word_embeddings=tied, scale_decoder_outputs=not tied
+    )
+    params = random_params(config)
+    save_pretrained(tmp_path, config, params)
+    source_BxS, inputs_BxT, _ = batch
+    ours = jax.jit(T5(config).apply)({"params": params}, source_BxS, inputs_BxT)
+    model = T5ForConditionalGeneration.from_pretrained(tmp_path)
+    theirs = torch_logits(model, source_BxS, inputs_BxT)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    again, loaded = load_pretrained(tmp_path)
+    back = jax.jit(T5(again).apply)({"params": loaded}, source_BxS, inputs_BxT)
+    np.testing.assert_allclose(back, ours, atol=1e-5)
 
 
 def rewrite(folder, change):

@@ -1,0 +1,87 @@
+"""What a labeler answers: ranked labelings of a sentence with their scores. It may not search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from groot_jax.data.labeling import Labeling, Span
+from groot_jax.evaluation.confidence import labeling_probabilities, span_confidences
+from groot_jax.evaluation.metrics import Beam, deduplicated
+from groot_jax.evaluation.records import Json
+
+
+@dataclass(frozen=True)
+class ScoredLabeling:
+    """One labeling of a sentence: its log probability s(y), and its share, 0 to 1, of the beam's
+    probability at the temperature that dev chose."""
+
+    labeling: Labeling
+    score: float
+    probability: float
+    well_formed: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The labelings of a sentence, best first, by the rule `decide`, and how sure the beam is of
+    each of their spans.
+
+    `confidence` of a span: the sum of the probabilities of the beam's labelings that hold it.
+    """
+
+    words: tuple[str, ...]
+    labelings: tuple[ScoredLabeling, ...]
+    confidence: dict[Span, float]
+    decide: str
+
+    def to_json(self) -> Json:
+        """What the job prints: figures rounded to six digits, spans with their words."""
+        return {
+            "words": list(self.words),
+            "decide": self.decide,
+            "labelings": [
+                {
+                    "spans": [
+                        {
+                            "start": span.start,
+                            "end": span.end,
+                            "type": span.type,
+                            "text": " ".join(self.words[span.start : span.end]),
+                            "confidence": round(self.confidence[span], 6),
+                        }
+                        for span in scored.labeling
+                    ],
+                    "score": round(scored.score, 6),
+                    "probability": round(scored.probability, 6),
+                    "well_formed": scored.well_formed,
+                }
+                for scored in self.labelings
+            ],
+        }
+
+
+def make_prediction(
+    words: tuple[str, ...], beam: Beam, ordered: Beam, k: int, rule: str, temperature: float
+) -> Prediction:
+    """`beam` as it was found, `ordered` as the rule has it."""
+    if not words:
+        return Prediction(words, (), {}, rule)
+    # Of the whole beam, before it is cut to k: an answer's figures do not depend on how many more
+    # are asked for.
+    chances = labeling_probabilities(beam, temperature)
+    confidence = span_confidences(beam, temperature)
+    # What the search has not written has a share beside the beam's, by its own score.
+    total = float(np.logaddexp.reduce([c.score / temperature for c in beam]))
+    labelings = tuple(
+        ScoredLabeling(
+            c.labeling,
+            c.score,
+            chances.get(c.labeling, math.exp(min(0.0, c.score / temperature - total))),
+            c.well_formed,
+        )
+        for c in deduplicated(ordered)[:k]
+    )
+    return Prediction(words, labelings, confidence, rule)

@@ -1,0 +1,206 @@
+"""Consensus against brute force, temperatures against beams made with one, and what is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span, make_labeling
+from groot_jax.errors import UserError
+from groot_jax.evaluation.confidence import (
+    BINS,
+    TEMPERATURES,
+    calibration_error,
+    choose_temperature,
+    labeling_probabilities,
+    reliability,
+    span_confidences,
+)
+from groot_jax.evaluation.decisions import Tuning, consensus, decide, hypotheses, mbr
+from groot_jax.evaluation.metrics import Beam, one_by_one
+from groot_jax.evaluation.records import read_tuning, write_tuning
+from groot_jax.reward.rewards import RewardSpec, make_reward
+
+WORDS = ("black", "levi", "jeans", "for", "men")
+COLOR, BRAND, PRODUCT = Span(0, 1, "color"), Span(1, 2, "brand"), Span(2, 3, "product")
+WIDE = Span(1, 3, "product")
+
+
+def candidate(labeling: Sequence[Span], score: float) -> Candidate:
+    return Candidate(tuple(labeling), score, True, 0)
+
+
+def labelings(num_words: int) -> st.SearchStrategy[Labeling]:
+    """Valid segmentations of a few words."""
+
+    def build(choices: list[tuple[int, int, str]]) -> Labeling:
+        spans, at = [], 0
+        for gap, length, type_ in choices:
+            start = at + gap
+            end = min(start + length, num_words)
+            if start < end:
+                spans.append(Span(start, end, type_))
+            at = max(at, end)
+        return tuple(spans)
+
+    one = st.tuples(st.integers(0, 2), st.integers(1, 2), st.sampled_from(["color", "brand"]))
+    return st.lists(one, max_size=4).map(build)
+
+
+BEAMS = st.lists(
+    st.builds(candidate, labelings(len(WORDS)), st.floats(-12, 0)), min_size=1, max_size=6
+).map(lambda beam: sorted(beam, key=lambda c: -c.score))
+REWARDS = {
+    name: one_by_one(make_reward(RewardSpec(name))) for name in ("f1", "f0.5", "f2", "utility")
+}
+
+
+@given(BEAMS, st.integers(1, 40))
+def test_hypotheses_are_distinct_valid_and_begin_with_the_beam(beam: Beam, limit: int) -> None:
+    chances = labeling_probabilities(beam)
+    found = hypotheses(chances, limit)
+    assert len(found) == len(set(found)) <= limit
+    assert found[: len(chances)] == [*chances][:limit]
+    spans = {span for labeling in chances for span in labeling}
+    for labeling in found:
+        assert make_labeling(labeling, len(WORDS)) == labeling
+        assert spans.issuperset(labeling)
+    if limit == 40 and beam[0].labeling:
+        assert () in found  # Without all of its spans.
+
+
+def test_hypotheses_of_a_small_beam() -> None:
+    chances = {(COLOR, WIDE): 0.5, (COLOR, BRAND, PRODUCT): 0.3, (BRAND,): 0.2}
+    # COLOR .8, WIDE .5, BRAND .5, PRODUCT .3
+    assert hypotheses(chances, 64) == [
+        *chances,
+        (COLOR,),  # the first without WIDE
+        (),
+        (COLOR, BRAND),  # the second without PRODUCT
+    ]
+
+
+@settings(max_examples=60)
+@given(BEAMS, st.sampled_from(sorted(REWARDS)), st.sampled_from([0.5, 1.0, 2.0]))
+def test_consensus_is_the_best_of_its_hypotheses(beam: Beam, name: str, temperature: float) -> None:
+    score = REWARDS[name]
+    sentence = Sentence(WORDS, ())
+    (decided,) = consensus([sentence], [beam], score, temperature)
+    # All subsets of the beam's spans that overlap nowhere hold the hypotheses, and perhaps more.
+    scores = np.array([c.score for c in beam]) / temperature
+    p = np.exp(scores - np.logaddexp.reduce(scores))
+
+    def expected(labeling: Labeling) -> float:
+        values = score([(labeling, c.labeling, WORDS) for c in beam])
+        return float(np.dot(p, values))
+
+    space = hypotheses(labeling_probabilities(beam, temperature), 64)
+    assert expected(decided[0].labeling) == pytest.approx(max(map(expected, space)), abs=1e-9)
+    assert len(decided) == len(beam)
+    (ordered,) = mbr([sentence], [beam], score)
+    assert expected(decided[0].labeling) >= expected(ordered[0].labeling) - 1e-9
+    held = [c for c in beam if c.labeling == decided[0].labeling]
+    if held:
+        assert decided[0] in held  # With its score.
+        assert sorted(decided, key=beam.index) == beam
+    else:
+        assert math.isnan(decided[0].score) and decided[0].slot == -1
+
+
+def test_a_doubtful_span_is_left_out_where_wrong_ones_cost() -> None:
+    beam = [
+        candidate((COLOR, WIDE), math.log(0.4)),
+        candidate((COLOR, BRAND), math.log(0.35)),
+        candidate((COLOR, Span(1, 2, "color")), math.log(0.25)),
+    ]
+    sentence = Sentence(WORDS, ())
+    # COLOR alone gets half of all gold; with WIDE it gets all of .4, and nothing else.
+    (decided,) = decide("consensus", [sentence], [beam], REWARDS["utility"])
+    assert decided[0].labeling == (COLOR,)
+    assert decided[1:] == mbr([sentence], [beam], REWARDS["utility"])[0][:2]
+    # With one hypothesis there is nothing to choose.
+    (plain,) = decide("consensus", [sentence], [beam], REWARDS["utility"], limit=1)
+    assert plain[0].labeling == beam[0].labeling
+
+
+def test_all_sentences_are_scored_in_one_call() -> None:
+    beam = [candidate((COLOR,), -0.2), candidate((), -1.8)]
+    calls = []
+
+    def score(triples: Sequence[tuple[Labeling, Labeling, Sequence[str]]]) -> list[float]:
+        calls.append(len(triples))
+        return [0.0] * len(triples)
+
+    consensus([Sentence(WORDS, ())] * 3, [beam] * 3, score)
+    assert len(calls) == 1
+
+
+def drawn(temperature: float, count: int) -> tuple[list[Sentence], list[Beam]]:
+    """Beams whose gold is drawn from softmax(s / temperature)."""
+    rng = np.random.default_rng(0)
+    sentences, beams = [], []
+    for _ in range(count):
+        s = np.sort(rng.normal(0, 3, 3))[::-1]
+        beam = [candidate(y, x) for y, x in zip([(COLOR,), (BRAND,), (PRODUCT,)], s, strict=True)]
+        p = np.exp(s / temperature - np.logaddexp.reduce(s / temperature))
+        sentences.append(Sentence(WORDS, beam[rng.choice(3, p=p)].labeling))
+        beams.append(beam)
+    return sentences, beams
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+def test_the_temperature_that_gold_was_drawn_with_is_found(temperature: float) -> None:
+    sentences, beams = drawn(temperature, 4000)
+    chosen = choose_temperature(sentences, beams)
+    assert chosen in TEMPERATURES and abs(math.log(chosen / temperature)) < 0.2
+    before = calibration_error(reliability(sentences, beams))
+    after = calibration_error(reliability(sentences, beams, chosen))
+    assert after < 0.02
+    if temperature != 1:
+        assert after < before / 2
+
+
+def test_no_span_leaves_the_temperature_at_one() -> None:
+    assert choose_temperature([Sentence(WORDS, (COLOR,))], [[candidate((), 0.0)]]) == 1.0
+    assert choose_temperature([], []) == 1.0
+
+
+@given(BEAMS)
+def test_bins_hold_every_span_once(beam: Beam) -> None:
+    sentence = Sentence(WORDS, beam[-1].labeling)
+    bins = reliability([sentence], [beam])
+    assert len(bins) == BINS
+    confidences = span_confidences(beam)
+    assert sum(count for count, _, _ in bins) == len(confidences)
+    total = sum(count * mean for count, mean, _ in bins)
+    assert total == pytest.approx(sum(confidences.values()), abs=1e-4)
+    right = sum(count * share for count, _, share in bins)
+    assert right == pytest.approx(len(sentence.labeling), abs=1e-4)
+    assert 0 <= calibration_error(bins) <= 1
+
+
+def test_what_dev_chose_is_kept_by_checkpoint_and_reward(tmp_path: Path) -> None:
+    assert read_tuning(tmp_path, "groot", 7, "f1") == Tuning()
+    write_tuning(tmp_path, "groot", 7, "f1", Tuning(1.5, 0.35), 100)
+    write_tuning(tmp_path, "groot", 7, "exact", Tuning(1.5, 0.6), 100)
+    write_tuning(tmp_path, "nll", 9, "f1", Tuning(0.9, 0.0), 100)
+    assert read_tuning(tmp_path, "groot", 7, "f1") == Tuning(1.5, 0.35)
+    assert read_tuning(tmp_path, "groot", 7, "exact") == Tuning(1.5, 0.6)
+    assert read_tuning(tmp_path, "groot", 7, "f2") == Tuning(1.5, None)
+    assert read_tuning(tmp_path, "groot", 8, "f1") == Tuning()
+    assert read_tuning(tmp_path, "nll", 9, "f1") == Tuning(0.9, 0.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"groot": 3}', '{"groot": {"7": {"temperature": {}}}}']
+)
+def test_a_file_that_nobody_wrote_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "decisions.json").write_text(text)
+    with pytest.raises(UserError, match=r"decisions\.json: cannot be read .* remove it"):
+        read_tuning(tmp_path, "groot", 7, "f1")
