@@ -144,7 +144,8 @@ def test_all_sentences_are_scored_in_one_call() -> None:
 def drawn(temperature: float, count: int) -> tuple[list[Sentence], list[Beam]]:
     """Beams whose gold is drawn from softmax(s / temperature)."""
     rng = np.random.default_rng(0)
-    sentences, beams = [], []
+    sentences: list[Sentence] = []
+    beams: list[Beam] = []
     for _ in range(count):
         s = np.sort(rng.normal(0, 3, 3))[::-1]
         beam = [candidate(y, x) for y, x in zip([(COLOR,), (BRAND,), (PRODUCT,)], s, strict=True)]
