@@ -26,7 +26,7 @@ PALETTE = (
     ("#e34948", "#e66767"),
 )
 # A decision rule keeps its system's hue and takes a dash of its own: lengths drawn and left out.
-DASHES = {"": "", "mbr": "7 3"}
+DASHES = {"": "", "mbr": "7 3", "consensus": "10 3 2 3"}
 _OTHER_DASH = "2 3"
 # In SVG units, and how much of them the labels take at each side.
 WIDTH, HEIGHT = 640, 320
@@ -148,3 +148,23 @@ def reward_by_rank(results: Results, split: str) -> list[Series]:
         for name, splits in results["systems"].items()
         if split in splits and splits[split]["reward_by_rank"]
     ]
+
+
+def reliability_lines(results: Results, split: str) -> list[Series]:
+    """Of every system of a split the share of its spans that are gold by their confidence, at dev's
+    temperature, and dashed at temperature 1; and where all would lie if confidences were true."""
+    styles = system_styles(list(results["systems"]))
+    lines = [Series("true confidence", ((0.0, 0.0), (1.0, 1.0)), len(PALETTE) - 1, "2 3", True)]
+    for name, splits in results["systems"].items():
+        # A decision rule changes none of this. Files of before have none of it.
+        if "+" in name or "calibration" not in splits.get(split, {}):
+            continue
+        found = splits[split]["calibration"]
+        for key, label, dash in (
+            ("bins", name, ""),
+            ("bins_at_1", f"{name}, temperature 1", "4 3"),
+        ):
+            points = tuple((mean, share) for count, mean, share in found[key] if count)
+            if points:
+                lines.append(Series(label, points, styles[name][0], dash, faint=bool(dash)))
+    return lines if len(lines) > 1 else []

@@ -103,6 +103,7 @@ class Recorder:
         if dev_beams is not None:
             tuning = tune(dev.sentences, dev_beams, score)
             write_tuning(self._folder, system, step, name, tuning, len(dev_beams))
+        calibration = _calibration(sentences, beams, tuning.temperature)
         for rule in config.evaluate.decide:
             decided_at = time.monotonic()
             if rule == "threshold" and dev_beams is None:
@@ -111,7 +112,9 @@ class Recorder:
             decided = decide(rule, sentences, beams, score, tuning, limit)
             scores = score_beams(sentences, decided, rewards, penalty)
             metrics = summarise(totals(scores, name), name)
-            metrics |= _calibration(sentences, beams, tuning)
+            metrics["calibration"] = calibration
+            if rule == "threshold":
+                metrics["threshold"] = tuning.threshold
             # What the search took is part of every rule's time: each could have been asked alone.
             seconds = searched + time.monotonic() - decided_at
             record = Record(
@@ -136,14 +139,14 @@ class Recorder:
 
 
 def _calibration(
-    sentences: Sequence[Sentence], beams: Sequence[Beam], tuning: Tuning
+    sentences: Sequence[Sentence], beams: Sequence[Beam], temperature: float
 ) -> dict[str, Any]:
-    """How true the confidences of a system's spans are, before and after dev's temperature."""
-    before = reliability(sentences, beams)
-    after = reliability(sentences, beams, tuning.temperature)
-    return dataclasses.asdict(tuning) | {
-        "calibration_error": calibration_error(before),
-        "calibrated_error": calibration_error(after),
-        "reliability": before,
-        "calibrated_reliability": after,
+    """How true the confidences of a system's spans are, at temperature 1 and at dev's."""
+    before, after = reliability(sentences, beams), reliability(sentences, beams, temperature)
+    return {
+        "temperature": temperature,
+        "error": calibration_error(after),
+        "error_at_1": calibration_error(before),
+        "bins": after,
+        "bins_at_1": before,
     }

@@ -18,6 +18,7 @@ from groot_jax.evaluation.plots import (
     PALETTE,
     Series,
     chart,
+    reliability_lines,
     reward_by_rank,
     system_styles,
     thin,
@@ -77,6 +78,11 @@ def write_report(workdir: Path, results: Results) -> Path:
             split: chart(series, "rank", whole_x=True)
             for split in splits
             if (series := reward_by_rank(results, split))
+        },
+        reliability={
+            split: chart(series, "confidence")
+            for split in splits
+            if (series := reliability_lines(results, split))
         },
         curves=learning_curves(lines, styles),
         matrices={split: reward_matrices(results, split) for split in splits},

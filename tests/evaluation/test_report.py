@@ -14,7 +14,7 @@ from rich.console import Console
 from groot_jax.data.labeling import Candidate, Sentence, make_labeling
 from groot_jax.errors import UserError
 from groot_jax.evaluation.metrics import one_by_one, per_sentence, score_beams, summarise, totals
-from groot_jax.evaluation.plots import system_styles, thin, ticks
+from groot_jax.evaluation.plots import reliability_lines, system_styles, thin, ticks
 from groot_jax.evaluation.records import (
     Record,
     make_samples,
@@ -272,6 +272,29 @@ def test_a_decision_rule_keeps_its_systems_color_and_has_its_own_dash():
     styles = system_styles(["nll", "nll+mbr", "groot", "groot+threshold"])
     assert styles["nll"][0] == styles["nll+mbr"][0] != styles["groot"][0]
     assert len({styles["nll"][1], styles["nll+mbr"][1], styles["groot+threshold"][1]}) == 3
+
+
+def test_the_report_charts_how_true_confidences_are_for_systems_and_not_for_rules(tmp_path):
+    bins = [(0, 0.0, 0.0)] * 13 + [(4, 0.9, 0.75), (2, 0.98, 1.0)]
+    calibration = {
+        "temperature": 1.5,
+        "error": 0.0123,
+        "error_at_1": 0.0456,
+        "bins": bins,
+        "bins_at_1": bins,
+    }
+    for decide in ("map", "mbr"):
+        made = record("groot", decide=decide)
+        made["metrics"]["calibration"] = calibration
+        write_eval(tmp_path, made)
+    write_eval(tmp_path, record("nll"))  # Of a version that wrote none.
+    results = write_results(tmp_path, RESAMPLES)
+    names = [line.name for line in reliability_lines(results, "test")]
+    assert names == ["true confidence", "groot", "groot, temperature 1"]
+    assert reliability_lines(results, "dev") == []
+    html = write_report(tmp_path, results).read_text()
+    assert "confidence 0.9: 0.75" in html
+    assert "<td>1.50</td><td>0.012</td><td>0.046</td>" in html
 
 
 def test_ticks_are_round_and_hold_the_range():
