@@ -179,10 +179,17 @@ def get_config() -> ConfigDict:
     config.groot.nll_average = "sentence"  # token | sentence, as config.nll.average.
     config.groot.loss = ConfigDict()  # One weight each; their sum is the contrast.
     config.groot.loss.margin = 0.4  # Hinge of (R_i - R_j) / tau - (s_i - s_j), mean over pairs.
+    # The same times R_i - R_j, for annotators who disagree: a pair comes in the order of expected
+    # reward, where `margin` takes a majority vote. As rewards are at most 1 and the mean is over
+    # all pairs, equal ones too, it wants a larger weight than `margin`.
+    config.groot.loss.weighted_margin = 0.0
     config.groot.loss.listwise = 0.0  # KL divergence of softmax(s) from softmax(R / tau).
-    config.groot.loss.logistic = 0.0  # Softplus of the same: never quite content.
-    config.groot.loss.squared = 0.0  # Square of the same.
+    config.groot.loss.logistic = 0.0  # As `margin`, softplus for the hinge: never quite content.
+    config.groot.loss.squared = 0.0  # As `margin`, the square for the hinge.
     config.groot.loss.rank = 0.0  # BRIO's: of length-normalised scores, margin by rank.
+    # LambdaLoss as in LiPO (`lambda` alone is a word of Python's): a pair counts by what a swap of
+    # its ranks would change in the list's DCG, so that the top of the list matters most.
+    config.groot.loss.lambdarank = 0.0
     config.groot.loss.risk = 0.0  # Expected 1 - R under softmax(s) over the pool.
     config.groot.loss.reinforce = 0.0  # Policy gradient, with the pool's mean as baseline.
     config.groot.rank_margin = 0.05  # lambda of BRIO's rank loss.

@@ -375,6 +375,7 @@ def test_values_that_fit_together_are_taken(overrides: dict[str, str]) -> None:
 
 INIT = {"model.init": "google/t5-v1_1-base"}
 NO_F = {"reward.name": "exact", "evaluate.rewards": "recall"}  # No F-beta is computed.
+LAMBDARANK = {"groot.loss.margin": "0", "groot.loss.lambdarank": "1"}
 FILES = {"data.reader": "columns", "data.train": "train.txt"}
 
 
@@ -418,6 +419,8 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("reward.batch", "true", {}, {"reward.name": "mine:reward"}),
         ("reward.deadline", "3", {}, {"reward.name": "mine:reward"}),
         ("optimizer.b1", "0.8", {"optimizer.name": "adafactor"}, {}),
+        ("groot.tau", "0.1", LAMBDARANK, LAMBDARANK | {"groot.loss.weighted_margin": "1"}),
+        ("groot.tau", "0.1", LAMBDARANK, {"systems": "nll_continued"}),
         ("groot.rank_margin", "0.1", {}, {"groot.loss.rank": "1"}),
         ("groot.rank_margin", "0.1", {}, {"variants.groot.loss.rank": "1"}),
         ("groot.reinforce_normalise", "true", {}, {"groot.loss.reinforce": "1"}),

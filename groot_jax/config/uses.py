@@ -53,8 +53,12 @@ def _reported(config: ConfigDict) -> list[str]:
     return [part.rpartition("*")[2].strip() for part in parts]
 
 
-def _some_system_weighs(config: ConfigDict, loss: str) -> bool:
-    return any(variant(config, name).loss[loss] > 0 for name in config.systems)
+def _some_system_weighs(config: ConfigDict, *losses: str) -> bool:
+    return any(variant(config, name).loss[loss] > 0 for name in config.systems for loss in losses)
+
+
+# The losses that have a temperature.
+_WITH_TAU = ("margin", "weighted_margin", "listwise", "logistic", "squared")
 
 
 # The settings of stage 0 are not here, though under `nll.checkpoint` nothing reads them: config
@@ -135,6 +139,12 @@ _USES = (
         ("optimizer.b1", "optimizer.b2"),
         "config.optimizer.name=adamw",
         lambda c: c.optimizer.name == "adamw",
+    ),
+    # A file that sets tau also serves a run of `nll_continued` alone, where nothing is contrasted.
+    _Use(
+        ("groot.tau",),
+        f"a weight for one of config.groot.loss: {', '.join(_WITH_TAU)}",
+        lambda c: _some_system_weighs(c, *_WITH_TAU) or not _some_system_weighs(c, *c.groot.loss),
     ),
     _Use(
         ("groot.rank_margin",),

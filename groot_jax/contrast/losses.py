@@ -71,10 +71,24 @@ def _mean_over_pairs(loss_BxMxM: jax.Array, pairs_BxMxM: AnyArray) -> jax.Array:
     return (loss_BxMxM * pairs_BxMxM).sum((1, 2)) / jnp.maximum(count_B, 1.0)
 
 
+def _mean_over_all_pairs(loss_BxMxM: AnyArray, pools: ScoredPools) -> jax.Array:
+    """The same, divided by all M (M - 1) / 2 pairs of a pool, those of equal reward as well.
+
+    Rewards 1, .5, .5: by 3, where `_mean_over_pairs` divides by 2. See `weighted_margin` for why.
+    """
+    count_B = pools.mask_BxM.sum(-1)
+    pairs_B = jnp.maximum(count_B * (count_B - 1) / 2, 1.0)
+    return (loss_BxMxM * _pairs(pools)).sum((1, 2)) / pairs_B
+
+
+def _differences(x_BxM: AnyArray) -> AnyArray:
+    """x_i - x_j, [B, M, M]."""
+    return x_BxM[:, :, None] - x_BxM[:, None, :]
+
+
 def _violation(pools: ScoredPools, tau: float) -> AnyArray:
     """(R_i - R_j) / tau - (s_i - s_j), [B, M, M]."""
-    s, r = pools.scores_BxM, pools.rewards_BxM
-    return (r[:, :, None] - r[:, None, :]) / tau - (s[:, :, None] - s[:, None, :])
+    return _differences(pools.rewards_BxM) / tau - _differences(pools.scores_BxM)
 
 
 def margin(pools: ScoredPools, settings: LossSettings) -> jax.Array:
@@ -84,6 +98,39 @@ def margin(pools: ScoredPools, settings: LossSettings) -> jax.Array:
     the losses that weigh by probability, it moves a correction at -25 nats as much as one at -2.
     """
     return _mean_over_pairs(jax.nn.relu(_violation(pools, settings.tau)), _pairs(pools))
+
+
+def weighted_margin(pools: ScoredPools, settings: LossSettings) -> jax.Array:
+    """Sum over pairs R_i > R_j of D * max(0, D/tau - (s_i - s_j)) with D = R_i - R_j, divided by
+    the number of all pairs of candidates, M (M - 1) / 2.
+
+    Why D as a weight: where annotators disagree, gold is one draw from what they might say, and D
+    of two given candidates is random. The loss is convex in d = s_i - s_j, so where its expectation
+    falls at d = 0, the minimum is at d > 0 and i comes first. Which slope has it there?
+    - `margin`: a draw with D > 0 costs max(0, D/tau - d), slope -1 at d = 0; one with D < 0 costs
+      max(0, -D/tau + d), slope +1. Expected: -(P(D > 0) - P(D < 0)), a majority vote.
+    - Here both are multiplied by |D|: slopes -|D| and +|D|, which is -D either way. Expected:
+      -E[D], so that the candidate of higher expected reward goes first.
+    With D = .1 for 60% of the annotators and -.5 for the others, E[D] is -.14: j goes first here,
+    and i by a vote.
+
+    Of the others, `risk` and `reinforce` are linear in R and see nothing but E[R]; `squared`
+    regresses on E[D]/tau, as long as the number of unequal pairs, by which it divides, is the same
+    for all golds. `rank` has slopes of one size, so it votes; those of `logistic` are sigmoid of
+    |D|/tau, between .5 and 1, which is near a vote; those of `listwise` level off where |D| is far
+    above tau; `lambdarank` follows E[2^R].
+
+    Why all pairs: a divisor that depends on gold is random too, and makes some draws count for
+    more. The sum of all D, for a weighted mean, would leave D/D = 1 to two candidates: a vote.
+
+    This holds for a pair alone. In a pool the pulls of pairs add up: at equal scores s_i is pulled
+    in proportion to E[R_i] less its mean over the pool, but the minimum over three candidates may
+    still swap two of near expected reward. And the candidates are given only where the beam found
+    them: gold itself and its corrections are in no pool but their own.
+    """
+    weights_BxMxM = _differences(pools.rewards_BxM)
+    loss_BxMxM = weights_BxMxM * jax.nn.relu(_violation(pools, settings.tau))
+    return _mean_over_all_pairs(loss_BxMxM, pools)
 
 
 def logistic(pools: ScoredPools, settings: LossSettings) -> jax.Array:
@@ -131,13 +178,32 @@ def rank(pools: ScoredPools, settings: LossSettings) -> jax.Array:
     pairs_BxMxM = _pairs(pools)
     # How many stand above each: rewards 1, .5, .5 -> ranks 0, 1, 1.
     rank_BxM = pairs_BxMxM.sum(1)
-    s_BxM = pools.scores_BxM / pools.lengths_BxM
+    s_BxMxM = _differences(pools.scores_BxM / pools.lengths_BxM)
     # Entry (i, j) is rank j - rank i, positive where i is the better one.
     gap_BxMxM = rank_BxM[:, None, :] - rank_BxM[:, :, None]
-    wanted_BxMxM = settings.rank_margin * gap_BxMxM
-    return _mean_over_pairs(
-        jax.nn.relu(wanted_BxMxM - (s_BxM[:, :, None] - s_BxM[:, None, :])), pairs_BxMxM
-    )
+    return _mean_over_pairs(jax.nn.relu(settings.rank_margin * gap_BxMxM - s_BxMxM), pairs_BxMxM)
+
+
+def lambdarank(pools: ScoredPools, settings: LossSettings) -> jax.Array:
+    """Sum over pairs R_i > R_j of
+    (2^R_i - 2^R_j) * |1/log2(1 + rank_i) - 1/log2(1 + rank_j)| * log(1 + exp(-(s_i - s_j))),
+    divided by M (M - 1) / 2, with the present ranks by s, from 1 (LiPO-lambda, Liu et al.,
+    arXiv 2402.01878, which takes the sum: its lists are all of one length).
+
+    The weight is what a swap of i and j would change in the list's discounted cumulative gain: .37
+    of the gains' difference at ranks 1 and 2, .01 at 9 and 10. So the top of the list matters most.
+    It is a constant to the gradient. There is no tau: no gap is wide enough.
+    """
+    s_BxMxM, r_BxMxM = _differences(pools.scores_BxM), _differences(pools.rewards_BxM)
+    # A rank counts the real candidates above. Of equal scores the lower reward is above: sharing a
+    # rank they would have the weight 0, and sorted they would come in the order of the pool.
+    # Comparisons have no gradient, so none flows through the weights.
+    above_BxMxM = (s_BxMxM > 0) | ((s_BxMxM == 0) & (r_BxMxM < 0))
+    rank_BxM = 1.0 + (above_BxMxM & pools.mask_BxM[:, :, None]).sum(1)
+    discount_BxMxM = jnp.abs(_differences(1 / jnp.log2(1.0 + rank_BxM)))
+    gain_BxMxM = _differences(jnp.exp2(pools.rewards_BxM))
+    loss_BxMxM = gain_BxMxM * discount_BxMxM * jax.nn.softplus(-s_BxMxM)
+    return _mean_over_all_pairs(loss_BxMxM, pools)
 
 
 def risk(pools: ScoredPools, settings: LossSettings) -> jax.Array:
@@ -151,7 +217,7 @@ def reinforce(pools: ScoredPools, settings: LossSettings) -> jax.Array:
     """Mean over the pool of -(R - mean R) * s: policy gradient with the pool's mean as baseline.
 
     With `reinforce_normalise` the advantage is divided by the pool's standard deviation (GRPO, Shao
-    et al., arXiv 2402.03300).
+    et al., arXiv 2402.03300). In a pool of two it is then 1 and -1, whatever their rewards are.
     """
     real_BxM = pools.mask_BxM.astype(jnp.float32)
     count_B = jnp.maximum(real_BxM.sum(-1), 1.0)
@@ -167,10 +233,12 @@ def reinforce(pools: ScoredPools, settings: LossSettings) -> jax.Array:
 # By their names in config.groot.loss.
 LOSSES: Mapping[str, Callable[[ScoredPools, LossSettings], jax.Array]] = {
     "margin": margin,
+    "weighted_margin": weighted_margin,
     "listwise": listwise,
     "logistic": logistic,
     "squared": squared,
     "rank": rank,
+    "lambdarank": lambdarank,
     "risk": risk,
     "reinforce": reinforce,
 }

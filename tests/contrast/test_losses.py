@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from groot_jax.config.uses import _WITH_TAU
 from groot_jax.contrast.losses import LOSSES, LossSettings, ScoredPools, contrast
 
 TAU, RANK_MARGIN = 0.3, 0.05
@@ -38,6 +39,23 @@ def plain(name: str, s: np.ndarray, r: np.ndarray, n: np.ndarray, normalise: boo
     gaps = [(r[i] - r[j]) / TAU - (s[i] - s[j]) for i, j in pairs]
     if name == "margin":
         return float(np.mean([max(0.0, g) for g in gaps]))
+    all_pairs = len(r) * (len(r) - 1) / 2
+    if name == "weighted_margin":
+        return (
+            sum((r[i] - r[j]) * max(0.0, g) for (i, j), g in zip(pairs, gaps, strict=True))
+            / all_pairs
+        )
+    if name == "lambdarank":
+        places = [1 + sum((s > s[i]) | ((s == s[i]) & (r < r[i]))) for i in range(len(r))]
+        return (
+            sum(
+                (2 ** r[i] - 2 ** r[j])
+                * abs(1 / np.log2(1 + places[i]) - 1 / np.log2(1 + places[j]))
+                * np.log(1 + np.exp(s[j] - s[i]))
+                for i, j in pairs
+            )
+            / all_pairs
+        )
     if name == "logistic":
         return float(np.mean([np.logaddexp(0.0, g) for g in gaps]))
     if name == "squared":
@@ -151,7 +169,7 @@ def test_a_pool_with_one_distinct_reward_has_no_loss_and_no_gradient(name):
     assert value == 0 and (grad == 0).all()
 
 
-@pytest.mark.parametrize("name", ["margin", "squared", "listwise"])
+@pytest.mark.parametrize("name", ["margin", "weighted_margin", "squared", "listwise"])
 def test_scores_in_proportion_to_rewards_satisfy_the_loss(name):
     rewards = np.array([[1.0, 0.6, 0.2, 0.0]], np.float32)
     pool = ScoredPools(
@@ -191,3 +209,157 @@ def test_the_contrast_is_the_weighted_sum_of_its_losses():
     got = contrast(pool, settings_of(weights=weights))
     want = 0.3 * loss("margin", pool, settings_of()) + 5 * loss("risk", pool, settings_of())
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_the_config_knows_which_losses_read_tau():
+    pool = ScoredPools(
+        jnp.array([[-1.0, -2.0, -5.0]]),
+        jnp.array([[0.5, 1.0, 0.0]]),
+        jnp.ones((1, 3), bool),
+        jnp.full((1, 3), 4),
+    )
+    warm, cold = settings_of(), settings_of(tau=0.1)
+    assert {n for n in LOSSES if loss(n, pool, warm) != loss(n, pool, cold)} == set(_WITH_TAU)
+
+
+def test_lambdarank_pulls_by_what_a_swap_changes_in_the_dcg():
+    def pull(good):
+        """On the candidate before the only good one, at ranks from 1 with a nat between them."""
+        pool = ScoredPools(
+            jnp.array([[0.0, -1.0, -2.0, -3.0, -4.0]]),
+            jnp.zeros((1, 5)).at[0, good - 1].set(1.0),
+            jnp.ones((1, 5), bool),
+            jnp.full((1, 5), 4),
+        )
+        total = lambda s: loss("lambdarank", pool._replace(scores_BxM=s), settings_of()).sum()  # noqa: E731
+        return jax.grad(total)(pool.scores_BxM)[0, good - 2]
+
+    want = (1 - 1 / np.log2(3)) / (1 / np.log2(5) - 1 / np.log2(6))
+    np.testing.assert_allclose(pull(2) / pull(5), want, rtol=1e-4)
+
+
+def test_lambdarank_pulls_equal_scores_apart():
+    grads = [
+        jax.grad(
+            lambda s, r=r: loss(
+                "lambdarank",
+                ScoredPools(s, r, jnp.ones((1, 2), bool), jnp.full((1, 2), 4)),
+                settings_of(),
+            ).sum()
+        )(jnp.full((1, 2), -3.0))
+        for r in (jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]]))
+    ]
+    assert grads[0][0, 0] < 0 < grads[0][0, 1]
+    np.testing.assert_array_equal(grads[0], grads[1][:, ::-1])
+
+
+# ---- Which order the losses ask for where annotators disagree -----------------------------------
+
+
+def expected(name: str, rewards: Any, p: float, scores: Any, normalise: bool = False) -> jax.Array:
+    """The expected loss of each row of scores [N, M], where gold, and with it the rewards [2, M] of
+    the candidates, is the first with chance p and otherwise the second."""
+    N, M = scores.shape
+    first, second = (
+        loss(
+            name,
+            ScoredPools(
+                scores,
+                jnp.broadcast_to(jnp.asarray(r, jnp.float32), (N, M)),
+                jnp.ones((N, M), bool),
+                jnp.full((N, M), 5),
+            ),
+            settings_of(reinforce_normalise=normalise),
+        )
+        for r in rewards
+    )
+    return p * first + (1 - p) * second
+
+
+def puts_first(name: str, p: float, a: float, b: float, normalise: bool = False) -> bool:
+    """Whether the expected loss puts the first of two candidates first: with chance p it is better
+    by a, and otherwise worse by b."""
+
+    def at(d):
+        scores = jnp.stack([d, jnp.zeros_like(d)], 1) - 9
+        return expected(name, [[a, 0], [0, b]], p, scores, normalise)
+
+    # The slope tells the side of the minimum, which itself may be flat and have no one place.
+    falls = jax.grad(lambda d: at(d).sum())(jnp.zeros(1))[0] < 0
+    # The lowest of a grid, as a second witness. `risk` and `reinforce` have theirs at its end.
+    grid = np.linspace(-5, 5, 201)
+    assert (grid[np.argmin(at(jnp.asarray(grid, jnp.float32)))] > 0) == falls
+    return bool(falls)
+
+
+def by_reward(p: float, a: float, b: float) -> float:
+    return p * a - (1 - p) * b
+
+
+def by_gain(p: float, a: float, b: float) -> float:
+    return by_reward(p, 2**a - 1, 2**b - 1)
+
+
+def by_vote(p: float, a: float, b: float) -> float:
+    return p - 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "normalise", "order"),
+    [
+        ("weighted_margin", False, by_reward),
+        ("squared", False, by_reward),
+        ("risk", False, by_reward),
+        ("reinforce", False, by_reward),
+        ("lambdarank", False, by_gain),
+        ("margin", False, by_vote),
+        ("rank", False, by_vote),
+        ("reinforce", True, by_vote),
+    ],
+)
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.05, 0.95), st.floats(0.1, 1), st.floats(0.1, 1))
+def test_a_pair_under_uncertain_gold_is_ordered_by(name, normalise, order, p, a, b):
+    assume(abs(order(p, a, b)) > 0.03)
+    assert puts_first(name, p, a, b, normalise) == (order(p, a, b) > 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "p", "a", "b"),
+    [
+        ("margin", 0.6, 0.1, 0.5),
+        ("rank", 0.6, 0.1, 0.5),
+        ("logistic", 0.6, 0.1, 0.5),
+        ("listwise", 0.6, 0.5, 1.0),
+        ("lambdarank", 0.32, 1.0, 0.5),
+    ],
+)
+def test_a_loss_that_does_not_follow_expected_reward(name, p, a, b):
+    assert by_reward(p, a, b) < 0 and puts_first(name, p, a, b)
+    # Swapped, it puts the better one last.
+    assert by_reward(1 - p, b, a) > 0 and not puts_first(name, 1 - p, b, a)
+
+
+def test_logistic_and_listwise_do_not_vote_either():
+    assert not puts_first("logistic", 0.55, 0.1, 1.0)
+    assert not puts_first("listwise", 0.55, 0.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "rewards", "p"),
+    [
+        # The 2 unequal pairs of the second gold count half each, the 3 of the first a third each.
+        ("squared", [[0.0, 0.5, 1.0], [1.0, 0.0, 0.0]], 0.7),
+        # The third candidate pulls the first along.
+        ("weighted_margin", [[0.5, 1.0, 1.0], [1.0, 0.0, 0.75]], 0.68),
+    ],
+)
+def test_among_three_candidates_two_of_near_expected_reward_may_be_swapped(name, rewards, p):
+    first, second, _ = p * np.array(rewards[0]) + (1 - p) * np.array(rewards[1])
+    assert first < second < first + 0.06
+    # Hinges have their kinks at differences of multiples of .25 / tau, so the grid has the minimum.
+    grid = np.arange(-20, 21) * 0.25 / TAU / 4
+    scores = np.stack([np.zeros(41**2), *(x.ravel() for x in np.meshgrid(grid, grid))], 1)
+    costs = np.asarray(expected(name, rewards, p, jnp.asarray(scores, jnp.float32)))
+    ahead = scores[:, 0] > scores[:, 1]
+    assert costs[ahead].min() + 1e-3 < costs[~ahead].min()
