@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_consensus_is_the_best_of_its_hypotheses(beam: Beam, name: str, temperat
     held = [c for c in beam if c.labeling == decided[0].labeling]
     if held:
         assert decided[0] in held  # With its score.
-        assert sorted(decided, key=beam.index) == beam
+        assert Counter(decided) == Counter(beam)
     else:
         assert math.isnan(decided[0].score) and decided[0].slot == -1
 

@@ -367,7 +367,7 @@ def test_a_training_set_without_a_span_left_is_named(refused: Refused, tmp_path:
 
 def test_flags_that_would_not_be_read_are_refused(refused: Refused, trained: Path) -> None:
     said = refused("--reward=exact", job="predict", workdir=trained)
-    assert "--reward=exact is for --decide=mbr" in said
+    assert "--reward=exact is for --decide=consensus or mbr" in said
     said = refused("--watch", "--checkpoint=latest", job="evaluate", workdir=trained)
     assert "--checkpoint=latest names one, but --watch scores all" in said
 
