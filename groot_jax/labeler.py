@@ -146,7 +146,9 @@ class Labeler:
         checked = [self.check(words) for words in sentences]
         found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
         beams = None if found is None else list(found)
-        decided = self._with_scores(checked, self._decided(checked, beams, decide), batch_size)
+        decided = self._decided(checked, beams, decide)
+        if decide in ("threshold", "consensus"):  # The rules that add labelings.
+            decided = self._with_scores(checked, decided, batch_size)
         if beams is None or decided is None:
             return []
         temperature = self._tuning.temperature

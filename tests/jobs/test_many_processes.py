@@ -151,8 +151,10 @@ def test_a_checkpoint_is_evaluated_on_other_meshes(
 def test_processes_label_together_what_one_labels(jobs, killed_and_resumed):
     workdir, *_ = killed_and_resumed
     text = "find red levi jeans\n\nshow me big apple shirt\ni want orange orange running shoes\n"
-    alone = jobs.call("predict", workdir, "-k=3", text=text)
-    together = call(jobs, "predict", workdir, 2, 2, "-k=3", text=text)
+    # What consensus adds is scored by all processes together.
+    flags = ("-k=3", "--decide=consensus", "--reward=precision")
+    alone = jobs.call("predict", workdir, *flags, text=text)
+    together = call(jobs, "predict", workdir, 2, 2, *flags, text=text)
     assert (alone.status, together.status) == (0, 0), together.err
     lines = [
         json.loads(line.removeprefix("[0] ")) for line in together.out.splitlines() if "{" in line
