@@ -3,8 +3,9 @@
     python -m groot_jax.evaluate --workdir=W [--split=test]
         [--checkpoint=STEP|best|latest] [--watch]
 
-Writes W/eval/*.json, W/results.json and W/report/index.html, and prints the table. Under other
-settings or data than those of training they go to a folder of their own, W/other/<digest>/.
+Writes W/eval/*.json, W/decisions/*.json, W/results.json and W/report/index.html, and prints the
+table. Under other settings or data than those of training they go to a folder of their own,
+W/other/<digest>/.
 """
 
 from __future__ import annotations

@@ -110,7 +110,8 @@ class Labeler:
         return cls(task, partitioning, params, score, hosts, tuning)
 
     def label(self, words: Sequence[str], k: int = 5, decide: str = "map") -> Prediction:
-        """Labels one sentence, given as its words; `k`, `decide` and errors as in `label_all`."""
+        """Labels one sentence, given as its words, in a process of its own; `k`, `decide` and
+        errors as in `label_all`."""
         return self.label_all([words], k, decide)[0]
 
     def label_all(
@@ -139,9 +140,10 @@ class Labeler:
             raise UserError(f"decide={decide!r} needs a reward; load the labeler with score=...")
         if decide == "threshold" and self._tuning.threshold is None:
             raise UserError(
-                f"decide='threshold' needs a confidence that dev has chosen for the reward "
-                f"{self._task.config.reward.name} and this checkpoint: run groot_jax.evaluate with "
-                "threshold in config.evaluate.decide first, or take another rule"
+                "decide='threshold' needs a confidence that dev has chosen for this checkpoint "
+                f"and the reward {self._task.config.reward.name}: run groot_jax.evaluate on it, "
+                "under the reward of training and with threshold in config.evaluate.decide, or "
+                "take consensus, which needs none"
             )
         checked = [self.check(words) for words in sentences]
         found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
@@ -198,9 +200,9 @@ class Labeler:
             Sentence(tuple(words), tuple(Span(*span) for span in labeling))
             for words, labeling in told
         ]
-        scores = self._given(
-            self._params, pieces, batch_size or self._task.config.evaluate.batch_size
-        )
+        # `checked` is the same in all processes, and so is the size.
+        size = batch_size or min(len(checked), self._task.config.evaluate.batch_size)
+        scores = self._given(self._params, pieces, size)
         parts = self._hosts.collect([*scores.items()])
         if beams is None or parts is None:
             return beams
@@ -342,7 +344,7 @@ class Labeler:
             for index, words in enumerate(pieces)
         ]
         if not examples:
-            return []
+            return [] if self._hosts.main else None
         # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
         generator = self._generators.get(width)
         if generator is None:

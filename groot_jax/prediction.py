@@ -16,7 +16,11 @@ from groot_jax.evaluation.records import Json
 @dataclass(frozen=True)
 class ScoredLabeling:
     """One labeling of a sentence: its log probability s(y), and its share, 0 to 1, of the beam's
-    probability at the temperature that dev chose."""
+    probability at the temperature that dev chose.
+
+    Of a labeling that the search has not written, the share is its probability over the beam's,
+    beside their sum of 1.
+    """
 
     labeling: Labeling
     score: float

@@ -102,6 +102,7 @@ _READ_LATER = (
     "checkpoint.",
     "compilation_cache",
     "data.",
+    "decide.",
     "distributed.",
     "evaluate.",
     "generate.",

@@ -67,18 +67,18 @@ def choose_temperature(sentences: Sequence[Sentence], beams: Sequence[Beam]) -> 
     they decide: that has steps, and on dev of `retail` and MIT Restaurant, one half deciding for
     the other, it led `consensus` less far.
     """
-    known = [(sentence.labeling, beam) for sentence, beam in zip(sentences, beams, strict=True)]
-    errors = {
-        temperature: [
-            (confidence - (span in gold)) ** 2
-            for gold, beam in known
+    if not any(candidate.labeling for beam in beams for candidate in beam):
+        return 1.0
+
+    def brier(temperature: float) -> float:
+        errors = [
+            (confidence - (span in sentence.labeling)) ** 2
+            for sentence, beam in zip(sentences, beams, strict=True)
             for span, confidence in span_confidences(beam, temperature).items()
         ]
-        for temperature in TEMPERATURES
-    }
-    if not any(errors.values()):
-        return 1.0
-    return min(errors, key=lambda temperature: round(float(np.mean(errors[temperature])), _DIGITS))
+        return round(float(np.mean(errors)), _DIGITS)
+
+    return min(TEMPERATURES, key=brier)
 
 
 def reliability(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from groot_jax.data.labeling import Labeling, Sentence, Span
+from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
 from groot_jax.evaluation.confidence import (
     choose_temperature,
     confidences_of,
@@ -102,7 +102,7 @@ def consensus(
         ordered = _by_value(beam, {labeling: values.get(labeling, -1.0) for labeling in chances})
         if values:
             best = max(values, key=lambda labeling: round(values[labeling], _DIGITS))
-            ordered = _led_by(best, ordered)
+            ordered = _led_by(Candidate(best), ordered)
         decided.append(ordered)
     return decided
 
@@ -138,12 +138,11 @@ def _by_value(beam: Beam, values: dict[Labeling, float]) -> Beam:
     return sorted(beam, key=lambda candidate: -round(values[candidate.labeling], _DIGITS))
 
 
-def _led_by(labeling: Labeling, beam: Beam) -> Beam:
-    """The beam with a labeling first, as its own candidate where it holds one."""
-    held = [candidate for candidate in beam if candidate.labeling == labeling]
-    others = [candidate for candidate in beam if candidate.labeling != labeling]
-    first = held or [replace(beam[0], labeling=labeling, score=float("nan"), slot=-1)]
-    return [*first, *others][: len(beam)]
+def _led_by(new: Candidate, beam: Beam) -> Beam:
+    """The beam with the labeling of `new` first: as its own candidate where it holds one."""
+    held = [candidate for candidate in beam if candidate.labeling == new.labeling]
+    others = [candidate for candidate in beam if candidate.labeling != new.labeling]
+    return [*(held or [new]), *others][: len(beam)]
 
 
 def threshold(beams: Sequence[Beam], confidence: float) -> list[Beam]:
@@ -164,7 +163,7 @@ def _pruned(beam: Beam, by_span: dict[Span, float], confidence: float) -> Beam:
     if labeling == best.labeling:
         return beam
     # {A, B} without B is {A}: where the beam holds that too, its candidate moves up.
-    return _led_by(labeling, beam)
+    return _led_by(replace(best, labeling=labeling, score=float("nan"), slot=-1), beam)
 
 
 def choose_threshold(

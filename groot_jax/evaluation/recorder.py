@@ -21,6 +21,7 @@ from groot_jax.evaluation.decisions import Tuning, decide, tune
 from groot_jax.evaluation.evaluator import Evaluator
 from groot_jax.evaluation.metrics import (
     Beam,
+    Summary,
     one_by_one,
     per_sentence,
     score_beams,
@@ -79,7 +80,8 @@ class Recorder:
         """Writes the records of one checkpoint on one split; the seconds that it took.
 
         `checkpoint` is how it was asked for: best, latest or step. Dev chooses what decisions need;
-        without a dev split `threshold` is left out, and the temperature of others is 1.
+        without a dev split `threshold` is left out, and the temperature of others is 1, as it is
+        where neither `threshold` nor `consensus` is asked for.
         """
         begun = time.monotonic()
         config, score = self.task.config, self._oracle.score
@@ -140,7 +142,7 @@ class Recorder:
 
 def _calibration(
     sentences: Sequence[Sentence], beams: Sequence[Beam], temperature: float
-) -> dict[str, Any]:
+) -> Summary:
     """How true the confidences of a system's spans are, at temperature 1 and at dev's."""
     before, after = reliability(sentences, beams), reliability(sentences, beams, temperature)
     return {

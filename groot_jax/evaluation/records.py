@@ -2,11 +2,12 @@
 
 W/eval/<system>[+<rule>]-<split>-<step>.json holds one system on one split, a `Record`, where a rule
 other than `map` decides. The report's figures of a system come from one such file, chosen by
-`read_records`. W/decisions.json holds what dev chose for each checkpoint: see `write_tuning`.
+`read_records`. W/decisions/ holds what dev chose for each checkpoint: see `write_tuning`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -27,7 +28,6 @@ from groot_jax.runtime.files import write_text
 # An object of a JSON file.
 Json: TypeAlias = dict[str, Any]
 
-TUNING_FILE = "decisions.json"
 # How a checkpoint was asked for, the preferred last.
 _KINDS = ("step", "latest", "best")
 # Corrections of rank 1 that the report shows of a sentence.
@@ -99,7 +99,7 @@ def make_samples(
                 "candidates": [
                     {
                         "spans": _spans(c.labeling),
-                        # JSON has no NaN, which stands for the score of a pruned labeling.
+                        # JSON has no NaN, the score of what the search has not written.
                         "score": round(c.score, 4) if math.isfinite(c.score) else None,
                         "probability": round(chances[c.labeling], 5),
                         "reward": round(r if c.well_formed else max(0.0, r - malformed_penalty), 5),
@@ -140,40 +140,36 @@ def write_eval(workdir: Path, record: Record) -> Path:
 def write_tuning(
     workdir: Path, system: str, step: int, reward: str, tuning: Tuning, num_sentences: int
 ) -> None:
-    """Keeps what dev, of so many sentences, chose for a checkpoint and a reward, for `predict`.
+    """Keeps what dev, of so many sentences, chose for a checkpoint, and the threshold for a reward,
+    for `predict`: a file for each, since training and a watch beside it both write.
 
-    {"groot": {"750": {"temperature": 1.49, "threshold": {"f1": 0.35}, "dev_sentences": 1500}}}
+    W/decisions/groot-750.json: {"temperature": 1.44, "threshold": 0.35, "reward": "f1",
+    "dev_sentences": 1500}
     """
-    known = _tunings(workdir)
-    of_step = known.setdefault(system, {}).setdefault(str(step), {"threshold": {}})
-    of_step["temperature"] = tuning.temperature
-    of_step["threshold"][reward] = tuning.threshold
-    of_step["dev_sentences"] = num_sentences
-    write_text(workdir / TUNING_FILE, json.dumps(known, indent=2, sort_keys=True) + "\n")
+    kept = dataclasses.asdict(tuning) | {"reward": reward, "dev_sentences": num_sentences}
+    write_text(_tuning_path(workdir, system, step), json.dumps(kept) + "\n")
 
 
 def read_tuning(workdir: Path, system: str, step: int, reward: str) -> Tuning:
-    """What dev chose for a checkpoint and a reward: where nothing was, temperature 1 and no
-    threshold. Raises UserError for a file that nobody wrote."""
-    of_step = _tunings(workdir).get(system, {}).get(str(step), {})
-    threshold = of_step.get("threshold", {}).get(reward)
-    return Tuning(of_step.get("temperature", 1.0), threshold)
-
-
-def _tunings(workdir: Path) -> dict[str, dict[str, Json]]:
-    path = workdir / TUNING_FILE
+    """What dev chose for a checkpoint: where nothing was, temperature 1; no threshold but for the
+    reward that it was chosen for. Raises UserError for a file that nobody wrote."""
+    path = _tuning_path(workdir, system, step)
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        for steps in known.values():
-            for of_step in steps.values():
-                float(of_step["temperature"]) + sum(of_step["threshold"].values())
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        tuning = Tuning(float(kept["temperature"]), float(kept["threshold"]))
+        if not (tuning.temperature > 0 and math.isfinite(tuning.temperature)):
+            raise ValueError("a temperature is above 0")
+        return tuning if kept["reward"] == reward else Tuning(tuning.temperature)
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Tuning()
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: cannot be read ({error!r}); remove it, and groot_jax.evaluate writes it again"
         ) from None
-    return dict(known)
+
+
+def _tuning_path(workdir: Path, system: str, step: int) -> Path:
+    return workdir / "decisions" / f"{system}-{step}.json"
 
 
 def read_records(workdir: Path) -> list[Record]:

@@ -104,8 +104,8 @@ class T5Config:
         values = dict(_HF_DEFAULTS[kind])
         names = {field.name for field in dataclasses.fields(cls)} - set(_HOW)
         values |= {k: v for k, v in config.items() if k in names and v is not None}
-        by_5 = str(config.get("transformers_version", "4")).partition(".")[0] not in "01234"
-        if kind == "mt5" and by_5:
+        written_by = re.match(r"\d+", str(config.get("transformers_version", "4")))
+        if kind == "mt5" and written_by and int(written_by[0]) >= 5:
             values["scale_decoder_outputs"] = False
         # As in transformers: the decoder is as deep as the encoder where the file does not say.
         values.setdefault("num_decoder_layers", values.get("num_layers"))
@@ -187,7 +187,7 @@ _SHAPES["tied"] = _SHAPES["v1_1"]
 
 
 def preset(name: str, variant: str, vocab_size: int, **changes: Any) -> T5Config:
-    """The preset `name` (nano, mini, small, base, large, xl, xxl) of `variant` (v1_0, v1_1).
+    """The preset `name` (nano, mini, small, base, large, xl, xxl) of `variant` (v1_0, v1_1, tied).
 
     v1_0 has ReLU and a tied head, v1_1 gated GELU and a head of its own, tied gated GELU and a tied
     head; `changes` replace fields. Raises UserError for a name that there is not.

@@ -176,7 +176,7 @@ def _pool(
 ) -> list[PoolEntry]:
     """Gold and candidates that differ from it in the type of one or two spans.
 
-    They share fewer prefixes than pools of trained models (.35 to .38 tree nodes a token), so that
+    They share fewer prefixes than pools of trained models (.30 to .35 tree nodes a token), so that
     an update is rather over- than underestimated.
     """
     labelings: dict[Labeling, None] = {gold: None}

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groot_jax.config import load
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span, make_labeling
 from groot_jax.errors import UserError
 from groot_jax.evaluation.confidence import (
@@ -23,7 +24,7 @@ from groot_jax.evaluation.confidence import (
     reliability,
     span_confidences,
 )
-from groot_jax.evaluation.decisions import Tuning, consensus, decide, hypotheses, mbr
+from groot_jax.evaluation.decisions import RULES, Tuning, consensus, decide, hypotheses, mbr
 from groot_jax.evaluation.metrics import Beam, one_by_one
 from groot_jax.evaluation.records import read_tuning, write_tuning
 from groot_jax.reward.rewards import RewardSpec, make_reward
@@ -190,19 +191,35 @@ def test_bins_hold_every_span_once(beam: Beam) -> None:
 def test_what_dev_chose_is_kept_by_checkpoint_and_reward(tmp_path: Path) -> None:
     assert read_tuning(tmp_path, "groot", 7, "f1") == Tuning()
     write_tuning(tmp_path, "groot", 7, "f1", Tuning(1.5, 0.35), 100)
-    write_tuning(tmp_path, "groot", 7, "exact", Tuning(1.5, 0.6), 100)
     write_tuning(tmp_path, "nll", 9, "f1", Tuning(0.9, 0.0), 100)
     assert read_tuning(tmp_path, "groot", 7, "f1") == Tuning(1.5, 0.35)
-    assert read_tuning(tmp_path, "groot", 7, "exact") == Tuning(1.5, 0.6)
     assert read_tuning(tmp_path, "groot", 7, "f2") == Tuning(1.5, None)
     assert read_tuning(tmp_path, "groot", 8, "f1") == Tuning()
     assert read_tuning(tmp_path, "nll", 9, "f1") == Tuning(0.9, 0.0)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"groot": 3}', '{"groot": {"7": {"temperature": {}}}}']
+    "text",
+    ["", "[]", '{"temperature": 1}', '{"temperature": 0, "threshold": 0.5, "reward": "f1"}'],
 )
 def test_a_file_that_nobody_wrote_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "decisions.json").write_text(text)
-    with pytest.raises(UserError, match=r"decisions\.json: cannot be read .* remove it"):
+    write_tuning(tmp_path, "groot", 7, "f1", Tuning(1.5, 0.35), 100)
+    (tmp_path / "decisions" / "groot-7.json").write_text(text)
+    with pytest.raises(UserError, match=r"groot-7\.json: cannot be read .* remove it"):
         read_tuning(tmp_path, "groot", 7, "f1")
+
+
+def test_the_rules_of_the_config_are_those_there_are() -> None:
+    assert set(RULES) == set(load("configs/retail.py").evaluate.decide)
+    for rule in RULES:
+        load("configs/retail.py", [("evaluate.decide", rule)])
+
+
+def test_what_consensus_adds_is_well_formed() -> None:
+    beam = [
+        Candidate((COLOR, WIDE), math.log(0.4), False, 0),
+        Candidate((COLOR, BRAND), math.log(0.35), False, 1),
+        Candidate((COLOR, Span(1, 2, "color")), math.log(0.25), False, 2),
+    ]
+    (decided,) = decide("consensus", [Sentence(WORDS, ())], [beam], REWARDS["utility"])
+    assert decided[0].labeling == (COLOR,) and decided[0].well_formed

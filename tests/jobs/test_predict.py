@@ -329,8 +329,8 @@ def test_mbr_orders_by_expected_reward(predict: Predict) -> None:
 
 def tuning_of(trained: Path, system: str = "groot") -> Tuning:
     """What dev chose for the best checkpoint."""
-    (step,) = json.loads((trained / "decisions.json").read_text())[system]
-    return read_tuning(trained, system, int(step), "f1")
+    (path,) = (trained / "decisions").glob(f"{system}-*.json")
+    return read_tuning(trained, system, int(path.stem.rpartition("-")[2]), "f1")
 
 
 @pytest.mark.slow
