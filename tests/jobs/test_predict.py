@@ -339,7 +339,8 @@ def test_consensus_leads_the_beam_and_what_it_adds_has_its_own_score(predict: Pr
     text = "".join(line + "\n" for line in texts)
     plain = predict(text, "-k", "4")
     assert {answer["decide"] for answer in plain} == {"map"}
-    decided = predict(text, "-k", "4", "--decide=consensus", "--reward=precision")
+    flags = ("--decide=consensus", "--reward=precision", "--config.decide.hypotheses=40")
+    decided = predict(text, "-k", "4", *flags)
     assert {answer["decide"] for answer in decided} == {"consensus"}
     temperature = tuning_of(predict.trained).temperature
     score = make_reward(RewardSpec("precision"))
