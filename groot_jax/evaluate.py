@@ -1,7 +1,7 @@
 """Evaluation job: scores checkpoints of a work directory, once or each as it lands.
 
     python -m groot_jax.evaluate --workdir=W [--split=test]
-        [--checkpoint=STEP|best|latest] [--watch]
+        [--checkpoint=STEP|best|latest] [--system=NAME] [--watch] [--output=FOLDER]
 
 Writes W/eval/*.json, W/decisions/*.json, W/results.json and W/report/index.html, and prints the
 table. Under other settings or data than those of training they go to a folder of their own,
@@ -129,7 +129,7 @@ def results_folder(
     if digests == task.digests:
         differing, digests = other, {}  # The same data from another place.
     if output is not None:
-        configs.claim_workdir(output, task.config)
+        configs.claim_workdir(output, task.config, "--output")
         return output
     if not differing:
         return workdir

@@ -90,6 +90,11 @@ class Labeler:
 
         Raises UserError where there is nothing to load.
         """
+        if score is not None and not callable(score):
+            raise UserError(
+                f"score={score!r} has to be a function of a list of (candidate, gold, words) that "
+                "returns a list of rewards: docs/decisions.md shows one"
+            )
         workdir = Path(workdir)
         config = config or configs.load_dumped(workdir / configs.CONFIG_FILE)
         if not jax.config.values["jax_compilation_cache_dir"]:  # Whoever calls may have chosen one.
@@ -141,9 +146,9 @@ class Labeler:
         if decide == "threshold" and self._tuning.threshold is None:
             raise UserError(
                 "decide='threshold' needs a confidence that dev has chosen for this checkpoint "
-                f"and the reward {self._task.config.reward.name}: run groot_jax.evaluate on it, "
-                "under the reward of training and with threshold in config.evaluate.decide, or "
-                "take consensus, which needs none"
+                f"and the reward {self._task.config.reward.name}: there is one for the reward of "
+                "training alone, once groot_jax.evaluate has scored the checkpoint with threshold "
+                "in config.evaluate.decide; take that reward, or consensus, which needs none"
             )
         checked = [self.check(words) for words in sentences]
         found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)

@@ -95,32 +95,33 @@ def _lists_to_tuples(values: dict[str, object]) -> dict[str, object]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def make_workdir(workdir: Path) -> None:
-    """Creates the folder. Raises UserError where it holds something else, or cannot be made."""
+def make_workdir(workdir: Path, flag: str = "--workdir") -> None:
+    """Creates the folder that `flag` names. Raises UserError where it holds something else, or
+    cannot be made."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         names = {p.name for p in workdir.iterdir()}
     except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"--workdir={workdir} is a file or lies in one: name a folder") from error
+        raise UserError(f"{flag}={workdir} is a file or lies in one: name a folder") from error
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
+        raise UserError(f"{flag}={workdir} cannot be used: {error.strerror}") from error
     # What a kill may have left of the first moments of a run is ours.
     first = (LOCK_FILE, STATUS_FILE, f".{CONFIG_FILE}.", f".{STATUS_FILE}.")
     strangers = {name for name in names if not name.startswith(first)}
     if strangers and CONFIG_FILE not in strangers:
         raise UserError(
-            f"--workdir={workdir} holds other files ({', '.join(sorted(strangers)[:3])}) and no "
+            f"{flag}={workdir} holds other files ({', '.join(sorted(strangers)[:3])}) and no "
             f"{CONFIG_FILE}: name a new or empty folder"
         )
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+def claim_workdir(workdir: Path, config: ConfigDict, flag: str = "--workdir") -> None:
     """Makes `workdir` the home of this config: creates it, or checks that it belongs to it.
 
     Settings in _FREE_KEYS may differ from those of an earlier run; the new ones are written. Raises
     UserError when the folder belongs to another config, to something else, or cannot be written.
     """
-    make_workdir(workdir)
+    make_workdir(workdir, flag)
     path = workdir / CONFIG_FILE
     if not path.exists():
         dump(config, path)
@@ -141,8 +142,8 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
         ]
         more = f", and {len(differing) - 3} more keys differ" if len(differing) > 3 else ""
         raise UserError(
-            f"--workdir={workdir} belongs to another config: {'; '.join(parts)}{more}; "
-            "name another --workdir, or go back to the old settings"
+            f"{flag}={workdir} belongs to another config: {'; '.join(parts)}{more}; "
+            f"name another {flag}, or go back to the old settings"
         )
     dump(config, path)
 

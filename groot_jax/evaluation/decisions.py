@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
+from groot_jax.errors import UserError
 from groot_jax.evaluation.confidence import (
     choose_temperature,
     confidences_of,
@@ -117,16 +118,19 @@ def _expected_rewards(
     # With hypotheses h1, h2 and references u1, u2: R(h1, u1), R(h1, u2), R(h2, u1), R(h2, u2), read
     # back in this order below. A reward need not be symmetric: precision of (h, u) is recall of
     # (u, h). With ten candidates `mbr` asks for 100 rewards a sentence, `consensus` for about 150.
-    values = iter(
-        score(
-            [
-                (hypothesis, reference, sentence.words)
-                for sentence, references, space in zip(sentences, weights, spaces, strict=True)
-                for hypothesis in space
-                for reference in references
-            ]
+    triples = [
+        (hypothesis, reference, sentence.words)
+        for sentence, references, space in zip(sentences, weights, spaces, strict=True)
+        for hypothesis in space
+        for reference in references
+    ]
+    rewards = score(triples)
+    if len(rewards) != len(triples):
+        raise UserError(
+            f"the reward returned {len(rewards)} values for {len(triples)} candidates; it has to "
+            "return one for each, in their order"
         )
-    )
+    values = iter(rewards)
     return [
         {hypothesis: sum(p * next(values) for p in references.values()) for hypothesis in space}
         for references, space in zip(weights, spaces, strict=True)

@@ -21,7 +21,8 @@ Reward = Callable[[Labeling, Labeling, Words], float]
 BatchReward = Callable[[Sequence[Labeling], Sequence[Labeling], Sequence[Words]], list[float]]
 
 # f1, f0.5, f.5 and f2., but not f-1 or f1e3.
-_F_BETA = re.compile(r"f(\d+\.?\d*|\.\d+)")
+# f05 is a mistyped f0.5, and not an F5.
+_F_BETA = re.compile(r"f((?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)")
 
 
 @dataclass(frozen=True)

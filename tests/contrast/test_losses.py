@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from groot_jax.config import default_config
 from groot_jax.config.uses import _WITH_TAU
 from groot_jax.contrast.losses import LOSSES, LossSettings, ScoredPools, contrast
 
@@ -363,3 +364,7 @@ def test_among_three_candidates_two_of_near_expected_reward_may_be_swapped(name,
     costs = np.asarray(expected(name, rewards, p, jnp.asarray(scores, jnp.float32)))
     ahead = scores[:, 0] > scores[:, 1]
     assert costs[ahead].min() + 1e-3 < costs[~ahead].min()
+
+
+def test_every_loss_has_a_weight_in_the_config_and_every_weight_its_loss() -> None:
+    assert set(LOSSES) == set(default_config().groot.loss)

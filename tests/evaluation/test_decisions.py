@@ -143,6 +143,12 @@ def test_all_sentences_are_scored_in_one_call() -> None:
     assert len(calls) == 1
 
 
+def test_a_reward_that_returns_too_few_values_is_named() -> None:
+    beam = [candidate((COLOR,), -0.2), candidate((), -1.8)]
+    with pytest.raises(UserError, match=r"returned 1 values for 4 candidates"):
+        decide("mbr", [Sentence(WORDS, ())], [beam], lambda triples: [0.5])
+
+
 def drawn(temperature: float, count: int) -> tuple[list[Sentence], list[Beam]]:
     """Beams whose gold is drawn from softmax(s / temperature)."""
     rng = np.random.default_rng(0)

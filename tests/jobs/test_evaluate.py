@@ -168,7 +168,7 @@ def test_results_can_go_elsewhere_where_the_work_directory_is_not_one_s_own(
     # It holds what compares: other settings need another folder.
     exact = "--config.reward.name=exact"
     said = error_of(lambda: jobs.run("evaluate", trained, *flags, exact), capsys)
-    assert f"--workdir={output} belongs to another config: reward.name" in said
+    assert f"--output={output} belongs to another config: reward.name" in said
 
 
 def test_a_mistyped_reward_leaves_no_folder(

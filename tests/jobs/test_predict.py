@@ -389,7 +389,7 @@ def test_threshold_uses_what_dev_chose(predict: Predict, trained: Path) -> None:
     said = predict.error(TEXT, "--decide=threshold", "--reward=f2")
     assert "--reward=f2 is for --decide=consensus or mbr" in said
     said = predict.error(TEXT, "--decide=threshold", "--config.reward.name=f2")
-    assert "run groot_jax.evaluate" in said
+    assert "and the reward f2" in said and "groot_jax.evaluate has scored" in said
 
 
 @pytest.mark.slow
@@ -523,6 +523,8 @@ def test_misuse_of_the_api_is_explained(labeler: Labeler, tmp_path: Path) -> Non
             labeler.label(WORDS, decide=rule)
     with pytest.raises(UserError, match="is not a work directory"):
         Labeler.load(tmp_path)
+    with pytest.raises(UserError, match="has to be a function"):
+        Labeler.load(tmp_path, score="f0.5")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -136,6 +136,7 @@ def test_a_weighted_sum_is_the_sum_of_its_weighted_terms(pair):
     [
         ("F1", "did you mean 'f1'"),
         ("Exact", "did you mean 'exact'"),
+        ("f05", "did you mean 'f0.5'"),
         ("token_acuracy", "did you mean 'token_accuracy'"),
         ("zzz", "package.module:function"),
         ("0.7*f1 + 0.2*exact", "sum to 0.9"),
