@@ -14,8 +14,8 @@ from groot_jax.evaluation.metrics import Beam
 # Temperatures to choose from, a step about a tenth: 0.5, 0.55, ..., 5.
 TEMPERATURES = tuple(round(float(t), 2) for t in np.geomspace(0.5, 5.0, 25))
 BINS = 15  # Of equal width, as Guo et al. (arXiv 1706.04599) have them.
-# Sums of probabilities are equal up to so many digits.
-_DIGITS = 12
+# Sums of probabilities are equal up to so many digits: .7 + .2 + .1 is .9999999999999999.
+DIGITS = 12
 
 
 def probabilities(beam: Beam, temperature: float = 1.0) -> np.ndarray:
@@ -76,7 +76,7 @@ def choose_temperature(sentences: Sequence[Sentence], beams: Sequence[Beam]) -> 
             for sentence, beam in zip(sentences, beams, strict=True)
             for span, confidence in span_confidences(beam, temperature).items()
         ]
-        return round(float(np.mean(errors)), _DIGITS)
+        return round(float(np.mean(errors)), DIGITS)
 
     return min(TEMPERATURES, key=brier)
 

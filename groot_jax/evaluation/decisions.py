@@ -15,6 +15,7 @@ import numpy as np
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
 from groot_jax.errors import UserError
 from groot_jax.evaluation.confidence import (
+    DIGITS,
     choose_temperature,
     confidences_of,
     labeling_probabilities,
@@ -28,8 +29,6 @@ GRID = tuple(i / 20 for i in range(21))
 # Candidates of which `hypotheses` leaves out the least certain spans. On dev of `retail` and MIT
 # Restaurant ten had the same reward at rank 1 as five.
 _PRUNED = 5
-# Sums of probabilities are equal up to so many digits: .7 + .2 + .1 is .9999999999999999.
-_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def consensus(
     for beam, chances, values in zip(beams, weights, expected, strict=True):
         ordered = _by_value(beam, {labeling: values.get(labeling, -1.0) for labeling in chances})
         if values:
-            best = max(values, key=lambda labeling: round(values[labeling], _DIGITS))
+            best = max(values, key=lambda labeling: round(values[labeling], DIGITS))
             ordered = _led_by(Candidate(best), ordered)
         decided.append(ordered)
     return decided
@@ -139,7 +138,7 @@ def _expected_rewards(
 
 def _by_value(beam: Beam, values: dict[Labeling, float]) -> Beam:
     # The sort is stable, so that ties keep the order of s.
-    return sorted(beam, key=lambda candidate: -round(values[candidate.labeling], _DIGITS))
+    return sorted(beam, key=lambda candidate: -round(values[candidate.labeling], DIGITS))
 
 
 def _led_by(new: Candidate, beam: Beam) -> Beam:
@@ -193,7 +192,7 @@ def choose_threshold(
     # [sentences * grid] -> [sentences, grid] -> [grid]
     means = np.array([rewards[t] for t in triples]).reshape(len(beams), len(GRID)).mean(axis=0)
     # argmax takes the first of equal means, and with it the lowest confidence.
-    return float(GRID[int(np.argmax(np.round(means, _DIGITS)))])
+    return float(GRID[int(np.argmax(np.round(means, DIGITS)))])
 
 
 def tune(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleReward) -> Tuning:
