@@ -19,7 +19,7 @@ from groot_jax.generate.selection import NEG_INF, Finished, best_continuations, 
 from groot_jax.generate.walk import Beam, take
 from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain
-from groot_jax.model.layers import Layers, Params
+from groot_jax.model.layers import Biases, Layers, Params
 from groot_jax.model.t5 import T5, decoding_params, rows_at
 
 
@@ -72,7 +72,7 @@ class Read(NamedTuple):
     cross: Layers  # keys and values of the encoder's output, a layer each
     source_mask_BxS: jax.Array
     weights: jax.Array  # of the output columns
-    bias_HxT: jax.Array  # relative bias by distance
+    biases_HxT: Biases  # relative bias by distance
     literals_BxL: jax.Array  # literals ahead of each place of the template
 
 
@@ -108,7 +108,7 @@ def read_before_the_loop(
         source_mask_BxS=inputs.source_BxS != config.pad_token_id,
         weights=constrain(weights, *names),
         # The start token lies before the T tokens of an output: distances 0 .. T.
-        bias_HxT=model.apply(variables, T + 1, method=model.bias_by_distance),
+        biases_HxT=model.apply(variables, T + 1, method=model.bias_by_distance),
         literals_BxL=walk.literals_ahead(inputs.template_BxL, config.eos_token_id),
     )
 
@@ -267,7 +267,7 @@ class SearchSteps:
             read.source_mask_BxS,
             take(self.inputs.fused_target_BxT, depth_BxN),
             self._aligned_rows(depth_BxN),
-            read.bias_HxT,
+            read.biases_HxT,
             method=self.model.extend,
         )
         return hidden_BxNxD.reshape(B, K, width, -1), cache, slot_depth_BxL, ancestor_BxKxI

@@ -26,6 +26,8 @@ Array: TypeAlias = jax.Array
 # on a CPU it saves a sixth of attention.
 KeyValue: TypeAlias = tuple[Array, Array]
 Layers: TypeAlias = tuple[KeyValue, ...]
+# A bias of each block of a stack, or a single one that all of them share.
+Biases: TypeAlias = tuple[Array, ...]
 Params: TypeAlias = dict[str, Any]  # Parameters: nested dicts of arrays, as transformers has them.
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -131,7 +133,8 @@ class Attention(nn.Module):
     """Multi-head attention in its parts: keys and values, queries over them, the relative bias.
 
     Parameters: kernels q, k and v, [D, H*Dh], o, [H*Dh, D], and in the first block of a stack
-    `relative_attention_bias`, [buckets, H], which all blocks of the stack share.
+    `relative_attention_bias`, [buckets, H], which all blocks of the stack share; in UMT5 each block
+    has one of its own.
     """
 
     config: T5Config
@@ -195,14 +198,14 @@ class SelfAttention(nn.Module):
     """Adds to the stream what its positions read of each other: x + attention(norm(x)).
 
     x_BxNxD -> [B, N, D], in the compute type; `bias` is float32, [B|1, H|1, N, L], and holds mask
-    and relative bias. `first`: its block is the stack's first, which has the table of that bias.
+    and relative bias. `has_bias`: whether the table of that bias is here.
     """
 
     config: T5Config
-    first: bool
+    has_bias: bool
 
     def setup(self) -> None:
-        self.SelfAttention = Attention(self.config, has_relative_attention_bias=self.first)
+        self.SelfAttention = Attention(self.config, has_relative_attention_bias=self.has_bias)
         self.layer_norm = Norm(self.config)
 
     def __call__(self, x_BxNxD: Array, bias: Array, deterministic: bool) -> Array:

@@ -18,6 +18,7 @@ from groot_jax.mesh.layout import constrain
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import (
     Array,
+    Biases,
     CrossAttention,
     FeedForward,
     KeyValue,
@@ -48,11 +49,11 @@ class Sublayers(nn.Module):
 
     config: T5Config
     decoder: bool
-    first: bool
+    has_bias: bool
 
     def setup(self) -> None:
         c = self.config
-        self.attention = SelfAttention(c, self.first, name="0")
+        self.attention = SelfAttention(c, self.has_bias, name="0")
         if self.decoder:
             self.cross_attention = CrossAttention(c, name="1")
         self.feed_forward = FeedForward(c, name="2" if self.decoder else "1")
@@ -67,10 +68,10 @@ class Block(nn.Module):
 
     config: T5Config
     decoder: bool
-    first: bool
+    has_bias: bool
 
     def setup(self) -> None:
-        self.layer = Sublayers(self.config, self.decoder, self.first)
+        self.layer = Sublayers(self.config, self.decoder, self.has_bias)
 
     def __call__(
         self,
@@ -116,17 +117,27 @@ class Blocks(nn.Module):
             # `deterministic`, argument 4 counted from self, stays a Python bool under remat.
             cls = nn.remat(Block, static_argnums=(4,), policy=_SAVED[c.remat])
         count = c.num_decoder_layers if self.decoder else c.num_layers
-        self.blocks = [cls(c, self.decoder, i == 0, name=str(i)) for i in range(count)]
+        self.blocks = [
+            cls(c, self.decoder, i == 0 or c.bias_per_layer, name=str(i)) for i in range(count)
+        ]
+
+
+def of_block(biases: Biases, i: int) -> Array:
+    """The bias of block i: its own, or the one that all blocks share."""
+    return biases[i] if len(biases) > 1 else biases[0]
 
 
 @functools.lru_cache(maxsize=16)
 def _block_shapes(config: T5Config, decoder: bool) -> Params:
     """Shapes of the parameters of a block that is not the first, boxed with their axes' names."""
-    block = Block(config, decoder, first=False, parent=None)
+    block = Block(config, decoder, has_bias=config.bias_per_layer, parent=None)
     x_1x1xD, bias = jnp.zeros((1, 1, config.d_model)), jnp.zeros((1, 1, 1, 1))
 
-    # A kernel has a shape once it is used, and a call alone does not use the keys of the source.
+    # A parameter has a shape once it is used, and a call alone uses neither the keys of the source
+    # nor the table of relative biases.
     def use(block: Block) -> None:
+        if config.bias_per_layer:
+            block.layer.attention.SelfAttention.bias(jnp.zeros((1, 1), jnp.int32), not decoder)
         cross = (block.cross_kv(x_1x1xD), bias) if decoder else None
         block(x_1x1xD, bias, cross, deterministic=True)
 
@@ -146,8 +157,9 @@ def in_compute_type(config: T5Config, params: Params) -> Params:
 class Stack(nn.Module):
     """The encoder or the decoder: embeddings [B, N, D] -> [B, N, D], in the compute type.
 
-    `bias`: float32, [B|1, H|1, N, N], of self-attention, the same for all blocks. `cross`: each
-    block's keys and values of the source, and the source's mask as a bias; None in the encoder.
+    `biases`: float32, [B|1, H|1, N, N], of self-attention, one for all blocks or one for each.
+    `cross`: each block's keys and values of the source, and the source's mask as a bias; None in
+    the encoder.
     """
 
     config: T5Config
@@ -160,7 +172,7 @@ class Stack(nn.Module):
     def __call__(
         self,
         x_BxNxD: Array,
-        bias: Array,
+        biases: Biases,
         cross: tuple[Layers, Array] | None,
         deterministic: bool,
     ) -> Array:
@@ -171,15 +183,15 @@ class Stack(nn.Module):
         blocks = self.block.blocks
         for i, block in enumerate(blocks[:1] if scanned else blocks):
             kv = (cross[0][i], cross[1]) if cross is not None else None
-            x_BxNxD = block(x_BxNxD, bias, kv, deterministic)
+            x_BxNxD = block(x_BxNxD, of_block(biases, i), kv, deterministic)
         if scanned and len(blocks) > 1:
-            x_BxNxD = self._scan(x_BxNxD, bias, cross, deterministic)
+            x_BxNxD = self._scan(x_BxNxD, biases, cross, deterministic)
         return dropout(self, self.final_layer_norm(x_BxNxD), rate, deterministic)
 
     def _scan(
         self,
         x_BxNxD: Array,
-        bias: Array,
+        biases: Biases,
         cross: tuple[Layers, Array] | None,
         deterministic: bool,
     ) -> Array:
@@ -199,12 +211,14 @@ class Stack(nn.Module):
         kv = jax.tree.map(lambda *layers: jnp.stack(layers), *cross[0][1:]) if cross else None
         # A key for each turn: with one for all, each block would drop the same elements.
         keys = None if deterministic else jax.random.split(self.make_rng("dropout"), len(rest))
-        block = Block(c, self.decoder, first=False, parent=None)
+        block = Block(c, self.decoder, has_bias=c.bias_per_layer, parent=None)
+        own = jnp.stack(jnp.broadcast_arrays(*biases[1:])) if len(biases) > 1 else None
 
         def body(
-            x_BxNxD: Array, layer: tuple[Params, KeyValue | None, Array | None]
+            x_BxNxD: Array, layer: tuple[Params, KeyValue | None, Array | None, Array | None]
         ) -> tuple[Array, None]:
-            params, kv, key = layer
+            params, kv, key, own_bias = layer
+            bias = biases[0] if own_bias is None else own_bias
             attended = (kv, cross[1]) if kv is not None and cross is not None else None
             rngs = {} if key is None else {"dropout": key}
             variables = {"params": params}
@@ -214,13 +228,17 @@ class Stack(nn.Module):
             # In a loop XLA cannot merge the second computation with the first, which `prevent_cse`
             # would keep it from at some cost.
             body = jax.checkpoint(body, policy=_SAVED[c.remat], prevent_cse=False)
-        return jax.lax.scan(body, x_BxNxD, (stacked, kv, keys))[0]
+        return jax.lax.scan(body, x_BxNxD, (stacked, kv, keys, own))[0]
 
-    def relative_bias(self, relative: Array) -> Array:
-        """Bias [..., H, N, L], float32, of relative positions [..., N, L], for all of its blocks.
+    def relative_bias(self, relative: Array) -> Biases:
+        """Bias [..., H, N, L], float32, of relative positions [..., N, L]: one for all of its
+        blocks, or one for each, as `config.bias_per_layer` says.
 
         The encoder looks both ways. The decoder's queries see no later key, so that all of its
         buckets can be spent on what lies behind.
         """
-        attention = self.block.blocks[0].layer.attention.SelfAttention
-        return attention.bias(relative, bidirectional=not self.decoder)
+        blocks = self.block.blocks if self.config.bias_per_layer else self.block.blocks[:1]
+        return tuple(
+            block.layer.attention.SelfAttention.bias(relative, bidirectional=not self.decoder)
+            for block in blocks
+        )

@@ -17,13 +17,13 @@ from jax.nn.initializers import normal
 from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain, gather, looked_up
 from groot_jax.model.config import T5Config
-from groot_jax.model.layers import Array, Dense, Layers, Params, additive
+from groot_jax.model.layers import Array, Biases, Dense, Layers, Params, additive
 from groot_jax.model.scratch import Start, started
-from groot_jax.model.stack import Stack, in_compute_type
+from groot_jax.model.stack import Stack, in_compute_type, of_block
 
 
 class T5(nn.Module):
-    """T5 v1.0, v1.1 / Flan and mT5, as `config` says; see the methods.
+    """T5 v1.0, v1.1 / Flan, ByT5, mT5 and UMT5, as `config` says; see the methods.
 
     Use through `T5(config).apply({"params": params}, ..., method="encode")`. Methods that take
     `deterministic=False` need `rngs={"dropout": key}`. Ids are int32 in [0, V), hidden states of
@@ -81,10 +81,10 @@ class T5(nn.Module):
         """
         # Keys along columns, queries along rows: for S = 3, [[0, 1, 2], [-1, 0, 1], [-2, -1, 0]].
         position_S = jnp.arange(source_BxS.shape[1])
-        bias = self.encoder.relative_bias(position_S[None, None, :] - position_S[None, :, None])
-        mask = (source_BxS != self.config.pad_token_id)[:, None, None, :]
+        biases = self.encoder.relative_bias(position_S[None, None, :] - position_S[None, :, None])
+        mask = additive((source_BxS != self.config.pad_token_id)[:, None, None, :])
         embedded = self._embed(source_BxS, fused_BxSxF)
-        return self.encoder(embedded, bias + additive(mask), None, deterministic)
+        return self.encoder(embedded, tuple(b + mask for b in biases), None, deterministic)
 
     def cross_kv(self, encoded_BxSxD: Array) -> Layers:
         """Each decoder layer's cross-attention (key_BxHxDhxS, value_BxHxSxDh): once a sentence."""
@@ -125,12 +125,13 @@ class T5(nn.Module):
                                                       1 1 1 .
                                                       1 1 . 1
         """
-        bias = self._tree_bias(positions_BxN, num_positions or tokens_BxN.shape[1])
-        bias = bias + additive(mask_BxNxN[:, None])  # [B, N, N] -> [B, 1, N, N], for all heads.
+        biases = self._tree_bias(positions_BxN, num_positions or tokens_BxN.shape[1])
+        mask = additive(mask_BxNxN[:, None])  # [B, N, N] -> [B, 1, N, N], for all heads.
         cross_bias = additive(source_mask_BxNxS[:, None])
         fused_BxNx1 = None if fused_BxN is None else fused_BxN[..., None]
         embedded = self._embed(tokens_BxN, fused_BxNx1, aligned_BxNxD)
-        return self.decoder(embedded, bias, (cross, cross_bias), deterministic)
+        biases = tuple(b + mask for b in biases)
+        return self.decoder(embedded, biases, (cross, cross_bias), deterministic)
 
     def init_cache(self, batch: int, slots: int) -> Layers:
         """Zeros for `extend`: per decoder layer key_BxHxDhxL and value_BxHxLxDh, L = slots."""
@@ -139,9 +140,11 @@ class T5(nn.Module):
         value = constrain(jnp.zeros(shape, c.dtype), "batch", "heads")
         return tuple((value.swapaxes(2, 3), value) for _ in range(c.num_decoder_layers))
 
-    def bias_by_distance(self, steps: int) -> Array:
-        """bias_HxT, float32: the decoder's relative bias at distance 0 .. T-1, for `extend`."""
-        return self.decoder.relative_bias(-jnp.arange(steps)[None, :])[:, 0, :]
+    def bias_by_distance(self, steps: int) -> Biases:
+        """bias_HxT, float32: the decoder's relative bias at distance 0 .. T-1, for `extend`; one
+        for all blocks or one for each."""
+        biases = self.decoder.relative_bias(-jnp.arange(steps)[None, :])
+        return tuple(bias[:, 0, :] for bias in biases)
 
     def extend(
         self,
@@ -154,7 +157,7 @@ class T5(nn.Module):
         source_mask_BxS: Array,
         fused_BxN: Array,
         aligned_BxNxD: Array | None,
-        bias_HxT: Array,
+        biases_HxT: Biases,
     ) -> tuple[Array, Layers]:
         """One search step: N new nodes a sentence -> (hidden_BxNxD, the cache with them).
 
@@ -162,22 +165,25 @@ class T5(nn.Module):
         sees slot l where mask[b, i, l], its own included, and lies distance[b, i, l] tokens behind
         it; the distance of unseen slots does not matter. It has leading dimension B, or 1 where all
         sentences share it. Nothing is reordered: the mask says which slots are ancestors.
-        `bias_HxT` is `bias_by_distance(T)`, looked up once for all steps; larger distances count as
-        T - 1. The rest is as in `decode`.
+        `biases_HxT` is `bias_by_distance(T)`, looked up once for all steps; larger distances count
+        as T - 1. The rest is as in `decode`.
         """
-        distance_BxNxL = jnp.clip(distance_BxNxL, 0, bias_HxT.shape[1] - 1)
+        distance_BxNxL = jnp.clip(distance_BxNxL, 0, biases_HxT[0].shape[1] - 1)
+        mask = additive(mask_BxNxL[:, None])
         # [H, T] at [B, N, L] -> [H, B, N, L] -> [B, H, N, L].
-        bias_BxHxNxL = jnp.moveaxis(bias_HxT[:, distance_BxNxL], 0, 1)
-        bias_BxHxNxL = bias_BxHxNxL + additive(mask_BxNxL[:, None])
+        biases_BxHxNxL = tuple(
+            jnp.moveaxis(bias_HxT[:, distance_BxNxL], 0, 1) + mask for bias_HxT in biases_HxT
+        )
         cross_bias = additive(source_mask_BxS[:, None, None, :])
         # `decoding_params` has gathered the table's columns: nothing is left for `looked_up` to do.
         x_BxNxD = self._embed(
             tokens_BxN, fused_BxN[..., None], aligned_BxNxD, lay_out=lambda rows: rows
         )
         extended = []
-        for block, layer_cache, kv in zip(self.decoder.block.blocks, cache, cross, strict=True):
+        blocks = self.decoder.block.blocks
+        for i, (block, layer_cache, kv) in enumerate(zip(blocks, cache, cross, strict=True)):
             x_BxNxD, layer_cache = block.extend(
-                x_BxNxD, bias_BxHxNxL, layer_cache, slot, (kv, cross_bias)
+                x_BxNxD, of_block(biases_BxHxNxL, i), layer_cache, slot, (kv, cross_bias)
             )
             extended.append(layer_cache)
         return self.decoder.final_layer_norm(x_BxNxD), tuple(extended)
@@ -231,8 +237,9 @@ class T5(nn.Module):
         mean = self.output_weights().mean(axis, keepdims=True, dtype=jnp.float32)
         return self.project(hidden, mean.astype(self.config.dtype))[..., 0]
 
-    def _tree_bias(self, positions_BxN: Array, num_positions: int) -> Array:
-        """Relative bias of each pair of nodes, [B, H, N, N], by the difference in position.
+    def _tree_bias(self, positions_BxN: Array, num_positions: int) -> Biases:
+        """Relative bias of each pair of nodes, [B, H, N, N], by the difference in position; one for
+        all blocks or one for each.
 
         Read off a small [H, T, T] table by two products with one-hot positions: gathering B*N*N
         rows of the embedding would make its gradient a scatter of as many. In full precision, as
@@ -241,10 +248,11 @@ class T5(nn.Module):
         # bias[b, h, n, m] = table[h, position of n, position of m]: either product picks one row.
         position_T = jnp.arange(num_positions)
         relative_1xTxT = position_T[None, None, :] - position_T[None, :, None]
-        bias_HxTxT = self.decoder.relative_bias(relative_1xTxT)[0]
         at_BxNxT = jax.nn.one_hot(positions_BxN, num_positions, dtype=jnp.float32)
-        return jnp.einsum(
-            "bnt,htu,bmu->bhnm", at_BxNxT, bias_HxTxT, at_BxNxT, precision=jax.lax.Precision.HIGHEST
+        exact = jax.lax.Precision.HIGHEST
+        return tuple(
+            jnp.einsum("bnt,htu,bmu->bhnm", at_BxNxT, bias_1xHxTxT[0], at_BxNxT, precision=exact)
+            for bias_1xHxTxT in self.decoder.relative_bias(relative_1xTxT)
         )
 
     def _embed(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -29,10 +28,11 @@ from groot_jax.generate.grammar import Grammar, make_grammar, plan_steps
 from groot_jax.generate.steps import search_input
 from groot_jax.mesh.layout import batch_ways
 from groot_jax.mesh.rows import padded_rows
-from groot_jax.model.config import T5Config, preset, released, run_settings
+from groot_jax.model.config import T5Config, released, run_settings
 from groot_jax.model.pretrained import load_config
 from groot_jax.model.t5 import T5
 from groot_jax.scaling.roofline import needed_flops
+from groot_jax.runtime.files import expanded
 from groot_jax.scaling.workload import Workload
 from groot_jax.task import make_model_config, num_sentinels, resolve_format
 from groot_jax.training.optimizer import make_optimizer
@@ -60,23 +60,21 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
         features = text.max_features if resolve_format(config) == "aligned" else 0
         return make_model_config(model, vocab + features + _LABELS), vocab
     changes = run_settings(model)
-    if Path(model.init).is_dir():
-        shape = load_config(model.init, **changes)
-        return shape, _pieces_of(shape.vocab_size)
+    folder = expanded(model.init, "config.model.init")
+    if folder.is_dir():
+        shape = load_config(folder, **changes)
+        # T5 pads its tokenizer's 32,100 pieces to 32,128 rows; ByT5 has an id for each of its 384.
+        rows = shape.vocab_size
+        return shape, rows if rows < 512 else rows - rows % 100
     known = released(model.init)
     if known is None:
         raise UserError(
             f"config.model.init={model.init} is neither a folder nor a released T5, T5 v1.1, "
-            "Flan-T5 or mT5, and preflight does not ask the network: name a folder with its "
+            "Flan-T5, mT5 or ByT5, and preflight does not ask the network: name a folder with its "
             "config.json, or take config.model.preset with an empty config.model.init"
         )
-    size, variant, rows = known
-    return preset(size, variant, rows, **changes), _pieces_of(rows)
-
-
-def _pieces_of(rows: int) -> int:
-    """T5 pads its tokenizer's 32100 pieces to 32128 rows, mT5 its 250100 to 250112."""
-    return rows - rows % 100
+    shape, pieces = known
+    return dataclasses.replace(shape, **changes), pieces
 
 
 def _device_bytes(shapes: object) -> int:

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from groot_jax import preflight
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.model.config import released
+from groot_jax.model.config import preset, released
+from groot_jax.model.t5 import param_shapes
 from groot_jax.scaling import check
 from groot_jax.scaling.check import Choice, Question, refusal
 from groot_jax.scaling.chips import CHIPS, Slice, parse_slice
@@ -242,13 +243,27 @@ def test_the_larger_slice_that_is_named_is_one_that_there_is(
         ("google/mt5-small", ("small", "v1_1", 250112)),
         ("t5-small", ("small", "v1_0", 32128)),
         ("google-t5/t5-3b", ("xl", "v1_0", 32128)),
-        ("google/byt5-small", None),
-        ("google/t5-v1_1-nano", None),
-        ("google/t5-v1_1-3b", None),
     ],
 )
 def test_released_models_are_known_without_the_network(name: str, shape: Any) -> None:
-    assert released(name) == shape
+    found = released(name)
+    assert found is not None and found[0] == preset(*shape)
+    assert found[1] == shape[2] - shape[2] % 100
+
+
+@pytest.mark.parametrize("size, millions", [("small", 299.6), ("base", 581.7), ("xxl", 12921)])
+def test_byt5_has_as_many_parameters_as_its_paper_says(size: str, millions: float) -> None:
+    found = released(f"google/byt5-{size}")
+    assert found is not None and found[1] == 384
+    count = sum(leaf.size for leaf in jax.tree.leaves(param_shapes(found[0])))
+    assert count / 1e6 == pytest.approx(millions, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    "name", ["google/byt5-nano", "google/t5-v1_1-nano", "google/t5-v1_1-3b", "acme/byt5-small"]
+)
+def test_other_models_are_not_known_without_the_network(name: str) -> None:
+    assert released(name) is None
 
 
 def test_the_environment_of_the_tests_is_left_alone() -> None:

@@ -28,6 +28,11 @@ TINY: dict[str, Any] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "v1_0": {"feed_forward_proj": "relu", "tie_word_embeddings": True},
     "v1_1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "umt5": {
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "bias_per_layer": True,
+    },
 }
 
 

@@ -33,7 +33,7 @@ def test_only_what_start_names_is_changed():
 def test_the_first_heads_attend_to_one_neighbour_each():
     params = init_params(CONFIG, 0, start=Start(1.0, 1.0, 30.0))
     relative = jnp.arange(-4, 5)[None, None, :]  # Keys before and after a query.
-    bias = T5(CONFIG).apply(
+    (bias,) = T5(CONFIG).apply(
         {"params": params}, relative, method=lambda t5, r: t5.encoder.relative_bias(r)
     )
     weights_HxL = np.asarray(jax.nn.softmax(bias[0, :, 0]))

@@ -19,7 +19,8 @@ from groot_jax.model.t5 import T5, rows_at
 VARIANTS = ["v1_0", "v1_1"]
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+# All that v1_1 has apart from v1_0, umt5 has too.
+@pytest.fixture(scope="module", params=["v1_0", "umt5"])
 def model(request, tiny, random_params):
     """(config, call): call(method, *arrays) runs a method, compiled once, on random parameters."""
     config = tiny(request.param)
@@ -92,7 +93,7 @@ def test_extend_step_by_step_equals_decode(model, batch):
     cache = T5(config).init_cache(B, T * K)
     assert cache[0][0].shape == (B, config.num_heads, config.d_kv, T * K)
     assert cache[0][1].shape == (B, config.num_heads, T * K, config.d_kv)
-    bias_HxT = call(lambda module: module.bias_by_distance(T))
+    biases_HxT = call(lambda module: module.bias_by_distance(T))
     tokens_BxKxT = np.zeros((B, K, T), np.int32)
     fused_BxKxT = np.zeros((B, K, T), np.int32)
     slot_BxKxT = np.full((B, K, T), -1)  # Cache slot of a beam's token of each step.
@@ -110,7 +111,7 @@ def test_extend_step_by_step_equals_decode(model, batch):
         distance_1xKxL = np.tile(step - np.arange(T * K) // K, (1, K, 1))
         args = (new[0], step * K, distance_1xKxL, mask_BxKxL, cache, cross, source_mask_BxS)
         aligned_BxKxD = np.repeat(aligned_BxTxD[:, step : step + 1], K, axis=1)
-        hidden_BxKxD, cache = call("extend", *args, new[1], aligned_BxKxD, bias_HxT)
+        hidden_BxKxD, cache = call("extend", *args, new[1], aligned_BxKxD, biases_HxT)
         for k in range(K):
             nodes = tokens_BxKxT[:, k], np.arange(T)[None], causal_1xTxT
             plain_BxTxD = call(
@@ -136,14 +137,14 @@ def test_extend_by_several_tokens_at_once_equals_decode(model, batch):
     mask_BxNxN[1, :, 2] = False
     cross = call("cross_kv", call("encode", source_BxS))
     cache = T5(config).init_cache(2, 6)
-    bias_HxT = call(lambda module: module.bias_by_distance(6))
+    biases_HxT = call(lambda module: module.bias_by_distance(6))
     none_BxN = np.zeros((2, 3), np.int32)  # Nothing is fused.
     parts = []
     for slot in (0, 3):
         now = slice(slot, slot + 3)
         distance_BxNxL = depth_BxN[:, now, None] - depth_BxN[:, None, :]
         args = (tokens_BxN[:, now], slot, distance_BxNxL, mask_BxNxN[:, now], cache, cross)
-        hidden_BxNxD, cache = call("extend", *args, source_BxS != 0, none_BxN, None, bias_HxT)
+        hidden_BxNxD, cache = call("extend", *args, source_BxS != 0, none_BxN, None, biases_HxT)
         parts.append(hidden_BxNxD)
     hidden_BxNxD = np.concatenate(parts, 1)
     for b, nodes in ((0, [0, 1, 2, 3, 4, 5]), (1, [0, 1, 3, 4, 5])):
@@ -172,14 +173,17 @@ def test_extend_reads_the_bias_by_distance(model, batch):
     distance = np.tile(np.arange(12)[::-1] // 2, (1, 2, 1))
     none_BxN = np.zeros((3, 2), np.int32)
     args = (np.full((3, 2), 7), 8, distance, mask_BxKxL, cache, cross, source_BxS != 0)
-    bias_HxT = call(lambda module: module.bias_by_distance(6))
-    assert bias_HxT.shape == (config.num_heads, 6)
-    short, _ = call("extend", *args, none_BxN, None, bias_HxT)
+    biases_HxT = call(lambda module: module.bias_by_distance(6))
+    assert len(biases_HxT) == (config.num_decoder_layers if config.bias_per_layer else 1)
+    assert {bias_HxT.shape for bias_HxT in biases_HxT} == {(config.num_heads, 6)}
+    short, _ = call("extend", *args, none_BxN, None, biases_HxT)
     longer_HxT = call(lambda module: module.bias_by_distance(12))
-    np.testing.assert_array_equal(longer_HxT[:, :6], bias_HxT)
+    np.testing.assert_array_equal(longer_HxT[-1][:, :6], biases_HxT[-1])
     longer, _ = call("extend", *args, none_BxN, None, longer_HxT)
     np.testing.assert_allclose(short, longer, atol=1e-6)
-    other, _ = call("extend", *args, none_BxN, None, bias_HxT[:, ::-1])
+    # That of the last block alone, which the others do not make up for.
+    others = (*biases_HxT[:-1], biases_HxT[-1][:, ::-1])
+    other, _ = call("extend", *args, none_BxN, None, others)
     assert np.abs(other - short).max() > 1e-3
 
 
@@ -191,8 +195,8 @@ def test_cache_holds_only_what_extend_was_given(model, batch):
     mask_BxKxL = np.eye(8, dtype=bool)[None, 4:6].repeat(3, 0)
     tokens, distance = np.full((3, 2), 7), np.zeros((1, 2, 8), int)
     args = (tokens, 4, distance, mask_BxKxL, cache, cross, source_BxS != 0)
-    bias_HxT = call(lambda module: module.bias_by_distance(1))
-    _, cache = call("extend", *args, np.zeros((3, 2), np.int32), None, bias_HxT)
+    biases_HxT = call(lambda module: module.bias_by_distance(1))
+    _, cache = call("extend", *args, np.zeros((3, 2), np.int32), None, biases_HxT)
     for key_BxHxDhxL, value_BxHxLxDh in cache:
         for x_BxHxLxDh in (np.swapaxes(key_BxHxDhxL, 2, 3), value_BxHxLxDh):
             written = np.abs(np.asarray(x_BxHxLxDh)).sum((0, 1, 3)) > 0
