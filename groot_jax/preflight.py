@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", default="nll,generate,update", help="which of them (nll,generate,update)"
     )
     parser.add_argument("--words", type=int, default=32, help="words of each sentence (32)")
-    parser.add_argument("--pieces", type=float, default=1.5, help="pieces of a word (1.5)")
+    parser.add_argument("--pieces", type=float, help="pieces of a word (1.5; of ByT5 6)")
     parser.add_argument("--types", type=int, default=12, help="types of spans (12)")
     parser.add_argument(
         "--source", type=int, help="source tokens to pad to; without: the bucket of the sentences"

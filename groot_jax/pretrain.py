@@ -20,7 +20,7 @@ from groot_jax.data.text import Text, load_text
 from groot_jax.errors import exit_on_user_error
 from groot_jax.mesh.rows import own_rows
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.task import make_params
+from groot_jax.task import init_folder, make_params
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, by_loss
 from groot_jax.training.loop import Stage
@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         # Before minutes are spent on reading; a new directory is made and locked in `open_task`.
         if hosts.main and (workdir / configs.CONFIG_FILE).exists():
             lock.take()
+        if config.model.init and not has_pretrain_task(workdir):
+            init_folder(config.model)
         text = load_text(config)
         if hosts.main:
             open_task(config, workdir, text, lock)

@@ -23,22 +23,25 @@ from groot_jax.data.corpus import Corpus
 from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence
-from groot_jax.data.ladder import Ladder, fit_ladder
+from groot_jax.data.ladder import Ladder, fit_ladder, lengths_allowed
 from groot_jax.data.lengths import without_too_long
-from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer, wanted_files
 from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import Grammar, make_grammar
-from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout
 from groot_jax.model.config import T5Config, from_scratch, run_settings
-from groot_jax.model.pretrained import load_config, load_pretrained, resize_embeddings
+from groot_jax.model.pretrained import open_checkpoint, weight_files
 from groot_jax.model.scratch import Start
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.runtime.files import whole_folder
+from groot_jax.runtime.hub import fetch
 
 # Embedding rows are rounded up to a multiple of this, which tensor sharding and TPU tiles like.
 _ROWS = 128
+# Of a pretrained tokenizer's ids, how many may be without a row: a released T5 has more rows than
+# ids, and one whose tokenizer was extended lacks a handful.
+_MISSING = 0.03
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,10 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
     name, tokenizer = make_tokenizer(config, corpus.train, corpus.types)
     format_ = make_format(name, tokenizer, corpus.types)
     # The format may have added whole pieces for tags to the tokenizer that it was given.
-    model_config = make_model_config(config.model, format_.tokenizer.vocab_size)
+    model_config = make_model_config(config.model, format_.tokenizer.vocab_size, tokenizer)
     examples = encode(without_too_long(corpus, format_, config).train, format_)
-    ladder = fit_ladder([example.need for example in examples], config.loader)
+    needs = [example.need for example in examples]
+    ladder = fit_ladder(needs, config.loader, format_.tokenizer.bytes)
     return Task(config, format_, ladder, model_config, digests_of(corpus))
 
 
@@ -114,9 +118,11 @@ def make_tokenizer(
     """The format's name and the tokenizer, loaded or trained on `sentences`, that `config.text` and
     `model.init` ask for. Raises UserError where there is none to load, or nothing to train on."""
     text = config.text
-    source = text.tokenizer
-    if source == "auto":
-        source = config.model.init or "train"
+    source, what = text.tokenizer, "config.text.tokenizer"
+    if source == "auto" and config.model.init:
+        source, what = init_folder(config.model), "config.model.init"
+    elif source == "auto":
+        source = "train"
     if source == "train":
         name = resolve_format(config)
         tokenizer = train_tokenizer(
@@ -130,19 +136,65 @@ def make_tokenizer(
         )
         return name, tokenizer
     # Where the config does not lower-case words, the tokenizer may still have been made for it.
-    tokenizer = load_tokenizer(source, lowercase=text.lowercase or None)
+    tokenizer = load_tokenizer(source, lowercase=text.lowercase or None, what=what)
     return resolve_format(config, tokenizer.has_features), tokenizer
 
 
-def make_model_config(model: ConfigDict, pieces: int) -> T5Config:
-    """The shape that `config.model` asks for, with rows for `pieces` ids or more."""
+def init_folder(model: ConfigDict) -> Path:
+    """The folder of `model.init`, fetched from the Hub where it is no folder, once a process.
+    Raises UserError where there is none to have."""
+
+    return fetch(model.init, "config.model.init", _files_of_init)
+
+
+def _files_of_init(names: Sequence[str], where: str) -> list[str]:
+    """Of a repository's files config.json, the weights in one format, and the tokenizer."""
+    files = {"config.json", *weight_files(names, where), *wanted_files(names, where)}
+    return sorted(files & {*names})
+
+
+def make_model_config(
+    model: ConfigDict, pieces: int, tokenizer: Tokenizer | None = None
+) -> T5Config:
+    """The shape that `config.model` asks for, with rows for `pieces` ids or more.
+
+    Proves the headers of a checkpoint. `tokenizer`: the one that `model.init` goes with, which has
+    to agree with it. Raises UserError where it does not.
+    """
     # Retail's 9,596 ids in format `aligned` get 9,600 rows, 75 times 128.
     rows = -(-pieces // _ROWS) * _ROWS
     if not model.init:
         return from_scratch(model, rows)
-    config = load_config(model.init, **run_settings(model))
+    folder = init_folder(model)
+    eos_id = None if tokenizer is None else tokenizer.eos_id
+    config = open_checkpoint(folder, eos_id, **run_settings(model)).config
+    if tokenizer is not None:
+        _check_ids(config, tokenizer, folder)
     # T5's 32,128 rows hold its 32,100 ids and up to 28 labels: no checkpoint is ever cut short.
     return dataclasses.replace(config, vocab_size=max(rows, config.vocab_size))
+
+
+def _check_ids(config: T5Config, tokenizer: Tokenizer, folder: Path) -> None:
+    """Raises UserError where a checkpoint and a tokenizer are not of each other."""
+    expected = {
+        "pad_token_id": tokenizer.pad_id,
+        "eos_token_id": tokenizer.eos_id,
+        "decoder_start_token_id": tokenizer.pad_id,  # T5 begins its outputs with pad.
+    }
+    for name, id_ in expected.items():
+        found = getattr(config, name)
+        if found != id_:
+            raise UserError(
+                f"{folder / 'config.json'}: {name} is {found}, but by the tokenizer it is {id_}: "
+                "give config.text.tokenizer the tokenizer that the model was trained with"
+            )
+    missing = tokenizer.first_whole - config.vocab_size
+    if missing > _MISSING * tokenizer.first_whole:
+        raise UserError(
+            f"config.model.init={folder}: the model has {config.vocab_size} embeddings, and the "
+            f"tokenizer {tokenizer.first_whole} ids: give config.text.tokenizer the tokenizer that "
+            "the model was trained with"
+        )
 
 
 def digests_of(corpus: Corpus) -> dict[str, str]:
@@ -199,9 +251,8 @@ def make_params(
         start = Start(**config.model.start.to_dict()) if aligned else None
         return init_params(model_config, config.seed, shardings, start)
     # T5 small has 32,128 rows: 40 labels on its 32,100 ids need 32,256, 128 rows more.
-    _, params = load_pretrained(init)
-    params = resize_embeddings(params, model_config.vocab_size)
-    return params if shardings is None else arrays.put(params, shardings)
+    checkpoint = open_checkpoint(init_folder(config.model))
+    return checkpoint.params(model_config.vocab_size, shardings)
 
 
 def save_task(task: Task, workdir: Path) -> None:
@@ -240,5 +291,5 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
         ) from error
     tokenizer = load_tokenizer(path.parent / "tokenizer")
     format_ = make_format(format_name, tokenizer, types)
-    ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets, rungs)
+    ladder = Ladder(*lengths_allowed(config.loader, tokenizer.bytes), rungs)
     return Task(config, format_, ladder, model_config, digests)

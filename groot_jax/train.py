@@ -26,7 +26,7 @@ from groot_jax.model.config import run_settings
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.runtime.files import expanded
-from groot_jax.task import Task, check_corpus, load_task, make_task, save_task
+from groot_jax.task import Task, check_corpus, init_folder, load_task, make_task, save_task
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import saved_steps
 from groot_jax.training.groot import GrootStage
@@ -53,6 +53,10 @@ def main(argv: list[str] | None = None) -> None:
         # one is made, and locked, only in `open_task`.
         if hosts.main and (workdir / configs.CONFIG_FILE).exists():
             lock.take()
+        # What may not be there, or takes minutes to fetch, comes first; a run that has begun needs
+        # no network.
+        if config.model.init and not (workdir / "task" / "task.json").exists():
+            init_folder(config.model)
         corpus = load_corpus(config.data, config.text.max_words)
         for note in corpus.notes:
             say(console, note)

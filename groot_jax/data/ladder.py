@@ -65,11 +65,36 @@ def _round_up(which: str, length: int, sizes: Sequence[int]) -> int:
     return sizes[at]
 
 
-def fit_ladder(needs: Sequence[Size], loader: ConfigDict) -> Ladder:
+# Pieces of T5 have some four letters; bytes of a word are as many more positions.
+_LONGEST_IN_BYTES = 4096
+
+
+def lengths_allowed(
+    loader: ConfigDict, in_bytes: bool = False
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The source and the target lengths that a size may have: those of `config.loader`.
+
+    Where positions are bytes (ByT5) they go on beyond those, by a quarter each, up to 4,096: what
+    holds 100 words in pieces ends at 256, and 100 words are some 600 bytes.
+    """
+    source, target = tuple(loader.source_buckets), tuple(loader.target_buckets)
+    return (_continued(source), _continued(target)) if in_bytes else (source, target)
+
+
+def _continued(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """(.., 192, 256) -> (.., 192, 256, 320, 448, 576, 768, ..): multiples of 64."""
+    longer = list(sizes)
+    while longer[-1] < _LONGEST_IN_BYTES:
+        longer.append(min(-(-longer[-1] * 5 // 4 // 64) * 64, _LONGEST_IN_BYTES))
+    return tuple(longer)
+
+
+def fit_ladder(needs: Sequence[Size], loader: ConfigDict, in_bytes: bool = False) -> Ladder:
     """Rungs for examples of these needs: the one that holds everything, then greedily the one that
     saves the most padding, until at most a share `loader.padding` of all positions is padding, or
-    there are `loader.rungs`. Raises UserError for a need over the largest buckets."""
-    source, target = loader.source_buckets, loader.target_buckets
+    there are `loader.rungs`. `in_bytes` as in `lengths_allowed`. Raises UserError for a need over
+    the largest length allowed."""
+    source, target = lengths_allowed(loader, in_bytes)
     if not needs:
         return Ladder(source, target)
     rounded_Ex2 = np.array(

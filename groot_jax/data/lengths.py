@@ -13,7 +13,7 @@ from groot_jax.data.batches import encode
 from groot_jax.data.corpus import Corpus
 from groot_jax.data.format import Format
 from groot_jax.data.labeling import Sentence
-from groot_jax.data.ladder import Ladder
+from groot_jax.data.ladder import Ladder, lengths_allowed
 from groot_jax.data.readers.reading import Problems
 from groot_jax.errors import UserError
 
@@ -25,7 +25,7 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict) -> Cor
     where a split loses all of its sentences.
     """
     # No rungs: only the largest lengths allowed matter here, whatever sizes will be chosen.
-    ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
+    ladder = Ladder(*lengths_allowed(config.loader, format_.tokenizer.bytes))
 
     def check(sentence: Sentence) -> None:
         ladder.of(encode([sentence], format_, gold=False)[0].need)

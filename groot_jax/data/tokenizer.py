@@ -1,19 +1,16 @@
 """Words and tag labels to vocabulary ids and back: trained tokenizers and Hugging Face's.
 
 Words are encoded one by one and never read as special tokens; sentinels and EOS are put in by
-`formats`, as ids. May not know how an output is laid out. numpy and SentencePiece only, no JAX.
+`formats`, as ids. May not know how an output is laid out. No JAX.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,15 +20,18 @@ import sentencepiece
 from groot_jax.data.features import MOST_FEATURES, common_features, feature_ids
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.vocabularies import (
-    MODEL_FILE,
-    HuggingFaceVocabulary,
+    ByteVocabulary,
     Pieces,
     SentencePieceVocabulary,
+    read_pieces,
+    tokenizer_files,
 )
 from groot_jax.errors import UserError
-from groot_jax.runtime.hiding import hidden
+from groot_jax.runtime.files import expanded
+from groot_jax.runtime.hub import fetch
 
 SETTINGS_FILE = "groot_tokenizer.json"
+BYT5 = "byt5"  # A name for the tokenizer that has no file.
 LITERALS = ("[", "]", ";")  # What formats write around tags, besides sentinels.
 _CACHED_WORDS = 1 << 16
 _BAG_PIECES = 6  # Pieces of a word, at most, that stand for it where there are no features.
@@ -42,8 +42,9 @@ class Tokenizer:
 
     Ids below `vocab_size`: the base vocabulary with its sentinels, the features of words (none in a
     pretrained vocabulary), then the labels that were added as whole pieces. `base_size`: ids below
-    it are the base vocabulary. `sentinels`: the id of `<extra_id_i>` at place i. `has_features`:
-    whether there are any. `num_features`: what `features` gives of a word, at most.
+    it are the base vocabulary; from `first_whole` on they are whole pieces. `sentinels`: the id of
+    `<extra_id_i>` at place i. `has_features`: whether there are any. `num_features`: what
+    `features` gives of a word, at most. `bytes`: whether its pieces are bytes.
 
     `word(word)`: pieces of one word, whatever it looks like; no special ids, at least one id.
     `features(word)`: what is known of one word, as ids in no order that matters, but the first is
@@ -66,9 +67,10 @@ class Tokenizer:
         # 9,577, then 18 labels. Labels come last: a format may add some to a loaded tokenizer, and
         # no id that a checkpoint was trained with may move.
         self.base_size = pieces.size
+        self.bytes = isinstance(pieces, ByteVocabulary)
         self._pieces = pieces
         self._features = {name: pieces.size + i for i, name in enumerate(features)}
-        labels_at = pieces.size + len(features)
+        self.first_whole = labels_at = pieces.size + len(features)
         self.vocab_size = labels_at + len(whole)
         self._whole = {label: labels_at + i for i, label in enumerate(whole)}
         self._labels = {id_: label for label, id_ in self._whole.items()}
@@ -224,34 +226,35 @@ def train_tokenizer(
     return Tokenizer(pieces, labels, lowercase, common_features(words, max_features))
 
 
-def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> Tokenizer:
-    """Loads a tokenizer: a folder that `save` wrote, a `spiece.model` file, or a Hugging Face
-    folder or Hub name.
+def load_tokenizer(
+    name: str | Path, *, lowercase: bool | None = None, what: str = "text.tokenizer"
+) -> Tokenizer:
+    """Loads a tokenizer: a folder that `save` wrote, a `spiece.model` or `tokenizer.json`, a
+    Hugging Face folder or Hub name, or `byt5`, which needs no file.
 
-    `lowercase` None: as saved, else False. Raises UserError when there is nothing to load.
+    `lowercase` None: as saved, else False. `what`: the key that names it, for messages. Raises
+    UserError when there is nothing to load.
     """
-    path = Path(name)
     settings: Mapping[str, Any] = {}
     saved_base = None
     try:
+        if str(name) == BYT5:
+            return Tokenizer(ByteVocabulary(), lowercase=bool(lowercase))
+        path = expanded(name, what)
+        if not path.is_file():
+            path = fetch(str(name), what, wanted_files)
         if (path / SETTINGS_FILE).is_file():
             settings = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
             saved_base = settings["sentinels"], settings["size"]
-        if path.is_file():
-            pieces: Pieces = SentencePieceVocabulary(path.read_bytes(), 100)
-        elif (path / MODEL_FILE).is_file():
-            count = len(settings["sentinels"]) if settings else _extra_ids(path)
-            pieces = SentencePieceVocabulary((path / MODEL_FILE).read_bytes(), count)
-        elif path.is_dir() and not any(path.glob("*token*.json")):
-            # transformers would guess a tokenizer from the folder's name.
-            raise FileNotFoundError("the folder holds no tokenizer's files")
-        else:
-            pieces = _from_transformers(str(name))
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        pieces = read_pieces(path, len(saved_base[0]) if saved_base else None)
+    except UserError as error:
+        raise UserError(f"{what}: no T5 tokenizer at {str(name)!r} ({error})") from None
+    # The library tokenizers raises what is a bare Exception.
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"text.tokenizer: no T5 tokenizer at {str(name)!r} ({reason}): give `train`, a "
-            "spiece.model file, or a Hugging Face folder or Hub name"
+            f"{what}: no T5 tokenizer at {str(name)!r} ({reason}): give `train`, a spiece.model or "
+            "tokenizer.json, or a Hugging Face folder or Hub name"
         ) from None
     # A `spiece.model` that another tokenizer left in the folder would give every word other ids.
     if saved_base is not None and saved_base != (list(pieces.sentinels), pieces.size):
@@ -262,46 +265,6 @@ def load_tokenizer(name: str | Path, *, lowercase: bool | None = None) -> Tokeni
     return Tokenizer(pieces, whole, lowercase, features)
 
 
-def _extra_ids(folder: Path) -> int:
-    """The number of sentinels that lie on top of a folder's SentencePiece model; T5 has 100."""
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return 100
-    return int(json.loads(path.read_text(encoding="utf-8")).get("extra_ids") or 100)
-
-
-def _from_transformers(name: str) -> Pieces:
-    # Imported here: it takes seconds, and most runs read a SentencePiece model directly.
-    with _transformers_without_frameworks():
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        except Exception as error:  # It raises every kind, AttributeError included.
-            raise ValueError(error) from error
-    # The SentencePiece model behind it is all that words need: `save` then writes that file alone,
-    # and no later job waits for transformers.
-    model = getattr(tokenizer, "vocab_file", None)
-    is_t5 = type(tokenizer).__name__.removesuffix("Fast") in ("T5Tokenizer", "MT5Tokenizer")
-    if is_t5 and model and Path(model).is_file():
-        return SentencePieceVocabulary(Path(model).read_bytes(), _extra_ids(Path(model).parent))
-    return HuggingFaceVocabulary(tokenizer)
-
-
-@contextmanager
-def _transformers_without_frameworks() -> Iterator[None]:
-    """transformers imports torch and TensorFlow where they are installed, and decides once whether
-    they are. So it looks while they are hidden, and is forgotten again: whoever imports it later
-    finds them. Where it or torch has been imported before, nothing is forgotten or hidden.
-    """
-    if not {"transformers", "torch"}.isdisjoint(sys.modules):
-        yield
-        return
-    # Its version 5 would say on stderr that without PyTorch there are only tokenizers.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    with hidden("torch", "tensorflow"):
-        try:
-            yield
-        finally:
-            for module in [m for m in sys.modules if m.partition(".")[0] == "transformers"]:
-                del sys.modules[module]
+def wanted_files(names: Sequence[str], where: str) -> list[str]:
+    """Of a repository's files those that `load_tokenizer` reads; `where`: what to call it."""
+    return [name for name in names if name == SETTINGS_FILE or name in tokenizer_files(names)]

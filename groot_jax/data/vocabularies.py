@@ -5,13 +5,22 @@ May not know of words, tags or formats: that is `tokenizer.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import sentencepiece
+import tokenizers
 
 MODEL_FILE = "spiece.model"  # T5's own name of it.
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+# What they say stands in any of them; the first has the last word. config.json is the model's, and
+# names the tokenizer's class where there is nothing else: ByT5's.
+_SETTINGS = (CONFIG_FILE, "special_tokens_map.json", "config.json")
+T5_SENTINELS, BYTE_SENTINELS = 100, 125
+BYTE_CLASS = "ByT5Tokenizer"
 
 
 class Pieces(Protocol):
@@ -82,42 +91,151 @@ class SentencePieceVocabulary:
         (folder / MODEL_FILE).write_bytes(self._model)
 
 
-class HuggingFaceVocabulary:
-    """Any other T5-like tokenizer of transformers, ByT5's above all.
+class TokenizersVocabulary:
+    """A tokenizer.json, as the library tokenizers reads it; its special tokens by their names.
 
-    Raises ValueError for one without T5's special ids.
+    Words are encoded as they stand in a sentence, after a space, whatever the file says of a text's
+    beginning. Raises ValueError for one without T5's special ids.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        # Fast tokenizers have a backend in Rust, and it alone can be told to read `</s>` in a
-        # sentence as four characters; slow ones take that with each call, below.
-        self._backend = getattr(tokenizer, "backend_tokenizer", None)
-        if self._backend is not None:
-            self._backend.encode_special_tokens = True
-        self.pad_id, self.eos_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-        self.unk_id = tokenizer.unk_token_id
-        if self.pad_id != 0 or self.eos_id is None or self.unk_id is None:
+    def __init__(self, text: str, names: Mapping[str, str]) -> None:
+        self._text, self._names = text, dict(names)
+        self._tokenizer = tokenizers.Tokenizer.from_str(_with_marks(text))
+        # A file may cut texts, or fill them up to a length.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # `</s>` in a sentence is four characters.
+        self._tokenizer.encode_special_tokens = True
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        pad, eos, unk = (ids.get(names[kind]) for kind in ("pad", "eos", "unk"))
+        if pad != 0 or eos is None or unk is None:
             raise ValueError("pad is not id 0, or there is no EOS or unknown token")
-        self.size = len(tokenizer)
-        # Bytes carry no mark of a word's start; SentencePiece's pieces do.
-        self._prefix = " " if type(tokenizer).__name__.startswith("ByT5") else ""
-        self.sentinels = _sentinels(self._id_of)
+        self.pad_id, self.eos_id, self.unk_id = pad, eos, unk
+        self.size = max(ids.values()) + 1
+        self.sentinels = _sentinels(lambda name: ids.get(name, ids.get(f"\u2581{name}")))
+        self._prefix = "" if self._marks("a") or not self._marks(" a") else " "
 
-    def _id_of(self, name: str) -> int | None:
-        id_ = self._tokenizer.convert_tokens_to_ids(name)
-        return None if id_ == self.unk_id else id_
+    def _marks(self, text: str) -> bool:
+        """Whether the first piece of a text says that a word starts there."""
+        if self._tokenizer.normalizer is not None:
+            text = self._tokenizer.normalizer.normalize_str(text)
+        if self._tokenizer.pre_tokenizer is not None:
+            parts = self._tokenizer.pre_tokenizer.pre_tokenize_str(text)
+            text = parts[0][0] if parts else ""
+        return text.startswith(("\u2581", "\u0120"))  # Of SentencePiece, and of byte-level BPE.
 
     def encode(self, text: str) -> list[int]:
-        if self._backend is not None:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        # For `</s>` ByT5 then gives the bytes of a space, `<`, `/`, `s` and `>`.
-        return self._tokenizer.encode(
-            self._prefix + text, add_special_tokens=False, split_special_tokens=True
-        )
+        return self._tokenizer.encode(self._prefix + text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def save(self, folder: Path) -> None:
-        self._tokenizer.save_pretrained(str(folder))
+        (folder / TOKENIZER_FILE).write_text(self._text, encoding="utf-8")
+        names = {f"{kind}_token": name for kind, name in self._names.items()}
+        (folder / CONFIG_FILE).write_text(json.dumps(names, indent=1), encoding="utf-8")
+
+
+def _with_marks(text: str) -> str:
+    """A tokenizer.json whose words all begin with the mark of a word's start.
+
+    With `prepend_scheme: never` the first word of a text has none, and each word of a sentence is
+    encoded as a text of its own: `red shoes` would be `red`, `shoes` instead of `▁red`, `▁shoes`.
+    """
+
+    def mend(node: Any) -> Any:
+        if isinstance(node, list):
+            return [mend(part) for part in node]
+        if not isinstance(node, dict):
+            return node
+        if node.get("type") == "Metaspace":
+            return node | {"prepend_scheme": "always"}
+        return {key: mend(part) for key, part in node.items()}
+
+    file = json.loads(text)
+    return json.dumps(file | {k: mend(file.get(k)) for k in ("pre_tokenizer", "decoder")})
+
+
+class ByteVocabulary:
+    """ByT5's: three special ids, the 256 bytes, then sentinels in ascending order. No file needed.
+
+    Bytes carry no mark of a word's start, so that the space before a word is one of them.
+    """
+
+    pad_id, eos_id, unk_id = 0, 1, 2
+
+    def __init__(self, num_sentinels: int = BYTE_SENTINELS) -> None:
+        self.size = 259 + num_sentinels
+        self.sentinels = tuple(range(259, self.size))
+
+    def encode(self, text: str) -> list[int]:
+        return [3 + byte for byte in f" {text}".encode()]
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(id_ - 3 for id_ in ids if 3 <= id_ < 259).decode("utf-8", "ignore")
+
+    def save(self, folder: Path) -> None:
+        settings = {"tokenizer_class": BYTE_CLASS, "extra_ids": len(self.sentinels)}
+        (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+# ---- Folders ----------------------------------------------------------------------------------
+
+
+def tokenizer_files(names: Sequence[str]) -> list[str]:
+    """Those of a folder's files from which `read_pieces` makes a vocabulary."""
+    return [name for name in (MODEL_FILE, TOKENIZER_FILE, *_SETTINGS) if name in names]
+
+
+def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
+    """The vocabulary of a spiece.model, a tokenizer.json, or a folder that holds one, or ByT5's.
+
+    `num_sentinels`: how many lie on top of a SentencePiece model; None: as the folder says. Raises
+    OSError, ValueError, KeyError, TypeError or RuntimeError for what is none.
+    """
+    if path.is_file():
+        if path.suffix == ".json":
+            return TokenizersVocabulary(path.read_text(encoding="utf-8"), _special_names({}))
+        return SentencePieceVocabulary(path.read_bytes(), T5_SENTINELS)
+    settings: dict[str, Any] = {}
+    for name in reversed(_SETTINGS):  # The first of them has the last word.
+        if (path / name).is_file():
+            found = json.loads((path / name).read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError(f"{name} holds no JSON object")
+            settings |= {k: v for k, v in found.items() if v is not None}
+    extra = settings.get("extra_ids") or None
+    if extra is not None and (type(extra) is not int or not 0 < extra <= 10_000):
+        raise ValueError(f"extra_ids is {extra!r}, but has to be a whole number of 0 or more")
+    model, file = path / MODEL_FILE, path / TOKENIZER_FILE
+    if model.is_file():
+        count = num_sentinels if num_sentinels is not None else extra or T5_SENTINELS
+        pieces = SentencePieceVocabulary(model.read_bytes(), count)
+        if file.is_file():
+            other = TokenizersVocabulary(file.read_text(encoding="utf-8"), _special_names(settings))
+            if (other.size, other.sentinels) != (pieces.size, pieces.sentinels):
+                raise ValueError(
+                    f"{MODEL_FILE} has {pieces.size} ids and {TOKENIZER_FILE} {other.size}, or "
+                    "other sentinels: remove the one that the model was not trained with"
+                )
+        return pieces
+    if file.is_file():
+        return TokenizersVocabulary(file.read_text(encoding="utf-8"), _special_names(settings))
+    if settings.get("tokenizer_class") == BYTE_CLASS:
+        named = [
+            name
+            for key in ("extra_special_tokens", "additional_special_tokens")
+            for name in settings.get(key) or ()
+            if "<extra_id_" in str(name)
+        ]
+        return ByteVocabulary(num_sentinels or extra or len(set(map(str, named))) or BYTE_SENTINELS)
+    raise FileNotFoundError(f"the folder holds no {MODEL_FILE} and no {TOKENIZER_FILE}")
+
+
+def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What pad, EOS and the unknown token are called: a text, or an object that holds it."""
+    names = {}
+    for kind, default in (("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>")):
+        name = settings.get(f"{kind}_token", default)
+        names[kind] = str(name["content"] if isinstance(name, dict) else name)
+    return names

@@ -132,7 +132,9 @@ class T5Config:
             if field.default is dataclasses.MISSING and values.get(field.name) is None
         ]
         if missing:
-            raise UserError(f"{where}: the key '{missing[0]}' is missing; is it a T5 model's config?")
+            raise UserError(
+                f"{where}: the key '{missing[0]}' is missing; is it a T5 model's config?"
+            )
         ids = values.get("eos_token_id")
         if isinstance(ids, list) and ids:
             # Several ids end an output there; training writes one of them, the tokenizer's.
@@ -145,9 +147,7 @@ class T5Config:
 
     def to_hf(self) -> Fields:
         """The `config.json` from which transformers builds the same model."""
-        values = {
-            k: v for k, v in dataclasses.asdict(self).items() if k not in (*_HOW, *_BY_KIND)
-        }
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in (*_HOW, *_BY_KIND)}
         kind, name = ("umt5", "UMT5") if self.bias_per_layer else ("t5", "T5")
         return values | {
             "model_type": kind,
@@ -264,6 +264,7 @@ def _check_activation(where: str, config: T5Config, name: object, gated: object)
             f"{where}: feed_forward_proj is {config.feed_forward_proj!r}, but dense_act_fn is "
             f"{name!r} and is_gated_act {gated!r}; they have to say the same"
         )
+
 
 # name -> (d_model, d_ff, layers of each stack, heads, d_kv). From `small` on they are the released
 # checkpoints: https://github.com/google-research/text-to-text-transfer-transformer (xl = 3B, xxl =

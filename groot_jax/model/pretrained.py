@@ -1,7 +1,8 @@
 """Hugging Face checkpoints to parameters and back, with neither PyTorch nor pickle.
 
-Reads config.json with safetensors or Flax msgpack weights (sharded ones too) from a folder or the
-Hub; writes safetensors that transformers loads. Tokenizers are not its business.
+Reads config.json with safetensors or Flax msgpack weights (sharded ones too) from a folder, proves
+them by their headers first, and places them tensor by tensor; writes safetensors that transformers
+loads. Tokenizers and the Hub are not its business.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import flax.serialization
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Params
+from groot_jax.model.new_rows import check_rows, drawn_rows, moments
+from groot_jax.model.stored import StoredTensor, aligned, read_headers
 from groot_jax.model.t5 import param_shapes
 
 # In the order in which they are looked for.
@@ -31,7 +35,6 @@ WEIGHT_FILES = (
     "flax_model.msgpack",
     "flax_model.msgpack.index.json",
 )
-HUB_PATTERNS = ("*.json", "*.safetensors", "flax_model*.msgpack", "spiece.model", "*.txt")
 
 # One embedding under up to three names; the last name is of old checkpoints and unused.
 _SHARED = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -39,73 +42,269 @@ _REPEATED = {
     *_SHARED,
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
 }
+# Where rows of new pieces go: (parameter, its axis of the vocabulary).
+_GROWS = {("shared", "embedding"): 0, ("lm_head", "kernel"): 1}
 
-Weights = dict[tuple[str, ...], np.ndarray]  # path in the parameters' tree -> array
+Key = tuple[str, ...]  # path in the parameters' tree
+Weights = dict[Key, np.ndarray]
+Index = tuple[slice, ...]
 
 
-def load_config(source: str | os.PathLike[str], **changes: Any) -> T5Config:
-    """The configuration of a checkpoint folder or a Hub id; `changes` (dtype, ...) replace fields.
+# ---- In ---------------------------------------------------------------------------------------
 
-    A head in the weights that is not the embedding is one of its own, whatever the file says.
-    Raises UserError where it cannot be had, or is not that of a T5 model.
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint folder whose config.json, names, types and shapes are proven; no weight of it is
+    in memory yet.
+
+    `tensors`: of each parameter, where it lies; `transposed`: whether the file has kernels as torch
+    does, [O, I], where the parameter is [I, O].
     """
-    folder = fetch(source)
+
+    folder: Path
+    config: T5Config
+    tensors: dict[Key, StoredTensor]
+    transposed: bool
+    _moments: dict[Key, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def params(self, rows: int | None = None, shardings: Params | None = None) -> Params:
+        """The parameters, float32, with `rows` (None: as many as there are) in the embedding.
+
+        Without `shardings`, a tree of a NamedSharding each, they are host arrays. With them they
+        are placed one after the other: the host holds one of them at a time, and each process reads
+        what lies on its own devices. (Where rows are added it reads all of the embedding, too: they
+        are drawn around its mean.) Raises UserError for NaN and infinite values.
+        """
+        rows = self.config.vocab_size if rows is None else rows
+        check_rows(self.config.vocab_size, rows)
+        where = {} if shardings is None else flatten_dict(shardings)
+        shapes = flatten_dict(param_shapes(dataclasses.replace(self.config, vocab_size=rows)))
+        # In the order of the file: a disk, or a network behind it, reads on.
+        order = sorted(shapes, key=lambda k: (self.tensors[k].file, self.tensors[k].pieces[0]))
+        placed = {key: self._place(key, shapes[key].shape, where.get(key)) for key in order}
+        return unflatten_dict({key: placed[key] for key in shapes})
+
+    def _place(self, key: Key, shape: tuple[int, ...], sharding: Any) -> Any:
+        if sharding is None:
+            return self._read(key, tuple(slice(0, size) for size in shape))
+        read: dict[Any, np.ndarray] = {}  # Devices that hold the same part share one reading.
+
+        def part(index: Index) -> np.ndarray:
+            bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
+            if bounds not in read:
+                read[bounds] = self._read(key, tuple(slice(*ends) for ends in bounds))
+            return read[bounds]
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    def _read(self, key: Key, index: Index) -> np.ndarray:
+        """The part `index` of a parameter, with new rows where it goes beyond the file."""
+        tensor, out = self.tensors[key], aligned(tuple(s.stop - s.start for s in index))
+        turned = self.transposed and key[-1] == "kernel"
+        there = tensor.shape[::-1] if turned else tensor.shape
+        # Rows 32,100 to 32,228 of an embedding of 32,128: 28 lie in the file, 100 are drawn.
+        inside = tuple(
+            slice(min(s.start, n), min(s.stop, n)) for s, n in zip(index, there, strict=True)
+        )
+        stored = out[tuple(slice(0, s.stop - s.start) for s in inside)]
+        if stored.size:
+            tensor.read_into(stored.T if turned else stored, inside[::-1] if turned else inside)
+        if stored.shape != out.shape:
+            axis = _GROWS[key]
+            first, wanted = there[axis], index[axis]
+            mean, std = self._moments_of(key)
+            new = drawn_rows(mean, std, wanted.stop - first)[:, index[1 - axis]]
+            new = new[max(wanted.start - first, 0) :]
+            np.moveaxis(out, axis, 0)[stored.shape[axis] :] = new
+        return out
+
+    def _moments_of(self, key: Key) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of each dimension over the vocabulary, [D] each, once a checkpoint."""
+        if key not in self._moments:
+            tensor = self.tensors[key]
+            by_row = key == ("shared", "embedding") or self.transposed  # The file has [V, D].
+            self._moments[key] = moments(tensor.chunks(), by_row)
+        return self._moments[key]
+
+
+def open_checkpoint(
+    folder: str | os.PathLike[str], eos_id: int | None = None, **changes: Any
+) -> Pretrained:
+    """Proves a checkpoint folder by config.json and the headers of its weight files.
+
+    `eos_id`: the tokenizer's; `changes` (dtype, ...) replace fields of the configuration. A head in
+    the weights that is not the embedding is one of its own, whatever config.json says. Raises
+    UserError where a file is missing or unreadable, and where a tensor is missing, unknown, of
+    another shape than the configuration says, or of a type that cannot be trained.
+    """
+    folder = Path(folder)
+    config = _read_config(folder, eos_id)
+    files = [folder / name for name in weight_files(os.listdir(folder), folder)]
+    if files[0].name.endswith(".index.json"):
+        files = _shards(files[0])
+    found: dict[str, StoredTensor] = {}
+    for file in files:
+        for name, tensor in read_headers(file).items():
+            if name in found:
+                raise UserError(f"{folder}: {found[name].file.name} and {file.name} hold '{name}'")
+            found[name] = tensor
+    torch = files[0].suffix == ".safetensors"
+    shared_names = _SHARED if torch else ("shared/embedding",)
+    head_name = "lm_head.weight" if torch else "lm_head/kernel"
+    head = found.get(head_name)
+    shared = next((found[name] for name in shared_names if name in found), None)
+    if config.tie_word_embeddings and head is not None:
+        if shared is not None and not _same(shared, head, turned=not torch):
+            config = dataclasses.replace(config, tie_word_embeddings=False)
+        elif shared is None:  # Files of tied models hold the one tensor under any of its names.
+            shared = found.pop(head_name)
+        else:
+            found.pop(head_name)
+    named = {(torch_name(key) if torch else "/".join(key)): key for key in _shapes_of(config)}
+    tensors = {named[name]: tensor for name, tensor in found.items() if name in named}
+    if shared is not None:
+        tensors["shared", "embedding"] = shared
+    unknown = sorted(found.keys() - named.keys() - (_REPEATED if torch else set()))
+    _check_headers(config, tensors, unknown, folder, torch)
+    return Pretrained(folder, dataclasses.replace(config, **changes), tensors, torch)
+
+
+def load_config(folder: str | os.PathLike[str], **changes: Any) -> T5Config:
+    """The configuration of a checkpoint folder, which may lack the weights; `changes` (dtype, ...)
+    replace fields. Raises UserError as `open_checkpoint` does."""
+    folder = Path(folder)
+    if any((folder / name).is_file() for name in WEIGHT_FILES):
+        return open_checkpoint(folder, **changes).config
+    return dataclasses.replace(_read_config(folder), **changes)
+
+
+def load_pretrained(folder: str | os.PathLike[str]) -> tuple[T5Config, Params]:
+    """The configuration and parameters, host arrays of float32, of a checkpoint folder. Raises
+    UserError as `open_checkpoint` and `Pretrained.params` do."""
+    checkpoint = open_checkpoint(folder)
+    return checkpoint.config, checkpoint.params()
+
+
+def weight_files(names: Collection[str], where: object) -> list[str]:
+    """Those of a folder's files that hold its weights, in one format; an index first, if any.
+
+    Raises UserError, which begins with `where`, if none can be read.
+    """
+    found = next((name for name in WEIGHT_FILES if name in names), None)
+    if found is not None:
+        stem, _, suffix = found.removesuffix(".index.json").rpartition(".")
+        shards = [n for n in names if n.startswith(f"{stem}-") and n.endswith(f".{suffix}")]
+        return [found, *sorted(shards)] if found.endswith(".index.json") else [found]
+    message = f"{where}: holds no {' or '.join(WEIGHT_FILES[::2])}"
+    if any(name.endswith(".bin") for name in names):
+        message += (
+            "; its .bin weights are pickles, which are never loaded: convert them where torch "
+            "is installed with `model.save_pretrained(folder, safe_serialization=True)`"
+        )
+    raise UserError(message)
+
+
+def _read_config(folder: Path, eos_id: int | None = None) -> T5Config:
     path = folder / "config.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; a checkpoint folder holds config.json") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must hold one JSON object")
-    config = T5Config.from_hf(raw)
-    if config.tie_word_embeddings and _has_own_head(folder):
-        config = dataclasses.replace(config, tie_word_embeddings=False)
-    return dataclasses.replace(config, **changes)
+    return T5Config.from_hf(raw, str(path), eos_id)
 
 
-def load_pretrained(source: str | os.PathLike[str]) -> tuple[T5Config, Params]:
-    """The configuration and parameters of a checkpoint folder or a Hub id.
-
-    Parameters are host arrays (numpy, float32), so that a large model can be placed shard by shard
-    with `jax.device_put`. Raises UserError where files are missing or unreadable, where the Hub
-    cannot be reached, and where a tensor is missing, unknown or of another shape than the
-    configuration says.
-    """
-    folder = fetch(source)
-    config = load_config(folder)
-    weights = _read_weights(config, folder)
-    if config.tie_word_embeddings:  # Some files repeat the embedding as the head.
-        weights.pop(("lm_head", "kernel"), None)
-        weights.pop(("lm_head.weight",), None)
-    return config, unflatten_dict(_checked(config, weights, folder))
+def _shapes_of(config: T5Config) -> dict[Key, jax.ShapeDtypeStruct]:
+    return flatten_dict(param_shapes(config))
 
 
-def fetch(source: str | os.PathLike[str]) -> Path:
-    """`source` where it is a folder, else the local snapshot of that Hub id, fetched if need be.
+def _same(shared: StoredTensor, head: StoredTensor, turned: bool) -> bool:
+    """Whether embedding and head, which may be `turned`, are the same values; read by chunks."""
+    V, *D = shared.shape
+    if (head.shape[::-1] if turned else head.shape) != (V, *D) or len(D) != 1:
+        return False
+    shared.check_type()
+    head.check_type()
+    at = 0
+    for rows in shared.chunks():
+        index = slice(at, at + len(rows)), slice(0, D[0])
+        other = aligned(rows.shape)
+        head.read_into(other.T if turned else other, index[::-1] if turned else index)
+        if not np.array_equal(rows, other):
+            return False
+        at += len(rows)
+    return True
 
-    Raises UserError where it is neither, and where the Hub cannot be reached.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    # Imported here: a run from scratch needs no Hub client.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
-    name = os.fspath(source)
+def _check_headers(
+    config: T5Config,
+    tensors: dict[Key, StoredTensor],
+    unknown: Sequence[str],
+    folder: Path,
+    torch: bool,
+) -> None:
+    """Raises UserError for the first tensor that is not as `config` says; names are the file's."""
+    for key, parameter in _shapes_of(config).items():
+        shape = parameter.shape[::-1] if torch and key[-1] == "kernel" else parameter.shape
+        wanted = f"the configuration asks for shape {shape}"
+        name = torch_name(key) if torch else "/".join(key)
+        if key not in tensors:
+            raise UserError(f"{folder}: the tensor '{name}' is missing; {wanted}")
+        if tensors[key].shape != shape:
+            raise UserError(
+                f"{tensors[key].file}: the tensor '{tensors[key].name}' has shape "
+                f"{tensors[key].shape}, but {wanted}"
+            )
+        tensors[key].check_type()
+    if unknown:
+        raise UserError(
+            f"{folder}: the tensor '{unknown[0]}' is none of this T5 model's; does config.json "
+            "belong to these weights?"
+        )
+
+
+def _shards(index: Path) -> list[Path]:
+    # {"weight_map": {"shared.weight": "model-00001-of-00002.safetensors", ...}, ...}
+    # -> [model-00001-of-00002.safetensors, model-00002-of-00002.safetensors] beside the index.
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
-    except HFValidationError:
-        raise UserError(
-            f"{name}: is neither an existing folder nor a Hub id (owner/name)"
-        ) from None
-    except Exception as error:  # The client raises a dozen unrelated kinds, of several libraries.
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(
-            f"{name}: is no existing folder, and could not be fetched from the Hugging Face Hub "
-            f"({reason}); check the name and the network, or download it and give the folder"
-        ) from None
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: is no index of weight files ({error!r})") from None
+    if not names:
+        raise UserError(f"{index}: names no weight files")
+    for name in names:
+        # A name with a path in it could point outside the folder.
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise UserError(f"{index}: names the file '{name}', which is not in the folder")
+    return [index.parent / name for name in names]
+
+
+# ---- New rows ---------------------------------------------------------------------------------
+
+
+def resize_embeddings(params: Params, new_vocab: int) -> Params:
+    """`params` with `new_vocab` rows in the embedding, and columns in the head where it has one.
+
+    Old rows stay; new ones are as `drawn_rows` says. The caller sets `vocab_size` in the
+    configuration. Raises UserError where the vocabulary would shrink.
+    """
+    flat = dict(flatten_dict(params))
+    for key, vocab_axis in _GROWS.items():
+        if key not in flat:
+            continue
+        # As [V, D] either way: the head is [D, V].
+        old = np.moveaxis(np.asarray(flat[key], np.float32), vocab_axis, 0)
+        check_rows(len(old), new_vocab)
+        new = drawn_rows(*moments([old], by_row=True), new_vocab - len(old))
+        flat[key] = np.ascontiguousarray(np.moveaxis(np.concatenate([old, new]), 0, vocab_axis))
+    return unflatten_dict(flat)
+
+
+# ---- Out --------------------------------------------------------------------------------------
 
 
 def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: Params) -> None:
@@ -142,33 +341,6 @@ def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: Pa
         raise UserError(f"{folder}: the model could not be written ({error})") from None
 
 
-def resize_embeddings(params: Params, new_vocab: int) -> Params:
-    """`params` with `new_vocab` rows in the embedding, and columns in the head where it has one.
-
-    Old rows stay; new ones are drawn from a normal distribution with the mean and the deviation of
-    the old ones, per dimension. The caller sets `vocab_size` in the configuration. Raises UserError
-    where the vocabulary would shrink.
-    """
-    flat = dict(flatten_dict(params))
-    # Rows with T5's initial deviation among trained ones would have logits out of line with all
-    # others; drawn like these, they begin as an average piece.
-    rng = np.random.default_rng(0)
-    for key, vocab_axis in ((("shared", "embedding"), 0), (("lm_head", "kernel"), 1)):
-        if key not in flat:
-            continue
-        # As [V, D] either way: the head is [D, V].
-        old = np.moveaxis(np.asarray(flat[key], np.float32), vocab_axis, 0)
-        if new_vocab < len(old):
-            raise UserError(
-                f"vocabulary: the checkpoint has {len(old)} embeddings and the tokenizer only "
-                f"{new_vocab} pieces; use the checkpoint's own tokenizer"
-            )
-        shape = (new_vocab - len(old), old.shape[1])
-        new = old.mean(0) + old.std(0) * rng.standard_normal(shape, np.float32)
-        flat[key] = np.ascontiguousarray(np.moveaxis(np.concatenate([old, new]), 0, vocab_axis))
-    return unflatten_dict(flat)
-
-
 def torch_name(key: tuple[str, ...]) -> str:
     """The name of a parameter in transformers' torch model; its kernels are transposed there.
 
@@ -178,88 +350,9 @@ def torch_name(key: tuple[str, ...]) -> str:
     return ".".join((*key[:-1], "weight"))
 
 
-def _read_weights(config: T5Config, folder: Path) -> Weights:
-    found = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if found is None:
-        message = f"{folder}: holds no {' or '.join(WEIGHT_FILES[::2])}"
-        if any(folder.glob("*.bin")):
-            message += (
-                "; its .bin weights are pickles, which are never loaded: convert them where torch "
-                "is installed with `model.save_pretrained(folder, safe_serialization=True)`"
-            )
-        raise UserError(message)
-    files = _shards(folder / found) if found.endswith(".index.json") else [folder / found]
-    if "safetensors" in found:
-        tensors = {name: x for file in files for name, x in _safetensors(file).items()}
-        return _from_torch(config, tensors)
-    return {key: x for file in files for key, x in _msgpack(file).items()}
-
-
-def _has_own_head(folder: Path) -> bool:
-    """Whether safetensors hold a head that differs from the embedding."""
-    found = [folder / name for name in WEIGHT_FILES[:2] if (folder / name).is_file()]
-    if not found:
-        return False  # Flax files are of a time when config.json said so.
-    held: dict[str, np.ndarray] = {}
-    for file in _shards(found[0]) if found[0].name.endswith(".index.json") else found:
-        try:
-            with safe_open(file, framework="numpy") as tensors:
-                names = {"lm_head.weight", *_SHARED}.intersection(tensors.keys())
-                held |= {name: tensors.get_tensor(name) for name in names}
-        except (OSError, SafetensorError):
-            return False  # Whoever reads the whole file says what is wrong with it.
-    head = held.pop("lm_head.weight", None)
-    return head is not None and bool(held) and not np.array_equal(head, next(iter(held.values())))
-
-
-def _shards(index: Path) -> list[Path]:
-    # {"weight_map": {"shared.weight": "model-00001-of-00002.safetensors", ...}, ...}
-    # -> [model-00001-of-00002.safetensors, model-00002-of-00002.safetensors] beside the index.
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: is no index of weight files ({error!r})") from None
-    for name in names:
-        # A name with a path in it could point outside the folder.
-        if Path(name).name != name or not (index.parent / name).is_file():
-            raise UserError(f"{index}: names the file '{name}', which is not in the folder")
-    return [index.parent / name for name in names]
-
-
-def _safetensors(file: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read as safetensors ({error})") from None
-
-
-def _msgpack(file: Path) -> Weights:
-    try:
-        tree = flax.serialization.msgpack_restore(file.read_bytes())
-        flat = flatten_dict(tree)
-    except Exception as error:  # msgpack's own errors share no base class.
-        raise UserError(f"{file}: cannot be read as Flax msgpack ({error})") from None
-    # Sharded files hold flat trees whose keys are paths joined by "/": ("shared/embedding",), where
-    # whole ones have ("shared", "embedding").
-    return {tuple("/".join(key).split("/")): value for key, value in flat.items()}
-
-
-def _from_torch(config: T5Config, tensors: Mapping[str, np.ndarray]) -> Weights:
-    """Tensors under torch's names -> parameters' paths; unknown names stay, to be reported."""
-    names = (*_SHARED, "lm_head.weight") if config.tie_word_embeddings else _SHARED
-    # The first name that is there: files of tied models hold the one tensor under any of them.
-    shared = next((tensors[name] for name in names if name in tensors), None)
-    keys = {torch_name(key): key for key in flatten_dict(param_shapes(config))}
-    weights: Weights = {} if shared is None else {("shared", "embedding"): shared}
-    for name in tensors.keys() - _REPEATED:
-        key = keys.get(name, (name,))
-        weights[key] = tensors[name].T if key[-1] == "kernel" else tensors[name]
-    return weights
-
-
 def _checked(config: T5Config, weights: Weights, folder: Path) -> Weights:
     """`weights` as float32, if they are the configuration's; else names the first that differs."""
-    expected = flatten_dict(param_shapes(config))
+    expected = _shapes_of(config)
     for key, shape in expected.items():
         wanted = f"the configuration asks for shape {shape.shape}"
         name = "/".join(key)

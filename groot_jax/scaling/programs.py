@@ -31,8 +31,8 @@ from groot_jax.mesh.rows import padded_rows
 from groot_jax.model.config import T5Config, released, run_settings
 from groot_jax.model.pretrained import load_config
 from groot_jax.model.t5 import T5
-from groot_jax.scaling.roofline import needed_flops
 from groot_jax.runtime.files import expanded
+from groot_jax.scaling.roofline import needed_flops
 from groot_jax.scaling.workload import Workload
 from groot_jax.task import make_model_config, num_sentinels, resolve_format
 from groot_jax.training.optimizer import make_optimizer

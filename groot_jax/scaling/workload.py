@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from groot_jax.data.batches import Batch, Example, collate, encode
 from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
-from groot_jax.data.ladder import Ladder
-from groot_jax.data.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
+from groot_jax.data.ladder import Ladder, lengths_allowed
+from groot_jax.data.tokenizer import BYT5, SETTINGS_FILE, Tokenizer, load_tokenizer
+from groot_jax.data.vocabularies import tokenizer_files
+from groot_jax.errors import UserError
 from groot_jax.reward.pool import PoolEntry
 from groot_jax.task import num_sentinels, resolve_format
 
@@ -35,14 +38,15 @@ _TRIES = 100  # Draws for each place of a pool, before a sentence has too few la
 class Sentences:
     """What the made-up sentences are like; the defaults are long sentences of SNIPS or CoNLL.
 
-    words: of each sentence. pieces: of a word, on average over two words (1.5: one, two, ...).
+    words: of each sentence. pieces: of a word, on average over two words (1.5: one, two, ...);
+    None: 1.5, or 6 where they are bytes.
     types: of spans; half of their labels have two pieces where the tokenizer is a pretrained one,
     such as `playlist owner`. source, target: tokens to pad to; None: the bucket of config.loader
     that holds them.
     """
 
     words: int = 32
-    pieces: float = 1.5
+    pieces: float | None = None
     types: int = 12
     source: int | None = None
     target: int | None = None
@@ -118,7 +122,14 @@ def make_workload(
     text = config.text
     # A vocabulary from scratch has a piece for each label, a pretrained one writes some in two.
     pretrained = bool(config.model.init) or text.tokenizer not in ("auto", "train")
-    types = [f"t{i} b" if pretrained and i % 2 else f"t{i}" for i in range(sentences.types)]
+    in_bytes = pretrained and _reads_bytes(config)
+    per_word = sentences.pieces or (6.0 if in_bytes else 1.5)
+    # `playlist owner` is two pieces, and 15 bytes with its spaces; `city` 5.
+    more = " b b b b" if in_bytes else ""
+    types = [
+        f"t{i}{more} b{more}" if pretrained and i % 2 else f"t{i}{more}"
+        for i in range(sentences.types)
+    ]
     labels = ["O", "I", *types]
     pieces = _Pieces(vocab_size, labels, num_sentinels(config))
     has_features = pretrained and _reads_features(config)
@@ -132,7 +143,7 @@ def make_workload(
 
     def word(index: int) -> str:
         # 1.5 pieces a word: int(1.5) - 0 = 1, int(3.0) - 1 = 2, 1, 2, ...
-        extra = int((index + 1) * sentences.pieces) - int(index * sentences.pieces)
+        extra = int((index + 1) * per_word) - int(index * per_word)
         return ".".join(str(rng.randrange(pieces.first_word, last)) for _ in range(max(extra, 1)))
 
     made = [
@@ -143,7 +154,7 @@ def make_workload(
         for _ in range(count)
     ]
     examples = encode(made, format_)
-    ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
+    ladder = Ladder(*lengths_allowed(config.loader, in_bytes))
     S, T = (max(sizes) for sizes in zip(*(ladder.of(e.need) for e in examples), strict=True))
     pools = {
         e.index: _pool(e.sentence.labeling, sentences.words, types, config.groot.pool.size, rng)
@@ -156,12 +167,24 @@ def make_workload(
 def _reads_features(config: ConfigDict) -> bool:
     """Whether the tokenizer that `config` names is ours, on this disk, with features of words: that
     of a model which groot_jax.pretrain made from scratch."""
-    source = config.text.tokenizer
-    if source == "train":
+    folder = Path(_tokenizer_of(config)).expanduser()
+    return (folder / SETTINGS_FILE).is_file() and load_tokenizer(folder).has_features
+
+
+def _reads_bytes(config: ConfigDict) -> bool:
+    """Whether its pieces are bytes: ByT5's, released or on this disk."""
+    source = _tokenizer_of(config)
+    folder = Path(source).expanduser()
+    if folder.is_dir() and tokenizer_files([path.name for path in folder.iterdir()]):
+        with suppress(UserError):  # A folder without a tokenizer is as good as any other here.
+            return load_tokenizer(folder).bytes
         return False
-    if source == "auto":
-        source = config.model.init
-    return (Path(source) / SETTINGS_FILE).is_file() and load_tokenizer(source).has_features
+    return BYT5 in source.rpartition("/")[2]
+
+
+def _tokenizer_of(config: ConfigDict) -> str:
+    source = str(config.text.tokenizer)
+    return str(config.model.init) if source == "auto" else source
 
 
 def _labeling(words: int, types: Sequence[str], rng: random.Random) -> Labeling:

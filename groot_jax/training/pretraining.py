@@ -22,7 +22,7 @@ from groot_jax.contrast.update import NllBatch, OutputColumns, Params, nll_batch
 from groot_jax.data.corruption import Corruption
 from groot_jax.data.denoising import Denoising
 from groot_jax.data.labeling import Sentence
-from groot_jax.data.ladder import Ladder, fit_ladder
+from groot_jax.data.ladder import Ladder, fit_ladder, lengths_allowed
 from groot_jax.data.text import Text, digest_of, without_too_long
 from groot_jax.data.tokenizer import Tokenizer, load_tokenizer
 from groot_jax.errors import UserError
@@ -33,7 +33,7 @@ from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import load_config, save_pretrained
 from groot_jax.model.t5 import T5
 from groot_jax.runtime.files import whole_folder
-from groot_jax.task import make_model_config, make_tokenizer
+from groot_jax.task import init_folder, make_model_config, make_tokenizer
 from groot_jax.training.setup import Partitioning
 
 MODEL_FOLDER = "model"
@@ -62,9 +62,10 @@ def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
     digest = digest_of(text)
     kept = fitting(config, denoising, text)
     envelopes = denoising.envelopes([*kept.train, *kept.dev])
-    ladder = fit_ladder([envelope.need for envelope in envelopes], config.loader)
+    needs = [envelope.need for envelope in envelopes]
+    ladder = fit_ladder(needs, config.loader, tokenizer.bytes)
     # Rows for pieces, sentinels and features; those of tags are added when a labeler is trained.
-    model_config = make_model_config(config.model, tokenizer.vocab_size)
+    model_config = make_model_config(config.model, tokenizer.vocab_size, tokenizer)
     return PretrainTask(config, denoising, ladder, model_config, digest)
 
 
@@ -77,7 +78,7 @@ def fitting(config: ConfigDict, denoising: Denoising, text: Text) -> Text:
     """The text without the lines that are over the largest bucket, which no batch can hold.
 
     Raises UserError for such a line where `data.policy` says so."""
-    ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets)
+    ladder = Ladder(*lengths_allowed(config.loader, denoising.tokenizer.bytes))
 
     def check(sentence: Sentence) -> None:
         ladder.of(denoising.envelope(0, sentence).need)
@@ -112,7 +113,8 @@ def load_pretrain_task(workdir: Path, config: ConfigDict) -> PretrainTask:
             "file back, or name another --workdir"
         ) from error
     denoising = _denoising(config, load_tokenizer(path.parent / "tokenizer"), by_word)
-    ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets, rungs)
+    lengths = lengths_allowed(config.loader, denoising.tokenizer.bytes)
+    ladder = Ladder(*lengths, rungs)
     return PretrainTask(config, denoising, ladder, model_config, digest)
 
 
@@ -212,7 +214,7 @@ def write_model(
     init = task.config.model.init
     rows = task.denoising.tokenizer.vocab_size
     if init:  # A released T5 has 32,128 rows for the 32,100 ids of its tokenizer: they stay.
-        rows = max(rows, load_config(init).vocab_size)
+        rows = max(rows, load_config(init_folder(task.config.model)).vocab_size)
     whole["shared"]["embedding"] = whole["shared"]["embedding"][:rows]
     if "lm_head" in whole:
         whole["lm_head"]["kernel"] = whole["lm_head"]["kernel"][:, :rows]

@@ -98,6 +98,7 @@ def test_absent_keys_get_the_defaults_of_transformers_class(tiny):
                 "dtype",
                 "remat",
                 "scan_layers",
+                "bias_per_layer",
                 "decoder_start_token_id",
             }:
                 assert getattr(ours, field.name) == getattr(theirs, field.name), (kind, field.name)

@@ -221,7 +221,7 @@ def test_padding_columns_and_neighbours_change_nothing(model, batch):
     source_BxS, inputs_BxT, _ = batch
     whole = call("__call__", source_BxS, inputs_BxT)
     alone = call("__call__", source_BxS[2:, :4], inputs_BxT[2:])
-    np.testing.assert_allclose(whole[2:], alone, atol=2e-5)
+    np.testing.assert_allclose(whole[2:], alone, atol=5e-5)
 
 
 def test_fused_embedding_is_added_to_the_tokens_exactly(model, batch, tiny, random_params):
