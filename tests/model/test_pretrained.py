@@ -224,13 +224,13 @@ WI = "encoder.block.1.layer.1.DenseReluDense.wi_0.weight"
     [
         (
             lambda t: t.update({WI: np.zeros((21, 16), np.float32)}),
-            ["encoder/block/1/layer/1/DenseReluDense/wi_0/kernel", "(16, 21)", "(16, 20)"],
+            [WI, "(21, 16)", "(20, 16)"],
         ),
         (
             lambda t: t.pop(WI),
-            ["encoder/block/1/layer/1/DenseReluDense/wi_0/kernel", "missing", "(16, 20)"],
+            [WI, "missing", "(20, 16)"],
         ),
-        (lambda t: t.pop("shared.weight"), ["shared/embedding", "missing", "(40, 16)"]),
+        (lambda t: t.pop("shared.weight"), ["shared.weight", "missing", "(40, 16)"]),
         (lambda t: t.update({"adapter.weight": np.zeros(3)}), ["adapter.weight", "none of this"]),
     ],
     ids=["shape", "missing", "embedding", "unknown"],
@@ -285,23 +285,6 @@ def test_a_broken_folder_gets_one_sentence(tiny, random_params, tmp_path, spoil,
         load_pretrained(tmp_path)
     assert all(word in str(caught.value) for word in [*words, str(tmp_path)])
     assert "\n" not in str(caught.value)
-
-
-def test_an_unreachable_hub_gets_one_sentence(monkeypatch):
-    import huggingface_hub
-
-    def fail(*args, **kwargs):
-        raise ConnectionError("no route to host\nand a long tail")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(UserError, match=r"^google/t5-v1_1-small: .*no route to host\); check") as e:
-        load_pretrained("google/t5-v1_1-small")
-    assert "\n" not in str(e.value)
-
-
-def test_a_mistyped_folder_is_not_taken_for_a_hub_id():
-    with pytest.raises(UserError, match="neither an existing folder nor a Hub id"):
-        load_pretrained("/no/such/folder")
 
 
 def test_a_refusing_disk_leaves_no_half_file(tiny, random_params, tmp_path, monkeypatch):

@@ -1,0 +1,132 @@
+"""Peak of host memory while a checkpoint is loaded and placed, as a table.
+
+    python benchmarks/load.py --folder=FOLDER [--sizes=large,xl] [--dtypes=float32,bfloat16]
+
+Writes a T5 v1.1 of each size with random weights into FOLDER, in shards of 2 GB, loads it in a
+process of its own, and removes it. `parameters`: their size in float32, in which they are kept.
+`peak`: the most that the process had in memory at once, Python and JAX included; `over start`: less
+what it had before it began to read. xl takes 11 GB of disk, and 13 GB of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_SHARD = 2 << 30  # Bytes.
+
+
+def write(folder: Path, size: str, dtype: str) -> None:
+    """A checkpoint with random weights, as transformers shards it."""
+    import ml_dtypes
+    import numpy as np
+    from flax.traverse_util import flatten_dict
+    from safetensors.numpy import save_file
+
+    from groot_jax.model.config import preset
+    from groot_jax.model.pretrained import torch_name
+    from groot_jax.model.t5 import param_shapes
+
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    config = preset(size, "v1_1", 32128)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config.to_hf()))
+    rng = np.random.default_rng(0)
+    weight_map: dict[str, str] = {}
+    shard: dict[str, np.ndarray] = {}
+
+    def flush() -> None:
+        name = f"model-{len(set(weight_map.values())) + 1:05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, name))
+        shard.clear()
+
+    for key, leaf in flatten_dict(param_shapes(config)).items():
+        shape = leaf.shape[::-1] if key[-1] == "kernel" else leaf.shape
+        shard[torch_name(key)] = rng.standard_normal(shape, np.float32).astype(kind)
+        if sum(x.nbytes for x in shard.values()) > _SHARD:
+            flush()
+    flush()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def load(folder: Path) -> dict[str, float]:
+    """Loads it onto this process's devices. Bytes and seconds."""
+    import jax
+    from ml_collections import ConfigDict
+
+    from configs.default import get_config
+    from groot_jax.model.pretrained import open_checkpoint
+    from groot_jax.model.t5 import param_shapes
+    from groot_jax.training.setup import make_partitioning
+
+    config: ConfigDict = get_config()
+    jax.block_until_ready(jax.numpy.zeros(1))
+    before, start = _peak(), time.perf_counter()
+    checkpoint = open_checkpoint(folder)
+    partitioning = make_partitioning(config, checkpoint.config)
+    params = jax.block_until_ready(checkpoint.params(None, partitioning.params))
+    seconds = time.perf_counter() - start
+    count = sum(math.prod(s.shape) for s in jax.tree.leaves(param_shapes(checkpoint.config)))
+    assert count == sum(x.size for x in jax.tree.leaves(params))
+    return {"bytes": 4 * count, "before": before, "peak": _peak(), "seconds": seconds}
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _child(*flags: str) -> str:
+    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, str(Path(__file__).resolve()), *flags]
+    return subprocess.run(
+        command, env=environment, check=True, stdout=subprocess.PIPE
+    ).stdout.decode()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--sizes", default="large,xl")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--write", metavar="SIZE,DTYPE", help=argparse.SUPPRESS)
+    parser.add_argument("--load", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.write:
+        write(args.folder, *args.write.split(","))
+        return
+    if args.load:
+        print(json.dumps(load(args.folder)))
+        return
+    print("| size | weights | parameters, GB | peak, GB | peak / parameters | over start | s |")
+    print("|---|---|---|---|---|---|---|")
+    for size in args.sizes.split(","):
+        for dtype in args.dtypes.split(","):
+            folder = args.folder / f"{size}-{dtype}"
+            try:
+                # In a process of its own, too: memory that was freed counts for the peak.
+                _child(f"--folder={folder}", f"--write={size},{dtype}")
+                found = json.loads(_child(f"--folder={folder}", "--load").splitlines()[-1])
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            whole, peak = found["bytes"], found["peak"]
+            over = (peak - found["before"]) / whole
+            print(
+                f"| {size} | {dtype} | {whole / 1e9:.2f} | {peak / 1e9:.2f} | "
+                f"{peak / whole:.3f} | {over:.3f} | {found['seconds']:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
