@@ -266,5 +266,28 @@ def test_other_models_are_not_known_without_the_network(name: str) -> None:
     assert released(name) is None
 
 
+@pytest.mark.parametrize(
+    "name, slice_name",
+    [
+        *[(name, "v5e:2x2") for name in ("t5_small", "t5_base", "flan_t5_base", "mt5_base")],
+        *[("byt5_small", "v5e:2x2"), ("t5_large", "v5e:2x2"), ("t5_xl", "v5e:4x4")],
+        ("t5_xxl", "v5e:8x8"),
+    ],
+)
+def test_the_state_of_each_config_of_the_family_fits_its_slice(name: str, slice_name: str) -> None:
+    """Parameters and moments, laid out by preflight as training lays them; nothing is compiled."""
+    with_libtpu()
+    from groot_jax.config import load
+
+    tpu_slice = parse_slice(slice_name)
+    config = load(str(ROOT / "configs" / f"{name}.py:train=x"))
+    question = Question(config, tpu_slice, Sentences())
+    programs = question.programs()
+    assert programs.state_bytes()[1] < 0.9 * tpu_slice.chip.hbm_bytes
+    # 32 words are some 200 bytes, and 48 pieces.
+    S = programs.workload.size[0]
+    assert S >= 192 if name == "byt5_small" else S < 128
+
+
 def test_the_environment_of_the_tests_is_left_alone() -> None:
     assert os.environ["JAX_PLATFORMS"] == "cpu"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -18,7 +21,7 @@ from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import save_pretrained
 from groot_jax.model.t5 import init_params
 from groot_jax.task import initial_params, load_task, make_task, save_task
-from tests.jobs.support import ITS_OWN, Jobs
+from tests.jobs.support import ITS_OWN, Jobs, error_of
 
 INIT_SETTINGS = (
     *ITS_OWN,
@@ -139,3 +142,64 @@ def test_a_run_from_a_hugging_face_folder_trains_and_labels(jobs, folder, tmp_pa
 def test_a_folder_without_weights_or_tokenizer_is_named(jobs, tmp_path):
     with pytest.raises(UserError, match=str(tmp_path)):
         make_task(config_of(jobs, tmp_path), load_corpus(config_of(jobs, tmp_path).data))
+
+
+def change_config(folder: Path, target: Path, **changes: object) -> Path:
+    """The folder's copy, with other values in config.json."""
+    shutil.copytree(folder, target)
+    path = target / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"eos_token_id": 5}, "eos_token_id is 5, but by the tokenizer it is 1"),
+        ({"eos_token_id": [5, 6]}, "eos_token_id is 5, but by the tokenizer it is 1"),
+        ({"pad_token_id": 3}, "pad_token_id is 3, but by the tokenizer it is 0"),
+        ({"decoder_start_token_id": 2}, "decoder_start_token_id is 2, but by the tokenizer it is"),
+        ({"d_model": 64}, "has shape .* but the configuration asks for"),
+    ],
+    ids=["eos", "list", "pad", "start", "shape"],
+)
+def test_what_disagrees_is_refused_before_the_work_directory_is_claimed(
+    jobs, folder, tmp_path, capsys, changes, words
+):
+    init = change_config(folder, tmp_path / "t5", **changes)
+    flags = (*INIT_SETTINGS, f"--config.model.init={init}")
+    said = error_of(lambda: jobs.run("train", tmp_path / "w", *flags), capsys)
+    assert re.search(words, said), said
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_list_of_ids_that_end_an_output_holds_the_tokenizers(jobs, folder, tmp_path):
+    init = change_config(folder, tmp_path / "t5", eos_token_id=[2, 1])
+    config = config_of(jobs, init)
+    assert make_task(config, load_corpus(config.data)).model_config.eos_token_id == 1
+
+
+def test_a_tokenizer_with_too_many_ids_for_the_model_is_refused(jobs, folder, tmp_path):
+    hf = T5Config.from_hf(json.loads((folder / "config.json").read_text()))
+    few = dataclasses.replace(hf, vocab_size=hf.vocab_size - 20)
+    save_pretrained(tmp_path, few, init_params(few, 7))
+    shutil.copy(folder / "spiece.model", tmp_path)
+    config = config_of(jobs, tmp_path)
+    with pytest.raises(UserError, match=r"has \d+ embeddings, and the tokenizer \d+ ids"):
+        make_task(config, load_corpus(config.data))
+
+
+def test_byt5_gets_sizes_as_long_as_its_sentences(jobs, tmp_path):
+    """The config's buckets end at 64 source positions, and its sentences have more bytes."""
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_decoder_layers": 1}
+    model = T5Config(vocab_size=384, num_heads=2, **shape)
+    save_pretrained(tmp_path, model, init_params(model, 7))
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text()) | {"tokenizer_class": "ByT5Tokenizer"}
+    path.write_text(json.dumps(written))
+    config = config_of(jobs, tmp_path, "--config.loader.source_buckets=16,32")
+    task = make_task(config, load_corpus(config.data))
+    assert task.format.tokenizer.bytes
+    assert 32 < task.ladder.rungs[-1][0] <= 128
+    save_task(task, tmp_path / "w")
+    assert load_task(tmp_path / "w", config).ladder == task.ladder
