@@ -24,7 +24,7 @@ METADATA := setup.cfg pyproject.toml constraints.txt
 # its own: the packages of $(VENV) lie beneath it, and it holds only those that differ.
 TRANSFORMERS5 := $(VENV)/transformers5
 TRANSFORMERS5_TESTS := tests/data/test_tokenizer.py tests/model/test_config.py \
-	tests/model/test_pretrained.py tests/model/test_t5_parity.py
+	tests/model/test_pretrained.py tests/model/test_reading.py tests/model/test_t5_parity.py
 
 ifneq ($(filter true 1,$(CI) $(TORCH)),)
 TEST_STAMPS := $(VENV)/.stamp-test $(VENV)/.stamp-parity $(VENV)/.stamp-transformers5

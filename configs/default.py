@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     config.text.format = "auto"
     # `train`: a SentencePiece model trained on the training words, sentinels and tags as whole
     # pieces. Otherwise a Hugging Face T5 tokenizer: Hub name, folder, or a spiece.model file.
-    # `auto`: that of `model.init`, or `train` where there is none.
+    # `byt5`: bytes. `auto`: that of `model.init`, or `train` where there is none.
     config.text.tokenizer = "auto"
     config.text.vocab_size = 2000  # Word pieces of a trained tokenizer, at most.
     # For `aligned`: features of words (the word, its ends, its shape) with an embedding of their

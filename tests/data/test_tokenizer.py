@@ -389,11 +389,18 @@ def behind_a_splitter(content):
 
 def cut_and_filled(content):
     content["truncation"] = {
-        **{"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+        "direction": "Right",
+        "max_length": 2,
+        "strategy": "LongestFirst",
+        "stride": 0,
     }
     content["padding"] = {
-        **{"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None},
-        **{"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"},
+        "strategy": {"Fixed": 9},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<pad>",
     }
 
 
@@ -425,7 +432,8 @@ def test_a_tokenizer_file_that_transformers_wrote_for_t5_gives_t5s_pieces(data_d
     assert (ours.vocab_size, ours.sentinels) == (theirs.vocab_size, theirs.sentinels)
     for word in ("Add", "soundtrack", "don't", "3.5", "país", "AT&T", "</s>", "<extra_id_3>", "x"):
         assert ours.word(word) == theirs.word(word), word
-        assert ours.decode(ours.word(word)) == theirs.decode(theirs.word(word))
+        if ours.unk_id not in ours.word(word):  # Each writes that one in a way of its own.
+            assert ours.decode(ours.word(word)) == theirs.decode(theirs.word(word))
 
 
 @pytest.mark.parametrize("where", ["name", "config.json", "version 5", "sentinels"])
