@@ -47,10 +47,4 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict) -> Cor
             notes.append(
                 f"{split}: {problems.count} too long sentences skipped, the first: {problems.first}"
             )
-    return dataclasses.replace(
-        corpus,
-        train=splits["train"],
-        dev=splits["dev"],
-        test=splits["test"],
-        notes=tuple(notes),
-    )
+    return dataclasses.replace(corpus, notes=tuple(notes), **splits)
