@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding
@@ -184,7 +183,10 @@ class Programs:
             groups = self.partitioning.layout.ways("batch") * stage.accumulate
             batch = self._pools(groups, self._padded_rows(step))
         layout = self.partitioning.layout
-        key, columns = _placed(jax.eval_shape(self._key_and_columns), layout.everywhere)
+        key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
+        grammar = self._task.grammar
+        columns = OutputColumns(grammar.columns_C, grammar.column_of_V)
+        key, columns = _placed((key, columns), layout.everywhere)
         optimizer = self._optimizer(stage, clip)
         state = self.partitioning.state_shapes(optimizer)
         # Its declared type lacks `lower`.
@@ -201,9 +203,3 @@ class Programs:
         return generator.search.lower(
             self.partitioning.param_shapes, _placed(inputs, self.partitioning.layout.batch), None
         )
-
-    def _key_and_columns(self) -> tuple[jax.Array, OutputColumns]:
-        """What each device holds whole, as training makes it."""
-        columns_C = jnp.zeros(len(self._task.grammar.columns_C), jnp.int32)
-        column_of_V = jnp.zeros(self.model_config.vocab_size, jnp.int32)
-        return jax.random.key(0, impl="rbg"), OutputColumns(columns_C, column_of_V)
