@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from groot_jax.data.labeling import Sentence, Span
 from groot_jax.data.retail.departments import DEPARTMENTS, Department
-from groot_jax.data.retail.words import NAMES, QUERIES, SHARED, read_chances
+from groot_jax.data.retail.words import LINKS, NAMES, QUERIES, SHARED, read_chances
 
 # Of random.Random only `random()` and `randrange` are used: what others draw may change.
 
@@ -29,20 +29,8 @@ _Item = TypeVar("_Item")
 Piece = tuple[str, str]  # Type ("" = unlabeled) and words.
 
 _PARTS = frozenset(QUERIES["part"])
-# Unlabeled words that may lead in a slot that follows the product: P, then the choices.
-_LINKS: dict[str, tuple[float, tuple[str, ...]]] = {
-    "brand": (0.75, ("by", "from", "by", "brand")),
-    "color": (0.8, ("in", "in", "in the color", "color")),
-    "material": (0.75, ("in", "made of", "made from", "of")),
-    "pattern": (0.4, ("in", "with", "with a")),
-    "size": (0.4, ("in",)),
-    "audience": (0.85, ("for",)),
-    "part": (0.85, ("with", "with", "with", "that has")),
-    "feature": (0.3, ("that is", "which is")),
-    "occasion": (0.85, ("for", "for", "for the")),
-    "flavor": (0.4, ("with", "in")),
-    "style": (0.3, ("in", "style")),
-}
+# How likely unlabeled words lead in a slot that follows the product.
+_LINKED = read_chances(QUERIES["linked"])
 # How likely a slot stands before the product in a query that is no mere list of words.
 _BEFORE = read_chances(QUERIES["before"])
 _AMOUNTS = ("10", "20", "25", "30", "40", "50", "60", "75", "100", "150", "200")
@@ -171,9 +159,8 @@ def _pieces(rng: Random, shop: _Shop, train: bool) -> list[Piece]:
             leads = type_ == "brand" and rng.random() < 0.8
             before.insert(0 if leads else len(before), (type_, words))
             continue
-        chance, links = _LINKS.get(place, (0.0, ()))
-        if rng.random() < chance:
-            after.append(("", _pick(rng, links)))
+        if rng.random() < _LINKED.get(place, 0.0):
+            after.append(("", _pick(rng, LINKS[place])))
         after.append((type_, words))
     opener: list[Piece] = []
     if rng.random() < (0.7 if natural else 0.12):

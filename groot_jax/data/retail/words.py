@@ -46,7 +46,8 @@ SHARED = read_tables("""
     of {q}, 2 pair, case of {q}, bundle, single, dozen, {q} pieces
 """)
 # How queries begin and end, and the features that a product comes `with`: others are adjectives.
-# before: how likely (percent) a slot stands before the product in a query that is no mere list.
+# before: how likely (percent) a slot stands before the product in a query that is no mere list;
+# linked: how likely one behind it begins with some of `LINKS`.
 QUERIES = read_tables("""
     opener = looking for, i need, best, buy, show me, find, where to buy, i want, new, shop, good,
     top rated, find me, do you have, searching for, need, any, help me find, trendy, in stock;
@@ -62,7 +63,16 @@ QUERIES = read_tables("""
     speed, disc brakes, limited ingredient, lights, sounds, parent handle, bluetooth, built in
     bra, long sleeve, 1000 thread count, memory foam, drawstring;
     before = brand 86, color 78, size 35, material 85, audience 40, price 25, style 90, pattern
-    85, occasion 40, part 10, feature 60, flavor 80, quantity 45
+    85, occasion 40, part 10, feature 60, flavor 80, quantity 45;
+    linked = brand 75, color 80, material 75, pattern 40, size 40, audience 85, part 85, feature
+    30, occasion 85, flavor 40, style 30
+""")
+# Unlabeled words that lead in a slot, by its type; part: a feature that comes `with`.
+LINKS = read_tables("""
+    brand = by, from, by, brand; color = in, in, in the color, color; material = in, made of, made
+    from, of; pattern = in, with, with a; size = in; audience = for; part = with, with, with, that
+    has; feature = that is, which is; occasion = for, for, for the; flavor = with, in; style = in,
+    style
 """)
 # Parts of invented names, some of which are colors, materials or styles elsewhere.
 NAMES = read_tables("""
