@@ -137,8 +137,7 @@ class Labeler:
         Raises UserError for what is no sentence, for one that is too long, unless
         `text.long_sentences` is `window`, and for a `k` or `decide` that will not do.
         """
-        # An integer of numpy counts, 2.0 does not.
-        if not isinstance(k, Integral) or int(k) < 1:
+        if not _is_count(k):
             raise UserError(f"k={k!r}: ask for a whole number of labelings, 1 or more")
         if decide not in RULES:
             raise UserError(f"decide={decide!r} is not known; use {', '.join(RULES)}")
@@ -358,6 +357,11 @@ class Labeler:
         batches = evaluation_batches(examples, len(own_B), self._task.ladder, own_B)
         found = generator.label(self._params, batches)
         return gather_beams(found, len(examples), self._hosts)
+
+
+def _is_count(value: object) -> bool:
+    # An integer of numpy counts, 2.0 does not.
+    return isinstance(value, Integral) and int(value) >= 1
 
 
 def _joined(left: Beam, right: Beam, offset: int, width: int) -> Beam:
