@@ -27,6 +27,7 @@ from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import Grammar, make_grammar, plan_steps
 from groot_jax.generate.steps import search_input
+from groot_jax.mesh.keys import new_key
 from groot_jax.mesh.layout import batch_ways
 from groot_jax.mesh.rows import padded_rows
 from groot_jax.model.config import T5Config, preset, released, run_settings
@@ -216,4 +217,4 @@ class Programs:
         """What each device holds whole, as training makes it."""
         columns_C = jnp.zeros(len(self._grammar.columns_C), jnp.int32)
         column_of_V = jnp.zeros(self.model_config.vocab_size, jnp.int32)
-        return jax.random.key(0, impl="rbg"), OutputColumns(columns_C, column_of_V)
+        return new_key(0), OutputColumns(columns_C, column_of_V)
