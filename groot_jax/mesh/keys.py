@@ -1,4 +1,4 @@
-"""PRNG keys that cost a dozen integer operations to derive: JAX's interface over a hash.
+"""PRNG keys that cost two integer operations to derive: JAX's interface over a hash.
 
 An update derives a key for each place that drops, some fifty of them. With JAX's threefry, or
 `rbg`, which derives by threefry too, they were 9,000 of an update's 23,000 instructions: compiled
@@ -13,12 +13,13 @@ import jax.extend.random
 import jax.numpy as jnp
 import numpy as np
 
+_ODD = np.uint32(0x9E3779B1)  # 2^32 over the golden ratio, and odd: no two products are alike.
 # What tells the keys of `split` from those of `fold_in` of the same numbers; any two would do.
-_FOLD, _SPLIT = np.array([0, 0x9E3779B9], np.uint32), np.array([0x85EBCA6B, 0xC2B2AE35], np.uint32)
+_FOLD, _SPLIT = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
 
 
 def hashed(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
-    """uint32, as `x`: a hash of each element of `x` and of 64 bits, two uint32 that broadcast.
+    """uint32, as `x`: a hash of each element of `x` and of 64 bits, two words of uint32.
 
     The rounds and multipliers are Chris Wellons's `lowbias32` (nullprogram.com, "Prospecting for
     Hash Functions"), with the second half of the bits let in between.
@@ -32,15 +33,24 @@ def hashed(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def _derived(key_2: jax.Array, number: jax.Array, salt_2: np.ndarray) -> jax.Array:
-    # Either word of the new key depends on both of the old one: of (a, b) they are
-    # hash(number ^ salt; a, b) and hash(number ^ salt'; b, a).
-    return hashed(number.astype(jnp.uint32)[..., None] ^ salt_2, key_2, key_2[::-1])
+def _spread(number: jax.Array, salt: np.uint32) -> jax.Array:
+    """[..., 2]: 64 bits of each number. Of one that is known when a program is compiled, such as
+    that of a place in the model, the compiler works them out: it does so with numbers, and not
+    with arrays of two, so that they are put together last."""
+    x = number.astype(jnp.uint32)
+    words = (hashed(x, jnp.uint32(salt ^ half), jnp.uint32(_ODD)) for half in (0, _ODD))
+    return jnp.stack([*words], -1)
+
+
+def _derived(key_2: jax.Array, number: jax.Array, salt: np.uint32) -> jax.Array:
+    # Multiplied first, so that 1 folded in before 2 is not 2 before 1. That is little mixing, but
+    # nobody sees a key: what is drawn with it is hashed, elements that are neighbours too.
+    return key_2 * _ODD + _spread(number, salt)
 
 
 def _seed(seed: jax.Array) -> jax.Array:
     # Of 64-bit integers, where JAX has them, the low 32 bits.
-    return _derived(jnp.zeros(2, jnp.uint32), seed, _FOLD)
+    return _spread(seed, _FOLD)
 
 
 def _fold_in(key_2: jax.Array, number: jax.Array) -> jax.Array:
@@ -48,8 +58,11 @@ def _fold_in(key_2: jax.Array, number: jax.Array) -> jax.Array:
 
 
 def _split(key_2: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    count = int(np.prod(shape))
-    return _derived(key_2, jnp.arange(count, dtype=jnp.uint32), _SPLIT).reshape(*shape, 2)
+    numbers = jnp.arange(int(np.prod(shape)), dtype=jnp.uint32)
+    keys = _derived(key_2, numbers, _SPLIT).reshape(*shape, 2)
+    # Made once. All places of a model derive from a few keys that are split off in each step, and
+    # the compiler would work those out again in the kernel of each place.
+    return jax.lax.optimization_barrier(keys)
 
 
 def _bits(key_2: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
