@@ -21,7 +21,12 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE: dict[str, Any] = {
-    "vocab_size": 384, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3,
+    "vocab_size": 384,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 3,
     "decoder_start_token_id": 0,
 }
 GATED: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
