@@ -43,7 +43,7 @@ _REPEATED = {
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
 }
 # Where rows of new pieces go: (parameter, its axis of the vocabulary).
-_GROWS = {("shared", "embedding"): 0, ("lm_head", "kernel"): 1}
+_GROWS: dict[tuple[str, ...], int] = {("shared", "embedding"): 0, ("lm_head", "kernel"): 1}
 
 Key = tuple[str, ...]  # path in the parameters' tree
 Weights = dict[Key, np.ndarray]

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -191,7 +192,13 @@ def test_a_tokenizer_with_too_many_ids_for_the_model_is_refused(jobs, folder, tm
 
 def test_byt5_gets_sizes_as_long_as_its_sentences(jobs, tmp_path):
     """The config's buckets end at 64 source positions, and its sentences have more bytes."""
-    shape = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_decoder_layers": 1}
+    shape: dict[str, Any] = {
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 24,
+        "num_layers": 1,
+        "num_decoder_layers": 1,
+    }
     model = T5Config(vocab_size=384, num_heads=2, **shape)
     save_pretrained(tmp_path, model, init_params(model, 7))
     path = tmp_path / "config.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,18 +62,25 @@ def test_logits_loss_and_gradients_equal_transformers_flax(
     )
 
 
-@pytest.mark.parametrize(("variant", "multilingual"), CASES, ids=NAMES)
+@pytest.mark.parametrize(
+    ("variant", "multilingual"), [*CASES, ("umt5", False)], ids=[*NAMES, "umt5"]
+)
 def test_logits_loss_and_gradients_equal_transformers_torch(
     tiny, random_params, batch, tmp_path, variant, multilingual
 ):
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
+    from transformers import (
+        MT5ForConditionalGeneration,
+        T5ForConditionalGeneration,
+        UMT5ForConditionalGeneration,
+    )
 
     config = tiny(variant)
     params = random_params(config)
     source_BxS, inputs_BxT, labels_BxT = batch
     save_pretrained(tmp_path, config, params)
-    cls = MT5ForConditionalGeneration if multilingual else T5ForConditionalGeneration
+    cls: Any = MT5ForConditionalGeneration if multilingual else T5ForConditionalGeneration
+    cls = UMT5ForConditionalGeneration if variant == "umt5" else cls
     oracle = cls.from_pretrained(tmp_path).eval()
     out = oracle(
         input_ids=torch.tensor(source_BxS).long(),

@@ -23,7 +23,7 @@ class Hub:
     """Stands in for the Hub: a repository's files; notes what is asked of it."""
 
     def __init__(self, monkeypatch, files, folder):
-        self.asked = []
+        self.asked: list[dict[str, object]] = []
 
         def info(api, name, timeout):
             siblings = [SimpleNamespace(rfilename=file) for file in files]
