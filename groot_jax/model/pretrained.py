@@ -90,7 +90,8 @@ class Pretrained:
             return self._read(key, tuple(slice(0, size) for size in shape))
         read: dict[Any, np.ndarray] = {}  # Devices that hold the same part share one reading.
 
-        def part(index: Index) -> np.ndarray:
+        def part(index: Index | None) -> np.ndarray:
+            assert index is not None  # Of a device of this process.
             bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
             if bounds not in read:
                 read[bounds] = self._read(key, tuple(slice(*ends) for ends in bounds))
