@@ -83,7 +83,11 @@ class GrootStage:
         if not self._contrasts:
             return None
         # By the step, not by a key that each search passes on: a run that continues draws the same.
-        key = jax.random.fold_in(self._noise, step) if self._noisy else None
+        key = None
+        if self._noisy:
+            # Sent like a batch: nothing in the loop goes to the device unasked.
+            number = arrays.put(np.uint32(step), self._run.partitioning.layout.everywhere)
+            key = jax.random.fold_in(self._noise, number)
         return self._generator(params, batch, key)
 
     def correct_and_rank(self, beams: Beams | None, batch: Batch) -> Ranked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -19,6 +20,7 @@ import pytest
 from jax._src import monitoring
 from tensorboardX.proto.event_pb2 import Event
 
+from groot_jax import train
 from groot_jax.config import load_dumped
 from groot_jax.data.batches import Batch, TrainingBatches
 from groot_jax.reward.oracle import Oracle
@@ -454,10 +456,26 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
         if event == "/jax/compilation_cache/cache_misses":
             misses.append(event)
 
+    def guarded(run, make=train.stages):
+        """No update brings anything to the device but what is put there by name."""
+        for stage in make(run):
+
+            def updates(state, start, stream=stage.updates):
+                stream = stream(state, start)
+                while True:
+                    with jax.transfer_guard("disallow"):
+                        update = next(stream, None)
+                    if update is None:
+                        return
+                    yield update
+
+            yield dataclasses.replace(stage, updates=updates)
+
     def counted_search(task, *, make=Task.generator, **options):
         searches.append(make(task, **options))
         return searches[-1]
 
+    monkeypatch.setattr(train, "stages", guarded)
     monkeypatch.setattr(Task, "generator", counted_search)
     monkeypatch.setattr(setup, "replication_problem", lambda *_: "too much is replicated")
     monkeypatch.setattr(setup, "_KEPT_FROM", 0.0)
