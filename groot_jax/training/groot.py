@@ -75,6 +75,8 @@ class GrootStage:
         self._key = arrays.named_key(seed, system, layout.everywhere)
         # Draws unlike those of the update.
         self._noise = arrays.named_key(seed, f"{system}, generation", layout.everywhere)
+        # One program: called by itself, it would run operation by operation.
+        self._fold_in = jax.jit(jax.random.fold_in, out_shardings=layout.everywhere)
 
     # ---- The three steps ----
 
@@ -87,7 +89,7 @@ class GrootStage:
         if self._noisy:
             # Sent like a batch: nothing in the loop goes to the device unasked.
             number = arrays.put(np.uint32(step), self._run.partitioning.layout.everywhere)
-            key = jax.random.fold_in(self._noise, number)
+            key = self._fold_in(self._noise, number)
         return self._generator(params, batch, key)
 
     def correct_and_rank(self, beams: Beams | None, batch: Batch) -> Ranked:
