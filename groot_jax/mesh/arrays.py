@@ -7,7 +7,6 @@ arrays have the full shape everywhere, so that indices mean the same in all proc
 from __future__ import annotations
 
 import zlib
-from functools import partial
 from typing import Any
 
 import jax
@@ -51,10 +50,9 @@ def named_key(seed: int, name: str, sharding: NamedSharding) -> jax.Array:
 
     It lies as `sharding` says: a run of several processes has it on all of their devices.
     """
-    # A checksum, for Python's own `hash` of a text differs from process to process.
-    draw = partial(_key, seed, zlib.crc32(name.encode()))
-    return jax.jit(draw, out_shardings=sharding)()
 
+    def key() -> jax.Array:
+        # A checksum, for Python's own `hash` of a text differs from process to process.
+        return jax.random.fold_in(new_key(seed), zlib.crc32(name.encode()))
 
-def _key(seed: int, name: int) -> jax.Array:
-    return jax.random.fold_in(new_key(seed), name)
+    return jax.jit(key, out_shardings=sharding)()
