@@ -81,7 +81,7 @@ def _adamw(
     ) -> tuple[Params, optax.OptState]:
         assert params is not None
         adam, *rest, scheduled = state[1] if clip else state
-        scale = 1.0
+        scale: jax.Array | float = 1.0
         if clip:
             # Clipped first: one huge gradient would otherwise stay in the second moment for some 50
             # updates (b2 = .98) and make all of them small.
