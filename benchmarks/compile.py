@@ -49,7 +49,7 @@ _TINY = (
     "--config.nll.epochs=1",
     "--config.loader.source_buckets=(64,)",
     "--config.loader.target_buckets=(48,)",
-    "--config.systems=groot",
+    "--config.systems=",
 )
 _EVENTS = {
     "/jax/core/compile/jaxpr_trace_duration": "trace_s",

@@ -16,9 +16,7 @@ def test_programs_are_counted_cold_and_warm():
     assert cold["programs"] == warm["programs"]
     assert positive(cold["xla_s"]) and 0 < cold["share"] < 1
     functions = {row["function"]: row for row in found["rows"] if row["run"] == "cold"}
-    # One size of batch: an update of each stage, a search of dev, and one with dropout.
-    assert functions["nll_step"]["programs"] == 1
-    assert functions["search"]["programs"] == 2
-    assert functions["groot_step"]["programs"] >= 1
+    # Stage 0 alone, in one size of batch: an update, and a search of dev, which the close shares.
+    assert functions["nll_step"]["programs"] == functions["search"]["programs"] == 1
     parts = sum(row["programs"] for name, row in functions.items() if name != "all")
     assert parts == functions["all"]["programs"] == cold["programs"]
