@@ -34,7 +34,7 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict) -> Cor
     # evaluation.
     splits: dict[str, tuple[Sentence, ...]] = {}
     notes = list(corpus.notes)
-    for split in ("train", "dev", "test"):
+    for split in ("train", "dev", "test", "unlabeled"):
         given: tuple[Sentence, ...] = getattr(corpus, split)
         problems = Problems(config.data.policy)
         splits[split] = tuple(problems.kept(given, check))
@@ -52,5 +52,6 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict) -> Cor
         train=splits["train"],
         dev=splits["dev"],
         test=splits["test"],
+        unlabeled=splits["unlabeled"],
         notes=tuple(notes),
     )

@@ -19,10 +19,10 @@ from typing import Any, TypeAlias, TypedDict
 
 from groot_jax.data.labeling import Labeling, Sentence
 from groot_jax.errors import UserError
-from groot_jax.evaluation.confidence import labeling_probabilities
 from groot_jax.evaluation.decisions import Tuning
 from groot_jax.evaluation.metrics import Beam, Summary, TripleReward, deduplicated
 from groot_jax.reward.correction import corrections
+from groot_jax.reward.space import labeling_probabilities
 from groot_jax.runtime.files import write_text
 
 # An object of a JSON file.

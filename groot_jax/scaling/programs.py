@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
+from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import NllBatch, PoolBatch, nll_batch
 from groot_jax.errors import UserError
@@ -37,7 +38,7 @@ from groot_jax.scaling.workload import Workload
 from groot_jax.task import make_model_config, num_sentinels, resolve_format
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Partitioning
-from groot_jax.training.steps import jit_groot_step, jit_nll_step
+from groot_jax.training.steps import jit_groot_step, jit_nll_step, loss_settings
 
 Tree = TypeVar("Tree")
 
@@ -176,11 +177,13 @@ class Programs:
 
     def _lower_update(self, step: str) -> jax.stages.Lowered:
         batch: NllBatch | PoolBatch
+        losses: tuple[LossSettings, ...] = ()
         if step == "nll":
             stage, clip, jit = self.config.nll, self.config.optimizer.clip, jit_nll_step
             batch = nll_batch(self.workload.batch(self._padded_rows(step)))
         else:
             stage, clip, jit = self.stage, self.stage.clip, jit_groot_step
+            losses = (loss_settings(stage),)
             # Bins of trees must not span two devices, nor two updates that are accumulated.
             groups = batch_ways(self.partitioning.layout.batch) * stage.accumulate
             batch = self._pools(groups, self._padded_rows(step))
@@ -190,7 +193,9 @@ class Programs:
         state = self.partitioning.state_shapes(optimizer)
         # Its declared type lacks `lower`.
         jitted: Any = jit(stage, optimizer, self.partitioning)
-        return jitted.lower(state, _placed(batch, layout.batch), key, columns)
+        return jitted.lower(
+            state, _placed(batch, layout.batch), key, columns, *_placed(losses, layout.everywhere)
+        )
 
     def _pools(self, groups: int, rows: int) -> PoolBatch:
         start_token = self.model_config.decoder_start_token_id

@@ -19,12 +19,12 @@ TAU, RANK_MARGIN = 0.3, 0.05
 
 
 def settings_of(**changes) -> LossSettings:
-    return LossSettings((), TAU, RANK_MARGIN)._replace(**changes)
+    return LossSettings({}, TAU, RANK_MARGIN)._replace(**changes)
 
 
 def loss(name: str, pools: ScoredPools, settings: LossSettings) -> jax.Array:
     """One loss as an update takes it."""
-    return contrast(pools, settings._replace(weights=((name, 1.0),)))
+    return contrast(pools, settings._replace(weights={name: 1.0}))
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -206,7 +206,7 @@ def test_the_contrast_is_the_weighted_sum_of_its_losses():
         jnp.ones((4, 5), bool),
         jnp.full((4, 5), 6),
     )
-    weights = (("margin", 0.3), ("risk", 5.0), ("rank", 0.0))
+    weights = {"margin": 0.3, "risk": 5.0, "rank": 0.0}
     got = contrast(pool, settings_of(weights=weights))
     want = 0.3 * loss("margin", pool, settings_of()) + 5 * loss("risk", pool, settings_of())
     np.testing.assert_allclose(got, want, rtol=1e-6)

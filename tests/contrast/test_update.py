@@ -129,8 +129,7 @@ class Setting:
         options = {
             "model": self.model,
             "optimizer": optax.sgd(1.0),
-            "settings": LossSettings((("margin", 1.0), ("risk", 2.0))),
-            "nll_weight": 0.5,
+            "settings": LossSettings({"margin": 1.0, "risk": 2.0}, nll_weight=0.5),
             "average": "sentence",
         } | changes
         return jax.jit(partial(groot_step, **options))
