@@ -57,8 +57,10 @@ def _some_system_weighs(config: ConfigDict, *losses: str) -> bool:
     return any(variant(config, name).loss[loss] > 0 for name in config.systems for loss in losses)
 
 
-def _some_system(config: ConfigDict, holds: Callable[[ConfigDict], bool]) -> bool:
-    return any(holds(variant(config, name)) for name in config.systems)
+def _some_variant(config: ConfigDict, holds: Callable[[ConfigDict], bool]) -> bool:
+    """Of all variants, those too that this run does not train: a later one of the same work
+    directory may."""
+    return any(holds(variant(config, name)) for name in config.variants)
 
 
 # The losses that have a temperature.
@@ -104,25 +106,25 @@ _USES = (
     ),
     _Use(
         ("data.unlabeled",),
-        "a share of the updates: config.groot.unlabeled above 0, for one of config.systems",
-        lambda c: _some_system(c, lambda s: s.unlabeled > 0),
+        "a share of the updates: config.groot.unlabeled above 0",
+        lambda c: _some_variant(c, lambda s: s.unlabeled > 0),
     ),
     _Use(
         ("groot.teacher",),
         "config.groot.unlabeled above 0",
-        lambda c: _some_system(c, lambda s: s.unlabeled > 0),
+        lambda c: _some_variant(c, lambda s: s.unlabeled > 0),
     ),
     _Use(
         ("groot.temperature",),
         "config.groot.expected, config.groot.pool.consensus or config.groot.unlabeled above 0",
-        lambda c: _some_system(
+        lambda c: _some_variant(
             c, lambda s: s.unlabeled > 0 or s.expected > 0 or s.pool.consensus > 0
         ),
     ),
     _Use(
         ("groot.expected", "groot.pool.consensus"),
-        "a system that contrasts: a weight for one of config.groot.loss",
-        lambda c: _some_system_weighs(c, *c.groot.loss),
+        "a contrast: a weight for one of config.groot.loss",
+        lambda c: _some_variant(c, lambda s: any(s.loss.values())),
     ),
     _Use(("data.hide_words",), "words with features: config.text.format=aligned", _may_be_aligned),
     _Use(

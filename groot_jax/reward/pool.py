@@ -17,12 +17,10 @@ from typing import Literal, NamedTuple
 from groot_jax.data.labeling import Candidate, Labeling
 from groot_jax.reward.correction import corrections
 from groot_jax.reward.rewards import Words
-from groot_jax.reward.space import DIGITS, hypotheses, labeling_probabilities
+from groot_jax.reward.space import DIGITS, HYPOTHESES, hypotheses, labeling_probabilities
 
 Origin = Literal["gold", "beam", "consensus", "correction"]
 Triple = tuple[Labeling, Labeling, Words]  # candidate, gold, words
-# Labelings of a sentence among which its consensus is looked for, as `decide.hypotheses` has them.
-_HYPOTHESES = 64
 # Rewards of triples; beside each triple, the number of the item (of a chunk) that it belongs to.
 Score = Callable[[Sequence[Triple], Sequence[int]], list[float]]
 
@@ -163,7 +161,7 @@ def propose(task: ScoringTask, settings: PoolSettings, seed: int) -> _Draft:
     parents = range(first, len(pool))
     if task.gold is None or settings.consensus:
         # What the beam holds joins as such or not at all, and gold as gold.
-        beyond = [y for y in hypotheses(chances, _HYPOTHESES) if y not in {*chances, task.gold}]
+        beyond = [y for y in hypotheses(chances, HYPOTHESES) if y not in {*chances, task.gold}]
         pool += [PoolEntry(y, math.nan, math.nan, "consensus", -1, -1) for y in beyond]
     if task.gold is None or not settings.corrections:
         return _Draft(pool, chances)

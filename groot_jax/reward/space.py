@@ -15,6 +15,8 @@ DIGITS = 12
 # Candidates of which `hypotheses` leaves out the least certain spans. On dev of `retail` and MIT
 # Restaurant ten had the same reward at rank 1 as five.
 _PRUNED = 5
+# Labelings of a sentence among which training and the report look for what the beam lacks, at most.
+HYPOTHESES = 64
 
 
 def probabilities(beam: Sequence[Candidate], temperature: float = 1.0) -> list[float]:
