@@ -86,7 +86,9 @@ def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
     return {
         "nll": update(config.nll, jit_nll_step, nll_batch(workload.batch(config.nll.batch_size))),
         "search": lambda: generator.search(params, inputs, None),
-        "update": update(config.groot, jit_groot_step, pools, loss_settings(config.groot)),
+        "update": update(
+            config.groot, jit_groot_step, pools, loss_settings(config.groot, ("margin",))
+        ),
     }
 
 

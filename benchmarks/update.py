@@ -54,7 +54,7 @@ from groot_jax.data.tokenizer import load_tokenizer
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.model.config import T5Config
 from groot_jax.model.t5 import T5
-from groot_jax.training.steps import loss_settings
+from groot_jax.training.steps import loss_settings, losses_in_use
 
 MODES = ("legal", "full")
 # Relative, of the loss, of the whole gradient and of each parameter's; see `Apart`.
@@ -159,7 +159,8 @@ def _sharing(batches: Sequence[PoolBatch]) -> tuple[float, float]:
 
 def default_losses() -> LossSettings:
     """The losses of configs/default.py."""
-    return loss_settings(configs.default_config().groot)
+    stage = configs.default_config().groot
+    return loss_settings(stage, losses_in_use([stage]))
 
 
 def our_step(

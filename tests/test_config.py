@@ -465,6 +465,29 @@ def test_a_variant_is_groot_with_its_own_changes_and_leaves_groot_alone() -> Non
     assert flatten(variant(config, "groot")) == flatten(config.groot)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((("groot.unlabeled", "0.5"),), "system groot takes 0.5 of its updates from sentences"),
+        ((("groot.pool.consensus", "8"),), "room for 7 beside gold and pool.beams"),
+        ((("groot.teacher", "best"),), "it can be start, policy"),
+        ((("groot.expected", "1.5"),), "at least 0 and at most 1"),
+        ((("groot.temperature", "0"),), "above 0"),
+    ],
+)
+def test_pools_that_cannot_be_made_are_refused(
+    settings: tuple[tuple[str, str], ...], said: str
+) -> None:
+    assert said in message(*settings)
+
+
+def test_nll_continued_sees_labeled_sentences_alone_whatever_groot_does() -> None:
+    config = load(RETAIL, [("data.unlabeled", "a.txt,b.txt"), ("groot.unlabeled", "0.5")])
+    assert config.data.unlabeled == ("a.txt", "b.txt")
+    shares = [variant(config, name).unlabeled for name in ("nll_continued", "groot", "risk")]
+    assert shares == [0.0, 0.5, 0.5]
+
+
 def test_nll_continued_has_no_contrast_whatever_groot_contrasts_with() -> None:
     config = load(RETAIL, [(f"groot.loss.{name}", "1") for name in default_config().groot.loss])
     assert not any(variant(config, "nll_continued").loss.values())

@@ -29,7 +29,7 @@ class LossSettings(NamedTuple):
     """Knobs of the losses; `config.groot` explains them.
 
     They are arguments of an update, not parts of its program: systems that differ in nothing else,
-    such as `risk` and `groot`, share what is compiled. Which losses `weights` names is part of it.
+    such as `risk` and `groot`, share what is compiled. The names in `weights` are part of it.
     """
 
     weights: Mapping[str, Scalar]  # of each loss by its name; 0: left out

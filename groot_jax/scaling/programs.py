@@ -38,7 +38,7 @@ from groot_jax.scaling.workload import Workload
 from groot_jax.task import make_model_config, num_sentinels, resolve_format
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Partitioning
-from groot_jax.training.steps import jit_groot_step, jit_nll_step, loss_settings
+from groot_jax.training.steps import jit_groot_step, jit_nll_step, loss_settings, losses_in_use
 
 Tree = TypeVar("Tree")
 
@@ -183,7 +183,8 @@ class Programs:
             batch = nll_batch(self.workload.batch(self._padded_rows(step)))
         else:
             stage, clip, jit = self.stage, self.stage.clip, jit_groot_step
-            losses = (loss_settings(stage),)
+            systems = [configs.variant(self.config, name) for name in self.config.systems]
+            losses = (loss_settings(stage, losses_in_use(systems)),)
             # Bins of trees must not span two devices, nor two updates that are accumulated.
             groups = batch_ways(self.partitioning.layout.batch) * stage.accumulate
             batch = self._pools(groups, self._padded_rows(step))

@@ -35,7 +35,7 @@ from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.training.loop import Program, Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.run import Run
-from groot_jax.training.steps import jit_groot_step, loss_settings
+from groot_jax.training.steps import jit_groot_step, loss_settings, losses_in_use
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ class GrootStage:
             _update_key(settings),
             lambda: jit_groot_step(settings, self._optimizer, partitioning),
         )
-        self._losses = arrays.put(loss_settings(settings), layout.everywhere)
+        systems = [configs.variant(run.config, name) for name in run.config.systems]
+        losses = loss_settings(settings, losses_in_use(systems))
+        self._losses = arrays.put(losses, layout.everywhere)
         # NLL continued has no contrast: nothing is generated for it.
         self._contrasts = any(settings.loss.values())
         self._generator = run.generator

@@ -133,7 +133,7 @@ def answers(mesh):
             groups=batch_ways(partitioning.layout.batch) * accumulate,
         )
         step = jit_groot_step(config.groot, descent, partitioning)
-        losses = arrays.put(loss_settings(config.groot), everywhere)
+        losses = arrays.put(loss_settings(config.groot, ["margin"]), everywhere)
         state, metrics = step(partitioning.new_state(params, descent),
                               arrays.put(data, partitioning.layout.batch), key, outputs, losses)
         found[f"groot, accumulate {accumulate}"] = flat(state.params), jax.device_get(metrics)
