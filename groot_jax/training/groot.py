@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import dropwhile
 
 import jax
 import numpy as np
@@ -69,7 +70,7 @@ class GrootStage:
             lambda: jit_groot_step(settings, self._optimizer, partitioning),
         )
         systems = [configs.variant(run.config, name) for name in run.config.systems]
-        losses = loss_settings(settings, losses_in_use(systems))
+        losses = loss_settings(settings, losses_in_use([settings, *systems]))
         self._losses = arrays.put(losses, layout.everywhere)
         # NLL continued has no contrast: nothing is generated for it.
         self._contrasts = any(settings.loss.values())
@@ -211,10 +212,8 @@ class GrootStage:
     def stage(self) -> Stage:
         """As the loop of all training sees it."""
         run, partitioning = self._run, self._run.partitioning
-        systems = list(run.config.systems)
-        later = [
-            configs.variant(run.config, name) for name in systems[systems.index(self.system) + 1 :]
-        ]
+        names = [*dropwhile(lambda name: name != self.system, run.config.systems)][1:]
+        later = [configs.variant(run.config, name) for name in names]
         # What a later system needs stays. So does the search of dev, which all of them need.
         programs: list[Program] = []
         if _update_key(self.settings) not in map(_update_key, later):

@@ -68,11 +68,11 @@ def loss_settings(stage: ConfigDict, names: Collection[str]) -> LossSettings:
     """The losses of `config.groot`, or of a variant of it, as host scalars to be placed; of their
     weights those of `names`, which systems that share a program have in common."""
     return LossSettings(
-        {name: np.float32(stage.loss[name]) for name in names},
-        np.float32(stage.tau),
-        np.float32(stage.rank_margin),
-        np.bool_(stage.reinforce_normalise),
-        np.float32(stage.nll_weight),
+        {name: np.asarray(stage.loss[name], np.float32) for name in names},
+        np.asarray(stage.tau, np.float32),
+        np.asarray(stage.rank_margin, np.float32),
+        np.asarray(stage.reinforce_normalise),
+        np.asarray(stage.nll_weight, np.float32),
     )
 
 

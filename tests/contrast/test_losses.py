@@ -221,22 +221,21 @@ def test_a_loss_of_weight_0_is_silent_even_where_it_overflows_and_no_program_is_
         jnp.full((1, 3), 4),
     )
 
-    @jax.jit
     def graded(s, settings):
-        return jax.value_and_grad(lambda s: contrast(pool._replace(scores_BxM=s), settings).sum())(
-            s
-        )
+        total = lambda s: contrast(pool._replace(scores_BxM=s), settings).sum()  # noqa: E731
+        return jax.value_and_grad(total)(s)
 
-    off = dict.fromkeys(LOSSES, np.float32(0))
-    assert not np.isfinite(graded(pool.scores_BxM, settings_of(weights=off | {"squared": 1}))[0])
-    value, grad = graded(pool.scores_BxM, settings_of(weights=off))
+    jitted: Any = jax.jit(graded)
+    off = dict.fromkeys(LOSSES, 0.0)
+    assert not np.isfinite(jitted(pool.scores_BxM, settings_of(weights=off | {"squared": 1.0}))[0])
+    value, grad = jitted(pool.scores_BxM, settings_of(weights=off))
     assert value == 0 and (grad == 0).all()
     calm = jnp.array([[-1.0, -2.0, -3.0]])
     for name in LOSSES:
-        alone = settings_of(weights=off | {name: np.float32(0.5)}, tau=np.float32(0.2))
+        alone = settings_of(weights=off | {name: 0.5}, tau=0.2)
         want = 0.5 * loss(name, pool._replace(scores_BxM=calm), settings_of(tau=0.2)).sum()
-        np.testing.assert_allclose(graded(calm, alone)[0], want, rtol=1e-5)
-    assert graded._cache_size() == 2  # With a weight that is a Python int, and without.
+        np.testing.assert_allclose(jitted(calm, alone)[0], want, rtol=1e-5)
+    assert jitted._cache_size() == 1
 
 
 def test_the_config_knows_which_losses_read_tau():

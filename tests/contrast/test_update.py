@@ -328,21 +328,21 @@ def test_gold_outside_the_pool_counts_in_the_nll_term_alone():
 
 def test_systems_of_other_losses_share_a_program_and_have_the_updates_of_their_own():
     setting = Setting()
-    shared = jax.jit(
+    shared: Any = jax.jit(
         partial(groot_step, model=setting.model, optimizer=optax.sgd(1.0), average="sentence")
     )
-    off = dict.fromkeys(LOSSES, np.float32(0))
     batch, key = setting.pool_batch(), jax.random.key(0)
     found = []
     for losses, tau, nll_weight in (({"margin": 0.4}, 0.3, 2.0), ({"risk": 5.0}, 0.2, 0.0)):
-        weights = {name: np.float32(weight) for name, weight in losses.items()}
-        settings = LossSettings(off | weights, np.float32(tau), nll_weight=np.float32(nll_weight))
+        weights = dict.fromkeys(LOSSES, 0.0) | losses
+        settings = LossSettings(weights, tau, nll_weight=nll_weight)
         state, _ = shared(setting.state(), batch, key, setting.columns, settings)
         found.append(state.params)
     assert shared._cache_size() == 1
     alone = setting.step(settings=LossSettings({"risk": 5.0}, 0.2))
     close(found[1], alone(setting.state(), batch, key, setting.columns)[0].params, 1e-5)
-    assert not np.allclose(*(jax.tree.leaves(params)[0] for params in found), atol=1e-4)
+    first, second = (jax.tree.leaves(params)[0] for params in found)
+    assert not np.allclose(first, second, atol=1e-4)
 
 
 def test_rows_of_padding_change_no_update():

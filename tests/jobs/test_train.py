@@ -364,7 +364,7 @@ def test_a_stop_between_evaluations_changes_no_bit_at_any_lag(
     """Nor with updates of unlabeled sentences between the others, or without any other."""
     stage_0 = tmp_path / "stage_0"
     shutil.copytree(trained, stage_0)
-    flags = (
+    flags: tuple[str, ...] = (
         f"--config.nll.checkpoint={stage_0}",
         "--config.systems=groot",
         f"--config.groot.lag={lag}",
