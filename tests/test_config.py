@@ -469,6 +469,10 @@ def test_a_variant_is_groot_with_its_own_changes_and_leaves_groot_alone() -> Non
     ("settings", "said"),
     [
         ((("groot.unlabeled", "0.5"),), "system groot takes 0.5 of its updates from sentences"),
+        (
+            (("groot.unlabeled", "1"), ("data.unlabeled", "a"), ("nll.enabled", "false")),
+            "train stage 0, or name one in config.nll.checkpoint",
+        ),
         ((("groot.pool.consensus", "8"),), "room for 7 beside gold and pool.beams"),
         ((("groot.teacher", "best"),), "it can be start, policy"),
         ((("groot.expected", "1.5"),), "at least 0 and at most 1"),

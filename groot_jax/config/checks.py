@@ -266,6 +266,12 @@ def _check_systems(config: ConfigDict) -> None:
                 "without labels, and there are none: name a file in config.data.unlabeled, or set "
                 "config.groot.unlabeled to 0"
             )
+        if settings.unlabeled > 0 and not (config.nll.enabled or config.nll.checkpoint):
+            raise UserError(
+                f"the system {name} learns from sentences without labels what a trained model says "
+                "of them, but config.nll.enabled is false: train stage 0, or name one in "
+                "config.nll.checkpoint"
+            )
     # Variants that no system of this run uses are checked as well: a mistake in one is found when
     # it is made, and not by a later run.
     for name in config.variants:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from groot_jax.data.corpus import Corpus
 from groot_jax.data.labeling import Sentence, Span
 from groot_jax.data.unlabeled import with_unlabeled
 from groot_jax.errors import UserError
+from groot_jax.task import check_corpus, digests_of
 
 CORPUS = Corpus(
     train=(Sentence(("red", "jeans"), (Span(0, 1, "color"),)),),
@@ -110,6 +113,18 @@ def test_a_bad_line_is_named_or_dropped_and_counted(tmp_path, text, said):
     corpus = read(path, policy="skip")
     assert len(corpus.unlabeled) == 1
     assert any(note.startswith("unlabeled: 1 sentences skipped") for note in corpus.notes)
+
+
+def test_a_run_that_continues_is_refused_other_sentences(tmp_path):
+    corpus = read(write(tmp_path, TEXT))
+    task: Any = SimpleNamespace(
+        digests=digests_of(corpus), format=SimpleNamespace(types=corpus.types)
+    )
+    check_corpus(task, corpus, tmp_path)
+    check_corpus(task, CORPUS, tmp_path)  # As evaluation reads it.
+    other = read(write(tmp_path, TEXT + "puma socks\n"))
+    with pytest.raises(UserError, match="the unlabeled split does not hold"):
+        check_corpus(task, other, tmp_path)
 
 
 def test_files_that_give_nothing_are_named(tmp_path):
