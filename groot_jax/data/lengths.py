@@ -47,11 +47,7 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict) -> Cor
             notes.append(
                 f"{split}: {problems.count} too long sentences skipped, the first: {problems.first}"
             )
+    train, dev, test, unlabeled = splits.values()
     return dataclasses.replace(
-        corpus,
-        train=splits["train"],
-        dev=splits["dev"],
-        test=splits["test"],
-        unlabeled=splits["unlabeled"],
-        notes=tuple(notes),
+        corpus, train=train, dev=dev, test=test, unlabeled=unlabeled, notes=tuple(notes)
     )
