@@ -182,7 +182,7 @@ class Programs:
         else:
             stage, clip, jit = self.stage, self.stage.clip, jit_groot_step
             systems = [configs.variant(self.config, name) for name in self.config.systems]
-            losses = (loss_settings(stage, losses_in_use(systems)),)
+            losses = (loss_settings(stage, losses_in_use([stage, *systems])),)
             # Bins of trees must not span two devices, nor two updates that are accumulated.
             groups = self.partitioning.layout.ways("batch") * stage.accumulate
             batch = self._pools(groups, self._padded_rows(step))
