@@ -478,8 +478,8 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
         if event == "/jax/compilation_cache/cache_misses":
             misses.append(event)
 
-    def counted_search(task, *, make=Task.generator, **options):
-        searches.append(make(task, **options))
+    def counted_search(task, *layout, make=Task.generator, **options):
+        searches.append(make(task, *layout, **options))
         return searches[-1]
 
     monkeypatch.setattr(Task, "generator", counted_search)
