@@ -61,6 +61,7 @@ from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.run import Run
 from groot_jax.training.setup import device_setup
 from groot_jax.training.status import WorkdirLock
+from groot_jax.training.steps import loss_settings, losses_in_use
 
 # As soon as the device is done a thread notes the time. It has to get Python's lock for that, which
 # a busy thread hands over every 5 ms unless it is told otherwise.
@@ -243,11 +244,11 @@ def baseline_loop(run: runs.Trained, steps: int) -> measure.Row:
         T: jax.jit(baselines.flax_generate(model, k=config.generate.k, steps=T))
         for _, T in task.ladder.rungs
     }
-    settings = baselines.loss_settings(stage)
+    settings = loss_settings(stage, losses_in_use([stage]))
     optimizer = make_optimizer(config.optimizer, stage, stage.clip, batches.per_epoch)
 
     def loss(params: measure.Params, batch: baselines.TiledBatch, key: jax.Array) -> jax.Array:
-        return baselines.tiled_loss(model, params, batch, settings, stage.nll_weight, None, key)
+        return baselines.tiled_loss(model, params, batch, settings, None, key)
 
     # As training does it: the new parameters and moments take the place of the old ones.
     @partial(jax.jit, donate_argnums=(0, 1))

@@ -38,6 +38,9 @@ def get_config() -> ConfigDict:
     config.data.tags_feature = "tags"  # and the one with their tags, text or class labels.
     # Keep only so many training sentences, drawn with `split_seed`; 0 = all.
     config.data.train_limit = 0
+    # Files or folders of sentences whose labels, if they have any, are not read; commas between
+    # several. Stage 1 learns from them by `groot.unlabeled`.
+    config.data.unlabeled = ()
     config.data.retail_seed = 0  # The seed of the generated corpus, for reader `retail`.
     # Chance of each span of a training sentence to be swapped for another mention of its type from
     # the training split (Dai and Adel, arXiv 2010.11683): drawn anew for each epoch, in both
@@ -199,6 +202,21 @@ def get_config() -> ConfigDict:
     config.groot.pool.gold = True  # Gold is a candidate, of reward 1.
     config.groot.pool.beams = 8  # At most so many distinct non-gold beam candidates.
     config.groot.pool.corrections = True  # What is left is filled with mended candidates.
+    # So many labelings that the beam lacks, made of its spans: those of the highest expected
+    # reward (see docs/decisions.md). They come before corrections.
+    config.groot.pool.consensus = 0
+    # a: the reward of y is (1 - a) R(y, gold) + a * sum of p(u) R(y, u) over the labelings u of the
+    # beam, which asks the reward for k times as many values. 0: gold alone.
+    config.groot.expected = 0.0
+    # What the beam's scores are divided by before p is their softmax, here, in pool.consensus and
+    # for unlabeled sentences. (`consensus`, the decision rule, has one that dev chooses.)
+    config.groot.temperature = 1.0
+    # Share of the updates whose sentences are those of data.unlabeled. Their consensus stands for
+    # gold, in the pool and in the NLL term, and a is 1.
+    config.groot.unlabeled = 0.0
+    # Whose beams say what an unlabeled sentence's consensus is: start (the parameters that stage 1
+    # starts from, kept beside the others) | policy (those in training).
+    config.groot.teacher = "start"
     config.groot.lag = 1  # Updates that the generating policy may lag behind; 0: on-policy.
     # Encoder dropout while generating: beams of training sentences as noisy as those of dev.
     config.groot.generate_dropout = 0.2
@@ -212,7 +230,7 @@ def get_config() -> ConfigDict:
     config.variants.groot = ConfigDict()
     # Whatever `groot.loss` is made of, these two have none of it.
     none = dict.fromkeys(config.groot.loss, 0.0)
-    config.variants.nll_continued = ConfigDict({"loss": none})
+    config.variants.nll_continued = ConfigDict({"loss": none, "unlabeled": 0.0})
     config.variants.risk = ConfigDict({"loss": none | {"risk": 5.0}})
     config.variants.no_corrections = ConfigDict({"pool": {"corrections": False}})
 

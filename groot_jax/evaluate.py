@@ -127,7 +127,7 @@ def results_folder(
     else:
         check_types(task, corpus, workdir)
     digests = digests_of(corpus)
-    if digests == task.digests:
+    if all(task.digests.get(split) == digest for split, digest in digests.items()):
         differing, digests = other, {}  # The same data from another place.
     if output is not None:
         configs.claim_workdir(output, task.config, "--output")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from groot_jax.data.labeling import Labeling, Span
-from groot_jax.evaluation.confidence import labeling_probabilities, span_confidences
+from groot_jax.evaluation.confidence import span_confidences
 from groot_jax.evaluation.metrics import Beam, deduplicated
 from groot_jax.evaluation.records import Json
+from groot_jax.reward.space import labeling_probabilities
 
 
 @dataclass(frozen=True)

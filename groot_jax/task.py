@@ -146,9 +146,11 @@ def make_model_config(model: ConfigDict, pieces: int) -> T5Config:
 
 
 def digests_of(corpus: Corpus) -> dict[str, str]:
-    """A digest of the words and labels of each split, wherever they were read from."""
+    """A digest of the words and labels of each split, wherever they were read from; of unlabeled
+    sentences where there are some, which training alone reads."""
     digests = {}
-    for split in ("train", "dev", "test"):
+    unlabeled = ("unlabeled",) if corpus.unlabeled else ()
+    for split in ("train", "dev", "test", *unlabeled):
         digest = hashlib.blake2b(digest_size=16)
         for sentence in getattr(corpus, split):
             # `red shoes` -> [["red","shoes"],[[0,1,"color"]]]: as JSON, for of words joined by
@@ -165,7 +167,7 @@ def check_corpus(task: Task, corpus: Corpus, workdir: Path) -> None:
     # Types first: where they differ, digests do too, and types say more.
     found = digests_of(corpus) if task.digests else {}
     for split, digest in task.digests.items():
-        if found[split] != digest:
+        if split in found and found[split] != digest:
             raise UserError(
                 f"config.data: the {split} split does not hold the sentences that it held when "
                 f"{workdir} was first trained in: bring the old data back, or name another "

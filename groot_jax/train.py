@@ -18,6 +18,7 @@ from rich.console import Console
 from groot_jax import config as configs
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.lengths import without_too_long
+from groot_jax.data.unlabeled import with_unlabeled
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluate import evaluate_systems, show_results
 from groot_jax.evaluation.evaluator import open_oracle
@@ -54,6 +55,8 @@ def main(argv: list[str] | None = None) -> None:
         if hosts.main and (workdir / configs.CONFIG_FILE).exists():
             lock.take()
         corpus = load_corpus(config.data, config.text.max_words)
+        if config.data.unlabeled:
+            corpus = with_unlabeled(corpus, config.data, config.text.max_words)
         for note in corpus.notes:
             say(console, note)
         with open_oracle(config) as oracle:

@@ -420,6 +420,11 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("reward.batch", "true", {}, {"reward.name": "mine:reward"}),
         ("reward.deadline", "3", {}, {"reward.name": "mine:reward"}),
         ("optimizer.b1", "0.8", {"optimizer.name": "adafactor"}, {}),
+        ("data.unlabeled", "queries.txt", {}, {"groot.unlabeled": "0.5"}),
+        ("data.unlabeled", "queries.txt", {}, {"variants.groot.unlabeled": "0.5"}),
+        ("groot.teacher", "policy", {}, {"groot.unlabeled": "0.5", "data.unlabeled": "a.txt"}),
+        ("groot.temperature", "1.4", {}, {"groot.expected": "0.5"}),
+        ("groot.temperature", "1.4", {}, {"groot.pool.consensus": "2"}),
         ("groot.tau", "0.1", LAMBDARANK, LAMBDARANK | {"groot.loss.weighted_margin": "1"}),
         ("groot.tau", "0.1", LAMBDARANK, {"systems": "nll_continued"}),
         ("groot.rank_margin", "0.1", {}, {"groot.loss.rank": "1"}),
@@ -459,6 +464,33 @@ def test_a_variant_is_groot_with_its_own_changes_and_leaves_groot_alone() -> Non
     assert config.groot.loss.margin == default_config().groot.loss.margin
     assert variant(config, "groot") == variant(config, "groot")
     assert flatten(variant(config, "groot")) == flatten(config.groot)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((("groot.unlabeled", "0.5"),), "system groot takes 0.5 of its updates from sentences"),
+        (
+            (("groot.unlabeled", "1"), ("data.unlabeled", "a"), ("nll.enabled", "false")),
+            "train stage 0, or name one in config.nll.checkpoint",
+        ),
+        ((("groot.pool.consensus", "8"),), "room for 7 beside gold and pool.beams"),
+        ((("groot.teacher", "best"),), "it can be start, policy"),
+        ((("groot.expected", "1.5"),), "at least 0 and at most 1"),
+        ((("groot.temperature", "0"),), "above 0"),
+    ],
+)
+def test_pools_that_cannot_be_made_are_refused(
+    settings: tuple[tuple[str, str], ...], said: str
+) -> None:
+    assert said in message(*settings)
+
+
+def test_nll_continued_sees_labeled_sentences_alone_whatever_groot_does() -> None:
+    config = load(RETAIL, [("data.unlabeled", "a.txt,b.txt"), ("groot.unlabeled", "0.5")])
+    assert config.data.unlabeled == ("a.txt", "b.txt")
+    shares = [variant(config, name).unlabeled for name in ("nll_continued", "groot", "risk")]
+    assert shares == [0.0, 0.5, 0.5]
 
 
 def test_nll_continued_has_no_contrast_whatever_groot_contrasts_with() -> None:

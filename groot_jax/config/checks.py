@@ -38,6 +38,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "groot.nll_average": _AVERAGES,
     "pretrain.schedule": _SCHEDULES,
     "pretrain.average": _AVERAGES,
+    "groot.teacher": ("start", "policy"),
     "mesh.replicated": ("warn", "error", "allow"),
     "mesh.sums": ("auto", "ordered", "any"),
     "evaluate.decide": ("map", "mbr", "threshold", "consensus"),
@@ -85,6 +86,10 @@ _RANGES: dict[str, _Rule] = {
     "reward.deadline": ("above 0 and at most a million seconds", lambda v: 0 < v <= 1e6),
     "groot.pool.size": _AT_LEAST_2,
     "groot.pool.beams": _AT_LEAST_0,
+    "groot.pool.consensus": _AT_LEAST_0,
+    "groot.expected": _SHARE,
+    "groot.temperature": _ABOVE_0,
+    "groot.unlabeled": _SHARE,
     "optimizer.weight_decay": _AT_LEAST_0,
     "optimizer.clip": _AT_LEAST_0,
     "optimizer.b1": _PART,
@@ -254,7 +259,19 @@ def _check_systems(config: ConfigDict) -> None:
             "there is nothing to train: config.nll.enabled is false and config.systems is empty"
         )
     for name in config.systems:
-        variant(config, name)  # Raises where there is no such system.
+        settings = variant(config, name)  # Raises where there is no such system.
+        if settings.unlabeled > 0 and not config.data.unlabeled:
+            raise UserError(
+                f"the system {name} takes {settings.unlabeled:g} of its updates from sentences "
+                "without labels, and there are none: name a file in config.data.unlabeled, or set "
+                "config.groot.unlabeled to 0"
+            )
+        if settings.unlabeled > 0 and not (config.nll.enabled or config.nll.checkpoint):
+            raise UserError(
+                f"the system {name} learns from sentences without labels what a trained model says "
+                "of them, but config.nll.enabled is false: train stage 0, or name one in "
+                "config.nll.checkpoint"
+            )
     # Variants that no system of this run uses are checked as well: a mistake in one is found when
     # it is made, and not by a later run.
     for name in config.variants:
@@ -280,6 +297,12 @@ def _check_update(where: str, settings: ConfigDict) -> None:
         raise UserError(
             f"{where}: a pool without at least two of gold and beam candidates has "
             "nothing to contrast; raise pool.beams"
+        )
+    pool = settings.pool
+    if pool.consensus > (room := pool.size - pool.gold - pool.beams):
+        raise UserError(
+            f"{where}: pool.consensus is {pool.consensus}, but a pool of pool.size {pool.size} has "
+            f"room for {max(room, 0)} beside gold and pool.beams; raise pool.size"
         )
     if settings.batch_size % settings.accumulate:
         raise UserError(

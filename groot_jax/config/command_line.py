@@ -119,7 +119,7 @@ _READ_LATER = (
     "text.long_sentences",
     "text.max_words",
 )
-_OF_TRAINING = ("data.augment", "data.hide_words", "data.train_limit")
+_OF_TRAINING = ("data.augment", "data.hide_words", "data.train_limit", "data.unlabeled")
 
 
 def _check_settled(theirs: Flat, ours: Flat, workdir: Path) -> None:

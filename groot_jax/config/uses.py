@@ -57,6 +57,12 @@ def _some_system_weighs(config: ConfigDict, *losses: str) -> bool:
     return any(variant(config, name).loss[loss] > 0 for name in config.systems for loss in losses)
 
 
+def _some_variant(config: ConfigDict, holds: Callable[[ConfigDict], bool]) -> bool:
+    """Of all variants, those too that this run does not train: a later one of the same work
+    directory may."""
+    return any(holds(variant(config, name)) for name in config.variants)
+
+
 # The losses that have a temperature.
 _WITH_TAU = ("margin", "weighted_margin", "listwise", "logistic", "squared")
 
@@ -98,6 +104,28 @@ _USES = (
         "a split to be drawn: no config.data.dev, a config.data.test_fraction without a "
         "config.data.test, or a config.data.train_limit",
         _draws,
+    ),
+    _Use(
+        ("data.unlabeled",),
+        "a share of the updates: config.groot.unlabeled above 0",
+        lambda c: _some_variant(c, lambda s: s.unlabeled > 0),
+    ),
+    _Use(
+        ("groot.teacher",),
+        "config.groot.unlabeled above 0",
+        lambda c: _some_variant(c, lambda s: s.unlabeled > 0),
+    ),
+    _Use(
+        ("groot.temperature",),
+        "config.groot.expected, config.groot.pool.consensus or config.groot.unlabeled above 0",
+        lambda c: _some_variant(
+            c, lambda s: s.unlabeled > 0 or s.expected > 0 or s.pool.consensus > 0
+        ),
+    ),
+    _Use(
+        ("groot.expected", "groot.pool.consensus"),
+        "a contrast: a weight for one of config.groot.loss",
+        lambda c: _some_variant(c, lambda s: any(s.loss.values())),
     ),
     _Use(("data.hide_words",), "words with features: config.text.format=aligned", _may_be_aligned),
     _Use(

@@ -29,7 +29,8 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Sentences of three splits; any but `train` may be empty.
+    """Sentences of three splits; any but `train` may be empty. Those of `unlabeled`, which
+    `with_unlabeled` reads for training, have an empty labeling that is no gold.
 
     `types`: sorted, of the training data before dev was carved out of it or it was cut short.
     `notes`: facts for the user, one line each, such as how many sentences data.policy=skip dropped.
@@ -40,6 +41,7 @@ class Corpus:
     test: tuple[Sentence, ...]
     types: tuple[str, ...]
     notes: tuple[str, ...]
+    unlabeled: tuple[Sentence, ...] = ()
 
 
 def load_corpus(data: ConfigDict, max_words: int = 100) -> Corpus:

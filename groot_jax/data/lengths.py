@@ -34,7 +34,7 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict) -> Cor
     # evaluation.
     splits: dict[str, tuple[Sentence, ...]] = {}
     notes = list(corpus.notes)
-    for split in ("train", "dev", "test"):
+    for split in ("train", "dev", "test", "unlabeled"):
         given: tuple[Sentence, ...] = getattr(corpus, split)
         problems = Problems(config.data.policy)
         splits[split] = tuple(problems.kept(given, check))
@@ -47,5 +47,7 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict) -> Cor
             notes.append(
                 f"{split}: {problems.count} too long sentences skipped, the first: {problems.first}"
             )
-    train, dev, test = splits["train"], splits["dev"], splits["test"]
-    return dataclasses.replace(corpus, train=train, dev=dev, test=test, notes=tuple(notes))
+    train, dev, test, unlabeled = splits.values()
+    return dataclasses.replace(
+        corpus, train=train, dev=dev, test=test, unlabeled=unlabeled, notes=tuple(notes)
+    )

@@ -60,7 +60,7 @@ def load_text(config: ConfigDict) -> Text:
         path = require_path(resolve_path(config.data, name), _KEY)
         if path.is_dir():
             raise UserError(f"{_KEY}: {path} is a folder; name files of text")
-        sentences += _read(path, config.text.max_words, problems)
+        sentences += read_text(path, config.text.max_words, problems)
     notes = []
     if problems.count:
         notes.append(f"text: {problems.count} lines skipped, the first: {problems.first}")
@@ -133,8 +133,9 @@ def digest_of(text: Text) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, max_words: int, problems: Problems) -> list[Sentence]:
-    """The sentences of a file; blank lines are ignored."""
+def read_text(path: Path, max_words: int, problems: Problems) -> list[Sentence]:
+    """The sentences of a file, a line each or JSON lines, without labels; blank lines are ignored,
+    bad ones go to `problems`."""
     sentences = []
     for number, line in enumerate(read_lines(path), start=1):
         where = f"{path}:{number}"

@@ -14,21 +14,13 @@ import numpy as np
 
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
 from groot_jax.errors import UserError
-from groot_jax.evaluation.confidence import (
-    DIGITS,
-    choose_temperature,
-    confidences_of,
-    labeling_probabilities,
-    span_confidences,
-)
+from groot_jax.evaluation.confidence import choose_temperature, span_confidences
 from groot_jax.evaluation.metrics import Beam, TripleReward
+from groot_jax.reward.space import DIGITS, hypotheses, labeling_probabilities
 
 RULES = ("map", "mbr", "threshold", "consensus")
 # Confidences to choose a threshold from: 0, 0.05, ..., 1.
 GRID = tuple(i / 20 for i in range(21))
-# Candidates of which `hypotheses` leaves out the least certain spans. On dev of `retail` and MIT
-# Restaurant ten had the same reward at rank 1 as five.
-_PRUNED = 5
 
 
 @dataclass(frozen=True)
@@ -42,32 +34,6 @@ class Tuning:
 
     temperature: float = 1.0
     threshold: float | None = None
-
-
-def hypotheses(chances: dict[Labeling, float], limit: int) -> list[Labeling]:
-    """At most `limit` labelings that may have the highest expected reward: those of the beam, and
-    more that a model trained by likelihood never writes.
-
-    A reward that punishes a wrong span asks for a labeling without the doubtful one, which is less
-    likely than both the labeling that has it and the one with another in its place. So there are,
-    beside the beam's own: of the first five the labelings without the least certain span, without
-    the two least certain ones, and so on; and the most certain span, with it the next one that
-    overlaps none of those before, and so on. Distinct, the beam's own first.
-    """
-    confidence = confidences_of(chances)
-    found = dict.fromkeys(chances)
-    for labeling in [*chances][:_PRUNED]:
-        # {A .9, B .4, C .7} -> {A, C}, {A}, {}
-        kept = sorted(labeling, key=lambda span: confidence[span])
-        while kept:
-            kept = kept[1:]
-            found.setdefault(tuple(sorted(kept)))
-    union: list[Span] = []
-    for span in sorted(confidence, key=lambda span: -confidence[span]):
-        if all(span.end <= other.start or other.end <= span.start for other in union):
-            union.append(span)
-            found.setdefault(tuple(sorted(union)))
-    return [*found][:limit]
 
 
 def mbr(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleReward) -> list[Beam]:

@@ -19,10 +19,10 @@ from typing import Any, TypeAlias, TypedDict
 
 from groot_jax.data.labeling import Labeling, Sentence
 from groot_jax.errors import UserError
-from groot_jax.evaluation.confidence import labeling_probabilities
 from groot_jax.evaluation.decisions import Tuning
 from groot_jax.evaluation.metrics import Beam, Summary, TripleReward, deduplicated
 from groot_jax.reward.correction import corrections
+from groot_jax.reward.space import HYPOTHESES, hypotheses, labeling_probabilities
 from groot_jax.runtime.files import write_text
 
 # An object of a JSON file.
@@ -30,7 +30,7 @@ Json: TypeAlias = dict[str, Any]
 
 # How a checkpoint was asked for, the preferred last.
 _KINDS = ("step", "latest", "best")
-# Corrections of rank 1 that the report shows of a sentence.
+# Corrections of rank 1 that the report shows of a sentence, and labelings that the beam lacks.
 _CORRECTIONS = 4
 
 
@@ -76,7 +76,9 @@ def make_samples(
 
     {"index": position in the split, "words": [...], "gold": spans,
      "candidates": [{"spans", "score", "probability", "reward", "well_formed"}, ...],
-     "corrections": [[spans, reward], ...]}: of rank 1, such as training contrasts
+     "corrections": [[spans, reward], ...], of rank 1, such as training contrasts,
+     "consensus": [[spans, reward, expected reward], ...]}: the best `hypotheses` that the beam
+     lacks, which training contrasts with `groot.pool.consensus`
     """
     samples = []
     for index in sample_indices(len(sentences), limit):
@@ -88,9 +90,17 @@ def make_samples(
         rng = random.Random(0)
         best = candidates[0].labeling if candidates else gold  # Gold has nothing to correct.
         corrected = list(islice(corrections(best, gold, rng), _CORRECTIONS))
-        labelings = [c.labeling for c in candidates] + corrected
-        # Candidates first, then corrections: one call scores both.
-        rewards = list(score([(y, gold, sentence.words) for y in labelings]))
+        lacking = [y for y in hypotheses(chances, HYPOTHESES) if y not in chances]
+        labelings = [c.labeling for c in candidates] + corrected + lacking
+        # Candidates first, then corrections, then what the beam lacks, and the last against each
+        # of the beam as well: one call scores all.
+        triples = [(y, gold, sentence.words) for y in labelings]
+        triples += [(y, u, sentence.words) for y in lacking for u in chances]
+        values = iter(score(triples))
+        rewards = list(islice(values, len(labelings)))
+        expected = [sum(p * next(values) for p in chances.values()) for _ in lacking]
+        by_gold = rewards[len(candidates) + len(corrected) :]
+        beyond = sorted(zip(lacking, by_gold, expected, strict=True), key=lambda item: -item[2])
         samples.append(
             {
                 "index": index,
@@ -109,7 +119,10 @@ def make_samples(
                 ],
                 "corrections": [
                     [_spans(y), round(r, 5)]
-                    for y, r in zip(corrected, rewards[len(candidates) :], strict=True)
+                    for y, r in zip(corrected, rewards[len(candidates) :], strict=False)
+                ],
+                "consensus": [
+                    [_spans(y), round(r, 5), round(e, 5)] for y, r, e in beyond[:_CORRECTIONS]
                 ],
             }
         )

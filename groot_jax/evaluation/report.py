@@ -200,6 +200,8 @@ def browser_data(records: Sequence[Record], names: Sequence[str], splits: Sequen
             sentence["by"][system_name(record)] = {
                 "candidates": sample["candidates"],
                 "corrections": sample["corrections"],
+                # Records of earlier versions have none.
+                "consensus": sample.get("consensus", []),
             }
             types.update(span[2] for span in sample["gold"])
             # Types that only a system has named come last, with a count of 0.

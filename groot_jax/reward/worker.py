@@ -123,7 +123,7 @@ def decode_chunk(message: list) -> Chunk:
         [
             ScoringTask(
                 tuple(words),
-                _labeling(gold),
+                None if gold is None else _labeling(gold),
                 [Candidate(_labeling(labeling), *rest) for labeling, *rest in candidates],
                 key,
             )

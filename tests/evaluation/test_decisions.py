@@ -20,14 +20,14 @@ from groot_jax.evaluation.confidence import (
     TEMPERATURES,
     calibration_error,
     choose_temperature,
-    labeling_probabilities,
     reliability,
     span_confidences,
 )
-from groot_jax.evaluation.decisions import RULES, Tuning, consensus, decide, hypotheses, mbr
+from groot_jax.evaluation.decisions import RULES, Tuning, consensus, decide, mbr
 from groot_jax.evaluation.metrics import Beam, one_by_one
 from groot_jax.evaluation.records import read_tuning, write_tuning
 from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.reward.space import hypotheses, labeling_probabilities
 
 WORDS = ("black", "levi", "jeans", "for", "men")
 COLOR, BRAND, PRODUCT = Span(0, 1, "color"), Span(1, 2, "brand"), Span(2, 3, "product")

@@ -243,6 +243,8 @@ def test_samples_hold_corrections_of_rank_1_and_penalised_rewards_of_malformed_o
     shown = sample["corrections"]
     assert [[[0, 1, "color"]], 0.66667] in shown and len(shown) <= 4
     assert not any(spans in ([list(s) for s in GOLD], [[0, 1, "brand"]]) for spans, _ in shown)
+    # The two spans exclude each other: all that can be made of them besides is nothing.
+    assert sample["consensus"] == [[[], 0.0, 0.0]]
 
 
 def test_the_best_of_each_column_is_marked_in_the_report(workdir):

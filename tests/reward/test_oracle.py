@@ -374,7 +374,9 @@ def test_tasks_triples_and_pools_survive_the_protocol(words, gold, beam):
             return receive(there)
 
     task = ScoringTask(tuple(words), gold, [Candidate(*item) for item in beam], 2**70)
-    chunk = Chunk([task], [(gold, gold, tuple(words))], PoolSettings(size=3, gold=False))
+    unlabeled = ScoringTask(tuple(words), None, task.candidates)
+    chosen = PoolSettings(size=3, gold=False, consensus=2, expected=0.5, temperature=1.5)
+    chunk = Chunk([task, unlabeled], [(gold, gold, tuple(words))], chosen)
     assert repr(decode_chunk(through(chunk))) == repr(chunk)
     pools = build_pools([task], scored_by("f1"), PoolSettings(), 0.1, 0)
     assert repr(decode_pools(through(pools))) == repr(pools)

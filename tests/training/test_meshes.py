@@ -47,7 +47,7 @@ from groot_jax.reward.pool import PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import make_partitioning
-from groot_jax.training.steps import jit_groot_step, jit_nll_step
+from groot_jax.training.steps import jit_groot_step, jit_nll_step, loss_settings
 from groot_jax.task import make_task
 
 settings = [
@@ -131,8 +131,9 @@ def answers(mesh):
             groups=partitioning.layout.ways("batch") * accumulate,
         )
         step = jit_groot_step(config.groot, descent, partitioning)
+        losses = arrays.put(loss_settings(config.groot, ["margin"]), everywhere)
         state, metrics = step(partitioning.new_state(params, descent),
-                              arrays.put(data, partitioning.layout.batch), key, outputs)
+                              arrays.put(data, partitioning.layout.batch), key, outputs, losses)
         found[f"groot, accumulate {accumulate}"] = flat(state.params), jax.device_get(metrics)
     return found, candidates
 
