@@ -29,6 +29,7 @@ from groot_jax.training.checkpoints import (
     by_reward,
 )
 from groot_jax.training.monitor import Monitor, say
+from groot_jax.training.optimizer import evaluated_params
 
 
 class Program(Protocol):
@@ -127,7 +128,7 @@ def train(
                 monitor.log(step, "train", sums.means(hosts))
                 sums = _Sums()
                 stopped = time.monotonic()
-                dev = evaluate(update.state.params)
+                dev = evaluate(evaluated_params(update.state))
                 now = time.monotonic()
                 monitor.exclude(now - stopped)
                 meta.seconds += now - begun
