@@ -252,12 +252,15 @@ def averaging_run(updates: int, state: TrainState | None = None) -> TrainState:
     if state is None:
         params = {"w": jnp.arange(3.0), "deep": {"er": jnp.ones((2, 2))}}
         state = TrainState(jnp.int32(0), params, optimizer.init(params))
+
+    @jax.jit  # Compiled as one, where each of its operations would be compiled by itself.
+    def update(state: TrainState) -> TrainState:
+        grads = jax.tree.map(lambda x: jnp.sin(x + state.step), state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+
     for _ in range(updates):
-        steps = jax.tree.map(lambda _, step=state.step: step, state.params)
-        grads = jax.tree.map(lambda x, step: jnp.sin(x + step), state.params, steps)
-        updates_, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates_)
-        state = TrainState(state.step + 1, params, opt_state)
+        state = update(state)
     return state
 
 

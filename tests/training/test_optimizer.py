@@ -71,14 +71,19 @@ def test_the_average_weighs_what_each_update_left_by_its_age(decay):
     optimizer = averaged(plain, decay)
     params = {"w": jnp.array([1.0, -2.0, 4.0])}
     state, inner, left = optimizer.init(params), plain.init(params), []
+
+    @jax.jit
+    def update(gradients, state, inner, params):
+        updates, state = optimizer.update(gradients, state, params)
+        wanted, inner = plain.update(gradients, inner, params)
+        return updates, wanted, state, inner, optax.apply_updates(params, updates)
+
     np.testing.assert_array_equal(state.average["w"], params["w"])
     for step in range(6):
         gradients = {"w": jnp.cos(params["w"] * (step + 1))}
-        updates, state = optimizer.update(gradients, state, params)
-        wanted, inner = plain.update(gradients, inner, params)
+        updates, wanted, state, inner, params = update(gradients, state, inner, params)
         # The average changes nothing of the training itself.
         np.testing.assert_array_equal(updates["w"], wanted["w"])
-        params = optax.apply_updates(params, updates)
         left.append(np.asarray(params["w"], np.float64))
         weights = decay ** np.arange(step, -1, -1.0)
         mean = np.average(left, axis=0, weights=weights)
