@@ -7,6 +7,7 @@ import json
 import math
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import groot_jax
 from groot_jax import labeler as labeler_module
 from groot_jax.data.labeling import Span, make_labeling
 from groot_jax.errors import UserError
-from groot_jax.evaluation.decisions import Tuning
+from groot_jax.evaluation.decisions import RULES, Tuning
 from groot_jax.evaluation.records import read_tuning
 from groot_jax.labeler import Labeler, Prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
