@@ -78,7 +78,13 @@ def main(argv: list[str] | None = None) -> None:
             run = Run(config, workdir, corpus, task, oracle, hosts)
             for stage in stages(run):
                 loop.train(
-                    stage, workdir, config.checkpoint, run.evaluator.evaluate, console, hosts
+                    stage,
+                    workdir,
+                    config.checkpoint,
+                    run.evaluator.evaluate,
+                    console,
+                    hosts,
+                    lambda: run.evaluator.samples,
                 )
             if args.split != "none":
                 close(run, console, args.split)

@@ -28,6 +28,7 @@ from groot_jax.runtime.files import write_text
 # An object of a JSON file.
 Json: TypeAlias = dict[str, Any]
 
+SAMPLES_FILE = "samples.jsonl"
 # How a checkpoint was asked for, the preferred last.
 _KINDS = ("step", "latest", "best")
 # Corrections of rank 1 that the report shows of a sentence.
@@ -223,7 +224,16 @@ def read_metrics(workdir: Path) -> list[Json]:
 
     A line that a kill cut short is left out; it is written again after the run is resumed.
     """
-    path = workdir / "metrics.jsonl"
+    return _read_lines(workdir / "metrics.jsonl")
+
+
+def read_samples(workdir: Path) -> list[Json]:
+    """The lines of W/samples.jsonl, read as those of the metrics: the lists of a few dev sentences
+    at each evaluation during training, {"system", "step", "sentences": [...]}."""
+    return _read_lines(workdir / SAMPLES_FILE)
+
+
+def _read_lines(path: Path) -> list[Json]:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         # `{"system": "groot", "st` is what a kill leaves: never JSON, since it lacks its brace.
