@@ -19,7 +19,7 @@ from rich.text import Text
 
 from groot_jax import config as configs
 from groot_jax.data.incoming import open_input, read_blocks
-from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.errors import UserError, exit_on_user_error, told_as
 from groot_jax.evaluation.decisions import BY_REWARD, RULES
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.labeler import Labeler, Prediction
@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         # Opened before the model is read where it is asked for, so that a mistake in it comes soon.
         oracle = cache(lambda: stack.enter_context(open_oracle(config)))
         if args.decide in BY_REWARD:
-            oracle()
+            with told_as("config.reward.name", "--reward" if args.reward else "config.reward.name"):
+                oracle()
         labeler = Labeler.load(
             args.workdir,
             system=args.system,
@@ -69,18 +70,21 @@ def main(argv: list[str] | None = None) -> None:
             score=lambda triples: oracle().score(triples),
             hosts=hosts,
         )
-        if labeler.rule(args.decide) in BY_REWARD:  # Or dev has chosen it.
+        rule = labeler.rule(args.decide)
+        if rule in BY_REWARD:  # Or dev has chosen it.
             oracle()
         if hosts.main and os.isatty(source):
             print("type a sentence a line, Ctrl-D ends", file=sys.stderr)
         show = _pretty_printer() if args.pretty else _print_json
+        if args.pretty and rule != "map" and hosts.main:
+            print(f"decided by {rule}, reward {config.reward.name}")
         size = config.evaluate.batch_size
         # Lines of a file come in blocks of `size`; who types one gets its answer before the next.
         read = read_blocks(source, args.file, labeler.check, size) if hosts.main else iter(())
         while block := hosts.broadcast(next(read, None)):
             # Two sizes of batch, so that few programs are compiled.
             rows = 1 if len(block) == 1 else size
-            for prediction in labeler.label_all(block, args.k, args.decide, batch_size=rows):
+            for prediction in labeler.label_all(block, args.k, rule, batch_size=rows):
                 show(prediction)
     hosts.close()
 
