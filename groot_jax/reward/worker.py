@@ -165,12 +165,12 @@ def decode_chunk(message: list) -> Chunk:
 
 def decode_pools(message: list) -> list[Pool]:
     """Pools as they were before they were sent."""
-    return [
-        tuple(
-            PoolEntry(_labeling(spans), *rest, terms=tuple(terms)) for spans, *rest, terms in pool
-        )
-        for pool in message
-    ]
+    return [tuple(map(_entry, pool)) for pool in message]
+
+
+def _entry(fields: list) -> PoolEntry:
+    spans, *rest, terms = fields
+    return PoolEntry(_labeling(spans), *rest, tuple(terms))
 
 
 def _labeling(spans: list) -> Labeling:

@@ -321,7 +321,9 @@ def sample(index: int, *candidates: tuple[list, float]) -> dict:
     }
 
 
-A, B, C = [[0, 1, "color"]], [[1, 3, ATTACK]], []
+A: list = [[0, 1, "color"]]
+B: list = [[1, 3, ATTACK]]
+C: list = []
 
 
 def test_the_report_shows_who_rose_and_who_fell_in_the_lists_of_dev_sentences(workdir):
