@@ -146,10 +146,10 @@ def _with_terms(oracle: Oracle, name: str, terms: Sequence[str]) -> dict[str, Tr
         return [row[0] for row in rows]
 
     # Asked in this order, all with the same triples.
-    columns = {
-        term: (lambda triples, i=i: [row[i] for row in rows]) for i, term in enumerate(terms, 1)
-    }
-    return {name: total} | columns
+    def column(i: int) -> TripleReward:
+        return lambda triples: [row[i] for row in rows]
+
+    return {name: total} | {term: column(i) for i, term in enumerate(terms, 1)}
 
 
 def gather_beams(found: dict[int, list[Candidate]], count: int, hosts: Hosts) -> list[Beam] | None:

@@ -169,8 +169,8 @@ def decode_pools(message: list) -> list[Pool]:
 
 
 def _entry(fields: list) -> PoolEntry:
-    spans, *rest, terms = fields
-    return PoolEntry(_labeling(spans), *rest, tuple(terms))
+    entry = PoolEntry._make(fields)
+    return entry._replace(labeling=_labeling(fields[0]), terms=tuple(entry.terms))
 
 
 def _labeling(spans: list) -> Labeling:

@@ -209,7 +209,7 @@ def pool_figures(
     uniform = sum(
         len({round(entry.reward, REWARD_DECIMALS) for entry in pool}) == 1 for pool in pools
     )
-    figures = {
+    figures: dict[str, tuple[float, float]] = {
         "reward@1": (sum(entry.reward for entry in first), len(first)),
         "beam_reward": (sum(entry.reward for entry in beam), len(beam)),
         "pool_size": (sum(map(len, pools)), len(pools)),

@@ -121,11 +121,11 @@ def _adamw(
 
 class AveragedState(NamedTuple):
     """The state of `averaged`: `inner`, that of what it wraps; `average` of the parameters, in
-    their shapes; `count`, how many updates are in it."""
+    their shapes; `num_updates`, how many are in it."""
 
     inner: optax.OptState
     average: Params
-    count: jax.Array
+    num_updates: jax.Array
 
 
 def averaged(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
@@ -148,7 +148,7 @@ def averaged(optimizer: optax.GradientTransformation, decay: float) -> optax.Gra
     ) -> tuple[optax.Updates, AveragedState]:
         assert params is not None
         updates, inner = optimizer.update(updates, state.inner, params)
-        count = state.count + 1
+        count = state.num_updates + 1
         # (1 - d) / (1 - d^t): for d = .999 and few updates both are differences of almost equal
         # numbers, of which expm1 loses nothing.
         log = math.log(decay)

@@ -280,7 +280,7 @@ def scored(study: Study, rises: dict[str, float], split: str = "dev") -> Found:
 def test_promises_hold_or_fall_short_by_the_shipped_rule(study: Study) -> None:
     # Seed 0 ships map (+.010), seed 1 consensus (+.040): .025 above NLL continued.
     found = scored(study, {"groot": 0.01, "groot+consensus": 0.04, "crf+threshold": 0.03})
-    verdicts = {
+    verdicts: dict[tuple[str, str, str], Any] = {
         (item.set, item.reward, item.promise.title): (item.holds, item.difference["difference"])
         for item in kept(found)
     }

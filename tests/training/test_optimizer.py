@@ -125,4 +125,4 @@ def test_the_average_lies_as_the_parameters_do():
         transform, lambda _: "as the parameter", shapes, transform_non_params=lambda _: "whole"
     )
     assert {*jax.tree.leaves(marked.average)} == {"as the parameter"}
-    assert marked.count == "whole"
+    assert marked.num_updates == "whole"
