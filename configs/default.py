@@ -121,6 +121,9 @@ def get_config() -> ConfigDict:
     config.optimizer.clip = 10.0  # Global norm; 0 = none. Stage 1 has its own.
     config.optimizer.b1 = 0.9  # AdamW: how long gradients are remembered, .9: some ten updates;
     config.optimizer.b2 = 0.98  # and their squares, some fifty.
+    # Decay of an exponential moving average of the parameters, in every stage and system; 0: none.
+    # With it, the average is what is evaluated, chosen as best and used, for one copy of them more.
+    config.optimizer.ema = 0.0
 
     # Before stage 0, by a job of its own (groot_jax.pretrain): text without labels. Spans of it are
     # masked, and the model learns to write them.

@@ -27,14 +27,15 @@ from groot_jax.data.batches import Example, encode, evaluation_batches
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span, half_character
 from groot_jax.errors import UserError
 from groot_jax.evaluate import choose_step, home_of, trained_systems
-from groot_jax.evaluation.decisions import RULES, Tuning
+from groot_jax.evaluation.decisions import BY_REWARD, RULES, Tuning
 from groot_jax.evaluation.decisions import decide as decide_by
 from groot_jax.evaluation.evaluator import gather_beams
-from groot_jax.evaluation.metrics import Beam, TripleReward
+from groot_jax.evaluation.metrics import Beam, TripleReward, one_by_one
 from groot_jax.evaluation.records import read_tuning
 from groot_jax.generate.generator import Generator
 from groot_jax.model.t5 import T5
 from groot_jax.prediction import Prediction, make_prediction
+from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, load_task
 from groot_jax.training.checkpoints import Checkpoints
@@ -85,7 +86,8 @@ class Labeler:
           system: `groot`, `nll`, ...; without: the last of `config.systems` that was trained.
           checkpoint: best (on dev), latest, or a step.
           config: where given, replaces W/config.json.
-          score: rewards of (candidate, gold, words) triples, for `decide="mbr"` and "consensus".
+          score: rewards of (candidate, gold, words) triples, for the rules `mbr` and `consensus`;
+            without: the training reward, one call after the other.
           hosts: the processes that label together, where there are several.
 
         Raises UserError where there is nothing to load.
@@ -114,7 +116,7 @@ class Labeler:
         tuning = read_tuning(workdir, system, step, config.reward.name)
         return cls(task, partitioning, params, score, hosts, tuning)
 
-    def label(self, words: Sequence[str], k: int = 5, decide: str = "map") -> Prediction:
+    def label(self, words: Sequence[str], k: int = 5, decide: str = "auto") -> Prediction:
         """Labels one sentence, given as its words, in a process of its own; `k`, `decide` and
         errors as in `label_all`."""
         return self.label_all([words], k, decide)[0]
@@ -123,12 +125,13 @@ class Labeler:
         self,
         sentences: Sequence[Sequence[str]],
         k: int = 5,
-        decide: str = "map",
+        decide: str = "auto",
         batch_size: int | None = None,
     ) -> list[Prediction]:
         """Labels many sentences; `k` labelings each, fewer where fewer exist.
 
-        `decide`: `map`, `mbr`, `threshold` or `consensus`, of which docs/decisions.md tells.
+        `decide`: `map`, `mbr`, `threshold` or `consensus`, of which docs/decisions.md tells, or
+        `auto`, the one that dev chose for this checkpoint and its training reward.
         `batch_size`: sentences searched at once; without: `evaluate.batch_size`, or fewer where
         there are fewer. The beam is at least as wide as in training, so that probabilities mean the
         same for any k. Of several processes, which all give the same sentences, the first alone
@@ -139,10 +142,7 @@ class Labeler:
         """
         if not _is_count(k):
             raise UserError(f"k={k!r}: ask for a whole number of labelings, 1 or more")
-        if decide not in RULES:
-            raise UserError(f"decide={decide!r} is not known; use {', '.join(RULES)}")
-        if decide in ("mbr", "consensus") and self._score is None:
-            raise UserError(f"decide={decide!r} needs a reward; load the labeler with score=...")
+        decide = self.rule(decide)
         if decide == "threshold" and self._tuning.threshold is None:
             raise UserError(
                 "decide='threshold' needs a confidence that dev has chosen for this checkpoint "
@@ -163,6 +163,18 @@ class Labeler:
             for words, beam, ordered in zip(checked, beams, decided, strict=True)
         ]
 
+    def rule(self, decide: str) -> str:
+        """The rule that `decide` names. UserError where there is none of that name."""
+        if decide not in ("auto", *RULES):
+            raise UserError(f"decide={decide!r} is not known; use auto, {', '.join(RULES)}")
+        return self._tuning.rule if decide == "auto" else decide
+
+    def _rewards(self) -> TripleReward:
+        """Of the rules that need them. UserError where the training reward cannot be had."""
+        if self._score is None:
+            self._score = one_by_one(make_reward(RewardSpec(**self._task.config.reward)))
+        return self._score
+
     def _decided(
         self, checked: list[tuple[str, ...]], beams: list[Beam] | None, rule: str
     ) -> list[Beam] | None:
@@ -175,7 +187,7 @@ class Labeler:
             rule,
             [Sentence(checked[i], ()) for i in some],
             [beams[i] for i in some],
-            self._score or (lambda triples: []),
+            self._rewards() if rule in BY_REWARD else (lambda triples: []),
             self._tuning,
             self._task.config.decide.hypotheses,
         )

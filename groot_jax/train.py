@@ -45,6 +45,13 @@ def main(argv: list[str] | None = None) -> None:
     """The job: reads the data, trains all systems from where it was stopped, scores them. Raises
     UserError."""
     parser = configs.job_parser("groot_jax.train", "Train a labeler: NLL, then GROOT.", True)
+    parser.add_argument(
+        "--split",
+        choices=("test", "dev", "none"),
+        default="test",
+        help="what the systems are scored on at the end: test (the default; dev where there is no "
+        "test split), dev, or nothing",
+    )
     args = configs.parse_job(parser, argv)
     config, workdir = args.config, args.workdir
     hosts = device_setup(config)
@@ -74,9 +81,16 @@ def main(argv: list[str] | None = None) -> None:
             run = Run(config, workdir, corpus, task, oracle, hosts)
             for stage in stages(run):
                 loop.train(
-                    stage, workdir, config.checkpoint, run.evaluator.evaluate, console, hosts
+                    stage,
+                    workdir,
+                    config.checkpoint,
+                    run.evaluator.evaluate,
+                    console,
+                    hosts,
+                    lambda: run.evaluator.samples,
                 )
-            close(run, console)
+            if args.split != "none":
+                close(run, console, args.split)
     hosts.close()
 
 
@@ -182,11 +196,12 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
 # ---- Close ------------------------------------------------------------------------------------
 
 
-def close(run: Run, console: Console) -> None:
-    """Scores the best checkpoint of every system on test (dev where there is no test split), and
+def close(run: Run, console: Console, split: str) -> None:
+    """Scores the best checkpoint of every system on a split (dev where there is no test split), and
     writes the report."""
-    # Dev chose the checkpoints, and flatters them: it stands in only where there is nothing else.
-    split = "test" if run.corpus.test else "dev"
+    # Dev chose the checkpoints, and flatters them: it stands in only where there is nothing else,
+    # or where settings are still being chosen and test is to stay unread.
+    split = split if run.corpus.test else "dev"
     recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
     evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
     if run.hosts.main:

@@ -94,6 +94,7 @@ _RANGES: dict[str, _Rule] = {
     "optimizer.clip": _AT_LEAST_0,
     "optimizer.b1": _PART,
     "optimizer.b2": _PART,
+    "optimizer.ema": _PART,
     "nll.label_smoothing": _PART,
     "nll.patience": _AT_LEAST_0,
     "pretrain.label_smoothing": _PART,

@@ -19,6 +19,8 @@ from groot_jax.evaluation.metrics import Beam, TripleReward
 from groot_jax.reward.space import DIGITS, hypotheses, labeling_probabilities
 
 RULES = ("map", "mbr", "threshold", "consensus")
+# Those that ask for rewards when they decide.
+BY_REWARD = ("mbr", "consensus")
 # Confidences to choose a threshold from: 0, 0.05, ..., 1.
 GRID = tuple(i / 20 for i in range(21))
 
@@ -29,11 +31,13 @@ class Tuning:
 
     `temperature`: what scores are divided by before they count as log probabilities, in
     `consensus` and in what a user is told. `threshold`: the confidence, at temperature 1, below
-    which the rule of that name drops a span, for one reward; None: not chosen.
+    which the rule of that name drops a span, for one reward; None: not chosen. `rule`: the one
+    whose first answers have the highest mean reward, `map` where none was chosen.
     """
 
     temperature: float = 1.0
     threshold: float | None = None
+    rule: str = "map"
 
 
 def mbr(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleReward) -> list[Beam]:
@@ -161,12 +165,48 @@ def choose_threshold(
     return float(GRID[int(np.argmax(np.round(means, DIGITS)))])
 
 
-def tune(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleReward) -> Tuning:
-    """What `decide` needs, chosen on dev for one model and one reward."""
-    return Tuning(
+def choose_rule(
+    sentences: Sequence[Sentence],
+    beams: Sequence[Beam],
+    score: TripleReward,
+    tuning: Tuning,
+    rules: Sequence[str] = RULES,
+    limit: int = 64,
+) -> str:
+    """The rule of `rules` with the best mean reward at rank 1, the first in `RULES` on a tie; to be
+    chosen on dev. `limit`: `config.decide.hypotheses`."""
+    known = [rule for rule in RULES if rule in rules]
+    if len(known) == 1:
+        return known[0]
+    firsts = [
+        [beam[0].labeling if beam else () for beam in decided]
+        for decided in (decide(rule, sentences, beams, score, tuning, limit) for rule in known)
+    ]
+    # Rules agree on most sentences: each labeling is scored once.
+    triples = [
+        [(y, sentence.labeling, sentence.words) for y, sentence in zip(ys, sentences, strict=True)]
+        for ys in firsts
+    ]
+    unique = list(dict.fromkeys(triple for of_rule in triples for triple in of_rule))
+    rewards = dict(zip(unique, score(unique), strict=True))
+    means = [np.mean([rewards[triple] for triple in of_rule]) for of_rule in triples]
+    return known[int(np.argmax(np.round(means, DIGITS)))]
+
+
+def tune(
+    sentences: Sequence[Sentence],
+    beams: Sequence[Beam],
+    score: TripleReward,
+    rules: Sequence[str] = RULES,
+    limit: int = 64,
+) -> Tuning:
+    """What `decide` needs, chosen on dev for one model and one reward, and which of `rules` is the
+    best there."""
+    tuning = Tuning(
         temperature=choose_temperature(sentences, beams),
         threshold=choose_threshold(sentences, beams, score),
     )
+    return replace(tuning, rule=choose_rule(sentences, beams, score, tuning, rules, limit))
 
 
 def decide(

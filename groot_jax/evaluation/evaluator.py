@@ -9,16 +9,30 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from groot_jax.data.batches import encode, evaluation_batches
 from groot_jax.data.labeling import Candidate, Sentence, Span
-from groot_jax.evaluation.metrics import Beam, Totals, merge_totals, score_beams, summarise, totals
+from groot_jax.evaluation.metrics import (
+    Beam,
+    Totals,
+    TripleReward,
+    deduplicated,
+    merge_totals,
+    score_beams,
+    summarise,
+    totals,
+)
+from groot_jax.evaluation.records import Json, sample_indices
 from groot_jax.generate.generator import Generator
 from groot_jax.reward.oracle import Oracle
-from groot_jax.reward.rewards import RewardSpec
+from groot_jax.reward.pool import Triple
+from groot_jax.reward.rewards import RewardSpec, term_names
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task
+
+_WATCHED = 12  # Dev sentences whose lists are kept at each evaluation during training.
 
 
 def open_oracle(config: ConfigDict) -> Oracle:
@@ -50,6 +64,11 @@ class Evaluator:
         examples = encode(self.sentences, task.format, gold=False)
         own_B = generator.own_rows(task.config.evaluate.batch_size)
         self._batches = list(evaluation_batches(examples, len(own_B), task.ladder, own_B))
+        # The same sentences at each evaluation, so that it shows how their lists change.
+        watched = min(_WATCHED, task.config.evaluate.samples, len(self.sentences))
+        self._watched = {*sample_indices(len(self.sentences), watched)} if watched else set()
+        # Of the last evaluation, in the first process; see `evaluate`.
+        self.samples: list[Json] = []
 
     def beams(self, params: Any) -> list[Beam] | None:
         """Candidates of every sentence, best first; None in all processes but the first."""
@@ -57,29 +76,80 @@ class Evaluator:
         return gather_beams(found, len(self.sentences), self._hosts)
 
     def evaluate(self, params: Any) -> dict[str, float]:
-        """The few figures that training watches: under the training reward alone."""
+        """The few figures that training watches, under the training reward and, where that is a
+        weighted sum, under each of its terms.
+
+        `samples` then holds the lists of a few sentences: {"index", "words", "gold", "candidates":
+        [{"spans", "score", "reward"}, ...]}, a list in the order of s, spans as [start, end, type].
+        """
         reward = self._task.config.reward
+        terms = term_names(RewardSpec(**reward))
         k = self._generator.k
         # Each process scores the sentences that it has found, and a few sums travel. `beams` has
         # all candidates travel, which takes longer and leaves the scoring to one process.
         found = sorted(self._generator.label(params, self._batches).items())
         sums: Totals = {}
+        samples: list[Json] = []
         if found:
             scores = score_beams(
                 [self.sentences[index] for index, _ in found],
                 [beam for _, beam in found],
-                {reward.name: self._oracle.score},
+                _with_terms(self._oracle, reward.name, terms),
                 reward.malformed_penalty,
             )
             sums = totals(scores, reward.name, (k,))
+            samples = [
+                self._sample(index, beam, scores.rewards_RxNxK[0, n])
+                for n, (index, beam) in enumerate(found)
+                if index in self._watched
+            ]
+        parts = self._hosts.collect(samples) if self._watched else []
+        self.samples = sorted((s for part in parts or () for s in part), key=lambda s: s["index"])
         metrics = summarise(self._hosts.merge(sums, merge_totals), reward.name)
-        return {
+        figures = {
             "reward@1": metrics["reward@1"],
             "mean_reward": metrics[f"mean_reward@{k}"],
             "max_reward": metrics[f"max_reward@{k}"],
             "span_f1": metrics["span_f1"],
             "exact_match": metrics["exact_match"],
         }
+        for term in terms:
+            figures[f"reward@1/{term}"] = metrics["rewards"][term]["reward@1"]
+            figures[f"mean_reward/{term}"] = metrics["rewards"][term][f"mean_reward@{k}"]
+        return figures
+
+    def _sample(self, index: int, beam: Beam, rewards_K: np.ndarray) -> Json:
+        sentence, ranked = self.sentences[index], deduplicated(beam)
+        return {
+            "index": index,
+            "words": list(sentence.words),
+            "gold": [list(span) for span in sentence.labeling],
+            "candidates": [
+                {
+                    "spans": [list(span) for span in candidate.labeling],
+                    "score": round(candidate.score, 4),
+                    "reward": round(float(value), 5),
+                }
+                for candidate, value in zip(ranked, rewards_K, strict=False)
+            ],
+        }
+
+
+def _with_terms(oracle: Oracle, name: str, terms: Sequence[str]) -> dict[str, TripleReward]:
+    """The training reward and its terms, of which one call of the oracle finds all."""
+    if not terms:
+        return {name: oracle.score}
+    rows: list[list[float]] = []
+
+    def total(triples: Sequence[Triple]) -> list[float]:
+        rows[:] = oracle.score_terms(triples)
+        return [row[0] for row in rows]
+
+    # Asked in this order, all with the same triples.
+    def column(i: int) -> TripleReward:
+        return lambda triples: [row[i] for row in rows]
+
+    return {name: total} | {term: column(i) for i, term in enumerate(terms, 1)}
 
 
 def gather_beams(found: dict[int, list[Candidate]], count: int, hosts: Hosts) -> list[Beam] | None:

@@ -30,7 +30,8 @@ class PoolEntry(NamedTuple):
 
     `reward` is nan until it was asked for; `score` is s where the beam knows it, else nan; `slot`
     the beam slot of that output, else -1; `parent` the index in the pool of the candidate that a
-    correction was made from, else -1.
+    correction was made from, else -1; `terms` those of a reward that is a weighted sum, before they
+    are weighted and without the penalty of a malformed output.
     """
 
     labeling: Labeling
@@ -40,6 +41,7 @@ class PoolEntry(NamedTuple):
     parent: int
     slot: int
     well_formed: bool = True
+    terms: tuple[float, ...] = ()
 
 
 Pool = tuple[PoolEntry, ...]

@@ -27,11 +27,13 @@ from groot_jax.contrast.pools import Sizes, pool_batch
 from groot_jax.contrast.update import Metrics, Params, PoolBatch, TrainState
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.format import Format
+from groot_jax.evaluation.metrics import REWARD_DECIMALS
 from groot_jax.generate.beam_search import Beams
 from groot_jax.mesh import arrays
 from groot_jax.mesh.rows import counted_rows, padded_rows
 from groot_jax.model.t5 import T5
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
+from groot_jax.reward.rewards import RewardSpec, term_names
 from groot_jax.training.loop import Program, Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.run import Run
@@ -149,7 +151,8 @@ class GrootStage:
         # Padding has index -1 and no pool. Under tensor parallelism several processes hold the same
         # sentence, which only one of them may count.
         counted = set(batch.index_B[self._counted_B].tolist())
-        figures = pool_figures([pools[i] for i in pools if i in counted])
+        terms = term_names(RewardSpec(**self._run.config.reward))
+        figures = pool_figures([pools[i] for i in pools if i in counted], terms)
         if any(example is not None and example.unlabeled for example in batch.examples):
             # Expected rewards are no rewards, and no mean shall be of both.
             figures = {f"unlabeled_{name}": figure for name, figure in figures.items()}
@@ -280,20 +283,30 @@ def with_consensus(batch: Batch, pools: Mapping[int, Pool], format_: Format) -> 
     return batch._replace(examples=[labeled(example) for example in batch.examples])
 
 
-def pool_figures(pools: Sequence[Pool]) -> dict[str, tuple[float, float]]:
+def pool_figures(
+    pools: Sequence[Pool], terms: Sequence[str] = ()
+) -> dict[str, tuple[float, float]]:
     """Rewards of the training beams as (sum, denominator): rank 1, and all that are in a pool,
-    which holds `groot.pool.beams` at most: not the mean over the top k that dev has."""
+    which holds `groot.pool.beams` at most: not the mean over the top k that dev has. The same of
+    each of the `terms` of a weighted sum. `uniform_pools`: the share of pools whose entries all
+    have one reward, so that there is nothing to contrast."""
     if not pools:
         return {}
-    first, beam, size = [], [], 0
-    for pool in pools:
-        size += len(pool)
-        # Gold that the beam did not find, and corrections, have slot -1; rank 1 of the beam has 0.
-        ranked = [entry for entry in pool if entry.slot >= 0]
-        beam += [entry.reward for entry in ranked]
-        first += [entry.reward for entry in ranked if entry.slot == 0]
-    return {
-        "reward@1": (sum(first), len(first)),
-        "beam_reward": (sum(beam), len(beam)),
-        "pool_size": (size, len(pools)),
+    # Gold that the beam did not find, and corrections, have slot -1; rank 1 of the beam has 0.
+    beam = [entry for pool in pools for entry in pool if entry.slot >= 0]
+    first = [entry for entry in beam if entry.slot == 0]
+    uniform = sum(
+        len({round(entry.reward, REWARD_DECIMALS) for entry in pool}) == 1 for pool in pools
+    )
+    figures: dict[str, tuple[float, float]] = {
+        "reward@1": (sum(entry.reward for entry in first), len(first)),
+        "beam_reward": (sum(entry.reward for entry in beam), len(beam)),
+        "pool_size": (sum(map(len, pools)), len(pools)),
+        "uniform_pools": (uniform, len(pools)),
     }
+    # Where nobody has labeled a sentence its rewards are expected ones, which have no terms.
+    if all(entry.terms for entry in beam):
+        for i, term in enumerate(terms):
+            figures[f"reward@1/{term}"] = (sum(entry.terms[i] for entry in first), len(first))
+            figures[f"beam_reward/{term}"] = (sum(entry.terms[i] for entry in beam), len(beam))
+    return figures

@@ -20,11 +20,12 @@ from groot_jax.evaluation.records import (
     make_samples,
     read_metrics,
     read_records,
+    read_samples,
     sample_indices,
     write_eval,
 )
-from groot_jax.evaluation.report import write_report
-from groot_jax.evaluation.results import results_table, write_results
+from groot_jax.evaluation.report import list_changes, write_report
+from groot_jax.evaluation.results import dev_choices, results_table, write_results
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.files import write_text
 
@@ -311,3 +312,57 @@ def test_thinning_keeps_short_lines_and_averages_long_ones():
     assert thin(line[:100]) == line[:100]
     assert len(thin(line)) <= 150
     assert sum(y for _, y in thin(line)) / len(thin(line)) == pytest.approx(0.5, abs=0.01)
+
+
+def sample(index: int, *candidates: tuple[list, float]) -> dict:
+    return {
+        "index": index,
+        "words": list(WORDS),
+        "gold": [list(span) for span in GOLD],
+        "candidates": [{"spans": s, "score": -1.0, "reward": r} for s, r in candidates],
+    }
+
+
+A: list = [[0, 1, "color"]]
+B: list = [[1, 3, ATTACK]]
+C: list = []
+
+
+def test_the_report_shows_who_rose_and_who_fell_in_the_lists_of_dev_sentences(workdir):
+    lines = [
+        {"system": "groot", "step": 2, "sentences": [sample(7, (A, 0.5), (B, 0.0))]},
+        # The run was killed and made step 4 again: the later line counts.
+        {"system": "groot", "step": 4, "sentences": [sample(7, (A, 0.5))]},
+        {"system": "groot", "step": 4, "sentences": [sample(7, (B, 0.0), (C, 0.25))]},
+        {"system": "nll", "step": 9, "sentences": [sample(7, (C, 0.25)), sample(3, (A, 0.5))]},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"system": "nll", "st'
+    (workdir / "samples.jsonl").write_text(text)
+    first, second = list_changes(read_samples(workdir))
+    assert [first["index"], second["index"]] == [3, 7]
+    groot, nll = second["systems"]
+    assert groot["name"] == "groot" and groot["steps"] == [2, 4]
+    rows = [(row["spans"], row["ranks"], row["change"]) for row in groot["rows"]]
+    assert rows == [(B, [2, 1], 1), (C, [None, 2], "new"), (A, [1, None], "gone")]
+    assert [(row["ranks"], row["change"]) for row in nll["rows"]] == [([1], 0)]
+    page = page_of(workdir)
+    shown = "".join(page.text)
+    assert "How lists change" in shown and "▲ 1" in shown and "gone" in shown
+    # Words and types reach the page as text.
+    assert len(page.scripts) == 2 and ATTACK in shown
+
+
+def test_a_report_without_samples_of_training_has_no_such_part(workdir):
+    assert list_changes(read_samples(workdir)) == []
+    assert "How lists change" not in "".join(page_of(workdir).text)
+
+
+def test_the_report_and_the_table_name_the_rule_that_dev_chose(tmp_path):
+    for rule in ("map", "consensus"):
+        made = record("groot", decide=rule, split="dev")
+        made["metrics"]["dev_chose"] = "consensus"
+        write_eval(tmp_path, made)
+    results = write_results(tmp_path, RESAMPLES)
+    assert dev_choices(results, "dev") == {"groot": "consensus"}
+    assert "groot consensus" in str(results_table(results, "dev").caption)
+    assert "which predict takes: groot consensus" in "".join(page_of(tmp_path).text)
