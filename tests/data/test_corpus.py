@@ -283,8 +283,8 @@ def test_training_data_without_a_span_is_an_error(tmp_path):
 
 
 def test_columns_that_cannot_be_told_apart_ask_for_the_config_key(tmp_path):
-    assert "data.column_order" in error_of(tmp_path, "O B-x\nO O\n")
-    assert "data.column_order" in error_of(tmp_path, "this is\nno corpus\n")
+    assert "data.tag_column=1 or" in error_of(tmp_path, "O B-x\nO O\n")
+    assert "data.tag_column" in error_of(tmp_path, "this is\nno corpus\n")
 
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "binary"])
