@@ -37,7 +37,9 @@ def read_jsonl(path: Path, objects: Objects, problems: Problems) -> Read:
                 problems.add(f"{path}:{number}: not JSON ({error}); {_advice(line, lines)}")
             # A line of 100,000 `[` is valid so far, and deeper than Python goes.
             except (ValueError, RecursionError) as error:
-                problems.add(f"{path}:{number}: {error}; mend the line")
+                whole = line.startswith("[") and number == len(lines) == 1
+                mend = _advice(line, lines) if whole else "mend the line"
+                problems.add(f"{path}:{number}: {error}; {mend}")
             else:
                 if sentence is None:
                     left_out[form] += 1
