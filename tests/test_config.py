@@ -284,7 +284,7 @@ def test_a_run_that_began_under_the_old_limit_of_words_is_continued_and_another_
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"data.scheme": "bilu"}, "near: bilou"),
+        ({"data.scheme": "bilu"}, "near: biolu, biluo, bilou"),
         ({"data.scheme": "valid=bio"}, "train=bio,dev=iob1"),
         ({"data.scheme": "train=bio,iob1"}, "train=bio,dev=iob1"),
         ({"data.word_column": "2", "data.tag_column": "2"}, "are both 2"),

@@ -59,6 +59,7 @@ _AT_LEAST_5: _Rule = ("5 or more", lambda v: v >= 5)
 _SHARE: _Rule = ("at least 0 and at most 1", lambda v: 0 <= v <= 1)
 _PART: _Rule = ("at least 0 and below 1", lambda v: 0 <= v < 1)
 _INSIDE: _Rule = ("above 0 and below 1", lambda v: 0 < v < 1)
+_COLUMN: _Rule = ("0, or a column's number, of 1,000 at most", lambda v: abs(v) <= 1000)
 _AXIS: _Rule = ("-1 (the devices that are left) or 1 and more", lambda v: v == -1 or v >= 1)
 
 _RANGES: dict[str, _Rule] = {
@@ -68,6 +69,8 @@ _RANGES: dict[str, _Rule] = {
     "data.split_seed": _AT_LEAST_0,
     "data.train_limit": _AT_LEAST_0,
     "data.retail_seed": _AT_LEAST_0,
+    "data.word_column": _COLUMN,
+    "data.tag_column": _COLUMN,
     "data.augment": _SHARE,
     "data.hide_words": _PART,
     "text.vocab_size": _AT_LEAST_1,
