@@ -57,9 +57,14 @@ def read_lines_of(corpus: Corpus) -> Iterator[str]:
         named = ", ".join(f"{type_} {count:,}" for type_, count in [*read.types.items()][:_TYPES])
         more = f", and {len(read.types) - _TYPES} more" if len(read.types) > _TYPES else ""
         yield (
-            f"{split}: {read.sentences:,} sentences, {sum(read.types.values()):,} spans of "
-            f"{len(read.types)} types{f' ({named}{more})' if named else ''}; {read.layout}"
+            f"{split}: {_counted(read.sentences, 'sentence')}, "
+            f"{_counted(sum(read.types.values()), 'span')} of {_counted(len(read.types), 'type')}"
+            f"{f' ({named}{more})' if named else ''}; {read.layout}"
         )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def make_card(loaded: Corpus, corpus: Corpus, format_: Format) -> DataCard:

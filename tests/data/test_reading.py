@@ -156,6 +156,7 @@ GOOD = "in O / New B-LOC / York I-LOC // on O / Monday O // " * 25
 BAD_LINES = {
     "# id 1 domain=en / x O": ("comment", "--config.data.comment='# id'"),
     "#->http://x": ("comment", "--config.data.comment='#'"),
+    "# id 1->domain=en": ("comment", "--config.data.comment='# id'"),
     "# newdoc": ("comment", "--config.data.comment='# newdoc'"),
     "work B-creative work": ("'B-creative work' seems to hold a space", "'B-creative_work'"),
     "Ann B- PER": ("'B- PER' seems to hold a space",),
@@ -198,6 +199,9 @@ FILES = {
     "id text pos ner\n1 in P O\n2 Rome N B-LOC\n": ("word_column=2",),
     "word label\nHi O\nto O\nJohn NAME\n": ("train.txt:1", "header"),
     "in B_LOC\nRome I_LOC\nto O\nbe O\n": ("'B-LOC'",),
+    "Rome b-loc\nin o\nbe o\n": ("'B-loc'",),
+    "Rome B:LOC\nin O\nOslo B:LOC\n": ("'B-LOC'",),
+    "Rome LOC-B\nin X\n": ("tag_column", "separator"),
     "Rome B-LOC\nOslo B-L\u041eC\n": ("U+041E",),
 }
 

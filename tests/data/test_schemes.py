@@ -41,7 +41,7 @@ def tags_of_labeling(labeling: Labeling, num_words: int, scheme: str) -> list[st
         for i in range(start + 1, end):
             tags[i] = "I-" + type_
         if scheme in ENDS:
-            inside, last, single = ENDS[scheme]
+            inside, last, single = (*ENDS[scheme],)
             tags[start + 1 : end] = [f"{inside}-{type_}"] * (end - start - 1)
             tags[end - 1] = f"{last if end - start > 1 else single}-{type_}"
         end_before, type_before = end, type_

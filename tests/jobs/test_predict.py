@@ -476,8 +476,12 @@ def test_a_sentence_over_the_limit_is_labeled_in_windows_when_asked_for(predict:
 @pytest.mark.slow
 def test_windows_fit_the_buckets(predict: Predict) -> None:
     # The largest holds 64 tokens of source and 12 of target: a label a word, and EOS.
-    flags = ("--config.text.long_sentences=window", "-k", "1", "--config.loader.source_buckets=64")
-    flags += ("--config.text.overlap=0",)
+    flags = (
+        "--config.text.long_sentences=window",
+        "--config.text.overlap=0",
+        "--config.loader.source_buckets=64",
+        "-k1",
+    )
     (answer,) = predict(" ".join(LONG), *flags)
     assert answer["words"] == LONG
     make_labeling(spans_of(answer["labelings"][0]), len(LONG))

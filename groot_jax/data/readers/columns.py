@@ -107,7 +107,8 @@ class _Lines:
         known = fits and (looks_like_tag(fields[layout.tag]) or fields[layout.tag] in self._tags)
         if not self._comment and not known and line.startswith(_COMMENT_MARKS):
             # `# id 7 domain=en` -> '# id', for a word may begin with the mark too.
-            mark = " ".join(words_of(line)[:2]) if line.partition("\t")[0] == line else "#"
+            first, *_ = marks = words_of(line)
+            mark = " ".join(marks[:2]) if line.startswith(" ".join(marks[:2])) else first
             return (
                 f"{where}: {line!r} looks like a comment: say how comments begin, "
                 f"--config.data.comment={mark!r}, or mend the line"

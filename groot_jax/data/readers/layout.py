@@ -201,7 +201,7 @@ def _word_column(rows: Sequence[_Row], width: int, tag: int, unsure: bool) -> tu
     texts = [
         place
         for place in others
-        if _share(values[place], _is_number) < 0.5
+        if _share(values[place], _is_number) <= 0.5
         and (not unsure or _share(values[place], looks_like_tag) < 0.25)
     ]
     first = others[0]
@@ -215,7 +215,7 @@ def _word_column(rows: Sequence[_Row], width: int, tag: int, unsure: bool) -> tu
         # the words that differ most, but for a lemma here or there.
         richer = [p for p in texts if len({*values[p]}) > 2 * len({*values[first]})]
         if richer:
-            why = f"has {len({*values[first]})} different values, column {richer[0] + 1} has more"
+            why = f"has fewer different values than column {richer[0] + 1}"
     if not why:
         return first, []
     settings = " or ".join(f"--config.data.word_column={p + 1}" for p in texts or others)
@@ -252,13 +252,24 @@ def _unknown(
         f"{_share(_column(rows, place), looks_like_tag):.0%} in column {place + 1}"
         for place in range(width)
     )
-    reason = cause_of(content, width)
+    advice = cause_of(content, width) or _tags_amiss(rows, width)
+    advice = advice or (
+        "name them with --config.data.tag_column and --config.data.word_column (numbers from 1, "
+        "negative from the end), and --config.data.separator=tab or space"
+    )
     return UserError(
         f"{path}: cannot tell which column holds the tags (such as O and B-type: {shares} of the "
-        f"lines){f'; {reason}' if reason else ''}: name them with --config.data.tag_column and "
-        "--config.data.word_column (numbers from 1, negative from the end), and "
-        "--config.data.separator=tab or space"
+        f"lines): {advice}"
     )
+
+
+def _tags_amiss(rows: Sequence[_Row], width: int) -> str:
+    """What is wrong with the tags of a column that has hardly one that is right."""
+    for place in range(width):
+        values = _column(rows, place)
+        if _share(values, lambda value: bool(split_tag(value).complaint)) > 0.5:
+            return next(filter(None, (split_tag(value).complaint for value in values)))
+    return ""
 
 
 def cause_of(content: Sequence[str], width: int) -> str:
