@@ -347,9 +347,8 @@ class Labeler:
         # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
         generator = self._generators.get(width)
         if generator is None:
-            generator = self._generators[width] = self._task.generator(
-                k=width, layout=self._partitioning.layout
-            )
+            generator = self._task.generator(self._partitioning.layout, k=width)
+            self._generators[width] = generator
         size = batch_size or min(len(examples), self._task.config.evaluate.batch_size)
         own_B = generator.own_rows(size)
         batches = evaluation_batches(examples, len(own_B), self._task.ladder, own_B)

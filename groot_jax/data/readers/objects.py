@@ -7,7 +7,6 @@ reported by whoever has its place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import repeat
 from typing import Any, NamedTuple
 
 from groot_jax.data.labeling import Sentence, half_character, make_labeling
@@ -75,7 +74,7 @@ def sentence_of(
     known = _words(item[source], source)
     if label in _TAG_KEYS or (label in ("label", "labels") and not _is_spans(item[label])):
         tags = _tags(item[label], label, len(known), objects.tag_names)
-        return Tagged(known, tags, where[0], tuple(repeat(where[1], len(known)))), form
+        return Tagged(known, tags, where[0], (where[1],) * len(known)), form
     return _sentence(known, _spans(item[label], label), where), form
 
 
