@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from groot_jax.data.labeling import Candidate, Span, make_labeling
+from configs.default import get_config
+from groot_jax.data.formats import make_format
+from groot_jax.data.labeling import Candidate, Sentence, Span, make_labeling
+from groot_jax.data.ladder import Ladder
+from groot_jax.data.lengths import Windows
+from groot_jax.data.tokenizer import train_tokenizer
+from groot_jax.evaluation.evaluator import Evaluator
 from groot_jax.evaluation.joining import join_windows
 from groot_jax.evaluation.metrics import Beam
 
@@ -102,3 +111,51 @@ def test_windows_of_one_mind_say_what_the_whole_says():
         assert cuts == sorted(cuts)
         # A span that one window does not hold whole its neighbour does.
         assert joined[0].labeling == make_labeling(gold, 42)
+
+
+class Process:
+    """One of two processes of an evaluation: it finds some of the pieces, and speaks JSON."""
+
+    k, count = 4, 2
+
+    def __init__(self, pieces: dict[int, Beam], others: str = "[]") -> None:
+        self.pieces, self.others, self.sent = pieces, others, ""
+
+    def own_rows(self, size: int) -> np.ndarray:
+        return np.ones(size, bool)
+
+    def label(self, params: object, batches: object) -> dict[int, Beam]:
+        return self.pieces
+
+    def collect(self, value: object) -> list[object] | None:
+        self.sent = json.dumps(value)
+        return [json.loads(self.sent), json.loads(self.others)] if self.others else None
+
+
+def test_windows_that_two_processes_have_searched_are_joined_in_the_first():
+    tokenizer = train_tokenizer([Sentence(tuple("abcdef"), ())], ("x",), 50, num_sentinels=6)
+    format_ = make_format("tag_only", tokenizer, ("x",))
+    config = get_config()
+    config.text.long_sentences, config.text.overlap = "window", 3
+    task: Any = SimpleNamespace(
+        config=config,
+        format=format_,
+        windows=Windows(format_, config, 6),
+        ladder=Ladder(config.loader.source_buckets, config.loader.target_buckets),
+    )
+    # Pieces 0, then 1 and 2 of the long sentence, then 3.
+    sentences = [Sentence(tuple("ab"), ()), Sentence(tuple("abcdefabc"), ()), Sentence(("a",), ())]
+    left = beam((0.5, [(5, 6, "x")]), (0.5, []))
+    right = beam((0.9, [(2, 4, "x")]), (0.1, []))
+    short = beam((0.7, [(0, 1, "x")]), (0.3, []))
+
+    def found(process: Any) -> dict[int, Beam]:
+        return Evaluator(task, process, cast(Any, None), sentences, process)._found(None)
+
+    second = Process({2: right, 3: short}, others="")
+    assert found(second) == {2: short}
+    first = Process({0: short, 1: left}, others=second.sent)
+    beams = found(first)
+    wanted, _ = join_windows(BOUNDS, [left, right], 4)
+    assert beams[0] == short and {*beams} == {0, 1}
+    assert beams[1] == wanted and wanted[0].labeling == make_labeling([(5, 7, "x")], 9)
