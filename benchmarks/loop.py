@@ -46,7 +46,7 @@ from groot_jax import config as configs
 from groot_jax import train
 from groot_jax.contrast.update import Metrics, PoolBatch, TrainState
 from groot_jax.data.batches import Batch, TrainingBatches, encode
-from groot_jax.data.corpus import load_corpus
+from groot_jax.data.corpus import read_corpus
 from groot_jax.errors import exit_on_user_error
 from groot_jax.generate.beam_search import Beams
 from groot_jax.reward.oracle import Oracle
@@ -184,7 +184,7 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
 
         return observed
 
-    corpus = load_corpus(config.data, config.text.max_words)
+    corpus = read_corpus(config)
     # What follows is what the job does before stage 1, in its order: a work directory that it holds
     # the lock of, a reward that is tried, a task, a run.
     before = sys.getswitchinterval()
@@ -351,7 +351,7 @@ def baseline_start(args: Namespace, overrides: Sequence[str]) -> runs.Trained:
     if not args.quick:
         return runs.restore(runs.short_run(args.config, Path(args.cache), args.updates, changed))
     config = configs.load(args.config, [runs.split_override(text) for text in changed])
-    corpus = load_corpus(config.data, config.text.max_words)
+    corpus = read_corpus(config)
     task = train.make_task(config, corpus)
     return runs.Trained(config, task, corpus, initial_params(task))
 

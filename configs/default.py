@@ -13,7 +13,8 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    # auto | columns | seq | jsonl | tfds | retail. `auto` looks at the files.
+    # auto | columns | seq | jsonl | arrow | tfds | retail. `auto` looks at the files; docs/data.md
+    # shows the smallest example of each.
     config.data.reader = "auto"
     # Relative paths below start here; empty: the environment variable GROOT_DATA_DIR, else the cwd.
     config.data.dir = ""
@@ -24,9 +25,17 @@ def get_config() -> ConfigDict:
     config.data.dev_fraction = 0.1  # Share of train; read without data.dev.
     config.data.test_fraction = 0.0  # The same for data.test.
     config.data.split_seed = 0  # Which sentences are carved, or kept by `train_limit`.
-    config.data.column_order = "auto"  # auto | tag_first | word_first
+    config.data.column_order = "auto"  # auto | tag_first | word_first (first and last column)
+    # Columns of the words and of the tags, numbered from 1, negative from the end; 0: as the file
+    # shows, which is refused where it shows two.
+    config.data.word_column = 0
+    config.data.tag_column = 0
     config.data.separator = "auto"  # auto | tab | space
-    config.data.scheme = "auto"  # auto | bio | iob1 | bioes
+    # auto | bio | iob1 | bioes | bilou | bmes | ioe1 | ioe2 | io, for all splits, or each for its
+    # own: "train=bio,dev=iob1". `auto`: what the fewest tags of a split break.
+    config.data.scheme = "auto"
+    # Tags of files that number them, in the order of their numbers: "O,B-PER,I-PER".
+    config.data.tag_names = ()
     config.data.comment = ""  # Lines of a column file that start with this are skipped; "" = none.
     # What a bad line gets: `error` ends the job, `skip` drops its sentence and counts it.
     config.data.policy = "error"
@@ -64,9 +73,16 @@ def get_config() -> ConfigDict:
     # own, at most; those that occur most often in the training words.
     config.text.max_features = 16000
     config.text.lowercase = False  # Lower-case words before they are encoded.
-    # Longer sentences get `data.policy`. A pretrained T5 has 100 sentinels, so no more than that.
-    config.text.max_words = 100
-    config.text.long_sentences = "refuse"  # refuse | window: predict only, split into windows.
+    # How text becomes words, in training on spans of characters and in predict: spaces | unicode
+    # (Unicode's word boundaries, punctuation apart; scripts without spaces by character).
+    config.text.split = "spaces"
+    # Longer sentences get `data.policy`. 0: as many as the longest of the data has, at least 100;
+    # 100 with windows. Formats with sentinels take no more than a pretrained T5 has of them, 100.
+    config.text.max_words = 0
+    # refuse | window: what is over the limit is cut into windows, in training, evaluation and
+    # predict, and the labelings of windows are joined where they are surest.
+    config.text.long_sentences = "refuse"
+    config.text.overlap = 16  # Words that neighbouring windows share, at most half of one.
 
     config.model = ConfigDict()
     config.model.preset = "nano"  # nano mini small base large xl xxl

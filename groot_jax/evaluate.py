@@ -24,7 +24,8 @@ from rich.console import Console
 from groot_jax import config as configs
 from groot_jax.config.keys import flatten
 from groot_jax.contrast.update import Params
-from groot_jax.data.corpus import Corpus, load_corpus
+from groot_jax.data.card import make_card, read_lines_of, write_card
+from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluation.evaluator import open_oracle
@@ -65,9 +66,9 @@ def main(argv: list[str] | None = None) -> None:
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
     task = load_task(workdir, config)
-    loaded = load_corpus(config.data, config.text.max_words)
+    loaded = read_corpus(config)
     reported_rewards(config)  # For its errors: before the minutes that a search may take.
-    corpus = without_too_long(loaded, task.format, config)
+    corpus = without_too_long(loaded, task.format, config, task.max_words)
     systems = [args.system] if args.system else []
     # A watch chooses among checkpoints, and test may not choose.
     split = args.split or ("dev" if args.watch else "test")
@@ -82,6 +83,10 @@ def main(argv: list[str] | None = None) -> None:
         results = workdir
         if hosts.main:
             results = results_folder(workdir, task, loaded, console, args.output)
+            if digests_of(loaded) != task.digests:  # Other data have another card.
+                for line in read_lines_of(loaded):
+                    say(console, line)
+                write_card(results, make_card(loaded, corpus, task.format))
         recorder = Recorder(task, corpus, oracle, hosts, generator, results)
         shapes = partitioning.param_shapes
         if args.watch:

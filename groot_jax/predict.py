@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 
 from rich.console import Console
@@ -80,12 +81,22 @@ def main(argv: list[str] | None = None) -> None:
             print(f"decided by {rule}, reward {config.reward.name}")
         size = config.evaluate.batch_size
         # Lines of a file come in blocks of `size`; who types one gets its answer before the next.
-        read = read_blocks(source, args.file, labeler.check, size) if hosts.main else iter(())
-        while block := hosts.broadcast(next(read, None)):
+        read = (
+            read_blocks(source, args.file, labeler.check, size, config.text.split)
+            if hosts.main
+            else iter(())
+        )
+        while True:
+            block = next(read, [])
+            sentences = hosts.broadcast([sentence.words for sentence in block])
+            if not sentences:
+                break
             # Two sizes of batch, so that few programs are compiled.
-            rows = 1 if len(block) == 1 else size
-            for prediction in labeler.label_all(block, args.k, rule, batch_size=rows):
-                show(prediction)
+            rows = 1 if len(sentences) == 1 else size
+            found = labeler.label_all(sentences, args.k, rule, batch_size=rows)
+            # The first process alone has read lines, and has answers.
+            for line, prediction in zip(block, found, strict=True):
+                show(replace(prediction, text=line.text, offsets=line.offsets))
     hosts.close()
 
 

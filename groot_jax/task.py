@@ -24,7 +24,7 @@ from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.ladder import Ladder, fit_ladder
-from groot_jax.data.lengths import without_too_long
+from groot_jax.data.lengths import Windows, without_too_long
 from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
@@ -50,6 +50,17 @@ class Task:
     ladder: Ladder
     model_config: T5Config
     digests: dict[str, str]  # of each split; none in a work directory of an earlier version
+    data_words: int = 100  # what config.text.max_words=0 stands for: see `follow_data`
+
+    @property
+    def max_words(self) -> int:
+        """Words of the longest sentence, or window, that is labeled in one piece."""
+        return min(self.config.text.max_words or self.data_words, self.format.max_words)
+
+    @cached_property
+    def windows(self) -> Windows:
+        """Where sentences are cut; each into one window unless `text.long_sentences` is window."""
+        return Windows(self.format, self.config, self.max_words)
 
     @cached_property
     def grammar(self) -> Grammar:
@@ -82,13 +93,22 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
     """
     # The order matters: the tokenizer needs the format's name, the format the tokenizer, the model
     # the format's own tokenizer, and lengths are known once the format is.
-    name, tokenizer = make_tokenizer(config, corpus.train, corpus.types)
+    words = config.text.max_words or follow_data(config, corpus)
+    name, tokenizer = make_tokenizer(config, corpus.train, corpus.types, words)
     format_ = make_format(name, tokenizer, corpus.types)
     # The format may have added whole pieces for tags to the tokenizer that it was given.
     model_config = make_model_config(config.model, format_.tokenizer.vocab_size)
-    examples = encode(without_too_long(corpus, format_, config).train, format_)
+    examples = encode(without_too_long(corpus, format_, config, words).train, format_)
     ladder = fit_ladder([example.need for example in examples], config.loader)
-    return Task(config, format_, ladder, model_config, digests_of(corpus))
+    return Task(config, format_, ladder, model_config, digests_of(corpus), words)
+
+
+def follow_data(config: ConfigDict, corpus: Corpus) -> int:
+    """Words of a sentence, or of a window, at most, where config.text.max_words does not say:
+    those of the longest sentence and at least 100, or 100 where longer ones are cut."""
+    if config.text.long_sentences == "window":
+        return 100
+    return max(100, *(len(s.words) for s in (*corpus.train, *corpus.dev, *corpus.test)))
 
 
 def resolve_format(config: ConfigDict, has_features: bool = False) -> str:
@@ -103,16 +123,19 @@ def resolve_format(config: ConfigDict, has_features: bool = False) -> str:
     return "sentinel_tag" if config.model.init and not has_features else "aligned"
 
 
-def num_sentinels(config: ConfigDict) -> int:
+def num_sentinels(config: ConfigDict, max_words: int = 0) -> int:
     """Sentinels of a tokenizer that is trained: T5's 100, or one for each word of a sentence."""
-    return max(100, config.text.max_words)
+    return max(100, max_words or config.text.max_words)
 
 
 def make_tokenizer(
-    config: ConfigDict, sentences: Sequence[Sentence], types: Sequence[str]
+    config: ConfigDict, sentences: Sequence[Sentence], types: Sequence[str], max_words: int = 0
 ) -> tuple[str, Tokenizer]:
     """The format's name and the tokenizer, loaded or trained on `sentences`, that `config.text` and
-    `model.init` ask for. Raises UserError where there is none to load, or nothing to train on."""
+    `model.init` ask for; `max_words` is that of a sentence, 0: `text.max_words`.
+
+    Raises UserError where there is none to load, or nothing to train on.
+    """
     text = config.text
     source = text.tokenizer
     if source == "auto":
@@ -123,7 +146,7 @@ def make_tokenizer(
             sentences,
             types,
             text.vocab_size,
-            num_sentinels=num_sentinels(config),
+            num_sentinels=num_sentinels(config, max_words),
             lowercase=text.lowercase,
             # Only `aligned` reads features; to the others they were thousands of rows without use.
             max_features=text.max_features if name == "aligned" else 0,
@@ -214,6 +237,7 @@ def save_task(task: Task, workdir: Path) -> None:
         "ladder": [list(rung) for rung in task.ladder.rungs],
         "model": dataclasses.asdict(task.model_config),
         "digests": task.digests,
+        "max_words": task.data_words,
     }
     with whole_folder(workdir / "task") as draft:
         task.format.tokenizer.save(draft / "tokenizer")
@@ -231,6 +255,7 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
         # another matter than in training.
         model_config = T5Config(**(facts["model"] | run_settings(config.model)))
         digests = dict(facts.get("digests", {}))
+        data_words = int(facts.get("max_words", config.text.max_words or 100))
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing, so nothing was trained in {workdir}; run groot_jax.train first"
@@ -243,4 +268,4 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
     tokenizer = load_tokenizer(path.parent / "tokenizer")
     format_ = make_format(format_name, tokenizer, types)
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets, rungs)
-    return Task(config, format_, ladder, model_config, digests)
+    return Task(config, format_, ladder, model_config, digests, data_words)

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
-from groot_jax.data.corpus import Corpus, load_corpus
+from groot_jax.data.card import make_card, read_lines_of, write_card
+from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.data.unlabeled import with_unlabeled
 from groot_jax.errors import UserError, exit_on_user_error
@@ -61,11 +62,11 @@ def main(argv: list[str] | None = None) -> None:
         # one is made, and locked, only in `open_task`.
         if hosts.main and (workdir / configs.CONFIG_FILE).exists():
             lock.take()
-        corpus = load_corpus(config.data, config.text.max_words)
+        corpus = read_corpus(config)
         if config.data.unlabeled:
-            corpus = with_unlabeled(corpus, config.data, config.text.max_words)
-        for note in corpus.notes:
-            say(console, note)
+            corpus = with_unlabeled(corpus, config)
+        for line in (*read_lines_of(corpus), *corpus.notes):
+            say(console, line)
         with open_oracle(config) as oracle:
             if hosts.main:
                 open_task(config, workdir, corpus, oracle, lock)
@@ -73,10 +74,13 @@ def main(argv: list[str] | None = None) -> None:
             task = load_task(workdir, config)
             # Which sentences are too long is known with the tokenizer. The task was made from all,
             # so that its digests are those of the data and not of this format.
-            known = len(corpus.notes)
-            corpus = without_too_long(corpus, task.format, config)
-            for note in corpus.notes[known:]:
-                say(console, note)
+            loaded, known = corpus, len(corpus.notes)
+            corpus = without_too_long(loaded, task.format, config, task.max_words)
+            card = make_card(loaded, corpus, task.format)
+            if hosts.main:
+                write_card(workdir, card)
+            for line in (*corpus.notes[known:], *card.lines()):
+                say(console, line)
             lock.began()
             run = Run(config, workdir, corpus, task, oracle, hosts)
             for stage in stages(run):

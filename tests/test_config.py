@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,37 @@ def test_a_run_that_began_without_swapped_mentions_is_not_continued_with_them(
     claim_workdir(tmp_path, load(RETAIL, [("data.augment", "0"), ("data.hide_words", "0")]))
 
 
+def test_a_run_that_began_under_the_old_limit_of_words_is_continued_and_another_limit_is_not(
+    tmp_path: Path,
+) -> None:
+    claim_workdir(tmp_path, load(RETAIL, [("text.max_words", "100")]))
+    claim_workdir(tmp_path, load(RETAIL))
+    with pytest.raises(UserError, match=r"text\.max_words is 0 there and 90 here"):
+        claim_workdir(tmp_path, load(RETAIL, [("text.max_words", "90")]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"data.scheme": "bilu"}, "near: biolu, biluo, bilou"),
+        ({"data.scheme": "valid=bio"}, "train=bio,dev=iob1"),
+        ({"data.scheme": "train=bio,iob1"}, "train=bio,dev=iob1"),
+        ({"data.word_column": "2", "data.tag_column": "2"}, "are both 2"),
+        ({"data.tag_column": "2", "data.column_order": "tag_first"}, "column_order=auto"),
+        ({"text.split": "words"}, "spaces, unicode"),
+        ({"text.overlap": "-1", "text.long_sentences": "window"}, "0 or more"),
+    ],
+)
+def test_settings_of_reading_that_will_not_do_are_named(changes: dict[str, str], part: str) -> None:
+    with pytest.raises(UserError, match=re.escape(part)):
+        load(RETAIL, [*FILES.items(), *changes.items()])
+
+
+@pytest.mark.parametrize("scheme", ["BILOU", "iob2", "train=IOB2, dev=iob1,test=auto"])
+def test_schemes_are_named_in_any_case_and_for_each_split(scheme: str) -> None:
+    assert load(RETAIL, [*FILES.items(), ("data.scheme", scheme)]).data.scheme == scheme
+
+
 # ---- Broken config files ----------------------------------------------------------------------
 
 
@@ -387,8 +419,12 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("data.dev_fraction", "0.2", FILES | {"data.dev": "dev.txt"}, FILES),
         ("data.test_fraction", "0.2", FILES | {"data.test": "test.txt"}, FILES),
         ("data.scheme", "bioes", {}, FILES),
-        ("data.scheme", "bioes", FILES | {"data.reader": "jsonl"}, FILES | {"data.reader": "seq"}),
+        ("data.scheme", "bioes", {}, FILES | {"data.reader": "jsonl"}),
         ("data.comment", "#", {}, FILES),
+        ("data.word_column", "2", FILES | {"data.reader": "jsonl"}, FILES),
+        ("data.tag_column", "-1", {}, FILES),
+        ("data.tag_names", "O,B-x", FILES, FILES | {"data.reader": "jsonl"}),
+        ("text.overlap", "4", {}, {"text.long_sentences": "window"}),
         ("data.words_feature", "words", FILES, {"data.reader": "tfds", "data.tfds_name": "a"}),
         ("data.retail_seed", "3", FILES, {}),
         ("data.split_seed", "3", {}, {"data.train_limit": "100"}),

@@ -18,14 +18,14 @@ _SCHEDULES = ("constant", "linear", "cosine")
 _AVERAGES = ("token", "sentence")
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "data.reader": ("auto", "columns", "seq", "jsonl", "tfds", "retail"),
+    "data.reader": ("auto", "columns", "seq", "jsonl", "arrow", "tfds", "retail"),
     "data.column_order": ("auto", "tag_first", "word_first"),
     "data.separator": ("auto", "tab", "space"),
-    "data.scheme": ("auto", "bio", "iob1", "bioes"),
     "data.policy": ("error", "skip"),
     "data.unknown_types": ("error", "keep"),
     "text.format": ("auto", "aligned", "sentinel_tag", "fused_sentinel", "tag_only", "input_tag"),
     "text.long_sentences": ("refuse", "window"),
+    "text.split": ("spaces", "unicode"),
     "model.preset": ("nano", "mini", "small", "base", "large", "xl", "xxl"),
     "model.variant": ("v1_0", "v1_1", "tied"),
     "model.dtype": ("float32", "bfloat16"),
@@ -44,6 +44,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "evaluate.decide": ("map", "mbr", "threshold", "consensus"),
 }
 
+# Of data.scheme, for all splits or for each its own; the second line holds other names of them.
+_SCHEMES = (
+    *("auto", "bio", "iob1", "bioes", "bilou", "bmes", "ioe1", "ioe2", "io"),
+    *("iob2", "bio2", "iob", "bio1", "iobes", "biluo", "biolu", "bmeso", "bmewo"),
+)
+
 # What stands in "config.groot.tau is -1.0, but has to be ...", and whether a number is that.
 _Rule = tuple[str, Callable[[float], bool]]
 _AT_LEAST_0: _Rule = ("0 or more", lambda v: v >= 0)
@@ -54,6 +60,7 @@ _AT_LEAST_5: _Rule = ("5 or more", lambda v: v >= 5)
 _SHARE: _Rule = ("at least 0 and at most 1", lambda v: 0 <= v <= 1)
 _PART: _Rule = ("at least 0 and below 1", lambda v: 0 <= v < 1)
 _INSIDE: _Rule = ("above 0 and below 1", lambda v: 0 < v < 1)
+_COLUMN: _Rule = ("0, or a column's number, of 1,000 at most", lambda v: abs(v) <= 1000)
 _AXIS: _Rule = ("-1 (the devices that are left) or 1 and more", lambda v: v == -1 or v >= 1)
 
 _RANGES: dict[str, _Rule] = {
@@ -63,6 +70,8 @@ _RANGES: dict[str, _Rule] = {
     "data.split_seed": _AT_LEAST_0,
     "data.train_limit": _AT_LEAST_0,
     "data.retail_seed": _AT_LEAST_0,
+    "data.word_column": _COLUMN,
+    "data.tag_column": _COLUMN,
     "data.augment": _SHARE,
     "data.hide_words": _PART,
     "text.vocab_size": _AT_LEAST_1,
@@ -71,7 +80,8 @@ _RANGES: dict[str, _Rule] = {
     "distributed.timeout": _AT_LEAST_5,
     "loader.rungs": _AT_LEAST_1,
     "loader.padding": _SHARE,
-    "text.max_words": _AT_LEAST_1,
+    "text.max_words": _AT_LEAST_0,
+    "text.overlap": _AT_LEAST_0,
     "model.dropout": _PART,
     "model.encoder_layers": _AT_LEAST_0,
     "model.decoder_layers": _AT_LEAST_0,
@@ -198,6 +208,7 @@ def _check_data(config: ConfigDict) -> None:
             "config.data.train is empty: name the training file (--config=FILE.py:train=PATH where "
             "the file takes it), or take config.data.reader=retail"
         )
+    _check_columns(data)
     if data.dev_fraction + data.test_fraction >= 1:
         raise UserError(
             f"config.data.dev_fraction ({data.dev_fraction}) and test_fraction "
@@ -208,6 +219,30 @@ def _check_data(config: ConfigDict) -> None:
             "config.data.dev is empty and config.data.dev_fraction is 0: training needs dev "
             "sentences to choose its checkpoint, so set one of them"
         )
+
+
+def _check_columns(data: ConfigDict) -> None:
+    """How files are read: columns by number, and schemes."""
+    named = [key for key in ("word_column", "tag_column") if data[key]]
+    if named and data.column_order != "auto":
+        raise UserError(
+            f"config.data.{named[0]} is {data[named[0]]} and config.data.column_order is "
+            f"{data.column_order}, which says it too: take config.data.column_order=auto"
+        )
+    if len(named) == 2 and data.word_column == data.tag_column:
+        raise UserError(
+            f"config.data.word_column and config.data.tag_column are both {data.word_column}: give "
+            "the two their own columns"
+        )
+    # "bio", or "train=bio, dev=iob1"
+    for part in data.scheme.split(",") if "=" in data.scheme else (f"train={data.scheme}",):
+        split, _, name = (side.strip() for side in part.partition("="))
+        if split not in ("train", "dev", "test") or name.lower() not in _SCHEMES:
+            hint = nearest(name, _SCHEMES)
+            raise UserError(
+                f"config.data.scheme is {data.scheme!r}; it can be {', '.join(_SCHEMES)}{hint}, or "
+                "one for each split: train=bio,dev=iob1"
+            )
 
 
 def _check_text_and_model(config: ConfigDict) -> None:

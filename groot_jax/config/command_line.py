@@ -118,6 +118,8 @@ _READ_LATER = (
     "systems",
     "text.long_sentences",
     "text.max_words",
+    "text.overlap",
+    "text.split",
 )
 _OF_TRAINING = ("data.augment", "data.hide_words", "data.train_limit", "data.unlabeled")
 

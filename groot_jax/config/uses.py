@@ -86,12 +86,25 @@ _USES = (
     _Use(
         ("data.scheme",),
         "tags to read, which retail has not: another config.data.reader",
-        lambda c: c.data.reader not in ("retail", "jsonl"),
+        _reads_files,
     ),
     _Use(
-        ("data.column_order", "data.separator", "data.comment"),
+        (
+            *("data.column_order", "data.word_column", "data.tag_column"),
+            *("data.separator", "data.comment"),
+        ),
         "files of columns: config.data.reader=columns",
         lambda c: c.data.reader in ("auto", "columns", "tfds"),
+    ),
+    _Use(
+        ("data.tag_names",),
+        "files that may number their tags: config.data.reader=jsonl or arrow",
+        lambda c: c.data.reader in ("auto", "jsonl", "arrow"),
+    ),
+    _Use(
+        ("text.overlap",),
+        "windows: config.text.long_sentences=window",
+        lambda c: c.text.long_sentences == "window",
     ),
     _Use(
         ("data.tfds_name", "data.tfds_dir", "data.words_feature", "data.tags_feature"),

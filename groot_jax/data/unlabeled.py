@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from groot_jax.data.corpus import Corpus
 from groot_jax.data.labeling import Sentence
-from groot_jax.data.readers.columns import Columns, read_columns
+from groot_jax.data.readers.columns import read_columns
+from groot_jax.data.readers.layout import Columns
 from groot_jax.data.readers.reading import (
     Problems,
     read_lines,
@@ -23,15 +24,18 @@ from groot_jax.data.readers.reading import (
     resolve_path,
     words_of,
 )
-from groot_jax.data.schemes import looks_like_tag
+from groot_jax.data.schemes import Tagged
+from groot_jax.data.tags import looks_like_tag
 from groot_jax.data.text import read_text
 from groot_jax.errors import UserError
 
 _KEY = "config.data.unlabeled"
+# Where an object of a line of JSON may have its labels: see readers/objects.py.
+_LABELS = ("spans", "tags", "ner_tags", "label", "labels", "entities")
 
 
-def with_unlabeled(corpus: Corpus, data: ConfigDict, max_words: int) -> Corpus:
-    """The corpus with the sentences of all files of `data.unlabeled`, in their order, and notes:
+def with_unlabeled(corpus: Corpus, config: ConfigDict) -> Corpus:
+    """The corpus with the sentences of all files of `config.data.unlabeled`, in their order, and notes:
     how each file was read, and what was left out.
 
     Left out are sentences that occur twice, those that train, dev or test holds (gold is better
@@ -39,12 +43,13 @@ def with_unlabeled(corpus: Corpus, data: ConfigDict, max_words: int) -> Corpus:
     cannot be read. Raises UserError (file:line or key, what is wrong, what to do), also where no
     sentence is left.
     """
+    data, text = config.data, config.text
     problems = Problems(data.policy)
     notes: list[str] = []
     found: list[Sentence] = []
     for name in data.unlabeled:
         path = require_path(resolve_path(data, name), _KEY, "file or folder")
-        read, how = _read(path, data, max_words, problems)
+        read, how = _read(path, data, text, problems)
         found += read
         notes.append(f"unlabeled: {len(read)} sentences of {path}, read as {how}")
     if problems.count:
@@ -67,24 +72,27 @@ def with_unlabeled(corpus: Corpus, data: ConfigDict, max_words: int) -> Corpus:
 
 
 def _read(
-    path: Path, data: ConfigDict, max_words: int, problems: Problems
+    path: Path, data: ConfigDict, text: ConfigDict, problems: Problems
 ) -> tuple[list[Sentence], str]:
     """The sentences of one file or folder, and what it was taken for."""
     if path.is_dir():
         # The words alone: whether seq.out is there makes no difference.
         path = require_path(path / "seq.in", _KEY)
-        return read_text(path, max_words, problems), "a sentence a line, without seq.out"
+        return read_text(
+            path, text.max_words, text.split, problems
+        ), "a sentence a line, without seq.out"
     lines = [line for line in read_lines(path) if line and line.strip(" \t")]
     columns = Columns.from_config(data)
     rows = [words_of(line) for line in lines if not _is_comment(line, columns)]
     if _tagged(rows) * 2 > len(rows):
         tagged = read_columns(path, columns, problems)
         sentences = []
-        for item in tagged:
-            if len(item.words) > max_words:
+        for item in tagged.items:
+            assert isinstance(item, Tagged)
+            if 0 < text.max_words < len(item.words):
                 problems.add(
                     f"{item.place()}: a sentence of {len(item.words)} words is over the limit of "
-                    f"{max_words} (config.text.max_words); split it"
+                    f"{text.max_words} (config.text.max_words); split it"
                 )
             else:
                 sentences.append(Sentence(item.words, (), item.place()))
@@ -99,7 +107,7 @@ def _read(
         )
     labels = sum(_has_labels(line) for line in lines)
     how = "a sentence a line" if not labels else f"JSON lines, the labels of {labels} ignored"
-    return read_text(path, max_words, problems), how
+    return read_text(path, text.max_words, text.split, problems), how
 
 
 def _is_comment(line: str, columns: Columns) -> bool:
@@ -119,4 +127,4 @@ def _has_labels(line: str) -> bool:
         item = json.loads(line)
     except (ValueError, RecursionError):
         return False  # Whoever reads its words says so.
-    return isinstance(item, dict) and any(item.get(key) for key in ("spans", "tags"))
+    return isinstance(item, dict) and any(item.get(key) for key in _LABELS)

@@ -1,7 +1,7 @@
 """The report of a work directory: one self-contained HTML file, no network, no other file.
 
-Everything comes from W/eval/*.json, W/metrics.jsonl and W/config.json; nothing is scored here. Text
-reaches the page through the template's escaping only, whatever a sentence holds.
+Everything comes from W/eval/*.json, W/metrics.jsonl, W/data_card.json and W/config.json; nothing is
+scored here. Text reaches the page through the template's escaping only, whatever a sentence holds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from groot_jax.data.card import read_card
 from groot_jax.errors import UserError
 from groot_jax.evaluation.plots import (
     PALETTE,
@@ -99,6 +100,7 @@ def write_report(workdir: Path, results: Results) -> Path:
         browser=browser_data(records, names, splits),
         changes=list_changes(read_samples(workdir)),
         config=config.read_text(encoding="utf-8") if config.exists() else "",
+        card=read_card(workdir),
     )
     path = workdir / "report" / "index.html"
     write_text(path, html)

@@ -69,7 +69,7 @@ def make_chunk_scorer(spec: RewardSpec, seed: int, board: Board) -> ChunkScorer:
             found = rows(chunk.triples, range(len(chunk.triples)))
             return found if chunk.terms else [row[0] for row in found]
         # A pool is built from rewards; the terms are kept aside and join its entries at the end.
-        terms: dict[tuple[int, Labeling, Labeling], tuple[float, ...]] = {}
+        terms: dict[tuple[int, Labeling, Labeling | None], tuple[float, ...]] = {}
 
         def score(triples: Sequence[Triple], items: Sequence[int]) -> list[float]:
             found = rows(triples, items)
@@ -87,7 +87,7 @@ def make_chunk_scorer(spec: RewardSpec, seed: int, board: Board) -> ChunkScorer:
 def with_terms(
     pools: Sequence[Pool],
     tasks: Sequence[ScoringTask],
-    terms: Mapping[tuple[int, Labeling, Labeling], tuple[float, ...]],
+    terms: Mapping[tuple[int, Labeling, Labeling | None], tuple[float, ...]],
 ) -> list[Pool]:
     """The pools with the terms of each entry's reward; `terms`: by (task, labeling, gold)."""
     return [

@@ -21,7 +21,7 @@ from groot_jax.data.batches import (
     encode,
     evaluation_batches,
 )
-from groot_jax.data.corpus import load_corpus
+from groot_jax.data.corpus import read_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.ladder import Ladder, fit_ladder
 from groot_jax.errors import UserError
@@ -110,7 +110,7 @@ def test_a_rung_holds_every_example_and_more_rungs_mean_less_padding(lengths):
 def test_at_most_15_percent_of_the_positions_of_published_sets_is_padding(data_dir, name):
     config = load(f"configs/{name}.py")
     config.data.dir = str(data_dir)
-    corpus = load_corpus(config.data, config.text.max_words)
+    corpus = read_corpus(config)
     task = make_task(config, corpus)
     examples = encode(corpus.train, task.format)
     for batch_size in (config.groot.batch_size, config.nll.batch_size):

@@ -33,11 +33,12 @@ WANTED = [("black", "levi", "jeans"), ("nike", "shoes")]
 
 
 def read(*files: Path, policy: str = "error", max_words: int = 10, **keys: str) -> Corpus:
-    data = get_config().data
+    config = get_config()
+    data, config.text.max_words = config.data, max_words
     data.unlabeled = tuple(map(str, files))
     data.policy = policy
     data.update(keys)
-    return with_unlabeled(CORPUS, data, max_words)
+    return with_unlabeled(CORPUS, config)
 
 
 def write(folder: Path, text: str, name: str = "a.txt") -> Path:

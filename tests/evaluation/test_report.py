@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -11,7 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from groot_jax.data.card import make_card, write_card
+from groot_jax.data.corpus import Corpus, SplitRead
+from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Candidate, Sentence, make_labeling
+from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.evaluation.metrics import one_by_one, per_sentence, score_beams, summarise, totals
 from groot_jax.evaluation.plots import reliability_lines, system_styles, thin, ticks
@@ -212,6 +217,32 @@ def test_no_text_of_the_corpus_or_the_config_becomes_markup(workdir):
     assert samples["splits"]["test"][0]["words"] == list(WORDS)
     assert "<i>product</i>" in samples["types"]
     assert "innerHTML" not in page.scripts[1]
+
+
+def test_the_report_shows_the_data_card_where_there_is_one(workdir):
+    assert "words the vocabulary lacks" not in " ".join(page_of(workdir).text)
+    sentences = tuple(
+        Sentence((word, "in"), make_labeling([(0, 1, "<b>LOC</b>")], 2))
+        for word in ("Rome", "Oslo", "\u4eac")
+    )
+    read = SplitRead("a.txt", "words in column 1", 1234, {"<b>LOC</b>": 7}, 2, 5)
+    corpus = Corpus(
+        sentences[:1], sentences[:2], (), ("<b>LOC</b>",), ("a <note>",), read={"dev": read}
+    )
+    tokenizer = train_tokenizer(sentences[:2], ("LOC",), 100)
+    card = make_card(corpus, corpus, make_format("tag_only", tokenizer, ("LOC",)))
+    assert [*card.lines()] == ["dev: 1 of 2 sentences stand in train too"]
+    corpus = dataclasses.replace(corpus, dev=sentences[1:])
+    card = make_card(corpus, corpus, make_format("tag_only", tokenizer, ("LOC",)))
+    assert [*card.lines()] == [
+        "dev: 1 of 4 words hold characters that the vocabulary lacks, such as \u4eac"
+    ]
+    write_card(workdir, card)
+    page = page_of(workdir)
+    text = " ".join(" ".join(page.text).split())
+    for wanted in ("dev 2 4 2 2 0 1 5", "<b>LOC</b> 2", "read from a.txt: words in", "a <note>"):
+        assert wanted in text
+    assert not {"b", "note"} & {tag for tag, _ in page.tags}
 
 
 def test_the_report_shows_figures_curves_and_every_systems_candidates(workdir):

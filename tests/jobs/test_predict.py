@@ -133,8 +133,18 @@ def test_text_json_words_json_text_and_a_file_are_the_same_input(
     lines = [TEXT, json.dumps({"words": WORDS, "id": 7}), json.dumps({"text": f"  {TEXT} "})]
     text = "".join(line + "\n" for line in lines)
     answers = predict(text)
-    assert len(answers) == 3 and answers[0] == answers[1] == answers[2]
+    assert len(answers) == 3
     assert answers[0]["words"] == WORDS
+    # Of text, but not of words, spans have their characters; JSON's text begins with two spaces.
+    spans = [[s for y in answer["labelings"] for s in y["spans"]] for answer in answers]
+    for of_line, of_words, of_text in zip(*spans, strict=True):
+        assert of_line["text"] == TEXT[of_line["start_char"] : of_line["end_char"]]
+        assert of_text == of_line | {key: of_line[key] + 2 for key in ("start_char", "end_char")}
+        assert of_words == {k: v for k, v in of_line.items() if not k.endswith("_char")}
+    for answer in answers:
+        assert [y["score"] for y in answer["labelings"]] == [
+            y["score"] for y in answers[0]["labelings"]
+        ]
     # A byte-order mark and Windows line ends belong to no word.
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
@@ -456,6 +466,7 @@ def test_a_sentence_over_the_limit_is_refused(predict: Predict) -> None:
 def test_a_sentence_over_the_limit_is_labeled_in_windows_when_asked_for(predict: Predict) -> None:
     flags: tuple[str, ...] = (
         "--config.text.long_sentences=window",
+        "--config.text.overlap=0",
         "-k",
         "4",
         "--config.loader.source_buckets=32,512",
@@ -477,12 +488,32 @@ def test_a_sentence_over_the_limit_is_labeled_in_windows_when_asked_for(predict:
     assert spans_of(labelings[0]) == best
     parts = [part["labelings"][0]["score"] for part in (left, right)]
     assert scores[0] == pytest.approx(sum(parts), abs=1e-3)
+    # Windows that share words: each side of the cut is what its window says, if another may be.
+    shared = ("--config.text.overlap=16", *(flag for flag in flags if "overlap" not in flag))
+    (answer, right) = predict(f"{' '.join(LONG)}\n{' '.join(LONG[84:])}\n", *shared)
+    labelings = answer["labelings"]
+    assert len({spans_of(y) for y in labelings}) == len(labelings) == 4
+    for y in labelings:
+        make_labeling(spans_of(y), len(LONG))
+        assert y["score"] < 0
+    best = spans_of(labelings[0])
+    assert [s for s in best if s.end <= 84] == [
+        s for s in spans_of(left["labelings"][0]) if s.end <= 84
+    ]
+    assert [s for s in best if s.start >= 100] == [
+        Span(s + 84, e + 84, t) for s, e, t in spans_of(right["labelings"][0]) if s + 84 >= 100
+    ]
 
 
 @pytest.mark.slow
 def test_windows_fit_the_buckets(predict: Predict) -> None:
     # The largest holds 64 tokens of source and 12 of target: a label a word, and EOS.
-    flags = ("--config.text.long_sentences=window", "-k", "1", "--config.loader.source_buckets=64")
+    flags = (
+        "--config.text.long_sentences=window",
+        "--config.text.overlap=0",
+        "--config.loader.source_buckets=64",
+        "-k1",
+    )
     (answer,) = predict(" ".join(LONG), *flags)
     assert answer["words"] == LONG
     make_labeling(spans_of(answer["labelings"][0]), len(LONG))
@@ -531,6 +562,13 @@ def test_label_says_what_the_job_says(labeler: Labeler, predict: Predict) -> Non
         assert one["score"] == pytest.approx(other["score"], abs=1e-4)
     best = prediction.labelings[0]
     assert {*best.labeling} <= {*prediction.confidence}
+    # Text is parted as the job parts it, and the prediction knows the places.
+    of_text = labeler.label_text(f" {TEXT}", k=5).to_json()
+    (answer,) = predict(json.dumps({"text": f" {TEXT}"}), "-k", "5")
+    for one, other in zip(of_text["labelings"], answer["labelings"], strict=True):
+        assert [(s["text"], s["start_char"], s["end_char"]) for s in one["spans"]] == [
+            (s["text"], s["start_char"], s["end_char"]) for s in other["spans"]
+        ]
     assert labeler.label([], k=5).labelings == ()
 
 

@@ -396,7 +396,7 @@ SUM = "0.7*f0.5 + 0.3*exact"
 def test_the_terms_of_a_weighted_sum_are_told_apart(workers: int) -> None:
     f, exact = (make_reward(RewardSpec(name)) for name in ("f0.5", "exact"))
     made = tasks(9)  # Two chunks.
-    triples = [(c.labeling, task.gold, task.words) for task in made for c in task.candidates]
+    triples = [(c.labeling, GOLD, task.words) for task in made for c in task.candidates]
     triples.append((GOLD, GOLD, made[0].words))
     with Oracle(RewardSpec(SUM, workers=workers)) as oracle:
         pools = pools_of(oracle, made)
