@@ -115,7 +115,7 @@ class Words:
         self.facts = json.loads((self.folder / "labeling.json").read_text(encoding="utf-8"))
         self.grammar = Grammar(self.facts)
         self._special = {self.facts["pad"], self.facts["eos"], *self.facts["sentinels"]}
-        self._encode = _encoder(self.folder, self.facts)
+        self._encode = encoder(self.folder, self.facts)
         self._features = _features(self.folder, self.facts)
 
     def search(self, sentences: Sequence[Sentence], beams: int) -> list[Found]:
@@ -181,7 +181,7 @@ class Words:
                 f"a sentence of {len(words)} words is over the limit of {facts['max_words']}: "
                 "split it"
             )
-        bags = [self._features(word) for word in words] if self._features else []
+        bags = [self._bag(word) for word in words] if facts["bag"] else []
         pieces = [bag[:1] for bag in bags] or [self._pieces(word) for word in words]
         sentinels, eos = facts["sentinels"], facts["eos"]
         source: list[int] = []
@@ -205,6 +205,12 @@ class Words:
         longest = len(template) + 1 + len(words) * (most - 1)
         return Sentence(words, [*source, eos], [*fused, []], [*template, eos], longest)
 
+    def _bag(self, word: str) -> list[int]:
+        """What is known of a word, its own id first, where a word is one position."""
+        if self._features is None:
+            return self._pieces(word)[: self.facts["bag"]]
+        return self._features(word)
+
     def _pieces(self, word: str) -> list[int]:
         # JSON can hold half a character, and UTF-8 cannot.
         text = (word.lower() if self.facts["lowercase"] else word).encode("utf-8", "replace")
@@ -215,7 +221,7 @@ class Words:
         return ids or [self.facts["unknown"]]
 
 
-def _encoder(folder: Path, facts: dict[str, Any]) -> Callable[[str], list[int]]:
+def encoder(folder: Path, facts: dict[str, Any]) -> Callable[[str], list[int]]:
     """Text to ids, none of them special because a word looks like it."""
     if facts["pieces"] == "bytes":  # ByT5: three special ids, then the 256 bytes.
         return lambda text: [byte + 3 for byte in (facts["prefix"] + text).encode()]
@@ -227,7 +233,7 @@ def _encoder(folder: Path, facts: dict[str, Any]) -> Callable[[str], list[int]]:
 
 
 def _features(folder: Path, facts: dict[str, Any]) -> Callable[[str], list[int]] | None:
-    """Ids of what is known of a word, its own first, where the model reads whole words."""
+    """Ids of a word, its ends and its shape, where the vocabulary has such."""
     if not facts["features"]:
         return None
     spec = importlib.util.spec_from_file_location("features", folder / "features.py")
