@@ -85,9 +85,9 @@ def export(trained: Trained, out: Path, kind: str, quantization: str = "float32"
     task = trained.task
     if kind != "stablehlo" and task.format.name not in _PLAIN:
         raise UserError(
-            f"--format={kind}: a labeler of text.format={task.format.name} adds embeddings to those "
-            f"of its tokens, which {kind} cannot say; export it with --format=stablehlo, or train "
-            "one with --config.text.format=sentinel_tag"
+            f"--format={kind}: a labeler of text.format={task.format.name} adds embeddings to "
+            f"those of its tokens, which {kind} cannot say; export it with --format=stablehlo, or "
+            "train one with --config.text.format=sentinel_tag"
         )
     if not task.config.generate.grammar:
         raise UserError(

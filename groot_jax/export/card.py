@@ -1,4 +1,4 @@
-"""README.md of an exported folder: what the labeler is, how good, made of what, and how to use it."""
+"""README.md of an exported folder: what the labeler is, how to use it, how good it is."""
 
 from __future__ import annotations
 

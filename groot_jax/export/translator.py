@@ -6,7 +6,6 @@ matrix, keys and values of a cross-attention another; T5 scales no queries.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 

@@ -16,9 +16,10 @@ from tokenizers.processors import TemplateProcessing
 
 from groot_jax.errors import UserError
 
-# Of a piece that no text is written with. Far below any log probability, and not so far that sums
-# with it lose digits.
+# The score of pad, EOS and unknown as pieces: far below any log probability, and not so far that
+# sums with it lose digits.
 _NEVER = -1e5
+_NOBODYS = "\ue000"  # For private use in Unicode.
 _ADDED = {"normalized": False, "special": True}
 
 
@@ -31,8 +32,7 @@ def fast_tokenizer(model: Path, sentinels: Sequence[int]) -> Tokenizer:
     spec, trainer = proto.normalizer_spec, proto.trainer_spec
     if trainer.model_type != trainer.UNIGRAM:
         raise UserError(f"{model}: is no unigram model, T5's kind, and cannot be exported")
-    special = {trainer.pad_id, trainer.eos_id, trainer.unk_id, *sentinels}
-    # A word that looks like `</s>` is written with other pieces, as in SentencePiece.
+    special = [trainer.pad_id, trainer.eos_id, trainer.unk_id]
     pieces = [(p.piece, _NEVER if i in special else p.score) for i, p in enumerate(proto.pieces)]
     tokenizer = Tokenizer(Unigram(pieces, trainer.unk_id, trainer.byte_fallback))
     changes: list[Any] = []
@@ -40,6 +40,8 @@ def fast_tokenizer(model: Path, sentinels: Sequence[int]) -> Tokenizer:
         changes.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
         changes += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    special_names = [proto.pieces[id_].piece for id_ in special]
+    changes += _spelled_out(special_names, {piece for piece, _ in pieces})
     tokenizer.normalizer = normalizers.Sequence(changes)
     scheme = "always" if spec.add_dummy_prefix else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
@@ -59,6 +61,21 @@ def fast_tokenizer(model: Path, sentinels: Sequence[int]) -> Tokenizer:
         single=f"$A {eos}", pair=f"$A {eos} $B {eos}", special_tokens=[(eos, trainer.eos_id)]
     )
     return tokenizer
+
+
+def _spelled_out(names: Sequence[str], pieces: set[str]) -> list[Any]:
+    """What keeps a text `</s>` from becoming the piece of that name, where a letter of it is no
+    piece (T5 has no `<`): an unknown letter costs more than the piece would.
+
+    A letter that nobody knows goes behind the unknown one, and both are one unknown piece.
+    """
+    changes: list[Any] = []
+    for name in names:
+        at = next((i for i, letter in enumerate(name) if letter not in pieces), None)
+        if at is not None:
+            text = f"{name[: at + 1]}{_NOBODYS}{name[at + 1 :]}"
+            changes.append(normalizers.Replace(name, text))
+    return changes
 
 
 def tokenizer_settings(num_sentinels: int) -> dict[str, Any]:

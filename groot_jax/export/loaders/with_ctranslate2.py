@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from groot_jax.export.loaders.words import Found, Sentence, State, Words, command_line
 
@@ -26,8 +26,12 @@ class Labeler(Words):
         compute_type: str = "default",
     ) -> None:
         import ctranslate2
+        import numpy
 
+        self._numpy, self._cpu = numpy, ctranslate2.Device.cpu
         super().__init__(folder)
+        # By default it takes EOS out of the softmax of the first step, and cuts long sources.
+        self._options = {"min_decoding_length": 0, "max_input_length": 0}
         self.model = ctranslate2.Translator(
             str(self.folder), device=device, compute_type=compute_type
         )
@@ -46,6 +50,7 @@ class Labeler(Words):
         sources = [[self._token[id_] for id_ in s.source] for s in sentences]
         found = self.model.translate_batch(
             sources,
+            **self._options,
             beam_size=beams,
             num_hypotheses=beams,
             patience=2,
@@ -53,7 +58,6 @@ class Labeler(Words):
             return_scores=True,
             return_end_token=True,
             max_decoding_length=max(sentence.longest for sentence in sentences),
-            max_input_length=0,
         )
         listed: list[Found] = []
         for sentence, source, result in zip(sentences, sources, found, strict=True):
@@ -67,6 +71,11 @@ class Labeler(Words):
             listed.append(outputs)
         return listed
 
+    def _logits(self, view: Any) -> Any:
+        """Of one step, of all columns."""
+        view = view if view.device == "cpu" else view.to_device(self._cpu)
+        return self._numpy.array(view).reshape(-1).astype("float64")
+
     def _step_by_step(self, sentence: Sentence, source: list[str], beams: int) -> Found:
         """A beam search under the grammar, a call of the model for each token."""
         running: list[tuple[float, list[int], State]] = [(0.0, [], State())]
@@ -75,22 +84,20 @@ class Labeler(Words):
             prefixes = [[self._token[id_] for id_ in ids] for _, ids, _ in running]
             step = self.model.translate_batch(
                 [source] * len(running),
+                **self._options,
                 target_prefix=prefixes,
                 beam_size=1,
                 max_decoding_length=len(prefixes[0]) + 1,
-                min_decoding_length=len(prefixes[0]) + 1,
                 return_logits_vocab=True,
-                max_input_length=0,
             )
             grown: list[tuple[float, list[int], State]] = []
             for (score, ids, state), result in zip(running, step, strict=True):
-                logits = [float(x) for x in list(result.logits[0])[-1]]
-                top = max(logits)
-                norm = top + math.log(sum(math.exp(x - top) for x in logits))
+                logits = self._logits(result.logits[0][len(ids)])
+                norm = self._numpy.logaddexp.reduce(logits)
                 for id_ in self.grammar.allowed(sentence.template, state):
                     after = self.grammar.after(sentence.template, state, id_)
                     assert after is not None
-                    total = score + logits[self._column[id_]] - norm
+                    total = score + float(logits[self._column[id_]] - norm)
                     grown.append((total, [*ids, id_], after))
             grown.sort(key=lambda item: -item[0])
             whole = len(sentence.template)
