@@ -38,6 +38,7 @@ from groot_jax.task import make_model_config, num_sentinels, resolve_format
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Partitioning
 from groot_jax.training.steps import jit_groot_step, jit_nll_step
+from groot_jax.warm_start import labeler_of
 
 Tree = TypeVar("Tree")
 
@@ -60,6 +61,9 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
         features = text.max_features if resolve_format(config) == "aligned" else 0
         return make_model_config(model, vocab + features + _LABELS), vocab
     changes = run_settings(model)
+    if (earlier := labeler_of(model)) is not None:
+        shape = dataclasses.replace(earlier.model_config, **changes)
+        return shape, earlier.format.tokenizer.base_size
     if Path(model.init).is_dir():
         shape = load_config(model.init, **changes)
         return shape, _pieces_of(shape.vocab_size)
