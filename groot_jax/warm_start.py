@@ -6,6 +6,7 @@ their own, new ones get a piece and a row of the embedding; no id that was train
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,14 +93,13 @@ def labeler_of(model: ConfigDict, chosen: tuple[str, int] | None = None) -> Earl
     return Earlier(workdir, model, config, task.format, task.model_config, chosen)
 
 
-def tokenizer_for(earlier: Earlier, types: tuple[str, ...] | list[str]) -> Tokenizer:
+def tokenizer_for(earlier: Earlier, types: Sequence[str]) -> Tokenizer:
     """The labeler's tokenizer, with a piece for each new label where labels are pieces of their
     own; appended, so that no id moves."""
     tokenizer = earlier.format.tokenizer
-    labels = tag_labels(types)
-    return (
-        tokenizer.with_whole_pieces(labels.values()) if _own_pieces(earlier.format) else tokenizer
-    )
+    if not _own_pieces(earlier.format):
+        return tokenizer
+    return tokenizer.with_whole_pieces(tag_labels(types).values())
 
 
 def check(earlier: Earlier, config: ConfigDict, format_: Format) -> None:
@@ -147,7 +147,8 @@ def grown_params(earlier: Earlier, format_: Format, model_config: T5Config) -> P
     new = [p[0] for p in format_.tags.values() if len(p) == 1 and p[0] >= known]
     if not new:
         return params
-    types = [earlier.format.tags[type_][0] for type_ in earlier.format.types]
+    theirs = earlier.format
+    types = [theirs.tags[type_][0] for type_ in theirs.types or ("O", "I")]
     rng = np.random.default_rng(0)
     flat = dict(flatten_dict(params))
     for key in (("shared", "embedding"), ("lm_head", "kernel")):

@@ -96,7 +96,7 @@ def _fill_stack(spec: Any, params: Any, max_distance: int) -> None:
     for i, layer_spec in enumerate(spec.layer):
         block = params["block"][str(i)]["layer"]
         attention = block["0"]["SelfAttention"]
-        if bias_RxH is None:  # The first block's, for all.
+        if "relative_attention_bias" in attention:  # The first block's is for all without one.
             bias_RxH = attention["relative_attention_bias"]["embedding"]
         own = layer_spec.self_attention
         _fill_attention(own, block["0"], attention, fused=("q", "k", "v"))

@@ -17,11 +17,11 @@ class Labeler(Words):
     `prefix_allowed_tokens_fn`. `device`: "cpu", "cuda", ..."""
 
     def __init__(self, folder: str | Path | None = None, device: str = "cpu") -> None:
-        from transformers import BatchEncoding, T5ForConditionalGeneration
+        from transformers import AutoModelForSeq2SeqLM, BatchEncoding
 
         super().__init__(folder)
         self._batch = BatchEncoding
-        self.model = T5ForConditionalGeneration.from_pretrained(self.folder).to(device).eval()
+        self.model = AutoModelForSeq2SeqLM.from_pretrained(self.folder).to(device).eval()
         if self.facts["columns"]:
             # The softmax runs over the ids that an output can hold, as it did in training: all
             # others get -inf ahead of it. Masked behind it, they would keep their probability.
