@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+
 from groot_jax import config as configs
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.export.card import model_card
@@ -47,19 +49,18 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"--quantization={args.quantization} is for --format=ctranslate2: leave it out"
         )
-    check_out(args.out, args.workdir)
+    out = args.out.resolve()
+    check_out(out, args.workdir)
     hosts = device_setup(args.config)
+    if jax.process_count() > 1:
+        raise UserError("groot_jax.export runs in one process: start it once, without a launcher")
     trained = load_trained(args.workdir, args.config, args.system, args.checkpoint)
-    export(trained, args.out, args.format, args.quantization or "float32")
-    if hosts.main:
-        print(
-            f"{args.out} holds step {trained.step} of {trained.system}; try it:\n"
-            f'  echo "{" ".join(_EXAMPLE)}" | python {args.out / "labeling.py"}'
-        )
+    export(trained, out, args.format, args.quantization or "float32")
+    print(
+        f"{out} holds step {trained.step} of {trained.system}; try it:\n"
+        f'  echo "black levi jeans" | python {out / "labeling.py"}'
+    )
     hosts.close()
-
-
-_EXAMPLE = ("black", "levi", "jeans")
 
 
 def check_out(out: Path, workdir: Path) -> None:
@@ -94,7 +95,7 @@ def export(trained: Trained, out: Path, kind: str, quantization: str = "float32"
             "config.generate.grammar is false, and labeling.py writes well-formed labelings alone: "
             "add --config.generate.grammar=true"
         )
-    with whole_folder(out) as draft:
+    with whole_folder(out, "--out") as draft:
         write_tokenizer(task.format.tokenizer, draft)
         facts = facts_of(trained, draft)
         if kind == "stablehlo":
