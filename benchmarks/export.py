@@ -42,15 +42,15 @@ T5Tokenizer.from_pretrained(vocabulary).save_pretrained(folder)
 """
 _SETTINGS = (
     "data.test=",
-    "data.train_limit=3000",
+    "data.train_limit=2000",
     "data.augment=0",
     "text.format=sentinel_tag",
-    "nll.epochs=8",
+    "nll.epochs=6",
     "nll.learning_rate=2e-3",
-    "nll.eval_every=4",
+    "nll.eval_every=3",
     "groot.epochs=0.5",
     "groot.eval_every=0.5",
-    "evaluate.dev_limit=200",
+    "evaluate.dev_limit=100",
     "systems=groot",
     "loader.rungs=3",
 )

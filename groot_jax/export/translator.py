@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from groot_jax.errors import UserError
@@ -40,6 +41,7 @@ def write_ctranslate2(trained: Trained, facts: Json, folder: Path, quantization:
             "'groot_jax[ctranslate2]'"
         ) from None
     model, params = portable(trained.task.model_config, trained.params, folder)
+    params = jax.tree.map(np.array, params)  # Copies: quantization writes into what it is given.
     name = _ACTIVATIONS.get(model.activation)
     if name is None:
         raise UserError(

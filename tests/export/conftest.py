@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 
 from groot_jax import config as configs
 from groot_jax.data.corpus import Corpus
 from groot_jax.data.labeling import Sentence, Span
+from groot_jax.export.__main__ import export
 from groot_jax.labeler import Labeler
 from groot_jax.task import initial_params, make_task
 from groot_jax.trained import Trained
@@ -49,7 +51,7 @@ def make_trained(tmp_path_factory: pytest.TempPathFactory) -> MakeTrained:
             "model.encoder_layers": "1",
             "model.decoder_layers": "1",
             "generate.k": str(K),
-            "loader.target_buckets": "24,40",
+            "loader.target_buckets": "24,80",
             "compilation_cache": "",
             "model.normalise": "full" if format_name == "input_tag" else "legal",
         } | {key.replace("__", "."): value for key, value in settings.items()}
@@ -63,6 +65,24 @@ def make_trained(tmp_path_factory: pytest.TempPathFactory) -> MakeTrained:
         return Trained(workdir, task, partitioning, params, "groot", 3)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def exported(
+    make_trained: MakeTrained, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """The folder of a text format and a kind, written once. Nothing may write into it."""
+
+    @lru_cache
+    def write(format_name: str, kind: str) -> Path:
+        pytest.importorskip(
+            {"ctranslate2": "ctranslate2", "stablehlo": "flatbuffers"}.get(kind, "jax")
+        )
+        folder = tmp_path_factory.mktemp(kind) / "out"
+        export(make_trained(format_name), folder, kind)
+        return folder
+
+    return write
 
 
 Ranked = list[list[tuple[tuple[tuple[int, int, str], ...], float]]]

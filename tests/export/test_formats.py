@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -27,20 +28,19 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("format_name", ["sentinel_tag", "tag_only", "input_tag"])
-def test_transformers(make_trained: MakeTrained, expected, tmp_path, format_name: str) -> None:
+def test_transformers(make_trained: MakeTrained, expected, exported, format_name: str) -> None:
     pytest.importorskip("torch")
-    trained = make_trained(format_name)
-    export(trained, tmp_path / "out", "transformers")
-    assert_same(answers(tmp_path / "out"), expected(trained))
+    folder = exported(format_name, "transformers")
+    assert_same(answers(folder), expected(make_trained(format_name)))
 
 
 @pytest.mark.parametrize("format_name", ["sentinel_tag", "tag_only", "input_tag"])
-def test_ctranslate2(make_trained: MakeTrained, expected, tmp_path, format_name: str) -> None:
+def test_ctranslate2(
+    make_trained: MakeTrained, expected, exported, tmp_path: Path, format_name: str
+) -> None:
     """Random parameters write what no grammar allows, so that the search step by step is used."""
-    pytest.importorskip("ctranslate2")
-    trained = make_trained(format_name)
-    export(trained, tmp_path / "out", "ctranslate2")
-    assert_same(answers(tmp_path / "out", compute_type="float32"), expected(trained))
+    folder, trained = exported(format_name, "ctranslate2"), make_trained(format_name)
+    assert_same(answers(folder, compute_type="float32"), expected(trained))
     if format_name == "sentinel_tag":
         # Eight bits: the same kind of answer, and about the same scores.
         export(trained, tmp_path / "out", "ctranslate2", "int8")
@@ -49,13 +49,9 @@ def test_ctranslate2(make_trained: MakeTrained, expected, tmp_path, format_name:
 
 
 @pytest.mark.parametrize("format_name", ["aligned", "fused_sentinel", "tag_only"])
-def test_stablehlo(make_trained: MakeTrained, expected, tmp_path, format_name: str) -> None:
-    pytest.importorskip("flatbuffers")
-    trained = make_trained(format_name)
-    export(trained, tmp_path / "out", "stablehlo")
-    assert_same(answers(tmp_path / "out"), expected(trained))
-    with pytest.raises(ValueError, match=r"--config.generate.k=5"):
-        loader(tmp_path / "out").Labeler(tmp_path / "out").label(["red"], k=5)
+def test_stablehlo(make_trained: MakeTrained, expected, exported, format_name: str) -> None:
+    folder = exported(format_name, "stablehlo")
+    assert_same(answers(folder), expected(make_trained(format_name)))
 
 
 def test_programs_reach_the_longest_sentence(make_trained: MakeTrained) -> None:
@@ -67,37 +63,33 @@ def test_programs_reach_the_longest_sentence(make_trained: MakeTrained) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_labeling_stands_alone(make_trained: MakeTrained, tmp_path: Path, kind: str) -> None:
+def test_labeling_stands_alone(exported, kind: str) -> None:
     """It imports nothing of ours, and no library but that of its kind."""
-    pytest.importorskip({"ctranslate2": "ctranslate2", "stablehlo": "flatbuffers"}.get(kind, "jax"))
-    trained = make_trained("tag_only")
-    export(trained, tmp_path / "out", kind)
+    folder = exported("tag_only", kind)
     found = set()
-    for node in ast.walk(ast.parse((tmp_path / "out" / "labeling.py").read_text())):
+    for node in ast.walk(ast.parse((folder / "labeling.py").read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add((node.module or "").partition(".")[0])
     assert found - set(sys.stdlib_module_names) == ALLOWED[kind]
     # Nothing of the writing is left, nor of the draft.
-    assert {path.name for path in tmp_path.iterdir()} == {"out"}
-    card = (tmp_path / "out" / "README.md").read_text()
+    assert {path.name for path in folder.parent.iterdir()} == {"out"}
+    card = (folder / "README.md").read_text()
     assert "`brand_name`, `color`, `size`" in card and "2209.14694" in card
 
 
 @pytest.mark.slow
-def test_labeling_as_a_command(make_trained: MakeTrained, expected, tmp_path: Path) -> None:
-    pytest.importorskip("flatbuffers")
+def test_labeling_as_a_command(make_trained: MakeTrained, expected, exported) -> None:
     trained = make_trained("tag_only")
-    export(trained, tmp_path / "out", "stablehlo")
     done = subprocess.run(
-        [sys.executable, "-I", tmp_path / "out" / "labeling.py", "-k2"],
+        [sys.executable, "-I", exported("tag_only", "stablehlo") / "labeling.py", "-k2"],
         input="black levi jeans\n\n",
         capture_output=True,
         text=True,
         check=True,
     )
-    first, empty = map(ast.literal_eval, done.stdout.splitlines())
+    first, empty = map(json.loads, done.stdout.splitlines())
     assert [y["score"] for y in first["labelings"]] == pytest.approx(
         [score for _, score in expected(trained)[0][:2]], abs=1e-4
     )
@@ -174,10 +166,11 @@ def test_where_an_export_may_not_go(tmp_path: Path) -> None:
     check_out(tmp_path / "new", tmp_path / "w")
 
 
-def test_sentences_that_cannot_be_labeled(make_trained: MakeTrained, tmp_path: Path) -> None:
-    pytest.importorskip("flatbuffers")
-    export(make_trained("tag_only"), tmp_path / "out", "stablehlo")
-    labeler = loader(tmp_path / "out").Labeler(tmp_path / "out")
+def test_sentences_that_cannot_be_labeled(exported) -> None:
+    folder = exported("tag_only", "stablehlo")
+    labeler = loader(folder).Labeler(folder)
+    with pytest.raises(ValueError, match=r"--config.generate.k=5"):
+        labeler.label(["red"], k=5)
     with pytest.raises(ValueError, match=r"9 words is over the limit of 8"):
         labeler.label(["a"] * 9)
     for wrong in ([], ["a", ""], [1]):
