@@ -23,8 +23,8 @@ METADATA := setup.cfg pyproject.toml constraints.txt
 # transformers 5 has no Flax T5, the reference of the parity tests, so that it gets an environment of
 # its own: the packages of $(VENV) lie beneath it, and it holds only those that differ.
 TRANSFORMERS5 := $(VENV)/transformers5
-TRANSFORMERS5_TESTS := tests/data/test_tokenizer.py tests/export tests/model/test_config.py \
-	tests/model/test_pretrained.py tests/model/test_t5_parity.py
+TRANSFORMERS5_TESTS := tests/data/test_tokenizer.py tests/export/test_transformers.py \
+	tests/model/test_config.py tests/model/test_pretrained.py tests/model/test_t5_parity.py
 
 ifneq ($(filter true 1,$(CI) $(TORCH)),)
 TEST_STAMPS := $(VENV)/.stamp-test $(VENV)/.stamp-parity $(VENV)/.stamp-transformers5

@@ -8,6 +8,8 @@ from pathlib import Path
 import flax.serialization
 
 from groot_jax.evaluation.records import Json
+from groot_jax.model.config import T5Config
+from groot_jax.model.layers import Params
 from groot_jax.model.pretrained import portable, save_pretrained
 from groot_jax.task import Task
 from groot_jax.trained import Trained
@@ -24,7 +26,12 @@ def write_transformers(trained: Trained, folder: Path) -> None:
 
 def write_flax(trained: Trained, folder: Path) -> None:
     """flax_model.msgpack, of the very parameters that `write_transformers` writes."""
-    _, params = portable(trained.task.model_config, trained.params, folder)
+    write_msgpack(folder, trained.task.model_config, trained.params)
+
+
+def write_msgpack(folder: Path, config: T5Config, params: Params) -> None:
+    """As `write_flax`. Raises UserError where the parameters are not those of `config`."""
+    _, params = portable(config, params, folder)
     (folder / FLAX_FILE).write_bytes(flax.serialization.msgpack_serialize(params))
 
 

@@ -28,13 +28,6 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("format_name", ["sentinel_tag", "tag_only", "input_tag"])
-def test_transformers(make_trained: MakeTrained, expected, exported, format_name: str) -> None:
-    pytest.importorskip("torch")
-    folder = exported(format_name, "transformers")
-    assert_same(answers(folder), expected(make_trained(format_name)))
-
-
-@pytest.mark.parametrize("format_name", ["sentinel_tag", "tag_only", "input_tag"])
 def test_ctranslate2(
     make_trained: MakeTrained, expected, exported, tmp_path: Path, format_name: str
 ) -> None:
