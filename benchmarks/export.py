@@ -29,15 +29,20 @@ K = 10
 # Sizes that train in minutes on two cores, with the vocabulary of released checkpoints.
 _MAKE = """
 import sys
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration, set_seed
+from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer, set_seed
 vocabulary, folder = sys.argv[1:]
 set_seed(0)
 shape = dict(d_model=128, d_kv=32, d_ff=256, num_heads=4, num_layers=2, num_decoder_layers=2)
 model = T5ForConditionalGeneration(
-    T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", tie_word_embeddings=False, **shape)
+    T5Config(
+        vocab_size=32128,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        initializer_factor=0.1,
+        **shape,
+    )
 )
 model.save_pretrained(folder)
-from transformers import T5Tokenizer
 T5Tokenizer.from_pretrained(vocabulary).save_pretrained(folder)
 """
 _SETTINGS = (
@@ -45,9 +50,9 @@ _SETTINGS = (
     "data.train_limit=2000",
     "data.augment=0",
     "text.format=sentinel_tag",
-    "nll.epochs=6",
-    "nll.learning_rate=2e-3",
-    "nll.eval_every=3",
+    "nll.epochs=10",
+    "nll.learning_rate=1e-3",
+    "nll.eval_every=5",
     "groot.epochs=0.5",
     "groot.eval_every=0.5",
     "evaluate.dev_limit=100",
