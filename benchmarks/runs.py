@@ -119,7 +119,8 @@ def trained_pools(
     sentences = [train[i] for i in drawn]
     examples = encode(sentences, task.format)
     batches = evaluation_batches(examples, 32, task.ladder)
-    found = task.generator().label(run.params, batches)
+    layout = make_partitioning(config, task.model_config).layout
+    found = task.generator(layout).label(run.params, batches)
     beams = [found[index] for index in range(len(examples))]
     tasks = [
         ScoringTask(sentence.words, sentence.labeling, candidates, index)

@@ -36,6 +36,15 @@ class UserError(Exception):
     """One sentence that names what is at fault (file:line, key, sentence) and what to do."""
 
 
+@contextmanager
+def told_as(key: str, given: str) -> Iterator[None]:
+    """A UserError raised inside names `given`, what the user wrote, in the place of `key`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(key, given)) from error
+
+
 class Terminated(BaseException):
     """A SIGTERM: unwinds the job as Ctrl-C does."""
 

@@ -34,6 +34,7 @@ from groot_jax.evaluation.results import results_table, write_results
 from groot_jax.runtime.files import expanded, writing
 from groot_jax.task import Task, check_corpus, check_types, digests_of, load_task
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
+from groot_jax.training.monitor import say
 from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import training_ended
 from groot_jax.training.systems import choose_step, home_of, systems_of, trained_systems
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
             f"config.data.{split}: there is no {split} split; name one or another --split"
         )
     partitioning = make_partitioning(config, task.model_config)
-    generator = task.generator(layout=partitioning.layout)
+    generator = task.generator(partitioning.layout)
     with open_oracle(config) as oracle:
         # Last of all that may be refused, for it makes the folder.
         results = workdir
@@ -142,12 +143,7 @@ def results_folder(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     configs.dump(task.config, folder / configs.CONFIG_FILE)
-    console.print(
-        f"not the settings of training ({', '.join(differing)}): results go to {folder}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    say(console, f"not the settings of training ({', '.join(differing)}): results go to {folder}")
     return folder
 
 
@@ -179,11 +175,8 @@ def evaluate_systems(
             step = choose_step(checkpoints, checkpoint)
             params = checkpoints.restore_params(step, shapes)
         seconds = recorder.record(params, system, step, kind, split)
-        console.print(
-            f"{system}: {'best ' if kind == 'best' else ''}step {step} scored on {split} "
-            f"in {seconds:.1f} s",
-            highlight=False,
-        )
+        best = "best " if kind == "best" else ""
+        say(console, f"{system}: {best}step {step} scored on {split} in {seconds:.1f} s")
 
 
 def watch(
@@ -240,7 +233,7 @@ def watch(
             else:
                 seconds = recorder.record(params, system, step, "step", split)
                 line = f"{system}: step {step} scored on {split} in {seconds:.1f} s"
-            console.print(line, highlight=False)
+            say(console, line)
         if ended and not new:
             break
         time.sleep(_POLL_SECONDS)
@@ -261,7 +254,7 @@ def show_results(folder: Path, config: ConfigDict, console: Console) -> None:
     for split in ("dev", "test"):
         if any(split in system for system in results["systems"].values()):
             console.print(results_table(results, split))
-    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    say(console, f"report: {path}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import dataclasses
 import heapq
 import math
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache, partial
 from numbers import Integral
 from operator import itemgetter
@@ -132,8 +132,7 @@ class Labeler:
                 "in config.evaluate.decide; take that reward, or consensus, which needs none"
             )
         checked = [self.check(words) for words in sentences]
-        found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
-        beams = None if found is None else list(found)
+        beams = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
         decided = self._decided(checked, beams, decide)
         if decide in ("threshold", "consensus"):  # The rules that add labelings.
             decided = self._with_scores(checked, decided, batch_size)
@@ -298,28 +297,26 @@ class Labeler:
 
     def _beams(
         self, sentences: Sequence[tuple[str, ...]], width: int, batch_size: int | None
-    ) -> Iterator[Beam] | None:
+    ) -> list[Beam] | None:
         # Sentences [[a b c d], [e]] in windows of three words: cut [[abc, d], [e]], pieces [abc, d,
         # e]. An empty sentence has no window.
         cut = [self._windows(words) for words in sentences]
         pieces = [window for windows in cut for window in windows]
         found = self._search(pieces, width, batch_size)
-        return None if found is None else self._whole(cut, iter(found), width)
-
-    def _whole(
-        self, cut: list[list[tuple[str, ...]]], found: Iterator[Beam], width: int
-    ) -> Iterator[Beam]:
-        """The beams of sentences, of those of their windows."""
+        if found is None:
+            return None
+        found_next, beams = iter(found), []
         for windows in cut:
             # What an empty sentence gets: nothing found, for certain.
             beam: Beam = [Candidate((), 0.0, True, -1)]
             offset = 0
             for index, window in enumerate(windows):
-                piece = next(found)
+                piece = next(found_next)
                 # A beam that stands alone keeps its order, by s only without a length penalty.
                 beam = piece if index == 0 else _joined(beam, piece, offset, width)
                 offset += len(window)
-            yield beam
+            beams.append(beam)
+        return beams
 
     def _search(
         self, pieces: Sequence[tuple[str, ...]], width: int, batch_size: int | None
@@ -334,9 +331,8 @@ class Labeler:
         # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
         generator = self._generators.get(width)
         if generator is None:
-            generator = self._generators[width] = self._task.generator(
-                k=width, layout=self._partitioning.layout
-            )
+            generator = self._task.generator(self._partitioning.layout, k=width)
+            self._generators[width] = generator
         size = batch_size or min(len(examples), self._task.config.evaluate.batch_size)
         own_B = generator.own_rows(size)
         batches = evaluation_batches(examples, len(own_B), self._task.ladder, own_B)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from groot_jax import config as configs
 from groot_jax.data.incoming import open_input, read_blocks
-from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.errors import UserError, exit_on_user_error, told_as
 from groot_jax.evaluation.decisions import RULES
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.metrics import TripleReward
@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         source = stack.enter_context(open_input(args.file)) if hosts.main else -1
         score: TripleReward | None = None
         if decides_by_reward:
-            score = stack.enter_context(open_oracle(config)).score
+            with told_as("config.reward.name", "--reward" if args.reward else "config.reward.name"):
+                score = stack.enter_context(open_oracle(config)).score
         labeler = Labeler.load(
             args.workdir,
             system=args.system,
@@ -69,6 +70,8 @@ def main(argv: list[str] | None = None) -> None:
         if hosts.main and os.isatty(source):
             print("type a sentence a line, Ctrl-D ends", file=sys.stderr)
         show = _pretty_printer() if args.pretty else _print_json
+        if args.pretty and args.decide != "map" and hosts.main:
+            print(f"decided by {args.decide}, reward {config.reward.name}")
         size = config.evaluate.batch_size
         # Lines of a file come in blocks of `size`; who types one gets its answer before the next.
         read = read_blocks(source, args.file, labeler.check, size) if hosts.main else iter(())

@@ -101,7 +101,7 @@ def pretrain_stage(
         stage.batch_size,
         task.ladder,
         config.seed,
-        own_B=own_rows(partitioning.layout.batch, stage.batch_size),
+        own_B=own_rows(partitioning.layout, stage.batch_size),
     )
 
     # Asked for only where no checkpoint is there: with `model.init` they are read from a disk.

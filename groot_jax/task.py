@@ -60,7 +60,7 @@ class Task:
         return make_grammar(self.format, self.config.model.normalise, self.model_config.vocab_size)
 
     def generator(
-        self, *, k: int | None = None, model: T5 | None = None, layout: Layout | None = None
+        self, layout: Layout, *, k: int | None = None, model: T5 | None = None
     ) -> Generator:
         """The search as `config.generate` describes it, on the devices of `layout`.
 

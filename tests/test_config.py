@@ -385,6 +385,7 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("data.train", "mine.txt", {}, FILES),
         ("data.dev_fraction", "0.2", {}, FILES),
         ("data.dev_fraction", "0.2", FILES | {"data.dev": "dev.txt"}, FILES),
+        ("data.test_fraction", "0.2", FILES | {"data.test": "test.txt"}, FILES),
         ("data.scheme", "bioes", {}, FILES),
         ("data.scheme", "bioes", FILES | {"data.reader": "jsonl"}, FILES | {"data.reader": "seq"}),
         ("data.comment", "#", {}, FILES),
@@ -395,7 +396,7 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         (
             "data.split_seed",
             "3",
-            FILES | {"data.dev": "dev.txt", "data.test": "test.txt", "data.test_fraction": "0.1"},
+            FILES | {"data.dev": "dev.txt", "data.test": "test.txt"},
             FILES | {"data.dev": "dev.txt", "data.test_fraction": "0.1"},
         ),
         ("data.hide_words", "0.3", {"text.format": "fused_sentinel"}, {}),

@@ -76,6 +76,7 @@ _USES = (
         _reads_files,
     ),
     _Use(("data.dev_fraction",), "no config.data.dev", lambda c: not c.data.dev),
+    _Use(("data.test_fraction",), "no config.data.test", lambda c: not c.data.test),
     _Use(
         ("data.scheme",),
         "tags to read, which retail has not: another config.data.reader",

@@ -41,8 +41,8 @@ class GivenScores:
     ) -> dict[int, float]:
         """The score of each sentence's labeling, by its place; of several processes, each has a
         share. Raises UserError for a sentence that no batch can hold."""
-        own_B = own_rows(self._layout.batch, batch_size)
-        counted_B = counted_rows(self._layout.batch, len(own_B))
+        own_B = own_rows(self._layout, batch_size)
+        counted_B = counted_rows(self._layout, len(own_B))
         examples = [
             dataclasses.replace(example, index=place)
             for place, example in enumerate(encode(sentences, self._format))

@@ -51,13 +51,7 @@ class NllBatch(NamedTuple):
 
 def nll_batch(batch: Batch) -> NllBatch:
     """What a step of stage 0 reads of a batch."""
-    return NllBatch(
-        batch.source_BxS,
-        batch.fused_source_BxSxF,
-        batch.fused_target_BxT,
-        batch.aligned_BxT,
-        batch.target_BxT,
-    )
+    return NllBatch._make(getattr(batch, name) for name in NllBatch._fields)
 
 
 @flax.struct.dataclass
@@ -81,13 +75,9 @@ class PoolBatch:
         """A leading dimension `count` on every field: parts of `groups` / `count` groups each.
 
         They are taken in turns, so that each part lies on as many devices as the batch: of the
-        groups 0 to 3, which lie on two devices as 0 1 | 2 3, two parts have 0 2 and 1 3. Raises
-        ValueError where the groups cannot be shared out evenly.
+        groups 0 to 3, which lie on two devices as 0 1 | 2 3, two parts have 0 2 and 1 3. `count`
+        has to divide the groups.
         """
-        if self.groups % count:
-            raise ValueError(
-                f"{self.groups} groups of sentences cannot be split into {count} parts"
-            )
 
         def split(x: jax.Array) -> jax.Array:
             rows = x.shape[0]  # B or R. Not -1: a format that fuses nothing has F = 0.

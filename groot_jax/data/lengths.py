@@ -47,10 +47,5 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict) -> Cor
             notes.append(
                 f"{split}: {problems.count} too long sentences skipped, the first: {problems.first}"
             )
-    return dataclasses.replace(
-        corpus,
-        train=splits["train"],
-        dev=splits["dev"],
-        test=splits["test"],
-        notes=tuple(notes),
-    )
+    train, dev, test = splits["train"], splits["dev"], splits["test"]
+    return dataclasses.replace(corpus, train=train, dev=dev, test=test, notes=tuple(notes))

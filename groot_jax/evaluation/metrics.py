@@ -80,10 +80,7 @@ def score_beams(
 
     A malformed candidate gets its lenient parse's reward minus `malformed_penalty`, at least 0. An
     empty beam counts as one malformed empty labeling, never as a sentence that was not asked.
-    Raises ValueError where there are not as many beams as sentences.
     """
-    if len(sentences) != len(beams):
-        raise ValueError(f"{len(sentences)} sentences but {len(beams)} beams")
     unanswered = Candidate(labeling=(), score=float("nan"), well_formed=False, slot=-1)
     beams = [beam if len(beam) else [unanswered] for beam in beams]
     ranked = [deduplicated(beam) for beam in beams]

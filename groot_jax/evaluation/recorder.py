@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from groot_jax.data.corpus import Corpus
 from groot_jax.data.labeling import Sentence
-from groot_jax.errors import UserError
+from groot_jax.errors import told_as
 from groot_jax.evaluation.confidence import calibration_error, reliability
 from groot_jax.evaluation.decisions import Tuning, decide, tune
 from groot_jax.evaluation.evaluator import Evaluator
@@ -44,15 +44,12 @@ def reported_rewards(config: ConfigDict) -> dict[str, Reward]:
     # "f1, f0.5," -> "f1", "f0.5"
     names = [name.strip() for name in config.evaluate.rewards.split(",") if name.strip()]
     training = RewardSpec(**config.reward)
-    try:
+    with told_as("config.reward.name", "config.evaluate.rewards"):
         return {
             name: make_reward(dataclasses.replace(training, name=name))
             for name in names
             if name != training.name
         }
-    except UserError as error:
-        text = str(error).replace("config.reward.name", "config.evaluate.rewards")
-        raise UserError(text) from error
 
 
 class Recorder:

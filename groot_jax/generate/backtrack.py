@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from groot_jax.generate.selection import Finished
-from groot_jax.generate.walk import Beam, take
+from groot_jax.generate.walk import Running, take
 
 
 class Trail(NamedTuple):
@@ -23,7 +23,7 @@ class Trail(NamedTuple):
     parent_IxBxK: jax.Array  # beam of the row before
 
     @staticmethod
-    def begun(beam: Beam, rows: int, k: int) -> Trail:
+    def begun(beam: Running, rows: int, k: int) -> Trail:
         """With the one beam that a search starts from, and room for `rows` rows of `k` beams."""
         B, _, W = beam.chunk_BxKxW.shape
         zeros_IxBxK = jnp.zeros((rows, B, k), jnp.int32)
@@ -35,7 +35,7 @@ class Trail(NamedTuple):
             zeros_IxBxK,
         )
 
-    def noted(self, row: jax.Array, beam: Beam, parent_BxK: jax.Array) -> Trail:
+    def noted(self, row: jax.Array, beam: Running, parent_BxK: jax.Array) -> Trail:
         """With what is to be fed in step `row`."""
         return Trail(
             self.chunk_IxBxKxW.at[row].set(beam.chunk_BxKxW),

@@ -17,8 +17,9 @@ from groot_jax.data.labeling import Candidate
 from groot_jax.generate.beam_search import Beams, beam_search
 from groot_jax.generate.grammar import Grammar, plan_steps
 from groot_jax.generate.steps import SearchInput, search_input
-from groot_jax.mesh import arrays, rows
+from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout, use_layout
+from groot_jax.mesh.rows import counted_rows, own_rows
 from groot_jax.model.layers import Params
 from groot_jax.model.t5 import T5
 
@@ -39,11 +40,10 @@ class Generator:
         k: int,
         use_grammar: bool = True,
         length_penalty: float = 0.0,
-        layout: Layout | None = None,
+        layout: Layout,
     ) -> None:
         self.k = k
-        self._format = format_
-        self._batch_sharding = layout.batch if layout else None
+        self._format, self._layout = format_, layout
 
         def search(params: Params, inputs: SearchInput, key: jax.Array | None) -> Beams:
             T = inputs.fused_target_BxT.shape[1]
@@ -60,23 +60,17 @@ class Generator:
                 )
 
         # Every result has the sentences first. Any: its declared type lacks `clear_cache`.
-        self.search: Any = jax.jit(search, out_shardings=self._batch_sharding)
+        self.search: Any = jax.jit(search, out_shardings=layout.batch)
 
     def __call__(self, params: Params, batch: Batch, dropout_key: jax.Array | None = None) -> Beams:
         """Starts the search of a batch that lies on the host; with `dropout_key`, the encoder runs
         with its dropout on."""
-        inputs = search_input(batch)
-        if self._batch_sharding is not None:
-            inputs = arrays.put(inputs, self._batch_sharding)
+        inputs = arrays.put(search_input(batch), self._layout.batch)
         return self.search(params, inputs, dropout_key)
 
     def own_rows(self, batch_size: int) -> np.ndarray:
         """bool [rows]: the rows of such a batch that this process has to fill."""
-        return rows.own_rows(self._batch_sharding, batch_size)
-
-    def counted_rows(self, size: int) -> np.ndarray:
-        """bool [size]: the rows that this process counts, so that each is counted once."""
-        return rows.counted_rows(self._batch_sharding, size)
+        return own_rows(self._layout, batch_size)
 
     def read(self, beams: Beams, batch: Batch) -> list[tuple[Example, list[Candidate]]]:
         """Waits for the device; (example, candidates best first) of each real row that lies on this
@@ -106,7 +100,8 @@ class Generator:
         waiting: tuple[Beams, Batch] | None = None
 
         def take(beams: Beams, batch: Batch) -> None:
-            counted = set(batch.index_B[self.counted_rows(len(batch.index_B))].tolist())
+            counted_B = counted_rows(self._layout, len(batch.index_B))
+            counted = set(batch.index_B[counted_B].tolist())
             for example, candidates in self.read(beams, batch):
                 if example.index in counted:
                     found[example.index] = candidates

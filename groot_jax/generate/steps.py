@@ -16,7 +16,7 @@ from groot_jax.generate import walk
 from groot_jax.generate.backtrack import Trail
 from groot_jax.generate.grammar import Grammar, StepPlan
 from groot_jax.generate.selection import NEG_INF, Finished, best_continuations, merge, top_k
-from groot_jax.generate.walk import Beam, take
+from groot_jax.generate.walk import Running, take
 from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain
 from groot_jax.model.layers import Layers, Params
@@ -36,14 +36,7 @@ class SearchInput(NamedTuple):
 
 def search_input(batch: Batch) -> SearchInput:
     """What the search reads of a batch."""
-    return SearchInput(
-        batch.source_BxS,
-        batch.fused_source_BxSxF,
-        batch.template_BxL,
-        batch.fused_target_BxT,
-        batch.aligned_BxT,
-        batch.cap_B,
-    )
+    return SearchInput._make(getattr(batch, name) for name in SearchInput._fields)
 
 
 class State(NamedTuple):
@@ -52,7 +45,7 @@ class State(NamedTuple):
     step: jax.Array
     cache: Layers
     slot_depth_BxL: jax.Array  # tokens before each cache slot's; _NOWHERE: it holds none
-    beam: Beam
+    beam: Running
     ancestor_BxKxI: jax.Array  # beam of step i on the path of beam k; -1: a step to come
     finished: Finished
     settled_B: jax.Array  # no running beam can still get among the finished
@@ -217,13 +210,8 @@ class SearchSteps:
 
         K is the number of beams at hand: 1 in the first step, then `self.k`.
         """
-        beam, step, read, width, N = (
-            state.beam,
-            state.step,
-            self.read,
-            self.plan.width,
-            self.nodes_a_step,
-        )
+        beam, step, read = state.beam, state.step, self.read
+        width, N = self.plan.width, self.nodes_a_step
         B, K, steps = state.ancestor_BxKxI.shape
         T = self.inputs.fused_target_BxT.shape[1]
         place_W = jnp.arange(width)
@@ -278,7 +266,7 @@ class SearchSteps:
             return None
         return rows_at(self.read.encoded_BxSxD, take(self.inputs.aligned_BxT, depth_BxN))
 
-    def _log_probs(self, hidden_BxKxWxD: jax.Array, beam: Beam) -> tuple[jax.Array, jax.Array]:
+    def _log_probs(self, hidden_BxKxWxD: jax.Array, beam: Running) -> tuple[jax.Array, jax.Array]:
         """Two parts whose sum is the log-probability of what each chunk forces and of one more
         column: [B, K], normalisers and forced logits, and [B, K, C], the logits of that column.
 
@@ -308,8 +296,8 @@ class SearchSteps:
         return score_BxK, next_BxKxC
 
     def _advanced(
-        self, beam: Beam, parent_BxK: jax.Array, column_BxK: jax.Array, score_BxK: jax.Array
-    ) -> Beam:
+        self, beam: Running, parent_BxK: jax.Array, column_BxK: jax.Array, score_BxK: jax.Array
+    ) -> Running:
         """The beams that go on from `parent`, each with its column."""
         return walk.advance(
             self.grammar,

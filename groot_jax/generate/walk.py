@@ -15,7 +15,7 @@ from groot_jax.generate.grammar import Grammar
 from groot_jax.mesh.arrays import AnyArray
 
 
-class Beam(NamedTuple):
+class Running(NamedTuple):
     """Where each running beam of a batch stands; int32 but for the score."""
 
     score_BxK: jax.Array  # s of the prefix up to the first token of `chunk`, -inf = no beam
@@ -33,7 +33,7 @@ def take(x_BxN: AnyArray, index_BxJ: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x_BxN, index, axis=1)
 
 
-def start(template_BxL: AnyArray, literals_BxL: jax.Array, width: int, start_id: int) -> Beam:
+def start(template_BxL: AnyArray, literals_BxL: jax.Array, width: int, start_id: int) -> Running:
     """The one beam of each sentence before the first step: the start token and what it forces.
 
     Of the template `<0> TAG <1> TAG EOS`, with width 2: the chunk `start <0>`, pointer 1.
@@ -44,7 +44,7 @@ def start(template_BxL: AnyArray, literals_BxL: jax.Array, width: int, start_id:
     lead_BxW = jnp.roll(template_BxL, 1, axis=1)[:, :width]
     lead_BxW = jnp.where(jnp.arange(width) <= lead_Bx1, lead_BxW, 0).at[:, 0].set(start_id)
     zeros_Bx1 = jnp.zeros((B, 1), jnp.int32)
-    return Beam(
+    return Running(
         score_BxK=jnp.zeros((B, 1), jnp.float32),
         chunk_BxKxW=lead_BxW[:, None],
         fill_BxK=1 + lead_Bx1,
@@ -54,7 +54,7 @@ def start(template_BxL: AnyArray, literals_BxL: jax.Array, width: int, start_id:
     )
 
 
-def allowed(grammar: Grammar, template_BxL: AnyArray, beam: Beam) -> jax.Array:
+def allowed(grammar: Grammar, template_BxL: AnyArray, beam: Running) -> jax.Array:
     """Columns that may follow each beam, bool [B, K, C].
 
     With the types `a` and `aba` (see `Grammar`), at the TAG of `TAG <1>`: O and a in phase 0, and
@@ -84,10 +84,10 @@ def advance(
     grammar: Grammar,
     template_BxL: AnyArray,
     literals_BxL: jax.Array,
-    beam: Beam,
+    beam: Running,
     column_BxK: jax.Array,
     score_BxK: jax.Array,
-) -> Beam:
+) -> Running:
     """Each beam after it took a column: its next chunk, and where it stands after that.
 
     `beam` [B, K], all of whose fields are those of the parents, in the order of the beams to be.
@@ -124,7 +124,7 @@ def advance(
         if w <= forced_BxKxP.shape[2]:
             token_BxK = jnp.where(behind_BxK < 0, forced_BxKxP[..., w - 1], token_BxK)
         chunk.append(token_BxK)
-    return Beam(
+    return Running(
         score_BxK=score_BxK,
         chunk_BxKxW=jnp.stack(chunk, -1),
         fill_BxK=fill_BxK + literal_BxK,

@@ -7,7 +7,6 @@ arrays have the full shape everywhere, so that indices mean the same in all proc
 from __future__ import annotations
 
 import zlib
-from functools import partial
 from typing import Any
 
 import jax
@@ -49,11 +48,10 @@ def named_key(seed: int, name: str, sharding: NamedSharding) -> jax.Array:
 
     It lies as `sharding` says: a run of several processes has it on all of their devices.
     """
-    # A checksum, for Python's own `hash` of a text differs from process to process.
-    draw = partial(_key, seed, zlib.crc32(name.encode()))
-    return jax.jit(draw, out_shardings=sharding)()
 
+    def key() -> jax.Array:
+        # `rbg` compiles in a third of the time that threefry takes, with dropout in every layer. A
+        # checksum, for Python's own `hash` of a text differs from process to process.
+        return jax.random.fold_in(jax.random.key(seed, impl="rbg"), zlib.crc32(name.encode()))
 
-def _key(seed: int, name: int) -> jax.Array:
-    # `rbg` compiles in a third of the time that threefry takes, with dropout in every layer.
-    return jax.random.fold_in(jax.random.key(seed, impl="rbg"), name)
+    return jax.jit(key, out_shardings=sharding)()

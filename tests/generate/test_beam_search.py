@@ -20,6 +20,7 @@ from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar, plan_steps
 from groot_jax.generate.selection import best_continuations
 from groot_jax.generate.steps import search_input
+from groot_jax.mesh.layout import Layout, make_mesh
 from groot_jax.model.config import preset
 from groot_jax.model.t5 import T5, init_params
 from tests.generate import reference
@@ -35,6 +36,7 @@ SENTENCES = [
     Sentence(("new", "balance", "black"), (Span(0, 2, "brand"), Span(2, 3, "color"))),
 ]
 
+LAYOUT = Layout(make_mesh(devices=jax.devices()[:1]), {"batch": "data"})
 
 # Compiled once for all tests that use the same sizes.
 _nll_scores = jax.jit(nll_scores, static_argnums=0)
@@ -77,7 +79,9 @@ class Setting:
     def search(self, batch: Batch, k: int, **options):
         key = (k, *sorted(options.items()))
         if key not in self.generators:
-            generator = Generator(self.model, self.format, self.grammar, k=k, **options)
+            generator = Generator(
+                self.model, self.format, self.grammar, k=k, layout=LAYOUT, **options
+            )
             self.generators[key] = generator
         return self.generators[key](self.params, batch)
 
@@ -332,7 +336,7 @@ def test_the_search_without_grammar_keeps_the_best_finished_outputs(penalty):
 
 def test_one_program_per_batch_size_and_no_more():
     setting = Setting()
-    generator = Generator(setting.model, setting.format, setting.grammar, k=3)
+    generator = Generator(setting.model, setting.format, setting.grammar, k=3, layout=LAYOUT)
     for sentences in (SENTENCES[:2], SENTENCES[2:], SENTENCES[1:3]):
         generator(setting.params, setting.batch(sentences, rows=2))
     assert generator.search._cache_size() == 1

@@ -249,7 +249,12 @@ def test_bad_flags_and_files_are_refused(predict: Predict, tmp_path: Path) -> No
         "", "--system=risk"
     )
     assert "--checkpoint=3" in predict.error("", "--checkpoint=3")
-    assert "config.reward.name" in predict.error("", "--decide=mbr", "--reward=f-one")
+    # Named as the user wrote it: nobody has set config.reward.name.
+    for name in ("f-one", "no.such:reward"):
+        said = predict.error("", "--decide=mbr", f"--reward={name}")
+        assert "--reward" in said and name in said and "config.reward.name" not in said
+    said = predict.error("", "--decide=mbr", "--config.reward.name=f-one")
+    assert "config.reward.name" in said
 
 
 # ---- What comes out ---------------------------------------------------------------------------
@@ -406,6 +411,9 @@ def test_pretty_prints_words_in_order_with_types(predict: Predict) -> None:
             plain = plain.replace(f"/{type_}", "")
         assert plain.endswith(TEXT)
     assert "(empty line)" in lines
+    decided = predict.text(TEXT, "--pretty", "--decide=mbr", "--reward=exact").splitlines()
+    assert decided[0] == "decided by mbr, reward exact"
+    assert decided[1].split()[0] == "1"
 
 
 # ---- Sentences over the limit -----------------------------------------------------------------

@@ -40,7 +40,6 @@ from groot_jax.contrast.update import OutputColumns, nll_batch
 from groot_jax.data.batches import TrainingBatches, encode, evaluation_batches
 from groot_jax.data.corpus import load_corpus
 from groot_jax.mesh import arrays
-from groot_jax.mesh.layout import batch_ways
 from groot_jax.mesh.rows import own_rows
 from groot_jax.model.t5 import init_params
 from groot_jax.reward.oracle import Oracle
@@ -94,7 +93,7 @@ def answers(mesh):
 
     # Meshes that split no heads have the same candidates by tests/generate/test_collectives.py.
     candidates = None
-    generator = task.generator(layout=partitioning.layout)
+    generator = task.generator(partitioning.layout)
     if count == 1 or sizes[2] > 1:
         own_B = generator.own_rows(4)
         batches = list(evaluation_batches(few, len(own_B), task.ladder, own_B))
@@ -105,7 +104,7 @@ def answers(mesh):
         ]
 
     descent = optax.sgd(1.0)
-    own_B = own_rows(partitioning.layout.batch, 12)
+    own_B = own_rows(partitioning.layout, 12)
     batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
     assert (batch.index_B >= 0).sum() == 12
     data = nll_batch(batch)
@@ -116,7 +115,7 @@ def answers(mesh):
 
     for accumulate in (1, 2) if list(mesh) in parts else (1,):
         config.groot.accumulate = accumulate
-        own_B = own_rows(partitioning.layout.batch, 12, accumulate)
+        own_B = own_rows(partitioning.layout, 12, accumulate)
         batch = TrainingBatches(examples, 12, task.ladder, 0, own_B=own_B)[0]
         params = arrays.put(jax.tree.map(np.asarray, start), partitioning.params)
         if not pools:  # Of the one device: all meshes get the same ones.
@@ -130,7 +129,7 @@ def answers(mesh):
         data = pool_batch(
             batch, pools, None, task.format, size=6, start_token=0,
             buckets=config.loader.node_buckets,
-            groups=batch_ways(partitioning.layout.batch) * accumulate,
+            groups=partitioning.layout.ways("batch") * accumulate,
         )
         step = jit_groot_step(config.groot, descent, partitioning)
         state, metrics = step(partitioning.new_state(params, descent),

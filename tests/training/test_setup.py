@@ -10,7 +10,7 @@ import pytest
 
 from groot_jax.config import job_parser, load, parse_job
 from groot_jax.errors import UserError
-from groot_jax.mesh import rows
+from groot_jax.mesh.layout import Layout, make_mesh
 from groot_jax.mesh.rows import counted_rows, own_rows, padded_rows
 from groot_jax.model.config import preset
 from groot_jax.runtime.libtpu import enlarge_stacks
@@ -21,16 +21,15 @@ RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
 
 @pytest.mark.parametrize(("size", "parts", "padded"), [(16, 1, 16), (18, 1, 20), (16, 8, 32)])
 def test_a_batch_is_padded_to_what_devices_and_parts_divide(monkeypatch, size, parts, padded):
-    monkeypatch.setattr(rows, "batch_ways", lambda sharding: 4)
-    partitioning = setup.make_partitioning(load(RETAIL, []), preset("nano", "v1_1", 256))
-    sharding = partitioning.layout.batch
-    assert padded_rows(sharding, size, parts) == padded
-    assert own_rows(sharding, size, parts).tolist() == [True] * padded
+    monkeypatch.setattr(Layout, "ways", lambda layout, name: 4)
+    layout = setup.make_partitioning(load(RETAIL, []), preset("nano", "v1_1", 256)).layout
+    assert padded_rows(layout, size, parts) == padded
+    assert own_rows(layout, size, parts).tolist() == [True] * padded
 
 
-def test_without_a_mesh_a_process_has_every_row():
-    assert padded_rows(None, 18) == 18
-    assert own_rows(None, 18).tolist() == counted_rows(None, 18).tolist() == [True] * 18
+def test_a_process_alone_counts_every_row():
+    layout = Layout(make_mesh(), {"batch": "data"})
+    assert counted_rows(layout, 18).tolist() == [True] * 18
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ Other keys of an object are left alone; a line that lacks these is reported with
 from __future__ import annotations
 
 import json
-from itertools import repeat
 from pathlib import Path
 
 from groot_jax.data.labeling import Sentence, half_character, make_labeling
@@ -43,7 +42,7 @@ def _sentence(item: object, path: Path, number: int) -> Tagged | Sentence:
     if labels == ["tags"]:
         if not _is_strings(item["tags"]) or len(item["tags"]) != len(words):
             raise ValueError(f"`tags` must be a list of {len(words)} strings, one for each word")
-        return Tagged(words, tuple(item["tags"]), str(path), tuple(repeat(number, len(words))))
+        return Tagged(words, tuple(item["tags"]), str(path), (number,) * len(words))
     if not isinstance(item["spans"], list) or not all(map(_is_span, item["spans"])):
         raise ValueError('`spans` must be a list of [start, end, "type"] with whole numbers')
     labeling = make_labeling(item["spans"], len(words))

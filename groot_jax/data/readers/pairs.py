@@ -5,7 +5,6 @@ The third file of such folders, `label`, holds intents; nothing here needs it.
 
 from __future__ import annotations
 
-from itertools import repeat
 from pathlib import Path
 
 from groot_jax.data.readers.reading import Problems, not_text, read_lines, require_path, words_of
@@ -52,6 +51,5 @@ def read_pairs(folder: Path, key: str, problems: Problems) -> list[Tagged]:
         elif not words:
             problems.add(f"{word_path}:{number}: an empty line is no sentence; remove it from both")
         else:
-            lines = tuple(repeat(number, len(words)))
-            sentences.append(Tagged(words, tags, str(word_path), lines))
+            sentences.append(Tagged(words, tags, str(word_path), (number,) * len(words)))
     return sentences

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +180,5 @@ def _read_source(data: ConfigDict, split: str, source: Any, problems: Problems) 
         if len(words) != len(tags) or not words:
             problems.add(f"{file}:{line}: {len(words)} words and {len(tags)} tags; mend the set")
             continue
-        lines = tuple(repeat(line, len(words)))
-        sentences.append(Tagged(tuple(words), tuple(tags), file, lines))
+        sentences.append(Tagged(tuple(words), tuple(tags), file, (line,) * len(words)))
     return sentences

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from groot_jax.data.retail import apparel, goods
+from groot_jax.data.retail.words import read_chances, read_tables
 
 
 class Department(NamedTuple):
@@ -29,11 +30,8 @@ def _department(text: str) -> Department:
     `color = navy blue, red; brand = gap; chance = color 25` -> Department({"color": ("navy blue",
     "red")}, ("gap",), {"color": 0.25}).
     """
-    tables = {}
-    for entry in text.split(";"):
-        type_, phrases = entry.split("=")
-        tables[type_.strip()] = tuple(" ".join(item.split()) for item in phrases.split(","))
-    chances = {type_: int(percent) / 100 for type_, percent in map(str.split, tables.pop("chance"))}
+    tables = read_tables(text)
+    chances = read_chances(tables.pop("chance"))
     return Department(tables, tables.pop("brand"), chances)
 
 

@@ -14,8 +14,8 @@ from random import Random
 from typing import TypeVar
 
 from groot_jax.data.labeling import Sentence, Span
-from groot_jax.data.retail import words as table
 from groot_jax.data.retail.departments import DEPARTMENTS, Department
+from groot_jax.data.retail.words import LINKS, NAMES, QUERIES, SHARED, read_chances
 
 # Of random.Random only `random()` and `randrange` are used: what others draw may change.
 
@@ -28,43 +28,11 @@ _TYPO = 0.16  # Share of the queries with a mistyped word.
 _Item = TypeVar("_Item")
 Piece = tuple[str, str]  # Type ("" = unlabeled) and words.
 
-_SHARED = {
-    "color": table.COLORS,
-    "pattern": table.PATTERNS,
-    "price": table.PRICES,
-    "quantity": table.QUANTITIES,
-}
-_PARTS = frozenset(table.PARTS)
-# Unlabeled words that may lead in a slot that follows the product: P, then the choices.
-_LINKS: dict[str, tuple[float, tuple[str, ...]]] = {
-    "brand": (0.75, ("by", "from", "by", "brand")),
-    "color": (0.8, ("in", "in", "in the color", "color")),
-    "material": (0.75, ("in", "made of", "made from", "of")),
-    "pattern": (0.4, ("in", "with", "with a")),
-    "size": (0.4, ("in",)),
-    "audience": (0.85, ("for",)),
-    "part": (0.85, ("with", "with", "with", "that has")),
-    "feature": (0.3, ("that is", "which is")),
-    "occasion": (0.85, ("for", "for", "for the")),
-    "flavor": (0.4, ("with", "in")),
-    "style": (0.3, ("in", "style")),
-}
+_PARTS = frozenset(QUERIES["part"])
+# How likely unlabeled words lead in a slot that follows the product.
+_LINKED = read_chances(QUERIES["linked"])
 # How likely a slot stands before the product in a query that is no mere list of words.
-_BEFORE = {
-    "brand": 0.86,
-    "color": 0.78,
-    "size": 0.35,
-    "material": 0.85,
-    "audience": 0.4,
-    "price": 0.25,
-    "style": 0.9,
-    "pattern": 0.85,
-    "occasion": 0.4,
-    "part": 0.1,
-    "feature": 0.6,
-    "flavor": 0.8,
-    "quantity": 0.45,
-}
+_BEFORE = read_chances(QUERIES["before"])
 _AMOUNTS = ("10", "20", "25", "30", "40", "50", "60", "75", "100", "150", "200")
 _COUNTS = ("2", "3", "4", "5", "6", "8", "10", "12", "24")
 
@@ -97,19 +65,19 @@ def _invent_brand(rng: Random) -> str:
     """One name: syllables, words of the language, or a person, perhaps with a line of products."""
     kind = rng.random()
     if kind < 0.4:
-        name = _pick(rng, table.ONSETS) + _pick(rng, table.VOWELS)
+        name = _pick(rng, NAMES["onset"]) + _pick(rng, NAMES["vowel"])
         if rng.random() < 0.6:
-            name += _pick(rng, table.ONSETS) + _pick(rng, table.VOWELS)
-        name += _pick(rng, table.CODAS)
+            name += _pick(rng, NAMES["onset"]) + _pick(rng, NAMES["vowel"])
+        name += _pick(rng, NAMES["coda"])
     elif kind < 0.72:
-        name = f"{_pick(rng, table.FIRST_WORDS)} {_pick(rng, table.SECOND_WORDS)}"
+        name = f"{_pick(rng, NAMES['first word'])} {_pick(rng, NAMES['second word'])}"
     elif kind < 0.82:
-        name = f"{_pick(rng, table.FIRST_NAMES)} {_pick(rng, table.LAST_NAMES)}"
+        name = f"{_pick(rng, NAMES['first name'])} {_pick(rng, NAMES['last name'])}"
     elif kind < 0.9:
-        name = f"{_pick(rng, table.FIRST_WORDS)} and {_pick(rng, table.SECOND_WORDS)}"
+        name = f"{_pick(rng, NAMES['first word'])} and {_pick(rng, NAMES['second word'])}"
     else:
-        name = _pick(rng, table.SINGLE_WORDS)
-    return f"{name} {_pick(rng, table.LINES)}" if rng.random() < 0.14 else name
+        name = _pick(rng, NAMES["single word"])
+    return f"{name} {_pick(rng, NAMES['line'])}" if rng.random() < 0.14 else name
 
 
 class _Shop:
@@ -131,7 +99,7 @@ class _Shop:
         products = department.tables["product"]
         rarer = (*invented, *products[len(products) // 2 :])
         self.reserved = {name for name in rarer if rng.random() < _RESERVED}
-        tables = {**_SHARED, **department.tables, "brand": tuple(brands)}
+        tables = {**SHARED, **department.tables, "brand": tuple(brands)}
         self.tables = {type_: _Ranked(items) for type_, items in tables.items()}
 
     def draw(self, rng: Random, type_: str, train: bool) -> str:
@@ -191,14 +159,13 @@ def _pieces(rng: Random, shop: _Shop, train: bool) -> list[Piece]:
             leads = type_ == "brand" and rng.random() < 0.8
             before.insert(0 if leads else len(before), (type_, words))
             continue
-        chance, links = _LINKS.get(place, (0.0, ()))
-        if rng.random() < chance:
-            after.append(("", _pick(rng, links)))
+        if rng.random() < _LINKED.get(place, 0.0):
+            after.append(("", _pick(rng, LINKS[place])))
         after.append((type_, words))
     opener: list[Piece] = []
     if rng.random() < (0.7 if natural else 0.12):
-        opener = [("", _pick(rng, table.OPENERS))]
-    closer = [("", _pick(rng, table.CLOSERS))] if rng.random() < 0.07 else []
+        opener = [("", _pick(rng, QUERIES["opener"]))]
+    closer = [("", _pick(rng, QUERIES["closer"]))] if rng.random() < 0.07 else []
     return opener + before + product + after + closer
 
 
