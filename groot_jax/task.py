@@ -138,8 +138,8 @@ def make_tokenizer(
             max_features=text.max_features if name == "aligned" else 0,
         )
         return name, tokenizer
-    if source == config.model.init and (earlier := warm_start.labeler_of(config.model)) is not None:
-        return resolve_format(config), warm_start.tokenizer_for(earlier, types)
+    if (earlier := warm_start.labeler_of(config.model)) is not None:
+        return resolve_format(config), warm_start.tokenizer_for(earlier, config, types)
     # Where the config does not lower-case words, the tokenizer may still have been made for it.
     tokenizer = load_tokenizer(source, lowercase=text.lowercase or None)
     return resolve_format(config, tokenizer.has_features), tokenizer

@@ -93,9 +93,14 @@ def labeler_of(model: ConfigDict, chosen: tuple[str, int] | None = None) -> Earl
     return Earlier(workdir, model, config, task.format, task.model_config, chosen)
 
 
-def tokenizer_for(earlier: Earlier, types: Sequence[str]) -> Tokenizer:
+def tokenizer_for(earlier: Earlier, config: ConfigDict, types: Sequence[str]) -> Tokenizer:
     """The labeler's tokenizer, with a piece for each new label where labels are pieces of their
-    own; appended, so that no id moves."""
+    own; appended, so that no id moves. Raises UserError where the run asks for another."""
+    if config.text.tokenizer not in ("auto", config.model.init):
+        raise UserError(
+            f"config.text.tokenizer is {config.text.tokenizer!r}, but {_settled(earlier)} has its "
+            "own: leave it at auto"
+        )
     tokenizer = earlier.format.tokenizer
     if not _own_pieces(earlier.format):
         return tokenizer
@@ -104,13 +109,8 @@ def tokenizer_for(earlier: Earlier, types: Sequence[str]) -> Tokenizer:
 
 def check(earlier: Earlier, config: ConfigDict, format_: Format) -> None:
     """Raises UserError where the run's settings do not go with what the labeler has learned."""
-    workdir, theirs = earlier.workdir, earlier.format
-    settled = f"the labeler in {workdir}, which config.model.init names,"
-    if config.text.tokenizer not in ("auto", config.model.init):
-        raise UserError(
-            f"config.text.tokenizer is {config.text.tokenizer!r}, but {settled} has its own: leave "
-            "it at auto"
-        )
+    theirs = earlier.format
+    settled = _settled(earlier)
     if format_.name != theirs.name:
         raise UserError(
             f"config.text.format is {format_.name}, but {settled} writes {theirs.name}: leave it "
@@ -161,6 +161,10 @@ def grown_params(earlier: Earlier, format_: Format, model_config: T5Config) -> P
         rows_VxD[new] = old.mean(0) + old.std(0) * noise
         flat[key] = np.ascontiguousarray(rows_VxD.T) if key[-1] == "kernel" else rows_VxD
     return jax.tree.map(np.asarray, unflatten_dict(flat))
+
+
+def _settled(earlier: Earlier) -> str:
+    return f"the labeler in {earlier.workdir}, which config.model.init names,"
 
 
 def _own_pieces(format_: Format) -> bool:

@@ -105,7 +105,7 @@ def test_what_it_started_from_is_settled_once(
     [
         ({"text__format": "sentinel_tag"}, "text.format is sentinel_tag.*writes aligned"),
         ({"text__lowercase": "true"}, "text.lowercase is true.*as they are"),
-        ({"text__tokenizer": "elsewhere"}, "no T5 tokenizer at 'elsewhere'|leave it at auto"),
+        ({"text__tokenizer": "elsewhere"}, "text.tokenizer is 'elsewhere'.*leave it at auto"),
         ({"model__normalise": "full"}, "model.normalise is full.*trained with legal"),
         ({"model__init_system": "risk"}, "init_system=risk.*holds nll, nll_continued, groot"),
         ({"model__init_checkpoint": "999"}, "init_checkpoint=999.*holds steps"),

@@ -47,16 +47,14 @@ class Labeler(Words):
             tensor_type="pt",
         ).to(self.model.device)
         # A prefix is one of the last step's with one more id.
-        states: dict[tuple[int, ...], State | None] = {}
+        states: dict[tuple[int, ...], State | None] = {(row,): State() for row in range(len(pad))}
 
         def allowed(row: int, prefix: Any) -> list[int]:
             template, ids = sentences[row].template, tuple(prefix.tolist()[1:])
             key = (row, *ids)
             if key not in states:
-                before = states.get((row, *ids[:-1])) if ids else None
+                before = states.get((row, *ids[:-1]))
                 states[key] = self.grammar.after(template, before, ids[-1]) if before else None
-                if not ids:
-                    states[key] = State()
             state = states[key]
             # Where nothing can follow, the beam has ended, or is one that nobody chose.
             return (self.grammar.allowed(template, state) if state else []) or [facts["eos"]]
