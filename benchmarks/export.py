@@ -1,6 +1,6 @@
 """A labeler out to every format: the same best labelings, by whom, how good and how fast.
 
-    GROOT_DATA_DIR=data .venv/bin/python -m benchmarks.export --workdir=runs/export \\
+    GROOT_DATA_DIR=data .venv/bin/python benchmarks/export.py --workdir=runs/export \\
         [--transformers5=.venv/transformers5/bin/python] [--tokenizer=auto]
 
 transformers 5 writes a small random T5 with the released vocabulary (data/t5_vocab/spiece.model).

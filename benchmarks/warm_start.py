@@ -1,6 +1,6 @@
 """What a labeler is worth to the next one: two types more, and another reward.
 
-    .venv/bin/python -m benchmarks.warm_start --workdir=runs/warm
+    .venv/bin/python benchmarks/warm_start.py --workdir=runs/warm
 
 A labeler learns the built-in corpus without two of its types, from 2,000 sentences. Then all types
 are learned for two epochs, from that labeler (model.init) and from scratch; and the labeler goes on
