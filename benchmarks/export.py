@@ -50,9 +50,7 @@ _SETTINGS = (
     "data.train_limit=2000",
     "data.augment=0",
     "text.format=sentinel_tag",
-    "nll.epochs=10",
     "nll.learning_rate=1e-3",
-    "nll.eval_every=5",
     "groot.epochs=0.5",
     "groot.eval_every=0.5",
     "evaluate.dev_limit=100",
@@ -76,6 +74,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--transformers5", default=".venv/transformers5/bin/python")
     parser.add_argument("--tokenizer", default="auto", help="config.text.tokenizer")
+    parser.add_argument("--epochs", type=float, default=10.0, help="of stage 0")
     parser.add_argument("--sentences", type=int, default=100)
     args = parser.parse_args()
     base = args.workdir
@@ -85,6 +84,7 @@ def main() -> None:
         vocabulary = str(data / "t5_vocab")
         subprocess.run([args.transformers5, "-c", _MAKE, vocabulary, str(start)], check=True)
     settings = [*_SETTINGS, f"model.init={start}", f"text.tokenizer={args.tokenizer}"]
+    settings += [f"nll.epochs={args.epochs}", f"nll.eval_every={args.epochs / 2}"]
     flags = [f"--config.{setting}" for setting in settings]
     if not (workdir / "results.json").exists():
         config = "--config=configs/mit_restaurant.py"
