@@ -151,15 +151,15 @@ def grown_params(earlier: Earlier, format_: Format, model_config: T5Config) -> P
     types = [theirs.tags[type_][0] for type_ in theirs.types or ("O", "I")]
     rng = np.random.default_rng(0)
     flat = dict(flatten_dict(params))
-    for key in (("shared", "embedding"), ("lm_head", "kernel")):
+    for key, is_head in ((("shared", "embedding"), False), (("lm_head", "kernel"), True)):
         if key not in flat:
             continue
         # As [V, D] either way: the head is [D, V].
-        rows_VxD = np.array(flat[key].T if key[-1] == "kernel" else flat[key], np.float32)
+        rows_VxD = np.array(flat[key].T if is_head else flat[key], np.float32)
         old = rows_VxD[types]
         noise = rng.standard_normal((len(new), rows_VxD.shape[1]), np.float32)
         rows_VxD[new] = old.mean(0) + old.std(0) * noise
-        flat[key] = np.ascontiguousarray(rows_VxD.T) if key[-1] == "kernel" else rows_VxD
+        flat[key] = np.ascontiguousarray(rows_VxD.T) if is_head else rows_VxD
     return jax.tree.map(np.asarray, unflatten_dict(flat))
 
 

@@ -65,7 +65,7 @@ def write_ctranslate2(trained: Trained, facts: Json, folder: Path, quantization:
     if "lm_head" in params:
         head_VxD = np.ascontiguousarray(params["lm_head"]["kernel"].T)
     start = model.decoder_start_token_id
-    kept = range(model.vocab_size)
+    kept = list(range(model.vocab_size))
     if facts["columns"] is not None:
         kept = [start, *(id_ for id_ in facts["columns"] if id_ != start)]
         bias_C = np.zeros(len(kept), np.float32)

@@ -28,7 +28,8 @@ def fast_tokenizer(model: Path, sentinels: Sequence[int]) -> Tokenizer:
 
     Raises UserError for a SentencePiece model of another kind than unigram, T5's.
     """
-    proto: Any = sentencepiece_model_pb2.ModelProto.FromString(model.read_bytes())
+    messages: Any = sentencepiece_model_pb2  # Its classes are made at import, and have no types.
+    proto = messages.ModelProto.FromString(model.read_bytes())
     spec, trainer = proto.normalizer_spec, proto.trainer_spec
     if trainer.model_type != trainer.UNIGRAM:
         raise UserError(f"{model}: is no unigram model, T5's kind, and cannot be exported")

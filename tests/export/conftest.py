@@ -95,7 +95,7 @@ def expected(make_trained: MakeTrained) -> Callable[[Trained], Ranked]:
     def label(trained: Trained) -> Ranked:
         labeler = Labeler(trained.task, trained.partitioning, trained.params)
         return [
-            [(tuple(map(tuple, y.labeling)), y.score) for y in answer.labelings]  # type: ignore[misc]
+            [(tuple((s.start, s.end, s.type) for s in y.labeling), y.score)
             for answer in labeler.label_all(SENTENCES, K)
         ]
 
