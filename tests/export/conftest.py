@@ -95,7 +95,10 @@ def expected(make_trained: MakeTrained) -> Callable[[Trained], Ranked]:
     def label(trained: Trained) -> Ranked:
         labeler = Labeler(trained.task, trained.partitioning, trained.params)
         return [
-            [(tuple((s.start, s.end, s.type) for s in y.labeling), y.score)
+            [
+                (tuple((s.start, s.end, s.type) for s in y.labeling), y.score)
+                for y in answer.labelings
+            ]
             for answer in labeler.label_all(SENTENCES, K)
         ]
 
