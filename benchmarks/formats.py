@@ -30,6 +30,7 @@ from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
 from groot_jax.generate.steps import search_input
 from groot_jax.mesh import arrays
+from groot_jax.mesh.keys import new_key
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.scaling.programs import model_of
 from groot_jax.scaling.workload import Sentences, make_workload
@@ -52,7 +53,7 @@ def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
     columns = arrays.put(
         OutputColumns(grammar.columns_C, grammar.column_of_V), partitioning.layout.everywhere
     )
-    key = jax.random.key(0, impl="rbg")  # The generator that training uses.
+    key = new_key(0)  # The generator that training uses.
     params = init_params(model_config, 0, partitioning.params)
 
     def update(

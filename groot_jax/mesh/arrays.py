@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from groot_jax.mesh.keys import new_key
+
 AnyArray = np.ndarray | jax.Array  # Of a batch or table: on the host first, then placed or traced.
 
 
@@ -50,8 +52,7 @@ def named_key(seed: int, name: str, sharding: NamedSharding) -> jax.Array:
     """
 
     def key() -> jax.Array:
-        # `rbg` compiles in a third of the time that threefry takes, with dropout in every layer. A
-        # checksum, for Python's own `hash` of a text differs from process to process.
-        return jax.random.fold_in(jax.random.key(seed, impl="rbg"), zlib.crc32(name.encode()))
+        # A checksum, for Python's own `hash` of a text differs from process to process.
+        return jax.random.fold_in(new_key(seed), zlib.crc32(name.encode()))
 
     return jax.jit(key, out_shardings=sharding)()

@@ -8,18 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from groot_jax.mesh.keys import hashed, key_words
 from groot_jax.mesh.layout import device_index
 
 
 def random_words(key: jax.Array, shape: tuple[int, ...], start: jax.Array | int = 0) -> jax.Array:
     """uint32 of `shape`, each a hash of its index (from `start` on) and of 64 bits of `key`.
 
-    The rounds and multipliers are Chris Wellons's `lowbias32` (nullprogram.com, "Prospecting for
-    Hash Functions"), with the second half of the bits let in between. No generator's state is
-    involved, so the compiler makes the words where they are used, in the backward pass again if it
-    likes, and of a sharded array each device makes its own.
+    No generator's state is involved, so the compiler makes the words where they are used, in the
+    backward pass again if it likes, and of a sharded array each device makes its own.
     """
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
     # Of shape (2, 3): 3 * row + column, 0 to 5. By iotas, since those are split with the array.
     index = jnp.uint32(start)
     stride = 1
@@ -28,13 +26,7 @@ def random_words(key: jax.Array, shape: tuple[int, ...], start: jax.Array | int 
         along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         index = index + along * np.uint32(stride % 2**32)
         stride *= shape[axis]
-    # Shifts carry high bits down and products carry low bits up: every bit of the index reaches
-    # every bit of the word. Without the second half of the key, 2^32 keys alone would differ.
-    x = index ^ first
-    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
-    x = x ^ second
-    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
-    return x ^ (x >> 16)
+    return hashed(index, *key_words(key))
 
 
 def dropped_out(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:

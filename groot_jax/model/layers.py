@@ -20,6 +20,7 @@ from jax.nn.initializers import normal
 from groot_jax.mesh.layout import constrain
 from groot_jax.model.config import T5Config
 from groot_jax.model.dropout import dropped_out
+from groot_jax.model.products import mixed, scores
 
 Array: TypeAlias = jax.Array
 # key_BxHxDhxL, value_BxHxLxDh. Keys lie by L: a head is narrower than the 128 lanes of a TPU, and
@@ -170,12 +171,10 @@ class Attention(nn.Module):
         query_BxHxNxDh = self._split(self.q(x_BxNxD))
         # Scores and softmax are float32 in every compute type: between 16 and 32 bfloat16 has steps
         # of 1/8, and a weight would be off by up to exp(1/16), 6 %.
-        scores_BxHxNxL = jnp.einsum(
-            "bhnd,bhdl->bhnl", query_BxHxNxDh, key_BxHxDhxL, preferred_element_type=jnp.float32
-        )
+        scores_BxHxNxL = scores(query_BxHxNxDh, key_BxHxDhxL)
         weights_BxHxNxL = jax.nn.softmax(scores_BxHxNxL + bias).astype(self.config.dtype)
         weights_BxHxNxL = dropout(self, weights_BxHxNxL, self.config.dropout_rate, deterministic)
-        mixed_BxHxNxDh = jnp.einsum("bhnl,bhld->bhnd", weights_BxHxNxL, value_BxHxLxDh)
+        mixed_BxHxNxDh = mixed(weights_BxHxNxL, value_BxHxLxDh)
         # [B, H, N, Dh] -> [B, N, H, Dh] -> [B, N, H*Dh].
         return self.o(mixed_BxHxNxDh.swapaxes(1, 2).reshape(*x_BxNxD.shape[:2], -1))
 

@@ -26,6 +26,7 @@ from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.grammar import plan_steps
 from groot_jax.generate.steps import search_input
+from groot_jax.mesh.keys import new_key
 from groot_jax.mesh.rows import padded_rows
 from groot_jax.model.config import T5Config, preset, released, run_settings
 from groot_jax.model.pretrained import load_config
@@ -187,7 +188,7 @@ class Programs:
             groups = self.partitioning.layout.ways("batch") * stage.accumulate
             batch = self._pools(groups, self._padded_rows(step))
         layout = self.partitioning.layout
-        key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
+        key = jax.eval_shape(lambda: new_key(0))
         grammar = self._task.grammar
         columns = OutputColumns(grammar.columns_C, grammar.column_of_V)
         key, columns = _placed((key, columns), layout.everywhere)

@@ -86,8 +86,7 @@ def answers(mesh):
     everywhere = partitioning.layout.everywhere
     grammar = task.grammar
     outputs = arrays.put(OutputColumns(grammar.columns_C, grammar.column_of_V), everywhere)
-    key = arrays.put(jax.random.key_data(jax.random.key(0, impl="rbg")), everywhere)
-    key = jax.random.wrap_key_data(key, impl="rbg")
+    key = arrays.named_key(0, "mesh", everywhere)
     params = arrays.put(jax.tree.map(np.asarray, start), partitioning.params)
     found = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -53,6 +54,31 @@ def test_adafactor_without_decay_is_optax_s():
         found, state = ours.update(gradients, state, PARAMS)
         wanted, other = theirs.update(gradients, other, PARAMS)
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+@pytest.mark.parametrize(("clip", "decay"), [(0.0, 0.0), (1.0, 0.1)])
+def test_adamw_is_optax_s_and_continues_from_its_state(clip, decay):
+    """Gradients of very unlike sizes, so that some are clipped, some not, and one is huge."""
+    settings, rate = optimizer("adamw", decay), stage(warmup=0.3, schedule="cosine")
+    ours = make_optimizer(settings, rate, clip, 10)
+    mask = {
+        "layer_0": {"wi": {"kernel": True}, "layer_norm": {"scale": False}},
+        "relative_attention_bias": {"embedding": False},
+    }
+    core = optax.adamw(make_schedule(rate, 10), b1=0.9, b2=0.98, weight_decay=decay, mask=mask)
+    theirs = optax.chain(optax.clip_by_global_norm(clip), core) if clip else core
+    mine, other = PARAMS, PARAMS
+    state = left = theirs.init(PARAMS)
+    assert jax.tree.structure(ours.init(PARAMS)) == jax.tree.structure(state)
+    for seed, size in enumerate((0.01, 30.0, 0.1, 1e20 if clip else 5.0, 1.0, 1.0)):
+        key = jax.random.key(seed)
+        grads = jax.tree.map(lambda x, k=key, s=size: s * jax.random.normal(k, x.shape), PARAMS)
+        changes, state = ours.update(grads, state, mine)
+        wanted, left = theirs.update(grads, left, other)
+        mine, other = optax.apply_updates(mine, changes), optax.apply_updates(other, wanted)
+        close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-8)
+        jax.tree.map(close, changes, wanted)
+        jax.tree.map(close, state, left)
 
 
 @pytest.mark.parametrize(("warmup", "rates"), [(0.4, [0.25, 0.5, 0.75, 1]), (0.1, [1]), (0, [1])])
