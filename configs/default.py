@@ -95,9 +95,12 @@ def get_config() -> ConfigDict:
     config.model.start.embedding = 0.1  # Factor of T5's initial embedding.
     config.model.start.residual = 0.1  # Factor of the last kernel of each residual branch.
     config.model.start.local = 8.0  # Bias of the encoder's first heads to one neighbour each.
-    # Hugging Face folder or Hub id to start from, or the model that groot_jax.pretrain left; empty:
-    # from scratch.
+    # Hugging Face folder or Hub id to start from, or the model that groot_jax.pretrain left, or the
+    # work directory of a labeler that is to be trained on; empty: from scratch.
     config.model.init = ""
+    # Of a labeler: which of its systems, empty: the last one trained; and which of its checkpoints.
+    config.model.init_system = ""
+    config.model.init_checkpoint = "best"  # best (on its dev split) | latest | a step.
     config.model.dtype = "float32"  # float32 | bfloat16: the type of matrix products.
     config.model.dropout = 0.1  # In stage 0; stage 1 has `groot.dropout`.
     # Activations recomputed in the backward pass, for memory: none | dots (all but the products

@@ -38,6 +38,7 @@ from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.monitor import say
 from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import training_ended
+from groot_jax.training.systems import choose_step, home_of, systems_of, trained_systems
 
 _POLL_SECONDS = 1.0  # After which a watch asks again what training has written.
 
@@ -151,33 +152,6 @@ def results_folder(
     return folder
 
 
-def systems_of(workdir: Path, config: ConfigDict) -> list[str]:
-    """The systems that have a checkpoint, stage 0 first."""
-    # Then those of the config in its order, and what an earlier config has left.
-    folder = workdir / "checkpoints"
-    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    names = dict.fromkeys(("nll", *config.systems, *others))
-    return [name for name in names if saved_steps(home_of(workdir, config, name), name)]
-
-
-def trained_systems(workdir: Path, config: ConfigDict, wanted: Sequence[str] = ()) -> list[str]:
-    """As `systems_of`. Raises UserError where there is none, or one of `wanted` is not there."""
-    folder, found = workdir / "checkpoints", systems_of(workdir, config)
-    if not found:
-        raise UserError(f"{folder} holds no checkpoint; run groot_jax.train first")
-    for system in wanted:
-        if system not in found:
-            raise UserError(f"--system={system}: {folder} holds {', '.join(found)} only")
-    return found
-
-
-def home_of(workdir: Path, config: ConfigDict, system: str) -> Path:
-    """The work directory that holds a system's checkpoints: stage 0 may be another's."""
-    if system == "nll" and config.nll.checkpoint:
-        return expanded(config.nll.checkpoint, "config.nll.checkpoint")
-    return workdir
-
-
 def evaluate_systems(
     recorder: Recorder,
     workdir: Path,
@@ -208,25 +182,6 @@ def evaluate_systems(
         seconds = recorder.record(params, system, step, kind, split)
         best = "best " if kind == "best" else ""
         say(console, f"{system}: {best}step {step} scored on {split} in {seconds:.1f} s")
-
-
-def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
-    """The step that `best`, `latest` or a number names. UserError where it is not there."""
-    steps = checkpoints.steps()
-    if not steps:
-        raise UserError(f"{checkpoints.folder} holds no checkpoint; run groot_jax.train first")
-    if wanted == "latest":
-        return steps[-1]
-    if wanted == "best":
-        best = checkpoints.best()
-        assert best is not None  # It is where there is any step.
-        return best
-    if not wanted.isdecimal() or int(wanted) not in steps:
-        raise UserError(
-            f"--checkpoint={wanted}: {checkpoints.folder} holds steps "
-            f"{', '.join(map(str, steps))}; give one of them, best or latest"
-        )
-    return int(wanted)
 
 
 def watch(

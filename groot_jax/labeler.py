@@ -14,10 +14,8 @@ from itertools import islice, pairwise
 from numbers import Integral
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
-from groot_jax import config as configs
 from groot_jax.contrast.given import GivenScores
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import Params
@@ -26,21 +24,19 @@ from groot_jax.data.labeling import Labeling, Sentence, Span, half_character
 from groot_jax.data.splitting import split_text
 from groot_jax.data.windows import Bounds, window_bounds
 from groot_jax.errors import UserError
-from groot_jax.evaluate import choose_step, home_of, trained_systems
 from groot_jax.evaluation.decisions import BY_REWARD, RULES, Tuning
 from groot_jax.evaluation.decisions import decide as decide_by
 from groot_jax.evaluation.evaluator import gather_beams
 from groot_jax.evaluation.joining import join_windows
 from groot_jax.evaluation.metrics import Beam, TripleReward, one_by_one
-from groot_jax.evaluation.records import read_tuning
 from groot_jax.generate.generator import Generator
 from groot_jax.model.t5 import T5
 from groot_jax.prediction import Prediction, make_prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.task import Task, load_task
-from groot_jax.training.checkpoints import Checkpoints
-from groot_jax.training.setup import Partitioning, keep_programs, make_partitioning
+from groot_jax.task import Task
+from groot_jax.trained import load_trained
+from groot_jax.training.setup import Partitioning
 
 # Encoded sentences that are kept: 16 blocks of the job's 64, or some blocks of long sentences, of
 # each of which several pieces are tried.
@@ -98,24 +94,9 @@ class Labeler:
                 f"score={score!r} has to be a function of a list of (candidate, gold, words) that "
                 "returns a list of rewards: docs/decisions.md shows one"
             )
-        workdir = Path(workdir)
-        config = config or configs.load_dumped(workdir / configs.CONFIG_FILE)
-        if not jax.config.values["jax_compilation_cache_dir"]:  # Whoever calls may have chosen one.
-            keep_programs(config.compilation_cache)
-        task = load_task(workdir, config)
-        found = trained_systems(workdir, config, [system] if system else ())
-        # The last of `config.systems` is the one that the run was for. Checkpoints of systems that
-        # the config has no more do not count, unless there is nothing else.
-        trained = [name for name in ("nll", *config.systems) if name in found]
-        system = system or (trained or found)[-1]
-        with Checkpoints(
-            home_of(workdir, config, system), system, tie=config.checkpoint.tie, read_only=True
-        ) as checkpoints:
-            step = choose_step(checkpoints, checkpoint)
-            partitioning = make_partitioning(config, task.model_config)
-            params = checkpoints.restore_params(step, partitioning.param_shapes)
-        tuning = read_tuning(workdir, system, step, config.reward.name)
-        return cls(task, partitioning, params, score, hosts, tuning)
+        trained = load_trained(Path(workdir), config, system, checkpoint)
+        tuning = trained.tuning()
+        return cls(trained.task, trained.partitioning, trained.params, score, hosts, tuning)
 
     def label(self, words: Sequence[str], k: int = 5, decide: str = "auto") -> Prediction:
         """Labels one sentence, given as its words, in a process of its own; `k`, `decide` and

@@ -17,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from groot_jax import warm_start
 from groot_jax.contrast.update import Params
 from groot_jax.data.batches import encode
 from groot_jax.data.corpus import Corpus
@@ -51,6 +52,8 @@ class Task:
     model_config: T5Config
     digests: dict[str, str]  # of each split; none in a work directory of an earlier version
     data_words: int = 100  # what config.text.max_words=0 stands for: see `follow_data`
+    # System and step of the labeler that `model.init` names, where it names one.
+    start: tuple[str, int] | None = None
 
     @property
     def max_words(self) -> int:
@@ -96,11 +99,15 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
     words = config.text.max_words or follow_data(config, corpus)
     name, tokenizer = make_tokenizer(config, corpus.train, corpus.types, words)
     format_ = make_format(name, tokenizer, corpus.types)
+    earlier = warm_start.labeler_of(config.model)
+    if earlier is not None:
+        warm_start.check(earlier, config, format_)
     # The format may have added whole pieces for tags to the tokenizer that it was given.
     model_config = make_model_config(config.model, format_.tokenizer.vocab_size)
     examples = encode(without_too_long(corpus, format_, config, words).train, format_)
     ladder = fit_ladder([example.need for example in examples], config.loader)
-    return Task(config, format_, ladder, model_config, digests_of(corpus), words)
+    start = None if earlier is None else earlier.start
+    return Task(config, format_, ladder, model_config, digests_of(corpus), words, start)
 
 
 def follow_data(config: ConfigDict, corpus: Corpus) -> int:
@@ -116,10 +123,12 @@ def resolve_format(config: ConfigDict, has_features: bool = False) -> str:
 
     A released T5 gets text, which it has learned to read. `aligned` is for what starts from
     scratch, where there is nothing to keep, and for a model that groot_jax.pretrain made: its
-    tokenizer has features of words, and it has learned to read those.
+    tokenizer has features of words, and it has learned to read those. A labeler keeps its own.
     """
     if config.text.format != "auto":
         return str(config.text.format)
+    if (earlier := warm_start.labeler_of(config.model)) is not None:
+        return earlier.format.name
     return "sentinel_tag" if config.model.init and not has_features else "aligned"
 
 
@@ -152,6 +161,8 @@ def make_tokenizer(
             max_features=text.max_features if name == "aligned" else 0,
         )
         return name, tokenizer
+    if (earlier := warm_start.labeler_of(config.model)) is not None:
+        return resolve_format(config), warm_start.tokenizer_for(earlier, config, types)
     # Where the config does not lower-case words, the tokenizer may still have been made for it.
     tokenizer = load_tokenizer(source, lowercase=text.lowercase or None)
     return resolve_format(config, tokenizer.has_features), tokenizer
@@ -163,7 +174,10 @@ def make_model_config(model: ConfigDict, pieces: int) -> T5Config:
     rows = -(-pieces // _ROWS) * _ROWS
     if not model.init:
         return from_scratch(model, rows)
-    config = load_config(model.init, **run_settings(model))
+    if (earlier := warm_start.labeler_of(model)) is not None:
+        config = dataclasses.replace(earlier.model_config, **run_settings(model))
+    else:
+        config = load_config(model.init, **run_settings(model))
     # T5's 32,128 rows hold its 32,100 ids and up to 28 labels: no checkpoint is ever cut short.
     return dataclasses.replace(config, vocab_size=max(rows, config.vocab_size))
 
@@ -210,6 +224,10 @@ def check_types(task: Task, corpus: Corpus, workdir: Path) -> None:
 def initial_params(task: Task, shardings: Any = None) -> Params:
     """Random parameters, or those of `model.init` with rows added for new pieces, where
     `shardings` says."""
+    earlier = warm_start.labeler_of(task.config.model, task.start)
+    if earlier is not None:
+        params = warm_start.grown_params(earlier, task.format, task.model_config)
+        return params if shardings is None else arrays.put(params, shardings)
     return make_params(task.config, task.model_config, task.format.name == "aligned", shardings)
 
 
@@ -238,6 +256,7 @@ def save_task(task: Task, workdir: Path) -> None:
         "model": dataclasses.asdict(task.model_config),
         "digests": task.digests,
         "max_words": task.data_words,
+        "start": task.start,
     }
     with whole_folder(workdir / "task") as draft:
         task.format.tokenizer.save(draft / "tokenizer")
@@ -256,6 +275,7 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
         model_config = T5Config(**(facts["model"] | run_settings(config.model)))
         digests = dict(facts.get("digests", {}))
         data_words = int(facts.get("max_words", config.text.max_words or 100))
+        start = facts.get("start")
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing, so nothing was trained in {workdir}; run groot_jax.train first"
@@ -268,4 +288,5 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
     tokenizer = load_tokenizer(path.parent / "tokenizer")
     format_ = make_format(format_name, tokenizer, types)
     ladder = Ladder(config.loader.source_buckets, config.loader.target_buckets, rungs)
-    return Task(config, format_, ladder, model_config, digests, data_words)
+    start = start and (str(start[0]), int(start[1]))
+    return Task(config, format_, ladder, model_config, digests, data_words, start)

@@ -262,6 +262,11 @@ def _check_text_and_model(config: ConfigDict) -> None:
             f"config.model.init={model.init} says how many layers the model has: leave "
             "config.model.encoder_layers and config.model.decoder_layers at 0"
         )
+    if model.init_checkpoint not in ("best", "latest") and not model.init_checkpoint.isdecimal():
+        raise UserError(
+            f"config.model.init_checkpoint is {model.init_checkpoint!r}; it can be best, latest or "
+            "a step"
+        )
     if text.tokenizer == "train" and model.init:
         raise UserError(
             f"config.text.tokenizer=train makes a new vocabulary, which the embeddings of "

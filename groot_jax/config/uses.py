@@ -161,6 +161,11 @@ _USES = (
         "a model from scratch and config.text.format=aligned",
         lambda c: not c.model.init and _may_be_aligned(c),
     ),
+    _Use(
+        ("model.init_system", "model.init_checkpoint"),
+        "the work directory of a labeler in config.model.init",
+        lambda c: bool(c.model.init),
+    ),
     _Use(("model.scan_layers",), "config.model.remat=full", lambda c: c.model.remat == "full"),
     _Use(
         ("reward.type_weights",),

@@ -35,8 +35,8 @@ _LABELS = ("spans", "tags", "ner_tags", "label", "labels", "entities")
 
 
 def with_unlabeled(corpus: Corpus, config: ConfigDict) -> Corpus:
-    """The corpus with the sentences of all files of `config.data.unlabeled`, in their order, and notes:
-    how each file was read, and what was left out.
+    """The corpus with the sentences of all files of `config.data.unlabeled`, in their order, and
+    notes: how each file was read, and what was left out.
 
     Left out are sentences that occur twice, those that train, dev or test holds (gold is better
     than a guess at it, and dev and test shall stay unseen), and, with data.policy=skip, those that

@@ -40,6 +40,9 @@ _REPEATED = {
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
 }
 
+# transformers' own limit of a file.
+SHARD_BYTES = 5 * 10**9
+
 Weights = dict[tuple[str, ...], np.ndarray]  # path in the parameters' tree -> array
 
 
@@ -108,14 +111,62 @@ def fetch(source: str | os.PathLike[str]) -> Path:
         ) from None
 
 
-def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: Params) -> None:
+def save_pretrained(
+    folder: str | os.PathLike[str],
+    config: T5Config,
+    params: Params,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Writes config.json and model.safetensors under torch's names; transformers loads both.
 
-    Each file is complete or absent. Raises UserError where the disk refuses, and where `params` are
-    not those of `config`.
+    More than `shard_bytes` become several files with an index. Each file is complete or absent.
+    Raises UserError where the disk refuses, and where `params` are not those of `config`.
     """
     folder = Path(folder)
-    weights = _checked(config, flatten_dict(params), folder)
+    config, portable_params = portable(config, params, folder)
+    tensors = {
+        torch_name(key): np.ascontiguousarray(value.T if key[-1] == "kernel" else value)
+        for key, value in flatten_dict(portable_params).items()
+    }
+    shards = _split(tensors, shard_bytes)
+    count = len(shards)
+    names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    if count == 1:
+        names = ["model.safetensors"]
+    files = dict(zip(names, shards, strict=True))
+    texts = {"config.json": config.to_hf()}
+    if count > 1:
+        texts["model.safetensors.index.json"] = {
+            "metadata": {"total_size": sum(x.nbytes for x in tensors.values())},
+            "weight_map": {name: file for file, shard in files.items() for name in shard},
+        }
+    part = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, shard in files.items():
+            part = folder / f"{name}.part"
+            # transformers refuses a safetensors file that does not name the framework of its
+            # layout.
+            save_file(shard, part, metadata={"format": "pt"})
+            part.replace(folder / name)
+        for name, content in texts.items():
+            part = folder / f"{name}.part"
+            part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            part.replace(folder / name)
+        if count > 1:  # Whoever finds one whole file reads no index.
+            (folder / "model.safetensors").unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        if part != folder:
+            part.unlink(missing_ok=True)
+        raise UserError(f"{folder}: the model could not be written ({error})") from None
+
+
+def portable(
+    config: T5Config, params: Params, folder: str | os.PathLike[str]
+) -> tuple[T5Config, Params]:
+    """Configuration and parameters, float32 on the host, that mean the same model to transformers
+    4 and 5. Raises UserError, which names `folder`, where the two do not fit each other."""
+    weights = _checked(config, flatten_dict(params), Path(folder))
     if config.scale_decoder_outputs != config.tie_word_embeddings:
         # Before its version 5 transformers scales where the head is tied, and only there: such a
         # model becomes one with a head of its own that holds the scale, or the lack of it.
@@ -123,23 +174,21 @@ def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: Pa
         embedding = weights["shared", "embedding"]
         weights["lm_head", "kernel"] = scale * weights.get(("lm_head", "kernel"), embedding.T)
         config = dataclasses.replace(config, tie_word_embeddings=False, scale_decoder_outputs=False)
-    tensors = {
-        torch_name(key): np.ascontiguousarray(value.T if key[-1] == "kernel" else value)
-        for key, value in weights.items()
-    }
-    text = json.dumps(config.to_hf(), indent=2, sort_keys=True) + "\n"
-    part = folder / "model.safetensors.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # transformers refuses a safetensors file that does not name the framework of its layout.
-        save_file(tensors, part, metadata={"format": "pt"})
-        part.replace(folder / "model.safetensors")
-        part = folder / "config.json.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / "config.json")
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{folder}: the model could not be written ({error})") from None
+    return config, unflatten_dict(weights)
+
+
+def _split(tensors: dict[str, np.ndarray], most: int) -> list[dict[str, np.ndarray]]:
+    """The tensors in their order, in as many parts as hold `most` bytes each; one that is larger
+    has a part of its own."""
+    parts: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if parts[-1] and size + tensor.nbytes > most:
+            parts.append({})
+            size = 0
+        parts[-1][name] = tensor
+        size += tensor.nbytes
+    return parts
 
 
 def resize_embeddings(params: Params, new_vocab: int) -> Params:

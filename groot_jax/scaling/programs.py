@@ -37,6 +37,7 @@ from groot_jax.task import Task, make_model_config, num_sentinels, resolve_forma
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Partitioning
 from groot_jax.training.steps import jit_groot_step, jit_nll_step, loss_settings, losses_in_use
+from groot_jax.warm_start import labeler_of
 
 Arrays = TypeVar("Arrays")
 
@@ -59,6 +60,9 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
         features = text.max_features if resolve_format(config) == "aligned" else 0
         return make_model_config(model, vocab + features + _LABELS), vocab
     changes = run_settings(model)
+    if (earlier := labeler_of(model)) is not None:
+        shape = dataclasses.replace(earlier.model_config, **changes)
+        return shape, earlier.format.tokenizer.base_size
     if Path(model.init).is_dir():
         shape = load_config(model.init, **changes)
         return shape, _pieces_of(shape.vocab_size)

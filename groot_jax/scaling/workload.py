@@ -27,6 +27,7 @@ from groot_jax.data.ladder import Ladder
 from groot_jax.data.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
 from groot_jax.reward.pool import PoolEntry
 from groot_jax.task import num_sentinels, resolve_format
+from groot_jax.warm_start import labeler_of
 
 _TRIES = 100  # Draws for each place of a pool, before a sentence has too few labelings to fill it.
 
@@ -159,6 +160,8 @@ def _reads_features(config: ConfigDict) -> bool:
     source = config.text.tokenizer
     if source == "train":
         return False
+    if (earlier := labeler_of(config.model)) is not None:
+        return earlier.format.tokenizer.has_features
     if source == "auto":
         source = config.model.init
     return (Path(source) / SETTINGS_FILE).is_file() and load_tokenizer(source).has_features

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -255,6 +256,16 @@ class Checkpoints:
         )
         state = self._restore(step, state=args).state
         return state["opt_state"]["average"] if averaged else state["params"]
+
+    def restore_params_to_host(self, step: int, shapes: Params) -> Params:
+        """As `restore_params`, as arrays of numpy, whatever devices wrote them."""
+        item = {"params": shapes}
+        args = ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item),
+            partial_restore=True,
+        )
+        return self._restore(step, state=args).state["params"]
 
     def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
         try:
