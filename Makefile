@@ -23,8 +23,9 @@ METADATA := setup.cfg pyproject.toml constraints.txt
 # transformers 5 has no Flax T5, the reference of the parity tests, so that it gets an environment of
 # its own: the packages of $(VENV) lie beneath it, and it holds only those that differ.
 TRANSFORMERS5 := $(VENV)/transformers5
-TRANSFORMERS5_TESTS := tests/data/test_tokenizer.py tests/model/test_config.py \
-	tests/model/test_pretrained.py tests/model/test_reading.py tests/model/test_t5_parity.py
+TRANSFORMERS5_TESTS := tests/data/test_tokenizer.py tests/export/test_transformers.py \
+	tests/model/test_config.py tests/model/test_pretrained.py tests/model/test_reading.py \
+	tests/model/test_t5_parity.py
 
 ifneq ($(filter true 1,$(CI) $(TORCH)),)
 TEST_STAMPS := $(VENV)/.stamp-test $(VENV)/.stamp-parity $(VENV)/.stamp-transformers5
@@ -75,8 +76,8 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-run
 
 $(VENV)/.stamp-parity: $(VENV)/.stamp-test
 	@echo "Installing torch, the reference of the parity tests, libtpu, the compiler of preflight's," \
-		"and what benchmarks/peers.py compares with, into $(VENV)."
-	@$(PIP) --editable '.[parity,tpu,peers]'
+		"what benchmarks/peers.py compares with and what exports need, into $(VENV)."
+	@$(PIP) --editable '.[parity,tpu,peers,ctranslate2,stablehlo]'
 	@touch $@
 
 $(VENV)/.stamp-transformers5: $(VENV)/.stamp-parity constraints-transformers5.txt

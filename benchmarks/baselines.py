@@ -18,7 +18,6 @@ import numpy as np
 # transformers decides once per process whether torch is there, and groot_jax, which never wants it,
 # hides torch when it loads a tokenizer.
 import transformers.utils.import_utils  # noqa: F401
-from ml_collections import ConfigDict
 from transformers import FlaxT5ForConditionalGeneration
 from transformers import T5Config as HfConfig
 from transformers.models.t5 import modeling_flax_t5
@@ -92,12 +91,6 @@ def flax_generate(
 
 
 # ---- Loss by tiling ---------------------------------------------------------------------------
-
-
-def loss_settings(stage: ConfigDict) -> LossSettings:
-    """The contrast that `config.groot`, or a variant of it, asks for."""
-    weights = tuple((name, float(weight)) for name, weight in stage.loss.items())
-    return LossSettings(weights, stage.tau, stage.rank_margin, stage.reinforce_normalise)
 
 
 class TiledBatch(NamedTuple):
@@ -185,7 +178,6 @@ def tiled_loss(
     params: Params,
     batch: TiledBatch,
     settings: LossSettings,
-    nll_weight: float,
     columns_C: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
@@ -223,7 +215,7 @@ def tiled_loss(
     real_B = (batch.gold_BxM | batch.in_contrast_BxM).any(1)
     sentences = jnp.maximum(real_B.sum().astype(jnp.float32), 1.0)
     gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
-    return (losses.contrast(pools, settings).sum() - nll_weight * gold_sum) / sentences
+    return (losses.contrast(pools, settings).sum() - settings.nll_weight * gold_sum) / sentences
 
 
 # ---- torch ------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ _TINY = (
     "--config.nll.epochs=1",
     "--config.loader.source_buckets=(64,)",
     "--config.loader.target_buckets=(48,)",
-    "--config.systems=groot",
+    "--config.systems=",
 )
 _EVENTS = {
     "/jax/core/compile/jaxpr_trace_duration": "trace_s",
@@ -73,20 +73,20 @@ class Watch:
         if event == "/jax/compilation_cache/cache_hits":
             self.hits += 1
 
-    def _duration(self, event: str, seconds: float, **facts: object) -> None:
+    def _duration(self, event: str, duration_secs: float, **facts: str | int) -> None:
         kind = _EVENTS.get(event)
         name = str(facts.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
         if kind == "trace_s":
-            self._traced[name] += seconds
+            self._traced[name] += duration_secs
         elif kind == "lower_s":
-            self._lowered += seconds
+            self._lowered += duration_secs
         elif kind == "xla_s":
             # Tracing, lowering and compiling of one program follow each other. What was traced
             # besides is part of it: its own time has theirs in it.
             trace = self._traced.pop(name, max(self._traced.values(), default=0.0))
             self._traced.clear()
             self.programs.append(
-                {"name": name, "trace_s": trace, "lower_s": self._lowered, "xla_s": seconds}
+                {"name": name, "trace_s": trace, "lower_s": self._lowered, "xla_s": duration_secs}
             )
             self._lowered = 0.0
 

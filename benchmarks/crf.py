@@ -83,7 +83,7 @@ class Crf:
         self._tagger = require("crf", "pycrfsuite").Tagger()
         # The tagger reads these bytes where they lie, for as long as it lives, and does not keep
         # them from being freed: that ended in a segmentation fault on retail.
-        self._model = model
+        self.model = model
         self._tagger.open_inmemory(model)
         self._tags: list[str] = self._tagger.labels()
         self._index = {tag: k for k, tag in enumerate(self._tags)}

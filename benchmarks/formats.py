@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import measure
 from groot_jax.config import load
+from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import Metrics, NllBatch, OutputColumns, PoolBatch, nll_batch
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
@@ -36,7 +37,7 @@ from groot_jax.scaling.programs import model_of
 from groot_jax.scaling.workload import Sentences, make_workload
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import make_partitioning
-from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step
+from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step, loss_settings
 
 FORMATS = "aligned,fused_sentinel,sentinel_tag"
 STEPS = ("nll", "search", "update")
@@ -57,7 +58,10 @@ def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
     params = init_params(model_config, 0, partitioning.params)
 
     def update(
-        stage: ConfigDict, make: Callable[..., Step], batch: NllBatch | PoolBatch
+        stage: ConfigDict,
+        make: Callable[..., Step],
+        batch: NllBatch | PoolBatch,
+        *losses: LossSettings,
     ) -> measure.Call:
         # Clipped as by default; the length of the schedule does not change what a step costs.
         optimizer = make_optimizer(config.optimizer, stage, 10.0, 1000)
@@ -67,7 +71,7 @@ def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
         batch = arrays.put(batch, partitioning.layout.batch)
 
         def call() -> tuple[measure.Params, Metrics]:
-            state[0], metrics = step(state[0], batch, key, columns)
+            state[0], metrics = step(state[0], batch, key, columns, *losses)
             return state[0].params, metrics
 
         return call
@@ -83,7 +87,9 @@ def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
     return {
         "nll": update(config.nll, jit_nll_step, nll_batch(workload.batch(config.nll.batch_size))),
         "search": lambda: generator.search(params, inputs, None),
-        "update": update(config.groot, jit_groot_step, pools),
+        "update": update(
+            config.groot, jit_groot_step, pools, loss_settings(config.groot, ("margin",))
+        ),
     }
 
 

@@ -46,7 +46,7 @@ from groot_jax import config as configs
 from groot_jax import train
 from groot_jax.contrast.update import Metrics, PoolBatch, TrainState
 from groot_jax.data.batches import Batch, TrainingBatches, encode
-from groot_jax.data.corpus import load_corpus
+from groot_jax.data.corpus import read_corpus
 from groot_jax.errors import exit_on_user_error
 from groot_jax.generate.beam_search import Beams
 from groot_jax.reward.oracle import Oracle
@@ -61,6 +61,7 @@ from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.run import Run
 from groot_jax.training.setup import device_setup
 from groot_jax.training.status import WorkdirLock
+from groot_jax.training.steps import loss_settings, losses_in_use
 
 # As soon as the device is done a thread notes the time. It has to get Python's lock for that, which
 # a busy thread hands over every 5 ms unless it is told otherwise.
@@ -183,7 +184,7 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
 
         return observed
 
-    corpus = load_corpus(config.data, config.text.max_words)
+    corpus = read_corpus(config)
     # What follows is what the job does before stage 1, in its order: a work directory that it holds
     # the lock of, a reward that is tried, a task, a run.
     before = sys.getswitchinterval()
@@ -243,11 +244,11 @@ def baseline_loop(run: runs.Trained, steps: int) -> measure.Row:
         T: jax.jit(baselines.flax_generate(model, k=config.generate.k, steps=T))
         for _, T in task.ladder.rungs
     }
-    settings = baselines.loss_settings(stage)
+    settings = loss_settings(stage, losses_in_use([stage]))
     optimizer = make_optimizer(config.optimizer, stage, stage.clip, batches.per_epoch)
 
     def loss(params: measure.Params, batch: baselines.TiledBatch, key: jax.Array) -> jax.Array:
-        return baselines.tiled_loss(model, params, batch, settings, stage.nll_weight, None, key)
+        return baselines.tiled_loss(model, params, batch, settings, None, key)
 
     # As training does it: the new parameters and moments take the place of the old ones.
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -350,7 +351,7 @@ def baseline_start(args: Namespace, overrides: Sequence[str]) -> runs.Trained:
     if not args.quick:
         return runs.restore(runs.short_run(args.config, Path(args.cache), args.updates, changed))
     config = configs.load(args.config, [runs.split_override(text) for text in changed])
-    corpus = load_corpus(config.data, config.text.max_words)
+    corpus = read_corpus(config)
     task = train.make_task(config, corpus)
     return runs.Trained(config, task, corpus, initial_params(task))
 

@@ -44,7 +44,7 @@ from benchmarks.crf import train_crf
 from benchmarks.peer import PEERS, Peer, require, score
 from benchmarks.spacy_ner import train_spacy
 from groot_jax import config as configs
-from groot_jax.data.corpus import load_corpus
+from groot_jax.data.corpus import read_corpus
 from groot_jax.data.labeling import Labeling, Sentence
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluation.decisions import GRID
@@ -158,7 +158,7 @@ def measure(
 def compare(name: str, peers: Sequence[str], seeds: Sequence[int], split: str) -> list[Result]:
     """Trains and measures the peers on the data of one config."""
     config = configs.load(name)
-    corpus = load_corpus(config.data, config.text.max_words)
+    corpus = read_corpus(config)
     sentences = {"dev": corpus.dev, "test": corpus.test}[split]
     for needed, what in ((corpus.dev, "dev"), (sentences, split)):
         if not needed:

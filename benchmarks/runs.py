@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from benchmarks.measure import Params
 from groot_jax import config as configs
 from groot_jax.data.batches import encode, evaluation_batches
-from groot_jax.data.corpus import Corpus, load_corpus
+from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.errors import UserError
 from groot_jax.reward.oracle import Oracle
@@ -49,7 +49,7 @@ def short_run(config: str, cache: Path, updates: int, overrides: Sequence[str] =
     workdir = cache / f"{name_of(config)}-{digest}"
     loaded = configs.load(config, [split_override(text) for text in overrides])
     # The job counts in epochs: 400 updates of 32 of 12,000 sentences are 1.0667 of them.
-    count = len(load_corpus(loaded.data, loaded.text.max_words).train)
+    count = len(read_corpus(loaded).train)
     epochs = updates * loaded.nll.batch_size / count
     command = [
         sys.executable,
@@ -106,7 +106,7 @@ def restore(workdir: Path) -> Trained:
             raise UserError(f"{workdir} holds no checkpoint of stage 0")
         shapes = make_partitioning(config, task.model_config).param_shapes
         params = checkpoints.restore_params(step, shapes)
-    return Trained(config, task, load_corpus(config.data, config.text.max_words), params)
+    return Trained(config, task, read_corpus(config), params)
 
 
 def trained_pools(

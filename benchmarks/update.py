@@ -54,6 +54,7 @@ from groot_jax.data.tokenizer import load_tokenizer
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.model.config import T5Config
 from groot_jax.model.t5 import T5
+from groot_jax.training.steps import loss_settings, losses_in_use
 
 MODES = ("legal", "full")
 # Relative, of the loss, of the whole gradient and of each parameter's; see `Apart`.
@@ -156,23 +157,21 @@ def _sharing(batches: Sequence[PoolBatch]) -> tuple[float, float]:
 # ---- The two updates --------------------------------------------------------------------------
 
 
-def loss_settings() -> tuple[LossSettings, float]:
-    """The contrast of configs/default.py, and lambda."""
+def default_losses() -> LossSettings:
+    """The losses of configs/default.py."""
     stage = configs.default_config().groot
-    return baselines.loss_settings(stage), stage.nll_weight
+    return loss_settings(stage, losses_in_use([stage]))
 
 
 def our_step(
     config: T5Config, optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, PoolBatch, jax.Array, OutputColumns], tuple[TrainState, Metrics]]:
     """`groot_step` without dropout: (state, batch, key, columns) -> (state, metrics)."""
-    settings, nll_weight = loss_settings()
     return partial(
         groot_step,
+        settings=default_losses(),
         model=T5(config),
         optimizer=optimizer,
-        settings=settings,
-        nll_weight=nll_weight,
         average="sentence",
     )
 
@@ -199,12 +198,12 @@ def tiled_loss_and_gradient(
 ) -> Callable[[measure.Params, baselines.TiledBatch, jax.Array | None], ValueAndGrad]:
     """(params, tiled batch, columns or None) -> (loss, gradient), through transformers' module."""
     model = baselines.flax_t5(config)
-    settings, nll_weight = loss_settings()
+    settings = default_losses()
 
     def loss(
         params: measure.Params, batch: baselines.TiledBatch, columns_C: jax.Array | None
     ) -> jax.Array:
-        return baselines.tiled_loss(model, params, batch, settings, nll_weight, columns_C)
+        return baselines.tiled_loss(model, params, batch, settings, columns_C)
 
     return jax.value_and_grad(loss)
 

@@ -13,7 +13,8 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    # auto | columns | seq | jsonl | tfds | retail. `auto` looks at the files.
+    # auto | columns | seq | jsonl | arrow | tfds | retail. `auto` looks at the files; docs/data.md
+    # shows the smallest example of each.
     config.data.reader = "auto"
     # Relative paths below start here; empty: the environment variable GROOT_DATA_DIR, else the cwd.
     config.data.dir = ""
@@ -24,9 +25,17 @@ def get_config() -> ConfigDict:
     config.data.dev_fraction = 0.1  # Share of train; read without data.dev.
     config.data.test_fraction = 0.0  # The same for data.test.
     config.data.split_seed = 0  # Which sentences are carved, or kept by `train_limit`.
-    config.data.column_order = "auto"  # auto | tag_first | word_first
+    config.data.column_order = "auto"  # auto | tag_first | word_first (first and last column)
+    # Columns of the words and of the tags, numbered from 1, negative from the end; 0: as the file
+    # shows, which is refused where it shows two.
+    config.data.word_column = 0
+    config.data.tag_column = 0
     config.data.separator = "auto"  # auto | tab | space
-    config.data.scheme = "auto"  # auto | bio | iob1 | bioes
+    # auto | bio | iob1 | bioes | bilou | bmes | ioe1 | ioe2 | io, for all splits, or each for its
+    # own: "train=bio,dev=iob1". `auto`: what the fewest tags of a split break.
+    config.data.scheme = "auto"
+    # Tags of files that number them, in the order of their numbers: "O,B-PER,I-PER".
+    config.data.tag_names = ()
     config.data.comment = ""  # Lines of a column file that start with this are skipped; "" = none.
     # What a bad line gets: `error` ends the job, `skip` drops its sentence and counts it.
     config.data.policy = "error"
@@ -38,6 +47,9 @@ def get_config() -> ConfigDict:
     config.data.tags_feature = "tags"  # and the one with their tags, text or class labels.
     # Keep only so many training sentences, drawn with `split_seed`; 0 = all.
     config.data.train_limit = 0
+    # Files or folders of sentences whose labels, if they have any, are not read; commas between
+    # several. Stage 1 learns from them by `groot.unlabeled`.
+    config.data.unlabeled = ()
     config.data.retail_seed = 0  # The seed of the generated corpus, for reader `retail`.
     # Chance of each span of a training sentence to be swapped for another mention of its type from
     # the training split (Dai and Adel, arXiv 2010.11683): drawn anew for each epoch, in both
@@ -61,9 +73,16 @@ def get_config() -> ConfigDict:
     # own, at most; those that occur most often in the training words.
     config.text.max_features = 16000
     config.text.lowercase = False  # Lower-case words before they are encoded.
-    # Longer sentences get `data.policy`. A pretrained T5 has 100 sentinels, so no more than that.
-    config.text.max_words = 100
-    config.text.long_sentences = "refuse"  # refuse | window: predict only, split into windows.
+    # How text becomes words, in training on spans of characters and in predict: spaces | unicode
+    # (Unicode's word boundaries, punctuation apart; scripts without spaces by character).
+    config.text.split = "spaces"
+    # Longer sentences get `data.policy`. 0: as many as the longest of the data has, at least 100;
+    # 100 with windows. Formats with sentinels take no more than a pretrained T5 has of them, 100.
+    config.text.max_words = 0
+    # refuse | window: what is over the limit is cut into windows, in training, evaluation and
+    # predict, and the labelings of windows are joined where they are surest.
+    config.text.long_sentences = "refuse"
+    config.text.overlap = 16  # Words that neighbouring windows share, at most half of one.
 
     config.model = ConfigDict()
     config.model.preset = "nano"  # nano mini small base large xl xxl
@@ -76,9 +95,12 @@ def get_config() -> ConfigDict:
     config.model.start.embedding = 0.1  # Factor of T5's initial embedding.
     config.model.start.residual = 0.1  # Factor of the last kernel of each residual branch.
     config.model.start.local = 8.0  # Bias of the encoder's first heads to one neighbour each.
-    # Hugging Face folder or Hub id to start from, or the model that groot_jax.pretrain left; empty:
-    # from scratch.
+    # Hugging Face folder or Hub id to start from, or the model that groot_jax.pretrain left, or the
+    # work directory of a labeler that is to be trained on; empty: from scratch.
     config.model.init = ""
+    # Of a labeler: which of its systems, empty: the last one trained; and which of its checkpoints.
+    config.model.init_system = ""
+    config.model.init_checkpoint = "best"  # best (on its dev split) | latest | a step.
     config.model.dtype = "float32"  # float32 | bfloat16: the type of matrix products.
     config.model.dropout = 0.1  # In stage 0; stage 1 has `groot.dropout`.
     # Activations recomputed in the backward pass, for memory: none | dots (all but the products
@@ -118,6 +140,9 @@ def get_config() -> ConfigDict:
     config.optimizer.clip = 10.0  # Global norm; 0 = none. Stage 1 has its own.
     config.optimizer.b1 = 0.9  # AdamW: how long gradients are remembered, .9: some ten updates;
     config.optimizer.b2 = 0.98  # and their squares, some fifty.
+    # Decay of an exponential moving average of the parameters, in every stage and system; 0: none.
+    # With it, the average is what is evaluated, chosen as best and used, for one copy of them more.
+    config.optimizer.ema = 0.0
 
     # Before stage 0, by a job of its own (groot_jax.pretrain): text without labels. Spans of it are
     # masked, and the model learns to write them.
@@ -199,6 +224,21 @@ def get_config() -> ConfigDict:
     config.groot.pool.gold = True  # Gold is a candidate, of reward 1.
     config.groot.pool.beams = 8  # At most so many distinct non-gold beam candidates.
     config.groot.pool.corrections = True  # What is left is filled with mended candidates.
+    # So many labelings that the beam lacks, made of its spans: those of the highest expected
+    # reward (see docs/decisions.md). They come before corrections.
+    config.groot.pool.consensus = 0
+    # a: the reward of y is (1 - a) R(y, gold) + a * sum of p(u) R(y, u) over the labelings u of the
+    # beam, which asks the reward for k times as many values. 0: gold alone.
+    config.groot.expected = 0.0
+    # What the beam's scores are divided by before p is their softmax, here, in pool.consensus and
+    # for unlabeled sentences. (`consensus`, the decision rule, has one that dev chooses.)
+    config.groot.temperature = 1.0
+    # Share of the updates whose sentences are those of data.unlabeled. Their consensus stands for
+    # gold, in the pool and in the NLL term, and a is 1.
+    config.groot.unlabeled = 0.0
+    # Whose beams say what an unlabeled sentence's consensus is: start (the parameters that stage 1
+    # starts from, kept beside the others) | policy (those in training).
+    config.groot.teacher = "start"
     config.groot.lag = 1  # Updates that the generating policy may lag behind; 0: on-policy.
     # Encoder dropout while generating: beams of training sentences as noisy as those of dev.
     config.groot.generate_dropout = 0.2
@@ -212,7 +252,7 @@ def get_config() -> ConfigDict:
     config.variants.groot = ConfigDict()
     # Whatever `groot.loss` is made of, these two have none of it.
     none = dict.fromkeys(config.groot.loss, 0.0)
-    config.variants.nll_continued = ConfigDict({"loss": none})
+    config.variants.nll_continued = ConfigDict({"loss": none, "unlabeled": 0.0})
     config.variants.risk = ConfigDict({"loss": none | {"risk": 5.0}})
     config.variants.no_corrections = ConfigDict({"pool": {"corrections": False}})
 

@@ -7,7 +7,7 @@ import sys
 
 from groot_jax import prepare_job
 
-JOBS = ("train", "evaluate", "predict", "preflight", "pretrain")
+JOBS = ("train", "evaluate", "predict", "export", "preflight", "pretrain")
 _USAGE = f"usage: groot JOB ..., where JOB is {', '.join(JOBS)}; groot JOB --help explains it"
 
 

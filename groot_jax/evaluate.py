@@ -24,7 +24,8 @@ from rich.console import Console
 from groot_jax import config as configs
 from groot_jax.config.keys import flatten
 from groot_jax.contrast.update import Params
-from groot_jax.data.corpus import Corpus, load_corpus
+from groot_jax.data.card import make_card, read_lines_of, write_card
+from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluation.evaluator import open_oracle
@@ -37,6 +38,7 @@ from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.monitor import say
 from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import training_ended
+from groot_jax.training.systems import choose_step, home_of, systems_of, trained_systems
 
 _POLL_SECONDS = 1.0  # After which a watch asks again what training has written.
 
@@ -65,9 +67,9 @@ def main(argv: list[str] | None = None) -> None:
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
     task = load_task(workdir, config)
-    loaded = load_corpus(config.data, config.text.max_words)
+    loaded = read_corpus(config)
     reported_rewards(config)  # For its errors: before the minutes that a search may take.
-    corpus = without_too_long(loaded, task.format, config)
+    corpus = without_too_long(loaded, task.format, config, task.max_words)
     systems = [args.system] if args.system else []
     # A watch chooses among checkpoints, and test may not choose.
     split = args.split or ("dev" if args.watch else "test")
@@ -82,6 +84,10 @@ def main(argv: list[str] | None = None) -> None:
         results = workdir
         if hosts.main:
             results = results_folder(workdir, task, loaded, console, args.output)
+            if digests_of(loaded) != task.digests:  # Other data have another card.
+                for line in read_lines_of(loaded):
+                    say(console, line)
+                write_card(results, make_card(loaded, corpus, task.format))
         recorder = Recorder(task, corpus, oracle, hosts, generator, results)
         shapes = partitioning.param_shapes
         if args.watch:
@@ -127,7 +133,7 @@ def results_folder(
     else:
         check_types(task, corpus, workdir)
     digests = digests_of(corpus)
-    if digests == task.digests:
+    if all(task.digests.get(split) == digest for split, digest in digests.items()):
         differing, digests = other, {}  # The same data from another place.
     if output is not None:
         configs.claim_workdir(output, task.config, "--output")
@@ -144,33 +150,6 @@ def results_folder(
     configs.dump(task.config, folder / configs.CONFIG_FILE)
     say(console, f"not the settings of training ({', '.join(differing)}): results go to {folder}")
     return folder
-
-
-def systems_of(workdir: Path, config: ConfigDict) -> list[str]:
-    """The systems that have a checkpoint, stage 0 first."""
-    # Then those of the config in its order, and what an earlier config has left.
-    folder = workdir / "checkpoints"
-    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    names = dict.fromkeys(("nll", *config.systems, *others))
-    return [name for name in names if saved_steps(home_of(workdir, config, name), name)]
-
-
-def trained_systems(workdir: Path, config: ConfigDict, wanted: Sequence[str] = ()) -> list[str]:
-    """As `systems_of`. Raises UserError where there is none, or one of `wanted` is not there."""
-    folder, found = workdir / "checkpoints", systems_of(workdir, config)
-    if not found:
-        raise UserError(f"{folder} holds no checkpoint; run groot_jax.train first")
-    for system in wanted:
-        if system not in found:
-            raise UserError(f"--system={system}: {folder} holds {', '.join(found)} only")
-    return found
-
-
-def home_of(workdir: Path, config: ConfigDict, system: str) -> Path:
-    """The work directory that holds a system's checkpoints: stage 0 may be another's."""
-    if system == "nll" and config.nll.checkpoint:
-        return expanded(config.nll.checkpoint, "config.nll.checkpoint")
-    return workdir
 
 
 def evaluate_systems(
@@ -203,25 +182,6 @@ def evaluate_systems(
         seconds = recorder.record(params, system, step, kind, split)
         best = "best " if kind == "best" else ""
         say(console, f"{system}: {best}step {step} scored on {split} in {seconds:.1f} s")
-
-
-def choose_step(checkpoints: Checkpoints, wanted: str) -> int:
-    """The step that `best`, `latest` or a number names. UserError where it is not there."""
-    steps = checkpoints.steps()
-    if not steps:
-        raise UserError(f"{checkpoints.folder} holds no checkpoint; run groot_jax.train first")
-    if wanted == "latest":
-        return steps[-1]
-    if wanted == "best":
-        best = checkpoints.best()
-        assert best is not None  # It is where there is any step.
-        return best
-    if not wanted.isdecimal() or int(wanted) not in steps:
-        raise UserError(
-            f"--checkpoint={wanted}: {checkpoints.folder} holds steps "
-            f"{', '.join(map(str, steps))}; give one of them, best or latest"
-        )
-    return int(wanted)
 
 
 def watch(

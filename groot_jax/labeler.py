@@ -5,40 +5,38 @@ Labeler.load("runs/retail").label(["black", "levi", "jeans"], k=5)
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-import heapq
 import math
 import reprlib
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
+from itertools import islice, pairwise
 from numbers import Integral
-from operator import itemgetter
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
-from groot_jax import config as configs
 from groot_jax.contrast.given import GivenScores
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import Params
 from groot_jax.data.batches import Example, encode, evaluation_batches
-from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span, half_character
+from groot_jax.data.labeling import Labeling, Sentence, Span, half_character
+from groot_jax.data.splitting import split_text
+from groot_jax.data.windows import Bounds, window_bounds
 from groot_jax.errors import UserError
-from groot_jax.evaluate import choose_step, home_of, trained_systems
-from groot_jax.evaluation.decisions import RULES, Tuning
+from groot_jax.evaluation.decisions import BY_REWARD, RULES, Tuning
 from groot_jax.evaluation.decisions import decide as decide_by
 from groot_jax.evaluation.evaluator import gather_beams
-from groot_jax.evaluation.metrics import Beam, TripleReward
-from groot_jax.evaluation.records import read_tuning
+from groot_jax.evaluation.joining import join_windows
+from groot_jax.evaluation.metrics import Beam, TripleReward, one_by_one
 from groot_jax.generate.generator import Generator
 from groot_jax.model.t5 import T5
 from groot_jax.prediction import Prediction, make_prediction
+from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.task import Task, load_task
-from groot_jax.training.checkpoints import Checkpoints
-from groot_jax.training.setup import Partitioning, keep_programs, make_partitioning
+from groot_jax.task import Task
+from groot_jax.trained import load_trained
+from groot_jax.training.setup import Partitioning
 
 # Encoded sentences that are kept: 16 blocks of the job's 64, or some blocks of long sentences, of
 # each of which several pieces are tried.
@@ -85,7 +83,8 @@ class Labeler:
           system: `groot`, `nll`, ...; without: the last of `config.systems` that was trained.
           checkpoint: best (on dev), latest, or a step.
           config: where given, replaces W/config.json.
-          score: rewards of (candidate, gold, words) triples, for `decide="mbr"` and "consensus".
+          score: rewards of (candidate, gold, words) triples, for the rules `mbr` and `consensus`;
+            without: the training reward, one call after the other.
           hosts: the processes that label together, where there are several.
 
         Raises UserError where there is nothing to load.
@@ -95,40 +94,34 @@ class Labeler:
                 f"score={score!r} has to be a function of a list of (candidate, gold, words) that "
                 "returns a list of rewards: docs/decisions.md shows one"
             )
-        workdir = Path(workdir)
-        config = config or configs.load_dumped(workdir / configs.CONFIG_FILE)
-        if not jax.config.values["jax_compilation_cache_dir"]:  # Whoever calls may have chosen one.
-            keep_programs(config.compilation_cache)
-        task = load_task(workdir, config)
-        found = trained_systems(workdir, config, [system] if system else ())
-        # The last of `config.systems` is the one that the run was for. Checkpoints of systems that
-        # the config has no more do not count, unless there is nothing else.
-        trained = [name for name in ("nll", *config.systems) if name in found]
-        system = system or (trained or found)[-1]
-        with Checkpoints(
-            home_of(workdir, config, system), system, tie=config.checkpoint.tie, read_only=True
-        ) as checkpoints:
-            step = choose_step(checkpoints, checkpoint)
-            partitioning = make_partitioning(config, task.model_config)
-            params = checkpoints.restore_params(step, partitioning.param_shapes)
-        tuning = read_tuning(workdir, system, step, config.reward.name)
-        return cls(task, partitioning, params, score, hosts, tuning)
+        trained = load_trained(Path(workdir), config, system, checkpoint)
+        tuning = trained.tuning()
+        return cls(trained.task, trained.partitioning, trained.params, score, hosts, tuning)
 
-    def label(self, words: Sequence[str], k: int = 5, decide: str = "map") -> Prediction:
+    def label(self, words: Sequence[str], k: int = 5, decide: str = "auto") -> Prediction:
         """Labels one sentence, given as its words, in a process of its own; `k`, `decide` and
         errors as in `label_all`."""
         return self.label_all([words], k, decide)[0]
+
+    def label_text(self, text: str, k: int = 5, decide: str = "map") -> Prediction:
+        """Labels one sentence of text, parted into words by config.text.split. The prediction knows
+        the text and the places of its words in it; otherwise as `label`."""
+        plain = text.replace("\r", " ").replace("\n", " ")
+        words, offsets = split_text(plain, self._task.config.text.split)
+        prediction = self.label(words, k, decide)
+        return dataclasses.replace(prediction, text=text, offsets=offsets)
 
     def label_all(
         self,
         sentences: Sequence[Sequence[str]],
         k: int = 5,
-        decide: str = "map",
+        decide: str = "auto",
         batch_size: int | None = None,
     ) -> list[Prediction]:
         """Labels many sentences; `k` labelings each, fewer where fewer exist.
 
-        `decide`: `map`, `mbr`, `threshold` or `consensus`, of which docs/decisions.md tells.
+        `decide`: `map`, `mbr`, `threshold` or `consensus`, of which docs/decisions.md tells, or
+        `auto`, the one that dev chose for this checkpoint and its training reward.
         `batch_size`: sentences searched at once; without: `evaluate.batch_size`, or fewer where
         there are fewer. The beam is at least as wide as in training, so that probabilities mean the
         same for any k. Of several processes, which all give the same sentences, the first alone
@@ -139,10 +132,7 @@ class Labeler:
         """
         if not _is_count(k):
             raise UserError(f"k={k!r}: ask for a whole number of labelings, 1 or more")
-        if decide not in RULES:
-            raise UserError(f"decide={decide!r} is not known; use {', '.join(RULES)}")
-        if decide in ("mbr", "consensus") and self._score is None:
-            raise UserError(f"decide={decide!r} needs a reward; load the labeler with score=...")
+        decide = self.rule(decide)
         if decide == "threshold" and self._tuning.threshold is None:
             raise UserError(
                 "decide='threshold' needs a confidence that dev has chosen for this checkpoint "
@@ -151,10 +141,12 @@ class Labeler:
                 "in config.evaluate.decide; take that reward, or consensus, which needs none"
             )
         checked = [self.check(words) for words in sentences]
-        beams = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
+        found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
+        beams = None if found is None else [beam for beam, _ in found]
+        cuts = None if found is None else [cuts for _, cuts in found]
         decided = self._decided(checked, beams, decide)
         if decide in ("threshold", "consensus"):  # The rules that add labelings.
-            decided = self._with_scores(checked, decided, batch_size)
+            decided = self._with_scores(checked, decided, cuts, batch_size)
         if beams is None or decided is None:
             return []
         temperature = self._tuning.temperature
@@ -162,6 +154,18 @@ class Labeler:
             make_prediction(words, beam, ordered, k, decide, temperature)
             for words, beam, ordered in zip(checked, beams, decided, strict=True)
         ]
+
+    def rule(self, decide: str) -> str:
+        """The rule that `decide` names. UserError where there is none of that name."""
+        if decide not in ("auto", *RULES):
+            raise UserError(f"decide={decide!r} is not known; use auto, {', '.join(RULES)}")
+        return self._tuning.rule if decide == "auto" else decide
+
+    def _rewards(self) -> TripleReward:
+        """Of the rules that need them. UserError where the training reward cannot be had."""
+        if self._score is None:
+            self._score = one_by_one(make_reward(RewardSpec(**self._task.config.reward)))
+        return self._score
 
     def _decided(
         self, checked: list[tuple[str, ...]], beams: list[Beam] | None, rule: str
@@ -175,7 +179,7 @@ class Labeler:
             rule,
             [Sentence(checked[i], ()) for i in some],
             [beams[i] for i in some],
-            self._score or (lambda triples: []),
+            self._rewards() if rule in BY_REWARD else (lambda triples: []),
             self._tuning,
             self._task.config.decide.hypotheses,
         )
@@ -188,6 +192,7 @@ class Labeler:
         self,
         checked: list[tuple[str, ...]],
         beams: list[Beam] | None,
+        cuts: list[list[int]] | None,
         batch_size: int | None,
     ) -> list[Beam] | None:
         """The beams with a score for each labeling that the search has not written: teacher-forced,
@@ -195,7 +200,8 @@ class Labeler:
         wanted: list[tuple[int, list[Sentence]]] = []
         for i, beam in enumerate(beams or ()):
             if beam and math.isnan(beam[0].score):
-                wanted.append((i, self._pieces(checked[i], beam[0].labeling)))
+                at = cuts[i] if cuts else []
+                wanted.append((i, self._pieces(checked[i], beam[0].labeling, at)))
         # As JSON has them: between processes a tuple becomes a list.
         told = self._hosts.broadcast([(p.words, p.labeling) for _, many in wanted for p in many])
         if not told:
@@ -213,21 +219,22 @@ class Labeler:
         by_piece = {place: score for part in parts for place, score in part}
         place = 0
         for i, many in wanted:
-            # s of a sentence in windows is the sum of theirs.
+            # s of a sentence in windows is the sum of their parts.
             score = sum(by_piece[place + j] for j in range(len(many)))
             place += len(many)
             beams[i] = [dataclasses.replace(beams[i][0], score=score), *beams[i][1:]]
         return beams
 
-    def _pieces(self, words: tuple[str, ...], labeling: Labeling) -> list[Sentence]:
-        """A labeled sentence in its windows. No span of a beam lies across two of them."""
-        pieces, start = [], 0
-        for window in self._windows(words):
-            end = start + len(window)
+    def _pieces(
+        self, words: tuple[str, ...], labeling: Labeling, cuts: Sequence[int]
+    ) -> list[Sentence]:
+        """A labeled sentence in the parts that its windows had a say on. No span of a beam lies
+        across two of them."""
+        pieces = []
+        for start, end in pairwise((0, *cuts, len(words))):
             spans = (span for span in labeling if start <= span.start < end)
             moved = tuple(Span(s.start - start, s.end - start, s.type) for s in spans)
-            pieces.append(Sentence(window, moved))
-            start = end
+            pieces.append(Sentence(words[start:end], moved))
         return pieces
 
     @cached_property
@@ -244,7 +251,7 @@ class Labeler:
     @property
     def max_words(self) -> int:
         """Words of the longest sentence, or window, that is labeled in one piece."""
-        return min(self._task.config.text.max_words, self._task.format.max_words)
+        return self._task.max_words
 
     def check(self, words: Iterable[str], where: str = "") -> tuple[str, ...]:
         """The words, if they can be labeled; otherwise a UserError that begins with `where`."""
@@ -272,8 +279,8 @@ class Labeler:
                 f"of {self.max_words}; shorten it, or {advice}"
             )
         try:
-            for window in self._windows(known):
-                self._size(window)
+            for start, end in self._windows(known):
+                self._size(known[start:end])
         except UserError as error:
             hint = f", or {advice}" if refused and len(known) > 1 else ""
             raise UserError(f"{error}{hint}") from None
@@ -287,55 +294,38 @@ class Labeler:
         (example,) = encode([Sentence(words, ())], self._task.format, gold=False)
         return example
 
-    def _windows(self, words: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """The words in pieces, each as long as the limits of words and of batches allow."""
+    def _windows(self, words: tuple[str, ...]) -> list[Bounds]:
+        """The words in windows, each as long as the limits of words and of batches allow."""
         if self._task.config.text.long_sentences == "refuse":
-            return [words] if words else []
-        windows = []
-        while words:
-            most = words[: self.max_words]
-            fitting = len(most)
-            # How many tokens words need is known once they are encoded. Most sentences fit whole;
-            # of others bisection finds the longest prefix that has a size of batch, among 100
-            # words after 7 tries.
-            if self._is_over(most, fitting - 1):
-                over = partial(self._is_over, most)
-                # A single word that has no size is a window all the same, and refused by `_size`.
-                fitting = max(1, bisect.bisect_left(range(fitting), True, key=over))
-            windows.append(words[:fitting])
-            words = words[fitting:]
-        return windows
+            return [(0, len(words))] if words else []
 
-    def _is_over(self, words: tuple[str, ...], last: int) -> bool:
-        """Whether the words up to number `last`, that one included, are too many for a batch."""
-        try:
-            self._size(words[: last + 1])
-        except UserError:
+        def fits(start: int, end: int) -> bool:
+            # A single word that has no size is a window all the same, and refused by `_size`.
+            try:
+                self._size(words[start:end])
+            except UserError:
+                return False
             return True
-        return False
+
+        return window_bounds(len(words), self.max_words, self._task.config.text.overlap, fits)
 
     def _beams(
         self, sentences: Sequence[tuple[str, ...]], width: int, batch_size: int | None
-    ) -> list[Beam] | None:
-        # Sentences [[a b c d], [e]] in windows of three words: cut [[abc, d], [e]], pieces [abc, d,
-        # e]. An empty sentence has no window.
+    ) -> list[tuple[Beam, list[int]]] | None:
+        """The beam of each sentence, and the cuts between its windows."""
+        # Sentences [[a b c d], [e]] in windows of three words that share one: [[abc, cd], [e]],
+        # pieces [abc, cd, e]. An empty sentence has no window.
         cut = [self._windows(words) for words in sentences]
-        pieces = [window for windows in cut for window in windows]
+        pieces = [
+            words[start:end]
+            for words, windows in zip(sentences, cut, strict=True)
+            for start, end in windows
+        ]
         found = self._search(pieces, width, batch_size)
         if found is None:
             return None
-        found_next, beams = iter(found), []
-        for windows in cut:
-            # What an empty sentence gets: nothing found, for certain.
-            beam: Beam = [Candidate((), 0.0, True, -1)]
-            offset = 0
-            for index, window in enumerate(windows):
-                piece = next(found_next)
-                # A beam that stands alone keeps its order, by s only without a length penalty.
-                beam = piece if index == 0 else _joined(beam, piece, offset, width)
-                offset += len(window)
-            beams.append(beam)
-        return beams
+        beams = iter(found)
+        return [join_windows(windows, list(islice(beams, len(windows))), width) for windows in cut]
 
     def _search(
         self, pieces: Sequence[tuple[str, ...]], width: int, batch_size: int | None
@@ -362,21 +352,3 @@ class Labeler:
 def _is_count(value: object) -> bool:
     # An integer of numpy counts, 2.0 does not.
     return isinstance(value, Integral) and int(value) >= 1
-
-
-def _joined(left: Beam, right: Beam, offset: int, width: int) -> Beam:
-    """The best pairs of two windows: scores add up, spans of the right one move by `offset`."""
-    # s is a log probability, and windows are labeled one without the other: p(a) p(b) is s(a) +
-    # s(b). The best `width` pairs are all among those of the two beams of `width`.
-    pairs = heapq.nlargest(
-        width, ((a.score + b.score, a, b) for a in left for b in right), itemgetter(0)
-    )
-    return [
-        Candidate(
-            a.labeling + tuple(Span(s + offset, e + offset, t) for s, e, t in b.labeling),
-            score,
-            a.well_formed and b.well_formed,
-            -1,
-        )
-        for score, a, b in pairs
-    ]

@@ -12,6 +12,8 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache
 
 from rich.console import Console
 from rich.text import Text
@@ -19,9 +21,8 @@ from rich.text import Text
 from groot_jax import config as configs
 from groot_jax.data.incoming import open_input, read_blocks
 from groot_jax.errors import UserError, exit_on_user_error, told_as
-from groot_jax.evaluation.decisions import RULES
+from groot_jax.evaluation.decisions import BY_REWARD, RULES
 from groot_jax.evaluation.evaluator import open_oracle
-from groot_jax.evaluation.metrics import TripleReward
 from groot_jax.labeler import Labeler, Prediction
 from groot_jax.training.setup import device_setup
 
@@ -34,7 +35,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("file", nargs="?", default="-", help="text or JSON lines; - reads stdin")
     parser.add_argument("-k", type=int, default=5, help="labelings of each sentence (5)")
     parser.add_argument(
-        "--decide", choices=RULES, default="map", help="the rule of rank 1: docs/decisions.md"
+        "--decide",
+        choices=("auto", *RULES),
+        default="auto",
+        help="the rule of rank 1; auto: the one that dev chose: docs/decisions.md",
     )
     parser.add_argument("--reward", help="of mbr and consensus; without: the training reward")
     parser.add_argument("--checkpoint", default="best", metavar="STEP|best|latest")
@@ -44,8 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.k < 1:
         raise UserError(f"-k={args.k}: ask for 1 labeling or more")
     config = args.config
-    decides_by_reward = args.decide in ("mbr", "consensus")
-    if args.reward and not decides_by_reward:
+    if args.reward and args.decide not in BY_REWARD:
         raise UserError(
             f"--reward={args.reward} is for --decide=consensus or mbr: add that, or leave it out"
         )
@@ -55,31 +58,45 @@ def main(argv: list[str] | None = None) -> None:
     with ExitStack() as stack:
         # One process reads; the others hear of each chunk below.
         source = stack.enter_context(open_input(args.file)) if hosts.main else -1
-        score: TripleReward | None = None
-        if decides_by_reward:
+        # Opened before the model is read where it is asked for, so that a mistake in it comes soon.
+        oracle = cache(lambda: stack.enter_context(open_oracle(config)))
+        if args.decide in BY_REWARD:
             with told_as("config.reward.name", "--reward" if args.reward else "config.reward.name"):
-                score = stack.enter_context(open_oracle(config)).score
+                oracle()
         labeler = Labeler.load(
             args.workdir,
             system=args.system,
             checkpoint=args.checkpoint,
             config=config,
-            score=score,
+            score=lambda triples: oracle().score(triples),
             hosts=hosts,
         )
+        rule = labeler.rule(args.decide)
+        if rule in BY_REWARD:  # Or dev has chosen it.
+            oracle()
         if hosts.main and os.isatty(source):
             print("type a sentence a line, Ctrl-D ends", file=sys.stderr)
         show = _pretty_printer() if args.pretty else _print_json
-        if args.pretty and args.decide != "map" and hosts.main:
-            print(f"decided by {args.decide}, reward {config.reward.name}")
+        if args.pretty and rule != "map" and hosts.main:
+            print(f"decided by {rule}, reward {config.reward.name}")
         size = config.evaluate.batch_size
         # Lines of a file come in blocks of `size`; who types one gets its answer before the next.
-        read = read_blocks(source, args.file, labeler.check, size) if hosts.main else iter(())
-        while block := hosts.broadcast(next(read, None)):
+        read = (
+            read_blocks(source, args.file, labeler.check, size, config.text.split)
+            if hosts.main
+            else iter(())
+        )
+        while True:
+            block = next(read, [])
+            sentences = hosts.broadcast([sentence.words for sentence in block])
+            if not sentences:
+                break
             # Two sizes of batch, so that few programs are compiled.
-            rows = 1 if len(block) == 1 else size
-            for prediction in labeler.label_all(block, args.k, args.decide, batch_size=rows):
-                show(prediction)
+            rows = 1 if len(sentences) == 1 else size
+            found = labeler.label_all(sentences, args.k, rule, batch_size=rows)
+            # The first process alone has read lines, and has answers.
+            for line, prediction in zip(block, found, strict=True):
+                show(replace(prediction, text=line.text, offsets=line.offsets))
     hosts.close()
 
 

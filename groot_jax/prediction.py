@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from groot_jax.data.labeling import Labeling, Span
-from groot_jax.evaluation.confidence import labeling_probabilities, span_confidences
+from groot_jax.evaluation.confidence import span_confidences
 from groot_jax.evaluation.metrics import Beam, deduplicated
 from groot_jax.evaluation.records import Json
+from groot_jax.reward.space import labeling_probabilities
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,19 @@ class Prediction:
     each of their spans.
 
     `confidence` of a span: the sum of the probabilities of the beam's labelings that hold it.
+    `text` and `offsets`, the places of its words in it, where text was labeled and not words.
     """
 
     words: tuple[str, ...]
     labelings: tuple[ScoredLabeling, ...]
     confidence: dict[Span, float]
     decide: str
+    text: str | None = None
+    offsets: tuple[tuple[int, int], ...] | None = None
 
     def to_json(self) -> Json:
-        """What the job prints: figures rounded to six digits, spans with their words."""
+        """What the job prints: figures rounded to six digits, spans with their words, and with
+        the characters of the text that they are where there is one."""
         return {
             "words": list(self.words),
             "decide": self.decide,
@@ -53,7 +58,7 @@ class Prediction:
                             "start": span.start,
                             "end": span.end,
                             "type": span.type,
-                            "text": " ".join(self.words[span.start : span.end]),
+                            **self._characters(span),
                             "confidence": round(self.confidence[span], 6),
                         }
                         for span in scored.labeling
@@ -65,6 +70,12 @@ class Prediction:
                 for scored in self.labelings
             ],
         }
+
+    def _characters(self, span: Span) -> Json:
+        if self.text is None or self.offsets is None:
+            return {"text": " ".join(self.words[span.start : span.end])}
+        start, end = self.offsets[span.start][0], self.offsets[span.end - 1][1]
+        return {"text": self.text[start:end], "start_char": start, "end_char": end}
 
 
 def make_prediction(

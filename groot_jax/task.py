@@ -17,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from groot_jax import warm_start
 from groot_jax.contrast.update import Params
 from groot_jax.data.batches import encode
 from groot_jax.data.corpus import Corpus
@@ -24,15 +25,17 @@ from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.ladder import Ladder, fit_ladder, lengths_allowed
-from groot_jax.data.lengths import without_too_long
+from groot_jax.data.lengths import Windows, without_too_long
 from groot_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer, wanted_files
 from groot_jax.errors import UserError
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import Grammar, make_grammar
+from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout
 from groot_jax.model.config import T5Config, from_scratch, run_settings
-from groot_jax.model.pretrained import open_checkpoint, weight_files
+from groot_jax.model.pretrained import open_checkpoint
 from groot_jax.model.scratch import Start
+from groot_jax.model.stored import weight_files
 from groot_jax.model.t5 import T5, init_params
 from groot_jax.runtime.files import whole_folder
 from groot_jax.runtime.hub import fetch
@@ -53,6 +56,19 @@ class Task:
     ladder: Ladder
     model_config: T5Config
     digests: dict[str, str]  # of each split; none in a work directory of an earlier version
+    data_words: int = 100  # what config.text.max_words=0 stands for: see `follow_data`
+    # System and step of the labeler that `model.init` names, where it names one.
+    start: tuple[str, int] | None = None
+
+    @property
+    def max_words(self) -> int:
+        """Words of the longest sentence, or window, that is labeled in one piece."""
+        return min(self.config.text.max_words or self.data_words, self.format.max_words)
+
+    @cached_property
+    def windows(self) -> Windows:
+        """Where sentences are cut; each into one window unless `text.long_sentences` is window."""
+        return Windows(self.format, self.config, self.max_words)
 
     @cached_property
     def grammar(self) -> Grammar:
@@ -85,14 +101,27 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
     """
     # The order matters: the tokenizer needs the format's name, the format the tokenizer, the model
     # the format's own tokenizer, and lengths are known once the format is.
-    name, tokenizer = make_tokenizer(config, corpus.train, corpus.types)
+    words = config.text.max_words or follow_data(config, corpus)
+    name, tokenizer = make_tokenizer(config, corpus.train, corpus.types, words)
     format_ = make_format(name, tokenizer, corpus.types)
+    earlier = warm_start.labeler_of(config.model)
+    if earlier is not None:
+        warm_start.check(earlier, config, format_)
     # The format may have added whole pieces for tags to the tokenizer that it was given.
     model_config = make_model_config(config.model, format_.tokenizer.vocab_size, tokenizer)
-    examples = encode(without_too_long(corpus, format_, config).train, format_)
+    examples = encode(without_too_long(corpus, format_, config, words).train, format_)
     needs = [example.need for example in examples]
     ladder = fit_ladder(needs, config.loader, format_.tokenizer.bytes)
-    return Task(config, format_, ladder, model_config, digests_of(corpus))
+    start = None if earlier is None else earlier.start
+    return Task(config, format_, ladder, model_config, digests_of(corpus), words, start)
+
+
+def follow_data(config: ConfigDict, corpus: Corpus) -> int:
+    """Words of a sentence, or of a window, at most, where config.text.max_words does not say:
+    those of the longest sentence and at least 100, or 100 where longer ones are cut."""
+    if config.text.long_sentences == "window":
+        return 100
+    return max(100, *(len(s.words) for s in (*corpus.train, *corpus.dev, *corpus.test)))
 
 
 def resolve_format(config: ConfigDict, has_features: bool = False) -> str:
@@ -100,24 +129,31 @@ def resolve_format(config: ConfigDict, has_features: bool = False) -> str:
 
     A released T5 gets text, which it has learned to read. `aligned` is for what starts from
     scratch, where there is nothing to keep, and for a model that groot_jax.pretrain made: its
-    tokenizer has features of words, and it has learned to read those.
+    tokenizer has features of words, and it has learned to read those. A labeler keeps its own.
     """
     if config.text.format != "auto":
         return str(config.text.format)
+    if (earlier := warm_start.labeler_of(config.model)) is not None:
+        return earlier.format.name
     return "sentinel_tag" if config.model.init and not has_features else "aligned"
 
 
-def num_sentinels(config: ConfigDict) -> int:
+def num_sentinels(config: ConfigDict, max_words: int = 0) -> int:
     """Sentinels of a tokenizer that is trained: T5's 100, or one for each word of a sentence."""
-    return max(100, config.text.max_words)
+    return max(100, max_words or config.text.max_words)
 
 
 def make_tokenizer(
-    config: ConfigDict, sentences: Sequence[Sentence], types: Sequence[str]
+    config: ConfigDict, sentences: Sequence[Sentence], types: Sequence[str], max_words: int = 0
 ) -> tuple[str, Tokenizer]:
     """The format's name and the tokenizer, loaded or trained on `sentences`, that `config.text` and
-    `model.init` ask for. Raises UserError where there is none to load, or nothing to train on."""
+    `model.init` ask for; `max_words` is that of a sentence, 0: `text.max_words`.
+
+    Raises UserError where there is none to load, or nothing to train on.
+    """
     text = config.text
+    if (earlier := warm_start.labeler_of(config.model)) is not None:
+        return resolve_format(config), warm_start.tokenizer_for(earlier, config, types)
     source, what = text.tokenizer, "config.text.tokenizer"
     if source == "auto" and config.model.init:
         source, what = init_folder(config.model), "config.model.init"
@@ -129,7 +165,7 @@ def make_tokenizer(
             sentences,
             types,
             text.vocab_size,
-            num_sentinels=num_sentinels(config),
+            num_sentinels=num_sentinels(config, max_words),
             lowercase=text.lowercase,
             # Only `aligned` reads features; to the others they were thousands of rows without use.
             max_features=text.max_features if name == "aligned" else 0,
@@ -143,7 +179,6 @@ def make_tokenizer(
 def init_folder(model: ConfigDict) -> Path:
     """The folder of `model.init`, fetched from the Hub where it is no folder, once a process.
     Raises UserError where there is none to have."""
-
     return fetch(model.init, "config.model.init", _files_of_init)
 
 
@@ -165,11 +200,14 @@ def make_model_config(
     rows = -(-pieces // _ROWS) * _ROWS
     if not model.init:
         return from_scratch(model, rows)
-    folder = init_folder(model)
-    eos_id = None if tokenizer is None else tokenizer.eos_id
-    config = open_checkpoint(folder, eos_id, **run_settings(model)).config
-    if tokenizer is not None:
-        _check_ids(config, tokenizer, folder)
+    if (earlier := warm_start.labeler_of(model)) is not None:
+        config = dataclasses.replace(earlier.model_config, **run_settings(model))
+    else:
+        folder = init_folder(model)
+        eos_id = None if tokenizer is None else tokenizer.eos_id
+        config = open_checkpoint(folder, eos_id, **run_settings(model)).config
+        if tokenizer is not None:
+            _check_ids(config, tokenizer, folder)
     # T5's 32,128 rows hold its 32,100 ids and up to 28 labels: no checkpoint is ever cut short.
     return dataclasses.replace(config, vocab_size=max(rows, config.vocab_size))
 
@@ -198,9 +236,11 @@ def _check_ids(config: T5Config, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def digests_of(corpus: Corpus) -> dict[str, str]:
-    """A digest of the words and labels of each split, wherever they were read from."""
+    """A digest of the words and labels of each split, wherever they were read from; of unlabeled
+    sentences where there are some, which training alone reads."""
     digests = {}
-    for split in ("train", "dev", "test"):
+    unlabeled = ("unlabeled",) if corpus.unlabeled else ()
+    for split in ("train", "dev", "test", *unlabeled):
         digest = hashlib.blake2b(digest_size=16)
         for sentence in getattr(corpus, split):
             # `red shoes` -> [["red","shoes"],[[0,1,"color"]]]: as JSON, for of words joined by
@@ -217,7 +257,7 @@ def check_corpus(task: Task, corpus: Corpus, workdir: Path) -> None:
     # Types first: where they differ, digests do too, and types say more.
     found = digests_of(corpus) if task.digests else {}
     for split, digest in task.digests.items():
-        if found[split] != digest:
+        if split in found and found[split] != digest:
             raise UserError(
                 f"config.data: the {split} split does not hold the sentences that it held when "
                 f"{workdir} was first trained in: bring the old data back, or name another "
@@ -237,6 +277,10 @@ def check_types(task: Task, corpus: Corpus, workdir: Path) -> None:
 def initial_params(task: Task, shardings: Any = None) -> Params:
     """Random parameters, or those of `model.init` with rows added for new pieces, where
     `shardings` says."""
+    earlier = warm_start.labeler_of(task.config.model, task.start)
+    if earlier is not None:
+        params = warm_start.grown_params(earlier, task.format, task.model_config)
+        return params if shardings is None else arrays.put(params, shardings)
     return make_params(task.config, task.model_config, task.format.name == "aligned", shardings)
 
 
@@ -263,6 +307,8 @@ def save_task(task: Task, workdir: Path) -> None:
         "ladder": [list(rung) for rung in task.ladder.rungs],
         "model": dataclasses.asdict(task.model_config),
         "digests": task.digests,
+        "max_words": task.data_words,
+        "start": task.start,
     }
     with whole_folder(workdir / "task") as draft:
         task.format.tokenizer.save(draft / "tokenizer")
@@ -280,6 +326,8 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
         # another matter than in training.
         model_config = T5Config(**(facts["model"] | run_settings(config.model)))
         digests = dict(facts.get("digests", {}))
+        data_words = int(facts.get("max_words", config.text.max_words or 100))
+        start = facts.get("start")
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing, so nothing was trained in {workdir}; run groot_jax.train first"
@@ -292,4 +340,5 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
     tokenizer = load_tokenizer(path.parent / "tokenizer")
     format_ = make_format(format_name, tokenizer, types)
     ladder = Ladder(*lengths_allowed(config.loader, tokenizer.bytes), rungs)
-    return Task(config, format_, ladder, model_config, digests)
+    start = start and (str(start[0]), int(start[1]))
+    return Task(config, format_, ladder, model_config, digests, data_words, start)

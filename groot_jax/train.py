@@ -16,8 +16,10 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
-from groot_jax.data.corpus import Corpus, load_corpus
+from groot_jax.data.card import make_card, read_lines_of, write_card
+from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
+from groot_jax.data.unlabeled import with_unlabeled
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluate import evaluate_systems, show_results
 from groot_jax.evaluation.evaluator import open_oracle
@@ -36,6 +38,7 @@ from groot_jax.training.nll import nll_stage
 from groot_jax.training.run import Run
 from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import WorkdirLock
+from groot_jax.warm_start import labeler_of
 
 # ---- Set-up -----------------------------------------------------------------------------------
 
@@ -44,6 +47,13 @@ def main(argv: list[str] | None = None) -> None:
     """The job: reads the data, trains all systems from where it was stopped, scores them. Raises
     UserError."""
     parser = configs.job_parser("groot_jax.train", "Train a labeler: NLL, then GROOT.", True)
+    parser.add_argument(
+        "--split",
+        choices=("test", "dev", "none"),
+        default="test",
+        help="what the systems are scored on at the end: test (the default; dev where there is no "
+        "test split), dev, or nothing",
+    )
     args = configs.parse_job(parser, argv)
     config, workdir = args.config, args.workdir
     hosts = device_setup(config)
@@ -55,11 +65,14 @@ def main(argv: list[str] | None = None) -> None:
             lock.take()
         # What may not be there, or takes minutes to fetch, comes first; a run that has begun needs
         # no network.
-        if config.model.init and not (workdir / "task" / "task.json").exists():
+        begun = (workdir / "task" / "task.json").exists()
+        if config.model.init and not begun and labeler_of(config.model) is None:
             init_folder(config.model)
-        corpus = load_corpus(config.data, config.text.max_words)
-        for note in corpus.notes:
-            say(console, note)
+        corpus = read_corpus(config)
+        if config.data.unlabeled:
+            corpus = with_unlabeled(corpus, config)
+        for line in (*read_lines_of(corpus), *corpus.notes):
+            say(console, line)
         with open_oracle(config) as oracle:
             if hosts.main:
                 open_task(config, workdir, corpus, oracle, lock)
@@ -67,17 +80,27 @@ def main(argv: list[str] | None = None) -> None:
             task = load_task(workdir, config)
             # Which sentences are too long is known with the tokenizer. The task was made from all,
             # so that its digests are those of the data and not of this format.
-            known = len(corpus.notes)
-            corpus = without_too_long(corpus, task.format, config)
-            for note in corpus.notes[known:]:
-                say(console, note)
+            loaded, known = corpus, len(corpus.notes)
+            corpus = without_too_long(loaded, task.format, config, task.max_words)
+            card = make_card(loaded, corpus, task.format)
+            if hosts.main:
+                write_card(workdir, card)
+            for line in (*corpus.notes[known:], *card.lines()):
+                say(console, line)
             lock.began()
             run = Run(config, workdir, corpus, task, oracle, hosts)
             for stage in stages(run):
                 loop.train(
-                    stage, workdir, config.checkpoint, run.evaluator.evaluate, console, hosts
+                    stage,
+                    workdir,
+                    config.checkpoint,
+                    run.evaluator.evaluate,
+                    console,
+                    hosts,
+                    lambda: run.evaluator.samples,
                 )
-            close(run, console)
+            if args.split != "none":
+                close(run, console, args.split)
     hosts.close()
 
 
@@ -183,11 +206,12 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
 # ---- Close ------------------------------------------------------------------------------------
 
 
-def close(run: Run, console: Console) -> None:
-    """Scores the best checkpoint of every system on test (dev where there is no test split), and
+def close(run: Run, console: Console, split: str) -> None:
+    """Scores the best checkpoint of every system on a split (dev where there is no test split), and
     writes the report."""
-    # Dev chose the checkpoints, and flatters them: it stands in only where there is nothing else.
-    split = "test" if run.corpus.test else "dev"
+    # Dev chose the checkpoints, and flatters them: it stands in only where there is nothing else,
+    # or where settings are still being chosen and test is to stay unread.
+    split = split if run.corpus.test else "dev"
     recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
     evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
     if run.hosts.main:

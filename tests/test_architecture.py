@@ -30,9 +30,13 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "config", "data", "mesh", "model", "generate", "reward", "contrast"),
         *("evaluation", "runtime", "task"),
     },
+    "export": {
+        *("errors", "config", "data", "generate", "model", "evaluation", "runtime", "training"),
+        *("task", "trained"),
+    },
     "scaling": {
         *("errors", "config", "data", "mesh", "model", "generate", "reward", "contrast"),
-        *("training", "runtime", "task"),
+        *("training", "runtime", "task", "warm_start"),
     },
 }
 # Of the room runtime, files.py is all that these may take: the rest brings in JAX.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,37 @@ def test_a_run_that_began_without_swapped_mentions_is_not_continued_with_them(
     claim_workdir(tmp_path, load(RETAIL, [("data.augment", "0"), ("data.hide_words", "0")]))
 
 
+def test_a_run_that_began_under_the_old_limit_of_words_is_continued_and_another_limit_is_not(
+    tmp_path: Path,
+) -> None:
+    claim_workdir(tmp_path, load(RETAIL, [("text.max_words", "100")]))
+    claim_workdir(tmp_path, load(RETAIL))
+    with pytest.raises(UserError, match=r"text\.max_words is 0 there and 90 here"):
+        claim_workdir(tmp_path, load(RETAIL, [("text.max_words", "90")]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"data.scheme": "bilu"}, "near: biolu, biluo, bilou"),
+        ({"data.scheme": "valid=bio"}, "train=bio,dev=iob1"),
+        ({"data.scheme": "train=bio,iob1"}, "train=bio,dev=iob1"),
+        ({"data.word_column": "2", "data.tag_column": "2"}, "are both 2"),
+        ({"data.tag_column": "2", "data.column_order": "tag_first"}, "column_order=auto"),
+        ({"text.split": "words"}, "spaces, unicode"),
+        ({"text.overlap": "-1", "text.long_sentences": "window"}, "0 or more"),
+    ],
+)
+def test_settings_of_reading_that_will_not_do_are_named(changes: dict[str, str], part: str) -> None:
+    with pytest.raises(UserError, match=re.escape(part)):
+        load(RETAIL, [*FILES.items(), *changes.items()])
+
+
+@pytest.mark.parametrize("scheme", ["BILOU", "iob2", "train=IOB2, dev=iob1,test=auto"])
+def test_schemes_are_named_in_any_case_and_for_each_split(scheme: str) -> None:
+    assert load(RETAIL, [*FILES.items(), ("data.scheme", scheme)]).data.scheme == scheme
+
+
 # ---- Broken config files ----------------------------------------------------------------------
 
 
@@ -387,8 +419,12 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("data.dev_fraction", "0.2", FILES | {"data.dev": "dev.txt"}, FILES),
         ("data.test_fraction", "0.2", FILES | {"data.test": "test.txt"}, FILES),
         ("data.scheme", "bioes", {}, FILES),
-        ("data.scheme", "bioes", FILES | {"data.reader": "jsonl"}, FILES | {"data.reader": "seq"}),
+        ("data.scheme", "bioes", {}, FILES | {"data.reader": "jsonl"}),
         ("data.comment", "#", {}, FILES),
+        ("data.word_column", "2", FILES | {"data.reader": "jsonl"}, FILES),
+        ("data.tag_column", "-1", {}, FILES),
+        ("data.tag_names", "O,B-x", FILES, FILES | {"data.reader": "jsonl"}),
+        ("text.overlap", "4", {}, {"text.long_sentences": "window"}),
         ("data.words_feature", "words", FILES, {"data.reader": "tfds", "data.tfds_name": "a"}),
         ("data.retail_seed", "3", FILES, {}),
         ("data.split_seed", "3", {}, {"data.train_limit": "100"}),
@@ -420,6 +456,11 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("reward.batch", "true", {}, {"reward.name": "mine:reward"}),
         ("reward.deadline", "3", {}, {"reward.name": "mine:reward"}),
         ("optimizer.b1", "0.8", {"optimizer.name": "adafactor"}, {}),
+        ("data.unlabeled", "queries.txt", {}, {"groot.unlabeled": "0.5"}),
+        ("data.unlabeled", "queries.txt", {}, {"variants.groot.unlabeled": "0.5"}),
+        ("groot.teacher", "policy", {}, {"groot.unlabeled": "0.5", "data.unlabeled": "a.txt"}),
+        ("groot.temperature", "1.4", {}, {"groot.expected": "0.5"}),
+        ("groot.temperature", "1.4", {}, {"groot.pool.consensus": "2"}),
         ("groot.tau", "0.1", LAMBDARANK, LAMBDARANK | {"groot.loss.weighted_margin": "1"}),
         ("groot.tau", "0.1", LAMBDARANK, {"systems": "nll_continued"}),
         ("groot.rank_margin", "0.1", {}, {"groot.loss.rank": "1"}),
@@ -459,6 +500,33 @@ def test_a_variant_is_groot_with_its_own_changes_and_leaves_groot_alone() -> Non
     assert config.groot.loss.margin == default_config().groot.loss.margin
     assert variant(config, "groot") == variant(config, "groot")
     assert flatten(variant(config, "groot")) == flatten(config.groot)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((("groot.unlabeled", "0.5"),), "system groot takes 0.5 of its updates from sentences"),
+        (
+            (("groot.unlabeled", "1"), ("data.unlabeled", "a"), ("nll.enabled", "false")),
+            "train stage 0, or name one in config.nll.checkpoint",
+        ),
+        ((("groot.pool.consensus", "8"),), "room for 7 beside gold and pool.beams"),
+        ((("groot.teacher", "best"),), "it can be start, policy"),
+        ((("groot.expected", "1.5"),), "at least 0 and at most 1"),
+        ((("groot.temperature", "0"),), "above 0"),
+    ],
+)
+def test_pools_that_cannot_be_made_are_refused(
+    settings: tuple[tuple[str, str], ...], said: str
+) -> None:
+    assert said in message(*settings)
+
+
+def test_nll_continued_sees_labeled_sentences_alone_whatever_groot_does() -> None:
+    config = load(RETAIL, [("data.unlabeled", "a.txt,b.txt"), ("groot.unlabeled", "0.5")])
+    assert config.data.unlabeled == ("a.txt", "b.txt")
+    shares = [variant(config, name).unlabeled for name in ("nll_continued", "groot", "risk")]
+    assert shares == [0.0, 0.5, 0.5]
 
 
 def test_nll_continued_has_no_contrast_whatever_groot_contrasts_with() -> None:

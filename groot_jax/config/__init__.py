@@ -10,6 +10,7 @@ from groot_jax.config.command_line import split_overrides as split_overrides
 from groot_jax.config.keys import variant as variant
 from groot_jax.config.loading import default_config as default_config
 from groot_jax.config.loading import load as load
+from groot_jax.config.loading import names_labeler as names_labeler
 from groot_jax.config.loading import parse_arg as parse_arg
 from groot_jax.config.workdir import CONFIG_FILE as CONFIG_FILE
 from groot_jax.config.workdir import LOCK_FILE as LOCK_FILE

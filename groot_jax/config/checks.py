@@ -18,14 +18,14 @@ _SCHEDULES = ("constant", "linear", "cosine")
 _AVERAGES = ("token", "sentence")
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "data.reader": ("auto", "columns", "seq", "jsonl", "tfds", "retail"),
+    "data.reader": ("auto", "columns", "seq", "jsonl", "arrow", "tfds", "retail"),
     "data.column_order": ("auto", "tag_first", "word_first"),
     "data.separator": ("auto", "tab", "space"),
-    "data.scheme": ("auto", "bio", "iob1", "bioes"),
     "data.policy": ("error", "skip"),
     "data.unknown_types": ("error", "keep"),
     "text.format": ("auto", "aligned", "sentinel_tag", "fused_sentinel", "tag_only", "input_tag"),
     "text.long_sentences": ("refuse", "window"),
+    "text.split": ("spaces", "unicode"),
     "model.preset": ("nano", "mini", "small", "base", "large", "xl", "xxl"),
     "model.variant": ("v1_0", "v1_1", "tied"),
     "model.dtype": ("float32", "bfloat16"),
@@ -38,10 +38,17 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "groot.nll_average": _AVERAGES,
     "pretrain.schedule": _SCHEDULES,
     "pretrain.average": _AVERAGES,
+    "groot.teacher": ("start", "policy"),
     "mesh.replicated": ("warn", "error", "allow"),
     "mesh.sums": ("auto", "ordered", "any"),
     "evaluate.decide": ("map", "mbr", "threshold", "consensus"),
 }
+
+# Of data.scheme, for all splits or for each its own; the second line holds other names of them.
+_SCHEMES = (
+    *("auto", "bio", "iob1", "bioes", "bilou", "bmes", "ioe1", "ioe2", "io"),
+    *("iob2", "bio2", "iob", "bio1", "iobes", "biluo", "biolu", "bmeso", "bmewo"),
+)
 
 # What stands in "config.groot.tau is -1.0, but has to be ...", and whether a number is that.
 _Rule = tuple[str, Callable[[float], bool]]
@@ -53,6 +60,7 @@ _AT_LEAST_5: _Rule = ("5 or more", lambda v: v >= 5)
 _SHARE: _Rule = ("at least 0 and at most 1", lambda v: 0 <= v <= 1)
 _PART: _Rule = ("at least 0 and below 1", lambda v: 0 <= v < 1)
 _INSIDE: _Rule = ("above 0 and below 1", lambda v: 0 < v < 1)
+_COLUMN: _Rule = ("0, or a column's number, of 1,000 at most", lambda v: abs(v) <= 1000)
 _AXIS: _Rule = ("-1 (the devices that are left) or 1 and more", lambda v: v == -1 or v >= 1)
 
 _RANGES: dict[str, _Rule] = {
@@ -62,6 +70,8 @@ _RANGES: dict[str, _Rule] = {
     "data.split_seed": _AT_LEAST_0,
     "data.train_limit": _AT_LEAST_0,
     "data.retail_seed": _AT_LEAST_0,
+    "data.word_column": _COLUMN,
+    "data.tag_column": _COLUMN,
     "data.augment": _SHARE,
     "data.hide_words": _PART,
     "text.vocab_size": _AT_LEAST_1,
@@ -70,7 +80,8 @@ _RANGES: dict[str, _Rule] = {
     "distributed.timeout": _AT_LEAST_5,
     "loader.rungs": _AT_LEAST_1,
     "loader.padding": _SHARE,
-    "text.max_words": _AT_LEAST_1,
+    "text.max_words": _AT_LEAST_0,
+    "text.overlap": _AT_LEAST_0,
     "model.dropout": _PART,
     "model.encoder_layers": _AT_LEAST_0,
     "model.decoder_layers": _AT_LEAST_0,
@@ -85,10 +96,15 @@ _RANGES: dict[str, _Rule] = {
     "reward.deadline": ("above 0 and at most a million seconds", lambda v: 0 < v <= 1e6),
     "groot.pool.size": _AT_LEAST_2,
     "groot.pool.beams": _AT_LEAST_0,
+    "groot.pool.consensus": _AT_LEAST_0,
+    "groot.expected": _SHARE,
+    "groot.temperature": _ABOVE_0,
+    "groot.unlabeled": _SHARE,
     "optimizer.weight_decay": _AT_LEAST_0,
     "optimizer.clip": _AT_LEAST_0,
     "optimizer.b1": _PART,
     "optimizer.b2": _PART,
+    "optimizer.ema": _PART,
     "nll.label_smoothing": _PART,
     "nll.patience": _AT_LEAST_0,
     "pretrain.label_smoothing": _PART,
@@ -192,6 +208,7 @@ def _check_data(config: ConfigDict) -> None:
             "config.data.train is empty: name the training file (--config=FILE.py:train=PATH where "
             "the file takes it), or take config.data.reader=retail"
         )
+    _check_columns(data)
     if data.dev_fraction + data.test_fraction >= 1:
         raise UserError(
             f"config.data.dev_fraction ({data.dev_fraction}) and test_fraction "
@@ -202,6 +219,30 @@ def _check_data(config: ConfigDict) -> None:
             "config.data.dev is empty and config.data.dev_fraction is 0: training needs dev "
             "sentences to choose its checkpoint, so set one of them"
         )
+
+
+def _check_columns(data: ConfigDict) -> None:
+    """How files are read: columns by number, and schemes."""
+    named = [key for key in ("word_column", "tag_column") if data[key]]
+    if named and data.column_order != "auto":
+        raise UserError(
+            f"config.data.{named[0]} is {data[named[0]]} and config.data.column_order is "
+            f"{data.column_order}, which says it too: take config.data.column_order=auto"
+        )
+    if len(named) == 2 and data.word_column == data.tag_column:
+        raise UserError(
+            f"config.data.word_column and config.data.tag_column are both {data.word_column}: give "
+            "the two their own columns"
+        )
+    # "bio", or "train=bio, dev=iob1"
+    for part in data.scheme.split(",") if "=" in data.scheme else (f"train={data.scheme}",):
+        split, _, name = (side.strip() for side in part.partition("="))
+        if split not in ("train", "dev", "test") or name.lower() not in _SCHEMES:
+            hint = nearest(name, _SCHEMES)
+            raise UserError(
+                f"config.data.scheme is {data.scheme!r}; it can be {', '.join(_SCHEMES)}{hint}, or "
+                "one for each split: train=bio,dev=iob1"
+            )
 
 
 def _check_text_and_model(config: ConfigDict) -> None:
@@ -220,6 +261,11 @@ def _check_text_and_model(config: ConfigDict) -> None:
         raise UserError(
             f"config.model.init={model.init} says how many layers the model has: leave "
             "config.model.encoder_layers and config.model.decoder_layers at 0"
+        )
+    if model.init_checkpoint not in ("best", "latest") and not model.init_checkpoint.isdecimal():
+        raise UserError(
+            f"config.model.init_checkpoint is {model.init_checkpoint!r}; it can be best, latest or "
+            "a step"
         )
     if text.tokenizer == "train" and model.init:
         raise UserError(
@@ -254,7 +300,19 @@ def _check_systems(config: ConfigDict) -> None:
             "there is nothing to train: config.nll.enabled is false and config.systems is empty"
         )
     for name in config.systems:
-        variant(config, name)  # Raises where there is no such system.
+        settings = variant(config, name)  # Raises where there is no such system.
+        if settings.unlabeled > 0 and not config.data.unlabeled:
+            raise UserError(
+                f"the system {name} takes {settings.unlabeled:g} of its updates from sentences "
+                "without labels, and there are none: name a file in config.data.unlabeled, or set "
+                "config.groot.unlabeled to 0"
+            )
+        if settings.unlabeled > 0 and not (config.nll.enabled or config.nll.checkpoint):
+            raise UserError(
+                f"the system {name} learns from sentences without labels what a trained model says "
+                "of them, but config.nll.enabled is false: train stage 0, or name one in "
+                "config.nll.checkpoint"
+            )
     # Variants that no system of this run uses are checked as well: a mistake in one is found when
     # it is made, and not by a later run.
     for name in config.variants:
@@ -280,6 +338,12 @@ def _check_update(where: str, settings: ConfigDict) -> None:
         raise UserError(
             f"{where}: a pool without at least two of gold and beam candidates has "
             "nothing to contrast; raise pool.beams"
+        )
+    pool = settings.pool
+    if pool.consensus > (room := pool.size - pool.gold - pool.beams):
+        raise UserError(
+            f"{where}: pool.consensus is {pool.consensus}, but a pool of pool.size {pool.size} has "
+            f"room for {max(room, 0)} beside gold and pool.beams; raise pool.size"
         )
     if settings.batch_size % settings.accumulate:
         raise UserError(

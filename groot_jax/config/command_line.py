@@ -118,8 +118,10 @@ _READ_LATER = (
     "systems",
     "text.long_sentences",
     "text.max_words",
+    "text.overlap",
+    "text.split",
 )
-_OF_TRAINING = ("data.augment", "data.hide_words", "data.train_limit")
+_OF_TRAINING = ("data.augment", "data.hide_words", "data.train_limit", "data.unlabeled")
 
 
 def _check_settled(theirs: Flat, ours: Flat, workdir: Path) -> None:

@@ -49,11 +49,18 @@ def load(
     check_keys(config, default, str(path))
     config = finish(config, overrides, has_data)
     check_read(config, default)
-    if config.nll.checkpoint:
-        # Other jobs start elsewhere and look there too.
-        with config.unlocked():
+    # Other jobs start elsewhere and look there too.
+    with config.unlocked():
+        if config.nll.checkpoint:
             config.nll.checkpoint = absolute_checkpoint(config.nll.checkpoint)
+        if names_labeler(config.model.init):
+            config.model.init = str(expanded(config.model.init, "config.model.init").absolute())
     return config
+
+
+def names_labeler(init: str) -> bool:
+    """Whether `config.model.init` is a labeler's work directory, and no checkpoint's folder."""
+    return bool(init) and (expanded(init, "config.model.init") / "task" / "task.json").is_file()
 
 
 def absolute_checkpoint(workdir: str) -> str:

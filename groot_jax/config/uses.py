@@ -57,6 +57,12 @@ def _some_system_weighs(config: ConfigDict, *losses: str) -> bool:
     return any(variant(config, name).loss[loss] > 0 for name in config.systems for loss in losses)
 
 
+def _some_variant(config: ConfigDict, holds: Callable[[ConfigDict], bool]) -> bool:
+    """Of all variants, those too that this run does not train: a later one of the same work
+    directory may."""
+    return any(holds(variant(config, name)) for name in config.variants)
+
+
 # The losses that have a temperature.
 _WITH_TAU = ("margin", "weighted_margin", "listwise", "logistic", "squared")
 
@@ -80,12 +86,25 @@ _USES = (
     _Use(
         ("data.scheme",),
         "tags to read, which retail has not: another config.data.reader",
-        lambda c: c.data.reader not in ("retail", "jsonl"),
+        _reads_files,
     ),
     _Use(
-        ("data.column_order", "data.separator", "data.comment"),
+        (
+            *("data.column_order", "data.word_column", "data.tag_column"),
+            *("data.separator", "data.comment"),
+        ),
         "files of columns: config.data.reader=columns",
         lambda c: c.data.reader in ("auto", "columns", "tfds"),
+    ),
+    _Use(
+        ("data.tag_names",),
+        "files that may number their tags: config.data.reader=jsonl or arrow",
+        lambda c: c.data.reader in ("auto", "jsonl", "arrow"),
+    ),
+    _Use(
+        ("text.overlap",),
+        "windows: config.text.long_sentences=window",
+        lambda c: c.text.long_sentences == "window",
     ),
     _Use(
         ("data.tfds_name", "data.tfds_dir", "data.words_feature", "data.tags_feature"),
@@ -98,6 +117,28 @@ _USES = (
         "a split to be drawn: no config.data.dev, a config.data.test_fraction without a "
         "config.data.test, or a config.data.train_limit",
         _draws,
+    ),
+    _Use(
+        ("data.unlabeled",),
+        "a share of the updates: config.groot.unlabeled above 0",
+        lambda c: _some_variant(c, lambda s: s.unlabeled > 0),
+    ),
+    _Use(
+        ("groot.teacher",),
+        "config.groot.unlabeled above 0",
+        lambda c: _some_variant(c, lambda s: s.unlabeled > 0),
+    ),
+    _Use(
+        ("groot.temperature",),
+        "config.groot.expected, config.groot.pool.consensus or config.groot.unlabeled above 0",
+        lambda c: _some_variant(
+            c, lambda s: s.unlabeled > 0 or s.expected > 0 or s.pool.consensus > 0
+        ),
+    ),
+    _Use(
+        ("groot.expected", "groot.pool.consensus"),
+        "a contrast: a weight for one of config.groot.loss",
+        lambda c: _some_variant(c, lambda s: any(s.loss.values())),
     ),
     _Use(("data.hide_words",), "words with features: config.text.format=aligned", _may_be_aligned),
     _Use(
@@ -119,6 +160,11 @@ _USES = (
         ("model.start.embedding", "model.start.residual", "model.start.local"),
         "a model from scratch and config.text.format=aligned",
         lambda c: not c.model.init and _may_be_aligned(c),
+    ),
+    _Use(
+        ("model.init_system", "model.init_checkpoint"),
+        "the work directory of a labeler in config.model.init",
+        lambda c: bool(c.model.init),
     ),
     _Use(("model.scan_layers",), "config.model.remat=full", lambda c: c.model.remat == "full"),
     _Use(

@@ -166,6 +166,9 @@ def differing_keys(theirs: ConfigDict, ours: ConfigDict) -> list[str]:
         section, _, rest = key.partition(".")
         name, _, setting = rest.partition(".")
         if section != "variants" or not name:
+            # Before 0 followed the data, 100 was the default, and refused data that are longer.
+            if key == "text.max_words" and {there.get(key), here.get(key)} == {0, 100}:
+                return False
             return key not in there or key not in here or there[key] != here[key]
         if name in both:
             left, right = both[name]

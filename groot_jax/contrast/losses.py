@@ -11,7 +11,7 @@ s_i is the log-probability of candidate i in nats, R_i its reward in [0, 1].
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,21 @@ from groot_jax.mesh.arrays import AnyArray
 TIE = 1e-6
 
 
-class LossSettings(NamedTuple):
-    """Knobs of the losses; `config.groot` explains them."""
+Scalar: TypeAlias = float | AnyArray
 
-    weights: tuple[tuple[str, float], ...]  # (name of a loss, its weight); 0: left out
-    tau: float = 0.3  # a difference in reward of tau asks for a nat
-    rank_margin: float = 0.05
-    reinforce_normalise: bool = False
+
+class LossSettings(NamedTuple):
+    """Knobs of the losses; `config.groot` explains them.
+
+    They are arguments of an update, not parts of its program: systems that differ in nothing else,
+    such as `risk` and `groot`, share what is compiled. The names in `weights` are part of it.
+    """
+
+    weights: Mapping[str, Scalar]  # of each loss by its name; 0: left out
+    tau: Scalar = 0.3  # a difference in reward of tau asks for a nat
+    rank_margin: Scalar = 0.05
+    reinforce_normalise: bool | AnyArray = False
+    nll_weight: Scalar = 0.0  # of the mean of -s(gold), beside the contrast
 
 
 class ScoredPools(NamedTuple):
@@ -86,7 +94,7 @@ def _differences(x_BxM: AnyArray) -> AnyArray:
     return x_BxM[:, :, None] - x_BxM[:, None, :]
 
 
-def _violation(pools: ScoredPools, tau: float) -> AnyArray:
+def _violation(pools: ScoredPools, tau: Scalar) -> AnyArray:
     """(R_i - R_j) / tau - (s_i - s_j), [B, M, M]."""
     return _differences(pools.rewards_BxM) / tau - _differences(pools.scores_BxM)
 
@@ -223,9 +231,9 @@ def reinforce(pools: ScoredPools, settings: LossSettings) -> jax.Array:
     count_B = jnp.maximum(real_BxM.sum(-1), 1.0)
     mean_B = (pools.rewards_BxM * real_BxM).sum(-1) / count_B
     advantage_BxM = (pools.rewards_BxM - mean_B[:, None]) * real_BxM
-    if settings.reinforce_normalise:
-        deviation_B = jnp.sqrt(jnp.square(advantage_BxM).sum(-1) / count_B)
-        advantage_BxM = advantage_BxM / (deviation_B[:, None] + 1e-6)
+    deviation_B = jnp.sqrt(jnp.square(advantage_BxM).sum(-1) / count_B)
+    normalised_BxM = advantage_BxM / (deviation_B[:, None] + 1e-6)
+    advantage_BxM = jnp.where(settings.reinforce_normalise, normalised_BxM, advantage_BxM)
     # Advantages of a pool sum to 0: what shifts all scores alike changes nothing.
     return -(advantage_BxM * pools.scores_BxM).sum(-1) / count_B * _has_contrast(pools)
 
@@ -247,11 +255,17 @@ LOSSES: Mapping[str, Callable[[ScoredPools, LossSettings], jax.Array]] = {
 def contrast(pools: ScoredPools, settings: LossSettings) -> jax.Array:
     """The weighted sum of the losses that `settings.weights` names, one value a sentence, [B].
 
-    The losses see zeros in masked slots, whatever stood there.
+    The losses see zeros in masked slots, whatever stood there. A loss of weight 0 sees masked slots
+    alone: 0 times an overflow, or its gradient, would be NaN.
     """
-    total_B = jnp.zeros(pools.scores_BxM.shape[0], jnp.float32)
-    for name, weight in settings.weights:
-        if weight:
+    B, M = pools.scores_BxM.shape
+    total_B = jnp.zeros(B, jnp.float32)
+    if M < 2:  # Gold alone, in NLL continued: nothing to contrast, and nothing to compile.
+        return total_B
+    for name, loss in LOSSES.items():
+        if name in settings.weights:
+            weight = jnp.asarray(settings.weights[name], jnp.float32)
+            seen = pools._replace(mask_BxM=pools.mask_BxM & (weight > 0))
             # For each loss anew: cleaned once, their gradients would add up in another order.
-            total_B = total_B + weight * LOSSES[name](_clean(pools), settings)
+            total_B = total_B + weight * loss(_clean(seen), settings)
     return total_B

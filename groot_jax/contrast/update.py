@@ -191,6 +191,7 @@ class _Shared(NamedTuple):
     key: jax.Array  # of dropout
     columns: OutputColumns
     denominators: tuple[jax.Array, ...]  # of the whole batch, so that sums of its parts add up
+    losses: LossSettings | None = None  # of the contrast
 
 
 def nll_step(
@@ -246,11 +247,11 @@ def _pool_sums(
     shared: _Shared,
     *,
     model: T5,
-    settings: LossSettings,
-    nll_weight: float,
     average: str,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of some rows, divided by what the whole batch counts, and the sums it is made of."""
+    settings = shared.losses
+    assert settings is not None
     scores_BxM = pool_scores(model, params, batch, shared.columns, shared.key)
     pools = ScoredPools(
         scores_BxM, batch.rewards_BxM, batch.in_contrast_BxM, batch.forest.length_BxM
@@ -260,7 +261,7 @@ def _pool_sums(
     gold_sum = jnp.where(batch.gold_BxM, scores_BxM, 0.0).sum()
     sentences, tokens = shared.denominators
     nll_denominator = tokens if average == "token" else sentences
-    loss = contrast_sum / sentences - nll_weight * gold_sum / nll_denominator
+    loss = contrast_sum / sentences - settings.nll_weight * gold_sum / nll_denominator
     return loss, {"contrast": contrast_sum, "gold_score": gold_sum}
 
 
@@ -269,15 +270,15 @@ def groot_step(
     batch: PoolBatch,
     key: jax.Array,
     columns: OutputColumns,
+    settings: LossSettings,
     *,
     model: T5,
     optimizer: optax.GradientTransformation,
-    settings: LossSettings,
-    nll_weight: float,
     average: str,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """One contrastive step: mean contrast over sentences + `nll_weight` * mean of -s(gold).
+    """One contrastive step: mean contrast over sentences + lambda * mean of -s(gold), where
+    lambda is `settings.nll_weight`.
 
     The second mean is over sentences or, with `average` "token", over gold's tokens: contrast alone
     asks for differences of scores, and would let all of them fall.
@@ -290,10 +291,8 @@ def groot_step(
     real_B = batch.gold_BxM.any(1) | batch.in_contrast_BxM.any(1)
     sentences = jnp.maximum(real_B.sum().astype(jnp.float32), 1.0)
     tokens = jnp.where(batch.gold_BxM, batch.forest.length_BxM, 0).sum().astype(jnp.float32)
-    shared = _Shared(key, columns, (sentences, jnp.maximum(tokens, 1.0)))
-    sums = partial(
-        _pool_sums, model=model, settings=settings, nll_weight=nll_weight, average=average
-    )
+    shared = _Shared(key, columns, (sentences, jnp.maximum(tokens, 1.0)), settings)
+    sums = partial(_pool_sums, model=model, average=average)
     grad_fn = jax.value_and_grad(sums, has_aux=True)
 
     def accumulated(params: Params, batch: PoolBatch, shared: _Shared) -> _Graded:

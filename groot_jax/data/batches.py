@@ -8,6 +8,7 @@ compiled programs is known. May not know a model or a reward.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,6 +35,7 @@ class Example:
     aligned: tuple[int, ...] | None  # as `Format.aligned` has it
     target: tuple[int, ...]
     cap: int  # tokens of the longest output, EOS included
+    unlabeled: bool = False  # nobody has labeled it: its labeling is empty, and no gold
 
     @property
     def need(self) -> Size:
@@ -282,9 +284,52 @@ class TrainingBatches:
 
     def from_step(self, step: int, threads: int = 2) -> Iterator[Batch]:
         """Batches `step`, `step` + 1, ... up to the last, made ahead in background threads."""
-        dataset = grain.MapDataset.source(self)[step:]
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)
-        return iter(dataset.to_iter_dataset(options))
+        return _ahead(self, step, threads)
+
+
+class MixedBatches:
+    """Batches of labeled sentences and, for a share of the steps, of unlabeled ones. A Grain data
+    source like those that it takes in turns; each is asked for its own batches 0, 1, 2, ... .
+
+    With a share of .5 every second step is unlabeled, from step 1 on, with .25 steps 3, 7, 11.
+    """
+
+    def __init__(
+        self, labeled: TrainingBatches, unlabeled: TrainingBatches | None, share: float
+    ) -> None:
+        """Without `unlabeled` the share counts as 0."""
+        self._labeled, self._unlabeled = labeled, unlabeled
+        self._share = share if unlabeled is not None else 0.0
+        # An epoch is one of the labeled sentences, however many updates it shares.
+        self.per_epoch = labeled.per_epoch
+
+    def __len__(self) -> int:
+        return len(self._labeled)
+
+    def __getitem__(self, step: int) -> Batch:
+        before = self._count(int(step))
+        if self._unlabeled is not None and self.is_unlabeled(int(step)):
+            return self._unlabeled[before]
+        return self._labeled[int(step) - before]
+
+    def is_unlabeled(self, step: int) -> bool:
+        """Whether batch `step` is one of unlabeled sentences."""
+        return self._count(step + 1) > self._count(step)
+
+    def _count(self, step: int) -> int:
+        """How many of the first `step` steps are unlabeled."""
+        # .1 * 30 is 3.0000000000000004 and .29 * 100 is 28.999999999999996: both mean 3 and 29.
+        return math.floor(round(self._share * step, 6))
+
+    def from_step(self, step: int, threads: int = 2) -> Iterator[Batch]:
+        """As `TrainingBatches.from_step`."""
+        return _ahead(self, step, threads)
+
+
+def _ahead(source: TrainingBatches | MixedBatches, step: int, threads: int) -> Iterator[Batch]:
+    dataset = grain.MapDataset.source(source)[step:]
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)
+    return iter(dataset.to_iter_dataset(options))
 
 
 def evaluation_batches(

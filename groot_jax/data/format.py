@@ -165,7 +165,9 @@ class Format(ABC):
             start = " ".join(words[:8])
             raise UserError(
                 f"the sentence {start!r}... has {len(words)} words, and format {self.name} takes "
-                f"at most {self.max_words}, one sentinel each: split or drop it"
+                f"at most {self.max_words}, one sentinel each: split or drop it, label it in "
+                "windows (--config.text.long_sentences=window), or take "
+                "--config.text.format=tag_only, which needs no sentinels"
             )
 
     def _tag_of_ids(self, ids: list[int]) -> str | None:

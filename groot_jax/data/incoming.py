@@ -12,11 +12,21 @@ import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
-from groot_jax.data.readers.reading import words_of
+from groot_jax.data.splitting import split_text
 from groot_jax.errors import UserError
 
 Words = tuple[str, ...]
+
+
+class Incoming(NamedTuple):
+    """A sentence to label. `text` and `offsets`, the places of its words in it (see `SplitText`),
+    are None where words were given."""
+
+    words: Words
+    text: str | None = None
+    offsets: tuple[tuple[int, int], ...] | None = None
 
 
 @contextmanager
@@ -39,23 +49,28 @@ def open_input(name: str) -> Iterator[int]:
 
 
 def read_blocks(
-    descriptor: int, name: str, check: Callable[[Sequence[str], str], Words], size: int
-) -> Iterator[list[Words]]:
+    descriptor: int,
+    name: str,
+    check: Callable[[Sequence[str], str], Words],
+    size: int,
+    split: str = "spaces",
+) -> Iterator[list[Incoming]]:
     """Lists of `size` sentences, and of fewer where the next one is not there yet.
 
-    `check` gets words and their `file:line`, and raises UserError where they will not do. What
-    comes before a bad line is handed out before its error. An empty line is a sentence of no words,
-    so that answers stay beside their lines.
+    `split`: how text becomes words, config.text.split. `check` gets words and their `file:line`,
+    and raises UserError where they will not do. What comes before a bad line is handed out before
+    its error. An empty line is a sentence of no words, so that answers stay beside their lines.
     """
     # size 2; a, b and c at once, a pause, d -> [a, b] [c] [d].
-    block: list[Words] = []
+    block: list[Incoming] = []
     try:
         number = 0
         for line in _lines(descriptor):
             if line is not None:
                 number += 1
                 where = f"{'stdin' if name == '-' else name}:{number}"
-                block.append(check(_words(line, number == 1, where), where))
+                sentence = _sentence(line, number == 1, where, split)
+                block.append(sentence._replace(words=check(sentence.words, where)))
             if len(block) == size or (line is None and block):
                 yield block
                 block = []
@@ -84,33 +99,40 @@ def _lines(descriptor: int) -> Iterator[bytes | None]:
         yield rest
 
 
-def _words(raw: bytes, first: bool, where: str) -> list[str]:
+def _sentence(raw: bytes, first: bool, where: str, split: str) -> Incoming:
     # `utf-8-sig` takes a byte-order mark away, which only a file's first line can have.
     try:
         line = raw.decode("utf-8-sig" if first else "utf-8").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: is not UTF-8 ({error.reason}); convert it") from None
-    return words_of_line(line, where)
+    return sentence_of_line(line, where, split)
 
 
-def words_of_line(line: str, where: str) -> list[str]:
+def sentence_of_line(line: str, where: str, split: str = "spaces") -> Incoming:
     """The words of a line; one that starts with { is JSON, with `words` or `text`.
 
     `red  jeans` and `{"text": "red jeans"}` -> red, jeans; `{"words": ["new york"]}` -> new york.
+    `split` as config.text.split; offsets count the characters of the line, or of `text`.
 
     Raises UserError, which begins with `where`, for JSON that has neither.
     """
     if not line.lstrip().startswith("{"):
-        return words_of(line)
+        return Incoming(*_split(line, split))
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not JSON ({error}); mend the line") from None
     words = value.get("words")
     if words is None and isinstance(value.get("text"), str):
-        words = words_of(value["text"].replace("\r", " ").replace("\n", " "))
+        return Incoming(*_split(value["text"], split))
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(
             f'{where}: has no "words" (a list of strings) and no "text" (a string); give it one'
         )
-    return words
+    return Incoming(tuple(words))
+
+
+def _split(text: str, split: str) -> tuple[Words, str, tuple[tuple[int, int], ...]]:
+    # Line breaks part words, one for one with spaces, so that characters keep their places.
+    words, offsets = split_text(text.replace("\r", " ").replace("\n", " "), split)
+    return words, text, offsets

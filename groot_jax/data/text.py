@@ -16,7 +16,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from groot_jax.data.corpus import drawn
-from groot_jax.data.incoming import words_of_line
+from groot_jax.data.incoming import sentence_of_line
 from groot_jax.data.labeling import Sentence, half_character
 from groot_jax.data.readers.reading import (
     Problems,
@@ -60,7 +60,7 @@ def load_text(config: ConfigDict) -> Text:
         path = require_path(resolve_path(config.data, name), _KEY)
         if path.is_dir():
             raise UserError(f"{_KEY}: {path} is a folder; name files of text")
-        sentences += _read(path, config.text.max_words, problems)
+        sentences += read_text(path, config.text.max_words or 100, config.text.split, problems)
     notes = []
     if problems.count:
         notes.append(f"text: {problems.count} lines skipped, the first: {problems.first}")
@@ -133,8 +133,9 @@ def digest_of(text: Text) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, max_words: int, problems: Problems) -> list[Sentence]:
-    """The sentences of a file; blank lines are ignored."""
+def read_text(path: Path, max_words: int, split: str, problems: Problems) -> list[Sentence]:
+    """The sentences of a file, a line each or JSON lines, without labels; blank lines are ignored,
+    bad ones go to `problems`. `max_words`: 0: no limit; `split`: config.text.split."""
     sentences = []
     for number, line in enumerate(read_lines(path), start=1):
         where = f"{path}:{number}"
@@ -145,7 +146,7 @@ def _read(path: Path, max_words: int, problems: Problems) -> list[Sentence]:
         # that it will be asked for.
         try:
             # Words occur over and over: one string for all saves most of the memory.
-            words = tuple(map(sys.intern, words_of_line(line, where)))
+            words = tuple(map(sys.intern, sentence_of_line(line, where, split).words))
         except UserError as error:
             problems.add(str(error))
             continue
@@ -162,9 +163,9 @@ def _complaint(words: Sequence[str], max_words: int) -> str:
         return "`words` holds an empty string; mend the line"
     if half := half_character(words):
         return f"the word {half!r} holds a lone surrogate, half of a character; mend the line"
-    if len(words) > max_words:
+    if 0 < max_words < len(words):
         return (
-            f"a line of {len(words)} words is over the limit of {max_words} "
-            "(config.text.max_words); split it into sentences"
+            f"a line of {len(words)} words is over the limit of {max_words}; split it into "
+            f"sentences, or set --config.text.max_words={len(words)} or more"
         )
     return ""

@@ -1,62 +1,23 @@
-"""How sure a beam is: probabilities of its labelings, confidences of their spans, and how true they
-are. It decides nothing.
-"""
+"""How sure a beam is of its spans, and how true that is. It decides nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from groot_jax.data.labeling import Labeling, Sentence, Span
+from groot_jax.data.labeling import Sentence, Span
 from groot_jax.evaluation.metrics import Beam
+from groot_jax.reward.space import DIGITS, confidences_of, labeling_probabilities
 
 # Temperatures to choose from, a step about a tenth: 0.5, 0.55, ..., 5.
 TEMPERATURES = tuple(round(float(t), 2) for t in np.geomspace(0.5, 5.0, 25))
 BINS = 15  # Of equal width, as Guo et al. (arXiv 1706.04599) have them.
-# Sums of probabilities are equal up to so many digits: .7 + .2 + .1 is .9999999999999999.
-DIGITS = 12
-
-
-def probabilities(beam: Beam, temperature: float = 1.0) -> np.ndarray:
-    """The beam's normalised probabilities, softmax(s / temperature) over its candidates, [K].
-
-    A candidate of unknown score gets 0; all alike where no score is known.
-    """
-    s_K = np.array([candidate.score for candidate in beam], np.float64) / temperature
-    s_K = np.where(np.isnan(s_K), -np.inf, s_K)
-    # Without a known score the softmax would be 0 / 0.
-    if not np.isfinite(s_K).any():
-        return np.full(len(beam), 1 / max(len(beam), 1))
-    # Less the highest: s of a long sentence may be -1000, and exp(-1000) is 0.
-    weights_K = np.exp(s_K - s_K.max())
-    return weights_K / weights_K.sum()
-
-
-def labeling_probabilities(beam: Beam, temperature: float = 1.0) -> dict[Labeling, float]:
-    """Probability of each distinct labeling: outputs that parse alike count together.
-
-    These are shares of the beam, not of all outputs: of K candidates they add up to 1.
-    """
-    by_labeling: dict[Labeling, float] = {}
-    for candidate, p in zip(beam, probabilities(beam, temperature), strict=True):
-        by_labeling[candidate.labeling] = by_labeling.get(candidate.labeling, 0.0) + float(p)
-    return by_labeling
 
 
 def span_confidences(beam: Beam, temperature: float = 1.0) -> dict[Span, float]:
     """For each span of the beam, the sum of the probabilities of the labelings that hold it."""
     return confidences_of(labeling_probabilities(beam, temperature))
-
-
-def confidences_of(chances: Mapping[Labeling, float]) -> dict[Span, float]:
-    """As `span_confidences`, of the probabilities of labelings."""
-    # {A, B} with .6 and {A} with .4: A has 1, B has .6.
-    by_span: dict[Span, float] = {}
-    for labeling, p in chances.items():
-        for span in labeling:
-            by_span[span] = by_span.get(span, 0.0) + p
-    return by_span
 
 
 def choose_temperature(sentences: Sequence[Sentence], beams: Sequence[Beam]) -> float:

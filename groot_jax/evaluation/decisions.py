@@ -14,21 +14,15 @@ import numpy as np
 
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
 from groot_jax.errors import UserError
-from groot_jax.evaluation.confidence import (
-    DIGITS,
-    choose_temperature,
-    confidences_of,
-    labeling_probabilities,
-    span_confidences,
-)
+from groot_jax.evaluation.confidence import choose_temperature, span_confidences
 from groot_jax.evaluation.metrics import Beam, TripleReward
+from groot_jax.reward.space import DIGITS, hypotheses, labeling_probabilities
 
 RULES = ("map", "mbr", "threshold", "consensus")
+# Those that ask for rewards when they decide.
+BY_REWARD = ("mbr", "consensus")
 # Confidences to choose a threshold from: 0, 0.05, ..., 1.
 GRID = tuple(i / 20 for i in range(21))
-# Candidates of which `hypotheses` leaves out the least certain spans. On dev of `retail` and MIT
-# Restaurant ten had the same reward at rank 1 as five.
-_PRUNED = 5
 
 
 @dataclass(frozen=True)
@@ -37,37 +31,13 @@ class Tuning:
 
     `temperature`: what scores are divided by before they count as log probabilities, in
     `consensus` and in what a user is told. `threshold`: the confidence, at temperature 1, below
-    which the rule of that name drops a span, for one reward; None: not chosen.
+    which the rule of that name drops a span, for one reward; None: not chosen. `rule`: the one
+    whose first answers have the highest mean reward, `map` where none was chosen.
     """
 
     temperature: float = 1.0
     threshold: float | None = None
-
-
-def hypotheses(chances: dict[Labeling, float], limit: int) -> list[Labeling]:
-    """At most `limit` labelings that may have the highest expected reward: those of the beam, and
-    more that a model trained by likelihood never writes.
-
-    A reward that punishes a wrong span asks for a labeling without the doubtful one, which is less
-    likely than both the labeling that has it and the one with another in its place. So there are,
-    beside the beam's own: of the first five the labelings without the least certain span, without
-    the two least certain ones, and so on; and the most certain span, with it the next one that
-    overlaps none of those before, and so on. Distinct, the beam's own first.
-    """
-    confidence = confidences_of(chances)
-    found = dict.fromkeys(chances)
-    for labeling in [*chances][:_PRUNED]:
-        # {A .9, B .4, C .7} -> {A, C}, {A}, {}
-        kept = sorted(labeling, key=lambda span: confidence[span])
-        while kept:
-            kept = kept[1:]
-            found.setdefault(tuple(sorted(kept)))
-    union: list[Span] = []
-    for span in sorted(confidence, key=lambda span: -confidence[span]):
-        if all(span.end <= other.start or other.end <= span.start for other in union):
-            union.append(span)
-            found.setdefault(tuple(sorted(union)))
-    return [*found][:limit]
+    rule: str = "map"
 
 
 def mbr(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleReward) -> list[Beam]:
@@ -195,12 +165,48 @@ def choose_threshold(
     return float(GRID[int(np.argmax(np.round(means, DIGITS)))])
 
 
-def tune(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleReward) -> Tuning:
-    """What `decide` needs, chosen on dev for one model and one reward."""
-    return Tuning(
+def choose_rule(
+    sentences: Sequence[Sentence],
+    beams: Sequence[Beam],
+    score: TripleReward,
+    tuning: Tuning,
+    rules: Sequence[str] = RULES,
+    limit: int = 64,
+) -> str:
+    """The rule of `rules` with the best mean reward at rank 1, the first in `RULES` on a tie; to be
+    chosen on dev. `limit`: `config.decide.hypotheses`."""
+    known = [rule for rule in RULES if rule in rules]
+    if len(known) == 1:
+        return known[0]
+    firsts = [
+        [beam[0].labeling if beam else () for beam in decided]
+        for decided in (decide(rule, sentences, beams, score, tuning, limit) for rule in known)
+    ]
+    # Rules agree on most sentences: each labeling is scored once.
+    triples = [
+        [(y, sentence.labeling, sentence.words) for y, sentence in zip(ys, sentences, strict=True)]
+        for ys in firsts
+    ]
+    unique = list(dict.fromkeys(triple for of_rule in triples for triple in of_rule))
+    rewards = dict(zip(unique, score(unique), strict=True))
+    means = [np.mean([rewards[triple] for triple in of_rule]) for of_rule in triples]
+    return known[int(np.argmax(np.round(means, DIGITS)))]
+
+
+def tune(
+    sentences: Sequence[Sentence],
+    beams: Sequence[Beam],
+    score: TripleReward,
+    rules: Sequence[str] = RULES,
+    limit: int = 64,
+) -> Tuning:
+    """What `decide` needs, chosen on dev for one model and one reward, and which of `rules` is the
+    best there."""
+    tuning = Tuning(
         temperature=choose_temperature(sentences, beams),
         threshold=choose_threshold(sentences, beams, score),
     )
+    return replace(tuning, rule=choose_rule(sentences, beams, score, tuning, rules, limit))
 
 
 def decide(

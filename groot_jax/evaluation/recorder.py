@@ -100,7 +100,8 @@ class Recorder:
         rewards[name] = score
         tuning = Tuning()
         if dev_beams is not None:
-            tuning = tune(dev.sentences, dev_beams, score)
+            limit = config.decide.hypotheses
+            tuning = tune(dev.sentences, dev_beams, score, config.evaluate.decide, limit)
             write_tuning(self._folder, system, step, name, tuning, len(dev_beams))
         calibration = _calibration(sentences, beams, tuning.temperature)
         for rule in config.evaluate.decide:
@@ -112,6 +113,8 @@ class Recorder:
             scores = score_beams(sentences, decided, rewards, penalty)
             metrics = summarise(totals(scores, name), name)
             metrics["calibration"] = calibration
+            if dev_beams is not None:
+                metrics["dev_chose"] = tuning.rule
             if rule == "threshold":
                 metrics["threshold"] = tuning.threshold
             # What the search took is part of every rule's time: each could have been asked alone.

@@ -19,18 +19,19 @@ from typing import Any, TypeAlias, TypedDict
 
 from groot_jax.data.labeling import Labeling, Sentence
 from groot_jax.errors import UserError
-from groot_jax.evaluation.confidence import labeling_probabilities
-from groot_jax.evaluation.decisions import Tuning
+from groot_jax.evaluation.decisions import RULES, Tuning
 from groot_jax.evaluation.metrics import Beam, Summary, TripleReward, deduplicated
 from groot_jax.reward.correction import corrections
+from groot_jax.reward.space import HYPOTHESES, hypotheses, labeling_probabilities
 from groot_jax.runtime.files import write_text
 
 # An object of a JSON file.
 Json: TypeAlias = dict[str, Any]
 
+SAMPLES_FILE = "samples.jsonl"
 # How a checkpoint was asked for, the preferred last.
 _KINDS = ("step", "latest", "best")
-# Corrections of rank 1 that the report shows of a sentence.
+# Corrections of rank 1 that the report shows of a sentence, and labelings that the beam lacks.
 _CORRECTIONS = 4
 
 
@@ -76,7 +77,9 @@ def make_samples(
 
     {"index": position in the split, "words": [...], "gold": spans,
      "candidates": [{"spans", "score", "probability", "reward", "well_formed"}, ...],
-     "corrections": [[spans, reward], ...]}: of rank 1, such as training contrasts
+     "corrections": [[spans, reward], ...], of rank 1, such as training contrasts,
+     "consensus": [[spans, reward, expected reward], ...]}: the best `hypotheses` that the beam
+     lacks, which training contrasts with `groot.pool.consensus`
     """
     samples = []
     for index in sample_indices(len(sentences), limit):
@@ -88,9 +91,17 @@ def make_samples(
         rng = random.Random(0)
         best = candidates[0].labeling if candidates else gold  # Gold has nothing to correct.
         corrected = list(islice(corrections(best, gold, rng), _CORRECTIONS))
-        labelings = [c.labeling for c in candidates] + corrected
-        # Candidates first, then corrections: one call scores both.
-        rewards = list(score([(y, gold, sentence.words) for y in labelings]))
+        lacking = [y for y in hypotheses(chances, HYPOTHESES) if y not in chances]
+        labelings = [c.labeling for c in candidates] + corrected + lacking
+        # Candidates first, then corrections, then what the beam lacks, and the last against each
+        # of the beam as well: one call scores all.
+        triples = [(y, gold, sentence.words) for y in labelings]
+        triples += [(y, u, sentence.words) for y in lacking for u in chances]
+        values = iter(score(triples))
+        rewards = list(islice(values, len(labelings)))
+        expected = [sum(p * next(values) for p in chances.values()) for _ in lacking]
+        by_gold = rewards[len(candidates) + len(corrected) :]
+        beyond = sorted(zip(lacking, by_gold, expected, strict=True), key=lambda item: -item[2])
         samples.append(
             {
                 "index": index,
@@ -109,7 +120,10 @@ def make_samples(
                 ],
                 "corrections": [
                     [_spans(y), round(r, 5)]
-                    for y, r in zip(corrected, rewards[len(candidates) :], strict=True)
+                    for y, r in zip(corrected, rewards[len(candidates) :], strict=False)
+                ],
+                "consensus": [
+                    [_spans(y), round(r, 5), round(e, 5)] for y, r, e in beyond[:_CORRECTIONS]
                 ],
             }
         )
@@ -143,26 +157,31 @@ def write_tuning(
     """Keeps what dev, of so many sentences, chose for a checkpoint, and the threshold for a reward,
     for `predict`: a file for each, since training and a watch beside it both write.
 
-    W/decisions/groot-750.json: {"temperature": 1.44, "threshold": 0.35, "reward": "f1",
-    "dev_sentences": 1500}
+    W/decisions/groot-750.json: {"temperature": 1.44, "threshold": 0.35, "rule": "consensus",
+    "reward": "f1", "dev_sentences": 1500}
     """
     kept = dataclasses.asdict(tuning) | {"reward": reward, "dev_sentences": num_sentences}
     write_text(_tuning_path(workdir, system, step), json.dumps(kept) + "\n")
 
 
 def read_tuning(workdir: Path, system: str, step: int, reward: str) -> Tuning:
-    """What dev chose for a checkpoint: where nothing was, temperature 1; no threshold but for the
-    reward that it was chosen for. Raises UserError for a file that nobody wrote."""
+    """What dev chose for a checkpoint: where nothing was, temperature 1 and `map`; no threshold and
+    no other rule but for the reward that they were chosen for. Raises UserError for a file that
+    nobody wrote."""
     path = _tuning_path(workdir, system, step)
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        tuning = Tuning(float(kept["temperature"]), float(kept["threshold"]))
+        # Files of a time when no rule was chosen have none.
+        rule = kept.get("rule", "map")
+        tuning = Tuning(float(kept["temperature"]), float(kept["threshold"]), rule)
+        if rule not in RULES:
+            raise ValueError(f"there is no rule {rule!r}")
         if not (tuning.temperature > 0 and math.isfinite(tuning.temperature)):
             raise ValueError("a temperature is above 0")
         return tuning if kept["reward"] == reward else Tuning(tuning.temperature)
     except FileNotFoundError:
         return Tuning()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: cannot be read ({error!r}); remove it, and groot_jax.evaluate writes it again"
         ) from None
@@ -218,7 +237,16 @@ def read_metrics(workdir: Path) -> list[Json]:
 
     A line that a kill cut short is left out; it is written again after the run is resumed.
     """
-    path = workdir / "metrics.jsonl"
+    return _read_lines(workdir / "metrics.jsonl")
+
+
+def read_samples(workdir: Path) -> list[Json]:
+    """The lines of W/samples.jsonl, read as those of the metrics: the lists of a few dev sentences
+    at each evaluation during training, {"system", "step", "sentences": [...]}."""
+    return _read_lines(workdir / SAMPLES_FILE)
+
+
+def _read_lines(path: Path) -> list[Json]:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         # `{"system": "groot", "st` is what a kill leaves: never JSON, since it lacks its brace.

@@ -1,7 +1,7 @@
 """The report of a work directory: one self-contained HTML file, no network, no other file.
 
-Everything comes from W/eval/*.json, W/metrics.jsonl and W/config.json; nothing is scored here. Text
-reaches the page through the template's escaping only, whatever a sentence holds.
+Everything comes from W/eval/*.json, W/metrics.jsonl, W/data_card.json and W/config.json; nothing is
+scored here. Text reaches the page through the template's escaping only, whatever a sentence holds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from groot_jax.data.card import read_card
 from groot_jax.errors import UserError
 from groot_jax.evaluation.plots import (
     PALETTE,
@@ -23,14 +24,23 @@ from groot_jax.evaluation.plots import (
     system_styles,
     thin,
 )
-from groot_jax.evaluation.records import Json, Record, read_metrics, read_records, system_name
-from groot_jax.evaluation.results import COLUMNS, Results, best_values, figure
+from groot_jax.evaluation.records import (
+    Json,
+    Record,
+    read_metrics,
+    read_records,
+    read_samples,
+    system_name,
+)
+from groot_jax.evaluation.results import COLUMNS, Results, best_values, dev_choices, figure
 from groot_jax.runtime.files import write_text
 
 # Keys of metrics.jsonl that say where a line stands, not what was measured.
 PLACE = ("step", "epoch", "seconds")
 # The curves that a reader sees at once, in this order; the others are folded away.
 FIRST_CURVES = ("loss", "reward@1", "mean_reward")
+# Labelings of a sentence whose way through the evaluations is shown, at most.
+_SHOWN_LABELINGS = 15
 # Of every reported reward: key of its figures, title.
 MATRIX = (("reward@1", "rank 1"), ("mean_reward@10", "mean@10"), ("max_reward@10", "max@10"))
 
@@ -74,6 +84,7 @@ def write_report(workdir: Path, results: Results) -> Path:
         columns=COLUMNS,
         results=results,
         best={split: best_values(results, split) for split in splits},
+        chosen={split: dev_choices(results, split) for split in splits},
         rank_charts={
             split: chart(series, "rank", whole_x=True)
             for split in splits
@@ -87,7 +98,9 @@ def write_report(workdir: Path, results: Results) -> Path:
         curves=learning_curves(lines, styles),
         matrices={split: reward_matrices(results, split) for split in splits},
         browser=browser_data(records, names, splits),
+        changes=list_changes(read_samples(workdir)),
         config=config.read_text(encoding="utf-8") if config.exists() else "",
+        card=read_card(workdir),
     )
     path = workdir / "report" / "index.html"
     write_text(path, html)
@@ -134,11 +147,66 @@ def learning_curves(lines: Sequence[Json], styles: Mapping[str, tuple[int, str]]
         curves.append(
             {
                 "title": f"{key}, {stage}",
-                "main": key in FIRST_CURVES,
+                # With the terms of a weighted sum: "reward@1/f0.5".
+                "main": key.partition("/")[0] in FIRST_CURVES,
                 "chart": chart(series, "step"),
             }
         )
     return curves
+
+
+def list_changes(lines: Sequence[Json]) -> list[Json]:
+    """How the lists of a few dev sentences changed while a system was trained, from the lines of
+    W/samples.jsonl: a row a labeling, the last list first, then what is no longer in it.
+
+    [{"index", "words", "gold", "systems": [{"name", "steps", "rows": [{"spans", "reward", "ranks",
+    "change"}]}]}]: `ranks` one a step, None where it is not in the list; `change` from the first
+    evaluation to the last: places risen, negative if fallen, "new", or "gone".
+    """
+    # {index: {system: {step: sample}}}. A later line of a step takes the place of the one before.
+    found: dict[int, dict[str, dict[int, Json]]] = {}
+    for line in lines:
+        for sample in line["sentences"]:
+            by_step = found.setdefault(sample["index"], {}).setdefault(line["system"], {})
+            by_step[line["step"]] = sample
+    changes = []
+    for _, by_system in sorted(found.items()):
+        first = next(iter(next(iter(by_system.values())).values()))
+        changes.append(
+            {key: first[key] for key in ("index", "words", "gold")}
+            | {"systems": [_changes(name, steps) for name, steps in by_system.items()]}
+        )
+    return changes
+
+
+def _changes(name: str, by_step: Mapping[int, Json]) -> Json:
+    steps = sorted(by_step)
+    # [{labeling: rank}] of each step; a labeling as text, to be a key.
+    ranks: list[dict[str, int]] = []
+    known: dict[str, Json] = {}
+    for step in steps:
+        candidates = by_step[step]["candidates"]
+        ranks.append({str(c["spans"]): rank for rank, c in enumerate(candidates, 1)})
+        known |= {str(c["spans"]): c for c in candidates}
+
+    def change(key: str) -> int | str:
+        if key not in ranks[-1]:
+            return "gone"
+        return ranks[0][key] - ranks[-1][key] if key in ranks[0] else "new"
+
+    def place(key: str) -> list[float]:
+        # Where it is now; of those that are gone, who was there last and highest.
+        return [one.get(key, math.inf) for one in reversed(ranks)]
+
+    rows = [
+        {
+            **{field: known[key][field] for field in ("spans", "reward")},
+            "ranks": [one.get(key) for one in ranks],
+            "change": change(key),
+        }
+        for key in sorted(known, key=place)[:_SHOWN_LABELINGS]
+    ]
+    return {"name": name, "steps": steps, "rows": rows}
 
 
 def reward_matrices(results: Results, split: str) -> list[Json]:
@@ -200,6 +268,8 @@ def browser_data(records: Sequence[Record], names: Sequence[str], splits: Sequen
             sentence["by"][system_name(record)] = {
                 "candidates": sample["candidates"],
                 "corrections": sample["corrections"],
+                # Records of earlier versions have none.
+                "consensus": sample.get("consensus", []),
             }
             types.update(span[2] for span in sample["gold"])
             # Types that only a system has named come last, with a count of 0.

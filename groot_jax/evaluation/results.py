@@ -105,6 +105,15 @@ def best_values(results: Results, split: str) -> dict[str, str]:
     return best
 
 
+def dev_choices(results: Results, split: str) -> dict[str, str]:
+    """The decision rule that dev chose for each system: {"groot": "consensus"}."""
+    return {
+        name: systems[split]["dev_chose"]
+        for name, systems in results["systems"].items()
+        if "+" not in name and "dev_chose" in systems.get(split, {})
+    }
+
+
 def figure(value: float | None) -> str:
     """A metric as it is printed; a dash where it is not defined, as tau of beams of one."""
     return "–" if value is None else f"{value:.3f}"
@@ -122,6 +131,10 @@ def results_table(results: Results, split: str) -> Table:
     for _, heading, _ in COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
     best = best_values(results, split)
+    if chosen := dev_choices(results, split):
+        rules = ", ".join(f"{system} {rule}" for system, rule in chosen.items())
+        table.caption = escape(f"dev chose, for predict: {rules}")
+        table.caption_justify = "left"
     for name, systems in results["systems"].items():
         if split in systems:
             # Printed figures are compared: see `best_values`.

@@ -53,8 +53,8 @@ def _seed(seed: jax.Array) -> jax.Array:
     return _spread(seed, _FOLD)
 
 
-def _fold_in(key_2: jax.Array, number: jax.Array) -> jax.Array:
-    return _derived(key_2, number, _FOLD)
+def _fold_in(key_2: jax.Array, number: jax.Array | int) -> jax.Array:
+    return _derived(key_2, jnp.asarray(number), _FOLD)
 
 
 def _split(key_2: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -83,7 +83,7 @@ HASHED = jax.extend.random.define_prng_impl(
 )
 
 
-def new_key(seed: int) -> jax.Array:
+def new_key(seed: int | jax.Array) -> jax.Array:
     """The key of a seed, for `jax.random.fold_in`, `split` and `bits` of uint32."""
     return jax.random.key(seed, impl=HASHED)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,15 @@ from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Params
 from groot_jax.model.new_rows import check_rows, drawn_rows, moments
-from groot_jax.model.stored import StoredTensor, aligned, read_headers
-from groot_jax.model.t5 import param_shapes
-
-# In the order in which they are looked for.
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "flax_model.msgpack",
-    "flax_model.msgpack.index.json",
+from groot_jax.model.stored import (
+    WEIGHT_FILES,
+    StoredTensor,
+    aligned,
+    read_headers,
+    shards,
+    weight_files,
 )
+from groot_jax.model.t5 import param_shapes
 
 # One embedding under up to three names; the last name is of old checkpoints and unused.
 _SHARED = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -44,6 +43,9 @@ _REPEATED = {
 }
 # Where rows of new pieces go: (parameter, its axis of the vocabulary).
 _GROWS: dict[tuple[str, ...], int] = {("shared", "embedding"): 0, ("lm_head", "kernel"): 1}
+
+# transformers' own limit of a file.
+SHARD_BYTES = 5 * 10**9
 
 Key = tuple[str, ...]  # path in the parameters' tree
 Weights = dict[Key, np.ndarray]
@@ -143,7 +145,7 @@ def open_checkpoint(
     config = _read_config(folder, eos_id)
     files = [folder / name for name in weight_files(os.listdir(folder), folder)]
     if files[0].name.endswith(".index.json"):
-        files = _shards(files[0])
+        files = shards(files[0])
     found: dict[str, StoredTensor] = {}
     for file in files:
         for name, tensor in read_headers(file).items():
@@ -185,25 +187,6 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[T5Config, Params]:
     UserError as `open_checkpoint` and `Pretrained.params` do."""
     checkpoint = open_checkpoint(folder)
     return checkpoint.config, checkpoint.params()
-
-
-def weight_files(names: Collection[str], where: object) -> list[str]:
-    """Those of a folder's files that hold its weights, in one format; an index first, if any.
-
-    Raises UserError, which begins with `where`, if none can be read.
-    """
-    found = next((name for name in WEIGHT_FILES if name in names), None)
-    if found is not None:
-        stem, _, suffix = found.removesuffix(".index.json").rpartition(".")
-        shards = [n for n in names if n.startswith(f"{stem}-") and n.endswith(f".{suffix}")]
-        return [found, *sorted(shards)] if found.endswith(".index.json") else [found]
-    message = f"{where}: holds no {' or '.join(WEIGHT_FILES[::2])}"
-    if any(name.endswith(".bin") for name in names):
-        message += (
-            "; its .bin weights are pickles, which are never loaded: convert them where torch "
-            "is installed with `model.save_pretrained(folder, safe_serialization=True)`"
-        )
-    raise UserError(message)
 
 
 def _read_config(folder: Path, eos_id: int | None = None) -> T5Config:
@@ -268,22 +251,6 @@ def _check_headers(
         )
 
 
-def _shards(index: Path) -> list[Path]:
-    # {"weight_map": {"shared.weight": "model-00001-of-00002.safetensors", ...}, ...}
-    # -> [model-00001-of-00002.safetensors, model-00002-of-00002.safetensors] beside the index.
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: is no index of weight files ({error!r})") from None
-    if not names:
-        raise UserError(f"{index}: names no weight files")
-    for name in names:
-        # A name with a path in it could point outside the folder.
-        if Path(name).name != name or not (index.parent / name).is_file():
-            raise UserError(f"{index}: names the file '{name}', which is not in the folder")
-    return [index.parent / name for name in names]
-
-
 # ---- New rows ---------------------------------------------------------------------------------
 
 
@@ -308,14 +275,62 @@ def resize_embeddings(params: Params, new_vocab: int) -> Params:
 # ---- Out --------------------------------------------------------------------------------------
 
 
-def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: Params) -> None:
+def save_pretrained(
+    folder: str | os.PathLike[str],
+    config: T5Config,
+    params: Params,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Writes config.json and model.safetensors under torch's names; transformers loads both.
 
-    Each file is complete or absent. Raises UserError where the disk refuses, and where `params` are
-    not those of `config`.
+    More than `shard_bytes` become several files with an index. Each file is complete or absent.
+    Raises UserError where the disk refuses, and where `params` are not those of `config`.
     """
     folder = Path(folder)
-    weights = _checked(config, flatten_dict(params), folder)
+    config, portable_params = portable(config, params, folder)
+    tensors = {
+        torch_name(key): np.ascontiguousarray(value.T if key[-1] == "kernel" else value)
+        for key, value in flatten_dict(portable_params).items()
+    }
+    shards = _split(tensors, shard_bytes)
+    count = len(shards)
+    names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    if count == 1:
+        names = ["model.safetensors"]
+    files = dict(zip(names, shards, strict=True))
+    texts = {"config.json": config.to_hf()}
+    if count > 1:
+        texts["model.safetensors.index.json"] = {
+            "metadata": {"total_size": sum(x.nbytes for x in tensors.values())},
+            "weight_map": {name: file for file, shard in files.items() for name in shard},
+        }
+    part = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, shard in files.items():
+            part = folder / f"{name}.part"
+            # transformers refuses a safetensors file that does not name the framework of its
+            # layout.
+            save_file(shard, part, metadata={"format": "pt"})
+            part.replace(folder / name)
+        for name, content in texts.items():
+            part = folder / f"{name}.part"
+            part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            part.replace(folder / name)
+        if count > 1:  # Whoever finds one whole file reads no index.
+            (folder / "model.safetensors").unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        if part != folder:
+            part.unlink(missing_ok=True)
+        raise UserError(f"{folder}: the model could not be written ({error})") from None
+
+
+def portable(
+    config: T5Config, params: Params, folder: str | os.PathLike[str]
+) -> tuple[T5Config, Params]:
+    """Configuration and parameters, float32 on the host, that mean the same model to transformers
+    4 and 5. Raises UserError, which names `folder`, where the two do not fit each other."""
+    weights = _checked(config, flatten_dict(params), Path(folder))
     if config.scale_decoder_outputs != config.tie_word_embeddings:
         # Before its version 5 transformers scales where the head is tied, and only there: such a
         # model becomes one with a head of its own that holds the scale, or the lack of it.
@@ -323,23 +338,21 @@ def save_pretrained(folder: str | os.PathLike[str], config: T5Config, params: Pa
         embedding = weights["shared", "embedding"]
         weights["lm_head", "kernel"] = scale * weights.get(("lm_head", "kernel"), embedding.T)
         config = dataclasses.replace(config, tie_word_embeddings=False, scale_decoder_outputs=False)
-    tensors = {
-        torch_name(key): np.ascontiguousarray(value.T if key[-1] == "kernel" else value)
-        for key, value in weights.items()
-    }
-    text = json.dumps(config.to_hf(), indent=2, sort_keys=True) + "\n"
-    part = folder / "model.safetensors.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # transformers refuses a safetensors file that does not name the framework of its layout.
-        save_file(tensors, part, metadata={"format": "pt"})
-        part.replace(folder / "model.safetensors")
-        part = folder / "config.json.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / "config.json")
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{folder}: the model could not be written ({error})") from None
+    return config, unflatten_dict(weights)
+
+
+def _split(tensors: dict[str, np.ndarray], most: int) -> list[dict[str, np.ndarray]]:
+    """The tensors in their order, in as many parts as hold `most` bytes each; one that is larger
+    has a part of its own."""
+    parts: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if parts[-1] and size + tensor.nbytes > most:
+            parts.append({})
+            size = 0
+        parts[-1][name] = tensor
+        size += tensor.nbytes
+    return parts
 
 
 def torch_name(key: tuple[str, ...]) -> str:

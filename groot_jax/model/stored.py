@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,13 @@ from safetensors import SafetensorError, safe_open
 
 from groot_jax.errors import UserError
 
+# In the order in which they are looked for.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "flax_model.msgpack",
+    "flax_model.msgpack.index.json",
+)
 # Bytes that are read, checked and cast at once: small beside any model, large beside a page.
 _CHUNK = 8 << 20
 # What safetensors and msgpack call the types of weights that can be trained.
@@ -100,6 +107,42 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
     raw: np.ndarray = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(np.float32).reshape(shape)
+
+
+def weight_files(names: Collection[str], where: object) -> list[str]:
+    """Those of a folder's files that hold its weights, in one format; an index first, if any.
+
+    Raises UserError, which begins with `where`, if none can be read.
+    """
+    found = next((name for name in WEIGHT_FILES if name in names), None)
+    if found is not None:
+        stem, _, suffix = found.removesuffix(".index.json").rpartition(".")
+        parts = [n for n in names if n.startswith(f"{stem}-") and n.endswith(f".{suffix}")]
+        return [found, *sorted(parts)] if found.endswith(".index.json") else [found]
+    message = f"{where}: holds no {' or '.join(WEIGHT_FILES[::2])}"
+    if any(name.endswith(".bin") for name in names):
+        message += (
+            "; its .bin weights are pickles, which are never loaded: convert them where torch "
+            "is installed with `model.save_pretrained(folder, safe_serialization=True)`"
+        )
+    raise UserError(message)
+
+
+def shards(index: Path) -> list[Path]:
+    """The weight files that an index names, beside it. Raises UserError for one that is none."""
+    # {"weight_map": {"shared.weight": "model-00001-of-00002.safetensors", ...}, ...}
+    # -> [model-00001-of-00002.safetensors, model-00002-of-00002.safetensors] beside the index.
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: is no index of weight files ({error!r})") from None
+    if not names:
+        raise UserError(f"{index}: names no weight files")
+    for name in names:
+        # A name with a path in it could point outside the folder.
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise UserError(f"{index}: names the file '{name}', which is not in the folder")
+    return [index.parent / name for name in names]
 
 
 def read_headers(file: Path) -> dict[str, StoredTensor]:

@@ -52,17 +52,35 @@ def make_reward(spec: RewardSpec, board: Board | None = None) -> Reward:
     if is_batched(spec):
         score = make_batch_reward(spec, board)
         return lambda candidate, gold, words: score([candidate], [gold], [words])[0]
+    if not term_names(spec):
+        return _single(spec.name.rpartition("*")[2].strip(), spec, board)
+    score_terms = make_terms(spec, board)
+    return lambda candidate, gold, words: score_terms(candidate, gold, words)[0]
+
+
+def term_names(spec: RewardSpec) -> list[str]:
+    """The terms of a weighted sum, in its order; empty for a reward that is none."""
+    names = [name for _, name in _parse(spec.name)]
+    return names if len(names) > 1 else []
+
+
+def make_terms(
+    spec: RewardSpec, board: Board
+) -> Callable[[Labeling, Labeling, Words], list[float]]:
+    """As `make_reward`, not in batch form: the reward, and behind it, for a weighted sum, each of
+    its terms before it is weighted."""
     weighted = [(weight, _single(name, spec, board)) for weight, name in _parse(spec.name)]
-    if len(weighted) == 1:
-        return weighted[0][1]
 
-    def weighted_sum(candidate: Labeling, gold: Labeling, words: Words) -> float:
+    def score(candidate: Labeling, gold: Labeling, words: Words) -> list[float]:
+        terms = [reward(candidate, gold, words) for _, reward in weighted]
+        if len(terms) == 1:
+            return terms
         total = 0.0
-        for weight, reward in weighted:
-            total += weight * reward(candidate, gold, words)
-        return min(total, 1.0)  # In floats 0.33 + 0.56 + 0.11 is 1.0000000000000002.
+        for (weight, _), term in zip(weighted, terms, strict=True):
+            total += weight * term
+        return [min(total, 1.0), *terms]  # In floats 0.33 + 0.56 + 0.11 is 1.0000000000000002.
 
-    return weighted_sum
+    return score
 
 
 def make_batch_reward(spec: RewardSpec, board: Board) -> BatchReward:

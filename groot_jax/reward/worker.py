@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,30 +26,33 @@ from groot_jax.reward.pool import (
     Pool,
     PoolEntry,
     PoolSettings,
-    Score,
     ScoringTask,
     Triple,
     build_pools,
 )
-from groot_jax.reward.rewards import RewardSpec, Words, is_batched, make_batch_reward, make_reward
+from groot_jax.reward.rewards import RewardSpec, Words, is_batched, make_batch_reward, make_terms
 from groot_jax.reward.user_function import Board
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Work for one lane at a time: tasks, of which pools are made as `settings` say, or triples,
-    of which the rewards are asked. The items are whichever of the two there are."""
+    of which the rewards are asked, with the `terms` of a weighted sum where they are wanted. The
+    items are whichever of the two there are."""
 
     tasks: Sequence[ScoringTask]
     triples: Sequence[Triple]
     settings: PoolSettings
+    terms: bool = False
 
     def words(self) -> list[Words]:
         """The sentence of each item."""
         return [task.words for task in self.tasks] + [words for _, _, words in self.triples]
 
 
-Results = list[Pool] | list[float]
+Results = list[Pool] | list[float] | list[list[float]]
+# Of each triple its reward, and behind it the terms of a weighted sum; the items are as in `Score`.
+_Rows = Callable[[Sequence[Triple], Sequence[int]], list[list[float]]]
 ChunkScorer = Callable[[Chunk], Results]
 
 
@@ -59,39 +62,64 @@ def make_chunk_scorer(spec: RewardSpec, seed: int, board: Board) -> ChunkScorer:
     Before an item is worked on its number goes to `board.item`; a batch-form reward sees all items
     of a chunk in one call, under the first one's. Raises a UserError if the reward cannot be had.
     """
-    score = _score_together(spec, board) if is_batched(spec) else _score_singly(spec, board)
+    rows = _rows_together(spec, board) if is_batched(spec) else _rows_singly(spec, board)
 
     def score_chunk(chunk: Chunk) -> Results:
         if chunk.triples:
-            return score(chunk.triples, range(len(chunk.triples)))
-        return build_pools(chunk.tasks, score, chunk.settings, spec.malformed_penalty, seed)
+            found = rows(chunk.triples, range(len(chunk.triples)))
+            return found if chunk.terms else [row[0] for row in found]
+        # A pool is built from rewards; the terms are kept aside and join its entries at the end.
+        terms: dict[tuple[int, Labeling, Labeling | None], tuple[float, ...]] = {}
+
+        def score(triples: Sequence[Triple], items: Sequence[int]) -> list[float]:
+            found = rows(triples, items)
+            for (candidate, gold, _), item, row in zip(triples, items, found, strict=True):
+                if len(row) > 1:
+                    terms[item, candidate, gold] = tuple(row[1:])
+            return [row[0] for row in found]
+
+        pools = build_pools(chunk.tasks, score, chunk.settings, spec.malformed_penalty, seed)
+        return with_terms(pools, chunk.tasks, terms) if terms else pools
 
     return score_chunk
 
 
-def _score_singly(spec: RewardSpec, board: Board) -> Score:
-    reward = make_reward(spec, board)
+def with_terms(
+    pools: Sequence[Pool],
+    tasks: Sequence[ScoringTask],
+    terms: Mapping[tuple[int, Labeling, Labeling | None], tuple[float, ...]],
+) -> list[Pool]:
+    """The pools with the terms of each entry's reward; `terms`: by (task, labeling, gold)."""
+    return [
+        tuple(
+            entry._replace(terms=terms.get((item, entry.labeling, task.gold), ())) for entry in pool
+        )
+        for item, (pool, task) in enumerate(zip(pools, tasks, strict=True))
+    ]
 
-    def score(triples: Sequence[Triple], items: Sequence[int]) -> list[float]:
-        rewards = []
+
+def _rows_singly(spec: RewardSpec, board: Board) -> _Rows:
+    score = make_terms(spec, board)
+
+    def rows(triples: Sequence[Triple], items: Sequence[int]) -> list[list[float]]:
+        found = []
         for triple, item in zip(triples, items, strict=True):
             board.item = item
-            rewards.append(reward(*triple))
-        return rewards
+            found.append(score(*triple))
+        return found
 
-    return score
+    return rows
 
 
-def _score_together(spec: RewardSpec, board: Board) -> Score:
+def _rows_together(spec: RewardSpec, board: Board) -> _Rows:
     score_lists = make_batch_reward(spec, board)
 
-    def score(triples: Sequence[Triple], items: Sequence[int]) -> list[float]:
+    def rows(triples: Sequence[Triple], items: Sequence[int]) -> list[list[float]]:
         board.item = 0  # One call for all: its message names the first sentence.
-        return score_lists(
-            [t[0] for t in triples], [t[1] for t in triples], [t[2] for t in triples]
-        )
+        columns = ([triple[i] for triple in triples] for i in range(3))
+        return [[reward] for reward in score_lists(*columns)]  # type: ignore[arg-type]
 
-    return score
+    return rows
 
 
 # ---- The protocol -----------------------------------------------------------------------------
@@ -118,12 +146,12 @@ def _fields(value: Chunk | ScoringTask | Candidate | PoolSettings) -> list:
 
 def decode_chunk(message: list) -> Chunk:
     """A chunk as it was before it was sent: users' functions are promised tuples and Spans."""
-    tasks, triples, settings = message
+    tasks, triples, settings, terms = message
     return Chunk(
         [
             ScoringTask(
                 tuple(words),
-                _labeling(gold),
+                None if gold is None else _labeling(gold),
                 [Candidate(_labeling(labeling), *rest) for labeling, *rest in candidates],
                 key,
             )
@@ -131,12 +159,18 @@ def decode_chunk(message: list) -> Chunk:
         ],
         [(_labeling(found), _labeling(gold), tuple(words)) for found, gold, words in triples],
         PoolSettings(*settings),
+        terms,
     )
 
 
 def decode_pools(message: list) -> list[Pool]:
     """Pools as they were before they were sent."""
-    return [tuple(PoolEntry(_labeling(spans), *rest) for spans, *rest in pool) for pool in message]
+    return [tuple(map(_entry, pool)) for pool in message]
+
+
+def _entry(fields: list) -> PoolEntry:
+    entry = PoolEntry._make(fields)
+    return entry._replace(labeling=_labeling(fields[0]), terms=tuple(entry.terms))
 
 
 def _labeling(spans: list) -> Labeling:

@@ -53,8 +53,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What goes wrong with a file of the work directory, as a UserError that names it.
+def writing(path: Path, flag: str = "--workdir") -> Iterator[None]:
+    """What goes wrong with a file of the folder that `flag` names, as a UserError that names it.
 
     >>> with writing(Path("w/a.json")): Path("/dev/full").write_text("1")
     UserError: w/a.json could not be written (No space left on device): make room or ...
@@ -64,12 +64,12 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{path} could not be written ({error.strerror or error}): make room or choose another "
-            "--workdir, then run the same command again; what was there before is unharmed"
+            f"{flag}, then run the same command again; what was there before is unharmed"
         ) from error
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, flag: str = "--workdir") -> Iterator[Path]:
     """A draft to write into, which then takes the place of `folder`, whole or not at all.
 
     A process that is killed meanwhile leaves the old folder in its place, or, between the two
@@ -78,11 +78,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     draft, old = (folder.with_name(f"{folder.name}.{word}") for word in ("tmp", "old"))
     shutil.rmtree(draft, ignore_errors=True)
-    with writing(folder):
+    with writing(folder, flag):
         if old.exists() and not folder.exists():
             os.rename(old, folder)
         draft.mkdir(parents=True)
-        yield draft
+        try:
+            yield draft
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         # Content before names: after a power cut the new name may not stand for empty files.
         for path in (*draft.rglob("*"), draft):
             _sync(path)

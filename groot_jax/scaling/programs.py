@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
+from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import NllBatch, PoolBatch, nll_batch
 from groot_jax.data.ladder import Ladder
@@ -35,7 +36,8 @@ from groot_jax.scaling.workload import Workload
 from groot_jax.task import Task, make_model_config, num_sentinels, resolve_format
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import Partitioning
-from groot_jax.training.steps import jit_groot_step, jit_nll_step
+from groot_jax.training.steps import jit_groot_step, jit_nll_step, loss_settings, losses_in_use
+from groot_jax.warm_start import labeler_of
 
 Arrays = TypeVar("Arrays")
 
@@ -58,6 +60,9 @@ def model_of(config: ConfigDict) -> tuple[T5Config, int]:
         features = text.max_features if resolve_format(config) == "aligned" else 0
         return make_model_config(model, vocab + features + _LABELS), vocab
     changes = run_settings(model)
+    if (earlier := labeler_of(model)) is not None:
+        shape = dataclasses.replace(earlier.model_config, **changes)
+        return shape, earlier.format.tokenizer.base_size
     folder = expanded(model.init, "config.model.init")
     if folder.is_dir():
         shape = load_config(folder, **changes)
@@ -173,11 +178,14 @@ class Programs:
 
     def _lower_update(self, step: str) -> jax.stages.Lowered:
         batch: NllBatch | PoolBatch
+        losses: tuple[LossSettings, ...] = ()
         if step == "nll":
             stage, clip, jit = self.config.nll, self.config.optimizer.clip, jit_nll_step
             batch = nll_batch(self.workload.batch(self._padded_rows(step)))
         else:
             stage, clip, jit = self.stage, self.stage.clip, jit_groot_step
+            systems = [configs.variant(self.config, name) for name in self.config.systems]
+            losses = (loss_settings(stage, losses_in_use([stage, *systems])),)
             # Bins of trees must not span two devices, nor two updates that are accumulated.
             groups = self.partitioning.layout.ways("batch") * stage.accumulate
             batch = self._pools(groups, self._padded_rows(step))
@@ -190,7 +198,9 @@ class Programs:
         state = self.partitioning.state_shapes(optimizer)
         # Its declared type lacks `lower`.
         jitted: Any = jit(stage, optimizer, self.partitioning)
-        return jitted.lower(state, _placed(batch, layout.batch), key, columns)
+        return jitted.lower(
+            state, _placed(batch, layout.batch), key, columns, *_placed(losses, layout.everywhere)
+        )
 
     def _pools(self, groups: int, rows: int) -> PoolBatch:
         start_token = self.model_config.decoder_start_token_id

@@ -30,6 +30,7 @@ from groot_jax.data.vocabularies import tokenizer_files
 from groot_jax.errors import UserError
 from groot_jax.reward.pool import PoolEntry
 from groot_jax.task import num_sentinels, resolve_format
+from groot_jax.warm_start import labeler_of
 
 _TRIES = 100  # Draws for each place of a pool, before a sentence has too few labelings to fill it.
 
@@ -166,13 +167,17 @@ def make_workload(
 
 def _reads_features(config: ConfigDict) -> bool:
     """Whether the tokenizer that `config` names is ours, on this disk, with features of words: that
-    of a model which groot_jax.pretrain made from scratch."""
+    of a model which groot_jax.pretrain made from scratch, or of a labeler."""
+    if (earlier := labeler_of(config.model)) is not None:
+        return earlier.format.tokenizer.has_features
     folder = Path(_tokenizer_of(config)).expanduser()
     return (folder / SETTINGS_FILE).is_file() and load_tokenizer(folder).has_features
 
 
 def _reads_bytes(config: ConfigDict) -> bool:
     """Whether its pieces are bytes: ByT5's, released or on this disk."""
+    if (earlier := labeler_of(config.model)) is not None:
+        return earlier.format.tokenizer.bytes
     source = _tokenizer_of(config)
     folder = Path(source).expanduser()
     if folder.is_dir() and tokenizer_files([path.name for path in folder.iterdir()]):

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError, signals_delayed
+from groot_jax.training.optimizer import AveragedState
 
 
 @dataclass
@@ -191,12 +193,15 @@ class Checkpoints:
         self.wait()
         self._check_room(state)
         self._policy.evaluations = meta.evaluations
+        told = meta.to_json()
+        if isinstance(state.opt_state, AveragedState):
+            told["averaged"] = True  # Whoever reads parameters is to read their average.
         # What this call begins goes on in the background, but not if the call is cut off.
         with self._saving(), signals_delayed():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta.to_json())
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(told)
                 ),
             )
 
@@ -240,12 +245,25 @@ class Checkpoints:
         return self._restore(step, state=ocp.args.StandardRestore(shapes)).state
 
     def restore_params(self, step: int, shapes: Params) -> Params:
-        """As `restore`, the parameters alone: AdamW's moments are twice as large as they are."""
-        item = {"params": shapes}
+        """What a step is to be used by: its parameters alone, since AdamW's moments are twice as
+        large as they are, or their average, where training kept one (`optimizer.ema`)."""
+        averaged = self._restore(step, meta=ocp.args.JsonRestore()).meta.get("averaged", False)
+        item = {"opt_state": {"average": shapes}} if averaged else {"params": shapes}
         args = ocp.args.PyTreeRestore(
             item=item,
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
             partial_restore=True,  # What `item` does not name is left on disk.
+        )
+        state = self._restore(step, state=args).state
+        return state["opt_state"]["average"] if averaged else state["params"]
+
+    def restore_params_to_host(self, step: int, shapes: Params) -> Params:
+        """As `restore_params`, as arrays of numpy, whatever devices wrote them."""
+        item = {"params": shapes}
+        args = ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item),
+            partial_restore=True,
         )
         return self._restore(step, state=args).state["params"]
 

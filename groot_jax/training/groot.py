@@ -14,23 +14,30 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import dropwhile
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from groot_jax import config as configs
+from groot_jax.config.keys import flatten
 from groot_jax.contrast.pools import Sizes, pool_batch
 from groot_jax.contrast.update import Metrics, Params, PoolBatch, TrainState
-from groot_jax.data.batches import Batch
+from groot_jax.data.batches import Batch, Example
+from groot_jax.data.format import Format
+from groot_jax.evaluation.metrics import REWARD_DECIMALS
 from groot_jax.generate.beam_search import Beams
 from groot_jax.mesh import arrays
 from groot_jax.mesh.rows import counted_rows, padded_rows
 from groot_jax.model.t5 import T5
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
-from groot_jax.training.loop import Stage, Update, num_updates, updates_between
+from groot_jax.reward.rewards import RewardSpec, term_names
+from groot_jax.training.loop import Program, Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.run import Run
-from groot_jax.training.steps import jit_groot_step
+from groot_jax.training.steps import jit_groot_step, loss_settings, losses_in_use
 
 
 @dataclass(frozen=True)
@@ -53,13 +60,19 @@ class GrootStage:
         layout = partitioning.layout
         size, parts = settings.batch_size, settings.accumulate
         # Another order of sentences, and other swapped mentions, than those of stage 0.
-        self._batches = run.batches(size, run.config.seed + 1, parts)
+        self._batches = run.mixed_batches(size, run.config.seed + 1, settings.unlabeled, parts)
         self._counted_B = counted_rows(layout, padded_rows(layout, size, parts))
         per_epoch = self._batches.per_epoch
         self.total = num_updates(settings, per_epoch)
         self._eval_every = updates_between(settings, per_epoch)
         self._optimizer = make_optimizer(run.config.optimizer, settings, settings.clip, self.total)
-        self._step = jit_groot_step(settings, self._optimizer, partitioning)
+        self._step = run.shared(
+            _update_key(settings),
+            lambda: jit_groot_step(settings, self._optimizer, partitioning),
+        )
+        systems = [configs.variant(run.config, name) for name in run.config.systems]
+        losses = loss_settings(settings, losses_in_use([settings, *systems]))
+        self._losses = arrays.put(losses, layout.everywhere)
         # NLL continued has no contrast: nothing is generated for it.
         self._contrasts = any(settings.loss.values())
         self._generator = run.generator
@@ -69,39 +82,57 @@ class GrootStage:
         self._noisy = settings.generate_dropout > 0
         if self._noisy:
             noisy = dataclasses.replace(task.model_config, dropout_rate=settings.generate_dropout)
-            self._generator = task.generator(layout, model=T5(noisy))
+            self._generator = run.shared(
+                _search_key(settings), lambda: task.generator(layout, model=T5(noisy))
+            )
         seed = run.config.seed
         self._key = arrays.named_key(seed, system, layout.everywhere)
         # Draws unlike those of the update.
         self._noise = arrays.named_key(seed, f"{system}, generation", layout.everywhere)
+        # One program: called by itself, it would run operation by operation.
+        self._fold_in = jax.jit(jax.random.fold_in, out_shardings=layout.everywhere)
 
     # ---- The three steps ----
 
     def generate(self, params: Params, batch: Batch, step: int) -> Beams | None:
         """Starts the search for the k best labelings of each sentence; returns at once."""
+        if self._batches.is_unlabeled(step):
+            # As its teacher would label it for a user. No gold has been learned by heart here, so
+            # there is nothing for noise to undo.
+            teacher = self._start if self.settings.teacher == "start" else params
+            return self._run.generator(teacher, batch)
         if not self._contrasts:
             return None
         # By the step, not by a key that each search passes on: a run that continues draws the same.
-        key = jax.random.fold_in(self._noise, step) if self._noisy else None
+        key = None
+        if self._noisy:
+            # Sent like a batch: nothing in the loop goes to the device unasked.
+            number = arrays.put(np.uint32(step), self._run.partitioning.layout.everywhere)
+            key = self._fold_in(self._noise, number)
         return self._generator(params, batch, key)
 
     def correct_and_rank(self, beams: Beams | None, batch: Batch) -> Ranked:
         """Waits for the beams and hands them to the oracle, which corrects, scores and ranks while
-        this returns. Sentences without a target, whose gold cannot be written, get no pool."""
+        this returns. Sentences without a target, whose gold cannot be written, get no pool; those
+        that nobody has labeled get one by expected reward."""
         if beams is None:
             return Ranked(batch, None, dict)
         # A type that the training split lacks (data.unknown_types=keep) has no tag to be written.
-        found = [item for item in self._generator.read(beams, batch) if item[0].target]
+        found = [
+            (example, candidates)
+            for example, candidates in self._generator.read(beams, batch)
+            if example.target or example.unlabeled
+        ]
         tasks = [
             ScoringTask(
                 words=example.sentence.words,
-                gold=example.sentence.labeling,
+                gold=None if example.unlabeled else example.sentence.labeling,
                 candidates=candidates,
                 key=example.index,
             )
             for example, candidates in found
         ]
-        handle = self._run.oracle.submit(tasks, PoolSettings(**self.settings.pool))
+        handle = self._run.oracle.submit(tasks, pool_settings(self.settings))
         # The oracle knows words and labelings, and no ids: a pool comes back to its sentence by its
         # place among the tasks, an entry to its row of `tokens_BxKxT` by its slot.
         indices = [example.index for example, _ in found]
@@ -114,18 +145,25 @@ class GrootStage:
     def contrast(self, state: TrainState, ranked: Ranked) -> Update:
         """Waits for the pools, and starts the update that they ask for."""
         pools = ranked.pools()
+        batch = with_consensus(ranked.batch, pools, self._run.task.format)
+        ranked = dataclasses.replace(ranked, batch=batch)
         state, metrics = self.update(state, self.encode(ranked, pools))
         # Padding has index -1 and no pool. Under tensor parallelism several processes hold the same
         # sentence, which only one of them may count.
-        counted = set(ranked.batch.index_B[self._counted_B].tolist())
-        return Update(state, metrics, pool_figures([pools[i] for i in pools if i in counted]))
+        counted = set(batch.index_B[self._counted_B].tolist())
+        terms = term_names(RewardSpec(**self._run.config.reward))
+        figures = pool_figures([pools[i] for i in pools if i in counted], terms)
+        if any(example is not None and example.unlabeled for example in batch.examples):
+            # Expected rewards are no rewards, and no mean shall be of both.
+            figures = {f"unlabeled_{name}": figure for name, figure in figures.items()}
+        return Update(state, metrics, figures)
 
     def encode(self, ranked: Ranked, pools: Mapping[int, Pool]) -> PoolBatch:
         """The pools as the arrays of an update, on the host."""
         run = self._run
         return pool_batch(
             ranked.batch,
-            pools,
+            pools if self._contrasts else {},
             ranked.tokens_BxKxT,
             run.task.format,
             # With 0 a pool is the one slot that is there besides, for the likelihood of gold.
@@ -140,7 +178,12 @@ class GrootStage:
     def update(self, state: TrainState, pools: PoolBatch) -> tuple[TrainState, Metrics]:
         """Starts one update; its arrays are on the way when this returns."""
         data = arrays.put(pools, self._run.partitioning.layout.batch)
-        return self._step(state, data, self._key, self._run.columns)
+        return self._step(state, data, self._key, self._run.columns, self._losses)
+
+    @cached_property
+    def _start(self) -> Params:
+        """The parameters that stage 1 starts from: a copy that no update takes over."""
+        return self._run.stage_0_params()
 
     # ---- Their order ----
 
@@ -177,6 +220,14 @@ class GrootStage:
     def stage(self) -> Stage:
         """As the loop of all training sees it."""
         run, partitioning = self._run, self._run.partitioning
+        names = [*dropwhile(lambda name: name != self.system, run.config.systems)][1:]
+        later = [configs.variant(run.config, name) for name in names]
+        # What a later system needs stays. So does the search of dev, which all of them need.
+        programs: list[Program] = []
+        if _update_key(self.settings) not in map(_update_key, later):
+            programs.append(self._step)
+        if self._noisy and _search_key(self.settings) not in map(_search_key, later):
+            programs.append(self._generator.search)
         return Stage(
             self.system,
             total=self.total,
@@ -184,25 +235,78 @@ class GrootStage:
             fresh=lambda: partitioning.new_state(run.stage_0_params(), self._optimizer),
             shapes=partitioning.state_shapes(self._optimizer),
             updates=self.updates,
-            # The search of dev is not this system's own: the next one goes on with it.
-            programs=(self._step, self._generator.search) if self._noisy else (self._step,),
+            programs=tuple(programs),
         )
 
 
-def pool_figures(pools: Sequence[Pool]) -> dict[str, tuple[float, float]]:
+# Settings of a system that are no part of the program of its update, with what begins so: arguments
+# of it, what makes its batches, and what its number of updates says already.
+_NOT_COMPILED = (
+    *("loss.", "tau", "rank_margin", "reinforce_normalise", "nll_weight", "batch_size", "pool."),
+    *("expected", "temperature", "unlabeled", "teacher", "lag", "generate_dropout", "eval_every"),
+)
+
+
+def _update_key(settings: ConfigDict) -> tuple[object, ...]:
+    """What two systems have in common that share the compiled programs of their updates.
+
+    The number of updates, which the schedule holds, follows from `epochs` and `batch_size`.
+    """
+    flat = flatten(settings)
+    compiled = {k: v for k, v in flat.items() if not k.startswith(_NOT_COMPILED)}
+    return ("update", settings.batch_size, *sorted(compiled.items()))
+
+
+def _search_key(settings: ConfigDict) -> tuple[object, ...]:
+    return ("search", settings.generate_dropout)
+
+
+def pool_settings(settings: ConfigDict) -> PoolSettings:
+    """How `config.groot`, or a variant of it, wants its pools."""
+    return PoolSettings(
+        **settings.pool, expected=settings.expected, temperature=settings.temperature
+    )
+
+
+def with_consensus(batch: Batch, pools: Mapping[int, Pool], format_: Format) -> Batch:
+    """The batch with gold for its unlabeled sentences: the consensus, first in their pools. One
+    without a pool, of which no beam ended, has none and counts nowhere."""
+
+    def labeled(example: Example | None) -> Example | None:
+        pool = pools.get(example.index) if example is not None and example.unlabeled else None
+        if example is None or not pool:
+            return example
+        sentence = dataclasses.replace(example.sentence, labeling=pool[0].labeling)
+        target = format_.target(sentence.labeling, sentence.words)
+        return dataclasses.replace(example, sentence=sentence, target=target)
+
+    return batch._replace(examples=[labeled(example) for example in batch.examples])
+
+
+def pool_figures(
+    pools: Sequence[Pool], terms: Sequence[str] = ()
+) -> dict[str, tuple[float, float]]:
     """Rewards of the training beams as (sum, denominator): rank 1, and all that are in a pool,
-    which holds `groot.pool.beams` at most: not the mean over the top k that dev has."""
+    which holds `groot.pool.beams` at most: not the mean over the top k that dev has. The same of
+    each of the `terms` of a weighted sum. `uniform_pools`: the share of pools whose entries all
+    have one reward, so that there is nothing to contrast."""
     if not pools:
         return {}
-    first, beam, size = [], [], 0
-    for pool in pools:
-        size += len(pool)
-        # Gold that the beam did not find, and corrections, have slot -1; rank 1 of the beam has 0.
-        ranked = [entry for entry in pool if entry.slot >= 0]
-        beam += [entry.reward for entry in ranked]
-        first += [entry.reward for entry in ranked if entry.slot == 0]
-    return {
-        "reward@1": (sum(first), len(first)),
-        "beam_reward": (sum(beam), len(beam)),
-        "pool_size": (size, len(pools)),
+    # Gold that the beam did not find, and corrections, have slot -1; rank 1 of the beam has 0.
+    beam = [entry for pool in pools for entry in pool if entry.slot >= 0]
+    first = [entry for entry in beam if entry.slot == 0]
+    uniform = sum(
+        len({round(entry.reward, REWARD_DECIMALS) for entry in pool}) == 1 for pool in pools
+    )
+    figures: dict[str, tuple[float, float]] = {
+        "reward@1": (sum(entry.reward for entry in first), len(first)),
+        "beam_reward": (sum(entry.reward for entry in beam), len(beam)),
+        "pool_size": (sum(map(len, pools)), len(pools)),
+        "uniform_pools": (uniform, len(pools)),
     }
+    # Where nobody has labeled a sentence its rewards are expected ones, which have no terms.
+    if all(entry.terms for entry in beam):
+        for i, term in enumerate(terms):
+            figures[f"reward@1/{term}"] = (sum(entry.terms[i] for entry in first), len(first))
+            figures[f"beam_reward/{term}"] = (sum(entry.terms[i] for entry in beam), len(beam))
+    return figures

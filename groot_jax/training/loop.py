@@ -18,6 +18,7 @@ from rich.console import Console
 
 from groot_jax.contrast.update import Metrics, Params, TrainState
 from groot_jax.evaluation.metrics import Totals, merge_totals
+from groot_jax.evaluation.records import Json
 from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import (
@@ -29,6 +30,7 @@ from groot_jax.training.checkpoints import (
     by_reward,
 )
 from groot_jax.training.monitor import Monitor, say
+from groot_jax.training.optimizer import evaluated_params
 
 
 class Program(Protocol):
@@ -82,11 +84,13 @@ def train(
     evaluate: Callable[[Params], dict[str, float]],
     console: Console,
     hosts: Hosts,
+    samples: Callable[[], list[Json]] = list,
 ) -> None:
     """Runs a stage's updates from its latest checkpoint; evaluates and saves now and then.
 
     `settings` are those of `config.checkpoint`. `evaluate` measures parameters on dev; the stage's
-    `merit` reads what it finds. Raises UserError where a checkpoint cannot be read or written.
+    `merit` reads what it finds; `samples` gives the lists that it kept. Raises UserError where a
+    checkpoint cannot be read or written.
     """
     system, total = stage.system, stage.total
     with Checkpoints(
@@ -127,12 +131,13 @@ def train(
                 monitor.log(step, "train", sums.means(hosts))
                 sums = _Sums()
                 stopped = time.monotonic()
-                dev = evaluate(update.state.params)
+                dev = evaluate(evaluated_params(update.state))
                 now = time.monotonic()
                 monitor.exclude(now - stopped)
                 meta.seconds += now - begun
                 begun = now
                 monitor.log(step, "dev", dev | {"seconds": meta.seconds})
+                monitor.log_samples(step, samples())
                 meta.evaluations.append(Evaluation(step, dev))
                 best = best_evaluation(meta.evaluations, settings.tie, stage.merit)
                 assert best is not None

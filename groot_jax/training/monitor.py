@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from groot_jax.evaluation.records import SAMPLES_FILE, Json
 from groot_jax.runtime.files import write_text, writing
 from groot_jax.runtime.hiding import hidden
 
@@ -41,6 +42,7 @@ class Monitor:
         self._system, self._total = system, total
         self._console, self._main = console, main
         self._path = workdir / METRICS_FILE
+        self._samples_path = workdir / SAMPLES_FILE
         if main:
             self._open_files(workdir / "tensorboard" / system, start)
         self._bar = Progress(
@@ -59,6 +61,7 @@ class Monitor:
 
     def _open_files(self, folder: Path, start: int) -> None:
         _drop_after(self._path, self._system, start)
+        _drop_after(self._samples_path, self._system, start)
         with writing(self._path):
             self._file = self._path.open("a", encoding="utf-8")
             folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +114,14 @@ class Monitor:
                 summary = scalar(f"{split}/{key}", value)
                 self._board.write_event(Event(wall_time=now, step=step, summary=summary))
             self._board.flush()
+
+    def log_samples(self, step: int, sentences: Sequence[Json]) -> None:
+        """Writes one line of samples.jsonl: the lists of a few dev sentences after this step."""
+        if not self._main or not sentences:
+            return
+        line = {"system": self._system, "step": step, "sentences": list(sentences)}
+        with writing(self._samples_path), self._samples_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def say(console: Console, text: str) -> None:

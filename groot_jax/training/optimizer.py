@@ -1,13 +1,17 @@
-"""Learning-rate schedules and optimizers, from optax, as the config names them."""
+"""Learning-rate schedules and optimizers, from optax, as the config names them, and the moving
+average of the parameters."""
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from groot_jax.contrast.update import Params
+from groot_jax.contrast.update import Params, TrainState
 
 
 def make_schedule(stage: ConfigDict, num_steps: int) -> optax.Schedule:
@@ -45,6 +49,7 @@ def make_optimizer(
 
     Both take `learning_rate * weight_decay` of a parameter off it in each step (Loshchilov and
     Hutter, arXiv 1711.05101), but nothing off layer-norm scales and relative biases.
+    `optimizer.ema` above 0: its state holds an average of the parameters, see `averaged`.
     """
     schedule = make_schedule(stage, num_steps)
     if optimizer.name == "adafactor":
@@ -58,8 +63,10 @@ def make_optimizer(
             optax.scale_by_learning_rate(schedule, flip_sign=False),
             optax.scale(-1.0),
         )
-        return optax.chain(optax.clip_by_global_norm(clip), core) if clip else core
-    return _adamw(optimizer, schedule, clip)
+        whole = optax.chain(optax.clip_by_global_norm(clip), core) if clip else core
+    else:
+        whole = _adamw(optimizer, schedule, clip)
+    return averaged(whole, optimizer.ema) if optimizer.ema else whole
 
 
 def _adamw(
@@ -81,7 +88,7 @@ def _adamw(
     ) -> tuple[Params, optax.OptState]:
         assert params is not None
         adam, *rest, scheduled = state[1] if clip else state
-        scale = 1.0
+        scale: jax.Array | float = 1.0
         if clip:
             # Clipped first: one huge gradient would otherwise stay in the second moment for some 50
             # updates (b2 = .98) and make all of them small.
@@ -110,6 +117,57 @@ def _adamw(
         return updates, (state[0], new) if clip else new
 
     return optax.GradientTransformation(theirs.init, update)
+
+
+class AveragedState(NamedTuple):
+    """The state of `averaged`: `inner`, that of what it wraps; `average` of the parameters, in
+    their shapes; `num_updates`, how many are in it."""
+
+    inner: optax.OptState
+    average: Params
+    num_updates: jax.Array
+
+
+def averaged(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """The optimizer, which keeps an exponential moving average of the parameters as well (Polyak
+    and Juditsky 1992). The updates are its own: no parameter is changed by its average.
+
+    After t updates the average is that of the parameters after each of them, the one after update
+    i with the weight decay^(t - i), as the bias correction of Adam has it. So the decay has a
+    warm-up: for decay .99 the newest parameters weigh 1, .5, .34 ... of the average, and .01 from
+    some 500 updates on; what training began with never counts.
+    """
+
+    def init(params: Params) -> AveragedState:
+        # Copied: an update takes the memory of its state, and can take none twice.
+        copy = jax.tree.map(jnp.copy, params)
+        return AveragedState(optimizer.init(params), copy, jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: optax.Updates, state: AveragedState, params: Params | None = None
+    ) -> tuple[optax.Updates, AveragedState]:
+        assert params is not None
+        updates, inner = optimizer.update(updates, state.inner, params)
+        count = state.num_updates + 1
+        # (1 - d) / (1 - d^t): for d = .999 and few updates both are differences of almost equal
+        # numbers, of which expm1 loses nothing.
+        log = math.log(decay)
+        share = math.expm1(log) / jnp.expm1(count * jnp.float32(log))
+        average = jax.tree.map(
+            lambda mean, new: mean + (share * (new - mean)).astype(mean.dtype),
+            state.average,
+            optax.apply_updates(params, updates),
+        )
+        return updates, AveragedState(inner, average, count)
+
+    return optax.GradientTransformation(init, update)
+
+
+def evaluated_params(state: TrainState) -> Params:
+    """What a state is measured and used by: the average of its parameters where it keeps one. What
+    goes on being trained, and generates in stage 1, is `state.params`."""
+    averages = isinstance(state.opt_state, AveragedState)
+    return state.opt_state.average if averages else state.params
 
 
 def _decayed(params: Params) -> Params:

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from groot_jax.config import names_labeler
 from groot_jax.contrast.update import NllBatch, OutputColumns, Params, nll_batch, nll_scores
 from groot_jax.data.corruption import Corruption
 from groot_jax.data.denoising import Denoising
@@ -56,6 +57,11 @@ def make_pretrain_task(config: ConfigDict, text: Text) -> PretrainTask:
 
     Raises UserError where the tokenizer cannot be had, and for a line that no batch can hold.
     """
+    if names_labeler(config.model.init):
+        raise UserError(
+            f"config.model.init={config.model.init} is a labeler, which would forget its labels: "
+            "pretrain from scratch or from a released T5, and train a labeler from that"
+        )
     format_name, tokenizer = make_tokenizer(config, text.train, ())
     denoising = _denoising(config, tokenizer, format_name == "aligned")
     # Of the text as it was read: the next job compares it before it leaves lines out.

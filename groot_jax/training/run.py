@@ -5,14 +5,17 @@ Made once a job. Holds no parameter and takes no step.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import Params
 from groot_jax.data.augment import Augmenter
-from groot_jax.data.batches import Hide, TrainingBatches, encode
+from groot_jax.data.batches import Hide, MixedBatches, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus
 from groot_jax.errors import UserError
 from groot_jax.evaluation.evaluator import Evaluator
@@ -24,6 +27,8 @@ from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, initial_params
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.setup import make_partitioning
+
+_Compiled = TypeVar("_Compiled")
 
 
 class Run:
@@ -42,6 +47,7 @@ class Run:
         the mesh does not fit the devices."""
         self.config, self.workdir, self.corpus, self.task = config, workdir, corpus, task
         self.oracle, self.hosts = oracle, hosts
+        self._shared: dict[tuple[object, ...], object] = {}
         self.partitioning = make_partitioning(config, task.model_config)
         # The ids that the softmax runs over, and the way back from ids to them, on every device.
         self.columns = arrays.put(
@@ -55,6 +61,10 @@ class Run:
             task, self.generator, oracle, corpus.dev, hosts, config.evaluate.dev_limit
         )
         self._examples = encode(corpus.train, task.format)
+        self._unlabeled = [
+            dataclasses.replace(example, unlabeled=True)
+            for example in encode(corpus.unlabeled, task.format, gold=False)
+        ]
         chance = config.data.augment
         self._augmenter = Augmenter(corpus.train, task.format, chance) if chance else None
 
@@ -70,6 +80,29 @@ class Run:
             augmenter=self._augmenter,
             hide=self._hidden_words(),
         )
+
+    def mixed_batches(
+        self, batch_size: int, seed: int, share: float, parts: int = 1
+    ) -> MixedBatches:
+        """The same, where a share of the updates has unlabeled sentences: as they are written, and
+        in an order of their own."""
+        unlabeled = None
+        if share > 0:
+            unlabeled = TrainingBatches(
+                self._unlabeled,
+                batch_size,
+                self.task.ladder,
+                seed,
+                own_B=own_rows(self.partitioning.layout, batch_size, parts),
+            )
+        return MixedBatches(self.batches(batch_size, seed, parts), unlabeled, share)
+
+    def shared(self, key: tuple[object, ...], make: Callable[[], _Compiled]) -> _Compiled:
+        """What was made before for the same key, or what `make` makes now: systems that need the
+        same programs compile them once."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return cast(_Compiled, self._shared[key])
 
     def _hidden_words(self) -> Hide | None:
         """None where a format has nothing to show of a word but the word.

@@ -6,10 +6,12 @@ Built here alone, so that what preflight compiles and benchmarks time is what tr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Iterable
 from functools import partial, wraps
 from typing import Protocol, cast
 
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -22,13 +24,19 @@ from groot_jax.training.setup import Partitioning
 
 
 class Step(Protocol):
-    """A jitted update: (state, batch, key, columns) -> (the next state, metrics).
+    """A jitted update: (state, batch, key, columns) -> (the next state, metrics); that of stage 1
+    takes `loss_settings` behind them.
 
     The state that it is given is gone afterwards: its memory becomes the next one's.
     """
 
     def __call__(
-        self, state: TrainState, batch: NllBatch | PoolBatch, key: jax.Array, columns: OutputColumns
+        self,
+        state: TrainState,
+        batch: NllBatch | PoolBatch,
+        key: jax.Array,
+        columns: OutputColumns,
+        *losses: LossSettings,
     ) -> tuple[TrainState, Metrics]: ...
 
     def clear_cache(self) -> None:
@@ -50,23 +58,34 @@ def jit_nll_step(
     return _jit(step, optimizer, partitioning)
 
 
+def losses_in_use(stages: Iterable[ConfigDict]) -> frozenset[str]:
+    """The losses that some of these systems weigh above 0. A program has those alone: all nine
+    take two seconds more to compile, of some seven for a small model."""
+    return frozenset(name for stage in stages for name, weight in stage.loss.items() if weight > 0)
+
+
+def loss_settings(stage: ConfigDict, names: Collection[str]) -> LossSettings:
+    """The losses of `config.groot`, or of a variant of it, as host scalars to be placed; of their
+    weights those of `names`, which systems that share a program have in common."""
+    return LossSettings(
+        {name: np.asarray(stage.loss[name], np.float32) for name in names},
+        np.asarray(stage.tau, np.float32),
+        np.asarray(stage.rank_margin, np.float32),
+        np.asarray(stage.reinforce_normalise),
+        np.asarray(stage.nll_weight, np.float32),
+    )
+
+
 def jit_groot_step(
     stage: ConfigDict, optimizer: optax.GradientTransformation, partitioning: Partitioning
 ) -> Step:
-    """The update of stage 1, of a PoolBatch; `stage` is `config.groot`, or a variant of it."""
+    """The update of stage 1, of a PoolBatch; `stage` is `config.groot`, or a variant of it. Of what
+    `loss_settings` holds it reads nothing: these are arguments."""
     # Stage 1 has a dropout of its own, `groot.dropout`; the model's is that of stage 0.
     step = partial(
         groot_step,
         model=T5(dataclasses.replace(partitioning.model_config, dropout_rate=stage.dropout)),
         optimizer=optimizer,
-        settings=LossSettings(
-            # In the order of their names, as a ConfigDict gives its keys.
-            tuple((name, float(weight)) for name, weight in stage.loss.items()),
-            stage.tau,
-            stage.rank_margin,
-            stage.reinforce_normalise,
-        ),
-        nll_weight=stage.nll_weight,
         average=stage.nll_average,
         accumulate=stage.accumulate,
     )

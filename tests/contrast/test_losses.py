@@ -19,12 +19,12 @@ TAU, RANK_MARGIN = 0.3, 0.05
 
 
 def settings_of(**changes) -> LossSettings:
-    return LossSettings((), TAU, RANK_MARGIN)._replace(**changes)
+    return LossSettings({}, TAU, RANK_MARGIN)._replace(**changes)
 
 
 def loss(name: str, pools: ScoredPools, settings: LossSettings) -> jax.Array:
     """One loss as an update takes it."""
-    return contrast(pools, settings._replace(weights=((name, 1.0),)))
+    return contrast(pools, settings._replace(weights={name: 1.0}))
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -206,10 +206,36 @@ def test_the_contrast_is_the_weighted_sum_of_its_losses():
         jnp.ones((4, 5), bool),
         jnp.full((4, 5), 6),
     )
-    weights = (("margin", 0.3), ("risk", 5.0), ("rank", 0.0))
+    weights = {"margin": 0.3, "risk": 5.0, "rank": 0.0}
     got = contrast(pool, settings_of(weights=weights))
     want = 0.3 * loss("margin", pool, settings_of()) + 5 * loss("risk", pool, settings_of())
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_a_loss_of_weight_0_is_silent_even_where_it_overflows_and_no_program_is_its_own():
+    """0 times an infinite loss, or its infinite gradient, would be NaN."""
+    pool = ScoredPools(
+        jnp.array([[-1e30, -2.0, 3e38]]),
+        jnp.array([[1.0, 0.5, 0.0]]),
+        jnp.ones((1, 3), bool),
+        jnp.full((1, 3), 4),
+    )
+
+    def graded(s, settings):
+        total = lambda s: contrast(pool._replace(scores_BxM=s), settings).sum()  # noqa: E731
+        return jax.value_and_grad(total)(s)
+
+    jitted: Any = jax.jit(graded)
+    off = dict.fromkeys(LOSSES, 0.0)
+    assert not np.isfinite(jitted(pool.scores_BxM, settings_of(weights=off | {"squared": 1.0}))[0])
+    value, grad = jitted(pool.scores_BxM, settings_of(weights=off))
+    assert value == 0 and (grad == 0).all()
+    calm = jnp.array([[-1.0, -2.0, -3.0]])
+    for name in LOSSES:
+        alone = settings_of(weights=off | {name: 0.5}, tau=0.2)
+        want = 0.5 * loss(name, pool._replace(scores_BxM=calm), settings_of(tau=0.2)).sum()
+        np.testing.assert_allclose(jitted(calm, alone)[0], want, rtol=1e-5)
+    assert jitted._cache_size() == 1
 
 
 def test_the_config_knows_which_losses_read_tau():

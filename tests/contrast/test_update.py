@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 
 from groot_jax.contrast import projection
-from groot_jax.contrast.losses import LossSettings
+from groot_jax.contrast.losses import LOSSES, LossSettings
 from groot_jax.contrast.pools import pool_batch
 from groot_jax.contrast.projection import OutputColumns, token_log_probs
 from groot_jax.contrast.tree import build_tree
@@ -129,8 +129,7 @@ class Setting:
         options = {
             "model": self.model,
             "optimizer": optax.sgd(1.0),
-            "settings": LossSettings((("margin", 1.0), ("risk", 2.0))),
-            "nll_weight": 0.5,
+            "settings": LossSettings({"margin": 1.0, "risk": 2.0}, nll_weight=0.5),
             "average": "sentence",
         } | changes
         return jax.jit(partial(groot_step, **options))
@@ -325,6 +324,25 @@ def test_gold_outside_the_pool_counts_in_the_nll_term_alone():
         for i, s in enumerate(SENTENCES)
     ]
     close(metrics["gold_score"], (sum(gold), 2.0))
+
+
+def test_systems_of_other_losses_share_a_program_and_have_the_updates_of_their_own():
+    setting = Setting()
+    shared: Any = jax.jit(
+        partial(groot_step, model=setting.model, optimizer=optax.sgd(1.0), average="sentence")
+    )
+    batch, key = setting.pool_batch(), jax.random.key(0)
+    found = []
+    for losses, tau, nll_weight in (({"margin": 0.4}, 0.3, 2.0), ({"risk": 5.0}, 0.2, 0.0)):
+        weights = dict.fromkeys(LOSSES, 0.0) | losses
+        settings = LossSettings(weights, tau, nll_weight=nll_weight)
+        state, _ = shared(setting.state(), batch, key, setting.columns, settings)
+        found.append(state.params)
+    assert shared._cache_size() == 1
+    alone = setting.step(settings=LossSettings({"risk": 5.0}, 0.2))
+    close(found[1], alone(setting.state(), batch, key, setting.columns)[0].params, 1e-5)
+    first, second = (jax.tree.leaves(params)[0] for params in found)
+    assert not np.allclose(first, second, atol=1e-4)
 
 
 def test_rows_of_padding_change_no_update():

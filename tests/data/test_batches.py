@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -15,11 +16,12 @@ from groot_jax.data.batches import (
     Batch,
     Example,
     Hide,
+    MixedBatches,
     TrainingBatches,
     encode,
     evaluation_batches,
 )
-from groot_jax.data.corpus import load_corpus
+from groot_jax.data.corpus import read_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.ladder import Ladder, fit_ladder
 from groot_jax.errors import UserError
@@ -108,7 +110,7 @@ def test_a_rung_holds_every_example_and_more_rungs_mean_less_padding(lengths):
 def test_at_most_15_percent_of_the_positions_of_published_sets_is_padding(data_dir, name):
     config = load(f"configs/{name}.py")
     config.data.dir = str(data_dir)
-    corpus = load_corpus(config.data, config.text.max_words)
+    corpus = read_corpus(config)
     task = make_task(config, corpus)
     examples = encode(corpus.train, task.format)
     for batch_size in (config.groot.batch_size, config.nll.batch_size):
@@ -150,6 +152,40 @@ def test_reading_from_a_step_gives_what_random_access_gives():
     stream = batches.from_step(9)
     for step in range(9, 9 + 2 * batches.per_epoch):
         np.testing.assert_array_equal(next(stream).index_B, batches[step].index_B)
+
+
+@pytest.mark.parametrize(
+    ("share", "unlabeled"),
+    [(0.0, []), (0.25, [3, 7, 11]), (0.5, [1, 3, 5, 7, 9, 11]), (0.1, [9]), (1.0, [*range(12)])],
+)
+def test_a_share_of_the_batches_is_unlabeled_and_both_kinds_come_in_their_own_order(
+    share, unlabeled
+):
+    examples, ladder = make([(5, 4)] * 7)
+    gold = TrainingBatches(examples, 2, ladder, 3)
+    none = TrainingBatches([dataclasses.replace(e, unlabeled=True) for e in examples], 2, ladder, 3)
+    mixed = MixedBatches(gold, none, share)
+    assert [step for step in range(12) if mixed.is_unlabeled(step)] == unlabeled
+    turns = {False: 0, True: 0}
+    for step in range(12):
+        kind = step in unlabeled
+        want = (none if kind else gold)[turns[kind]]
+        turns[kind] += 1
+        assert mixed[step].index_B.tolist() == want.index_B.tolist()
+        assert {e.unlabeled for e in mixed[step].examples if e} == {kind}
+    later = mixed.from_step(5, threads=1)
+    assert [next(later).index_B.tolist() for _ in range(3)] == [
+        mixed[step].index_B.tolist() for step in (5, 6, 7)
+    ]
+    assert mixed.per_epoch == gold.per_epoch
+
+
+@pytest.mark.parametrize("share", [0.01, 0.07, 0.29, 0.3, 0.7, 0.9, 0.99])
+def test_of_a_hundred_batches_the_share_is_unlabeled(share):
+    examples, ladder = make([(5, 4)] * 3)
+    batches = TrainingBatches(examples, 2, ladder, 0)
+    mixed = MixedBatches(batches, batches, share)
+    assert sum(map(mixed.is_unlabeled, range(100))) == round(100 * share)
 
 
 def test_hidden_words_are_drawn_anew_in_each_step_and_padding_is_never_hidden():

@@ -26,7 +26,11 @@ def settings(folder: Path, **changes: object) -> ConfigDict:
 
 
 def load(
-    folder: Path, text: str | bytes | None = None, max_words: int = 100, **changes: Any
+    folder: Path,
+    text: str | bytes | None = None,
+    max_words: int = 100,
+    split_text: str = "spaces",
+    **changes: Any,
 ) -> Corpus:
     """Loads `text` as train, with no dev or test unless named in `changes`."""
     if text is not None:
@@ -34,7 +38,7 @@ def load(
         raw = text if isinstance(text, bytes) else text.encode("utf-8")
         (folder / str(changes["train"])).write_bytes(raw)
     changes.setdefault("dev_fraction", 0.0)
-    return load_corpus(settings(folder, **changes), max_words)
+    return load_corpus(settings(folder, **changes), max_words, split_text)
 
 
 def error_of(folder: Path, text: str | bytes | None = None, **changes: Any) -> str:
@@ -283,8 +287,8 @@ def test_training_data_without_a_span_is_an_error(tmp_path):
 
 
 def test_columns_that_cannot_be_told_apart_ask_for_the_config_key(tmp_path):
-    assert "data.column_order" in error_of(tmp_path, "O B-x\nO O\n")
-    assert "data.column_order" in error_of(tmp_path, "this is\nno corpus\n")
+    assert "data.tag_column=1 or" in error_of(tmp_path, "O B-x\nO O\n")
+    assert "data.tag_column" in error_of(tmp_path, "this is\nno corpus\n")
 
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "binary"])

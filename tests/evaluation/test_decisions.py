@@ -20,14 +20,22 @@ from groot_jax.evaluation.confidence import (
     TEMPERATURES,
     calibration_error,
     choose_temperature,
-    labeling_probabilities,
     reliability,
     span_confidences,
 )
-from groot_jax.evaluation.decisions import RULES, Tuning, consensus, decide, hypotheses, mbr
+from groot_jax.evaluation.decisions import (
+    RULES,
+    Tuning,
+    choose_rule,
+    consensus,
+    decide,
+    mbr,
+    tune,
+)
 from groot_jax.evaluation.metrics import Beam, one_by_one
 from groot_jax.evaluation.records import read_tuning, write_tuning
 from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.reward.space import hypotheses, labeling_probabilities
 
 WORDS = ("black", "levi", "jeans", "for", "men")
 COLOR, BRAND, PRODUCT = Span(0, 1, "color"), Span(1, 2, "brand"), Span(2, 3, "product")
@@ -131,6 +139,27 @@ def test_a_doubtful_span_is_left_out_where_wrong_ones_cost() -> None:
     assert plain[0].labeling == beam[0].labeling
 
 
+def test_dev_chooses_the_rule_with_the_best_first_answers() -> None:
+    # Gold has COLOR and something else: under utility WIDE costs more than it brings.
+    beam = [
+        candidate((COLOR, WIDE), math.log(0.4)),
+        candidate((COLOR, BRAND), math.log(0.35)),
+        candidate((COLOR, Span(1, 2, "color")), math.log(0.25)),
+    ]
+    gold, score = [Sentence(WORDS, (COLOR, BRAND))], REWARDS["utility"]
+    tuning = Tuning(threshold=0.0)
+    assert choose_rule(gold, [beam], score, tuning) == "consensus"
+    assert choose_rule(gold, [beam], score, tuning, ("threshold", "map")) == "map"
+    # A threshold of .5 leaves (COLOR,), as consensus does; of equals the plainer one.
+    assert choose_rule(gold, [beam], score, Tuning(threshold=0.5)) == "threshold"
+    assert tune(gold, [beam], score).rule == "threshold"
+    assert tune(gold, [beam], score, ("map", "consensus")).rule == "consensus"
+    assert tune(gold, [beam], score, ("mbr",)).rule == "mbr"
+    # Where the likeliest labeling is gold nothing is better; where there is no beam all are alike.
+    for sure in ([candidate((COLOR, BRAND), -0.01), candidate((COLOR,), -5.0)], []):
+        assert choose_rule(gold, [sure], score, tuning) == "map"
+
+
 def test_all_sentences_are_scored_in_one_call() -> None:
     beam = [candidate((COLOR,), -0.2), candidate((), -1.8)]
     calls = []
@@ -202,11 +231,25 @@ def test_what_dev_chose_is_kept_by_checkpoint_and_reward(tmp_path: Path) -> None
     assert read_tuning(tmp_path, "groot", 7, "f2") == Tuning(1.5, None)
     assert read_tuning(tmp_path, "groot", 8, "f1") == Tuning()
     assert read_tuning(tmp_path, "nll", 9, "f1") == Tuning(0.9, 0.0)
+    write_tuning(tmp_path, "groot", 7, "f0.5", Tuning(1.5, 0.35, "consensus"), 100)
+    assert read_tuning(tmp_path, "groot", 7, "f0.5") == Tuning(1.5, 0.35, "consensus")
+    # For another reward nobody has chosen a rule.
+    assert read_tuning(tmp_path, "groot", 7, "f1") == Tuning(1.5, None, "map")
+
+
+def test_a_file_of_before_there_was_a_choice_means_map(tmp_path: Path) -> None:
+    (tmp_path / "decisions").mkdir()
+    text = '{"temperature": 1.5, "threshold": 0.35, "reward": "f1", "dev_sentences": 100}'
+    (tmp_path / "decisions" / "groot-7.json").write_text(text)
+    assert read_tuning(tmp_path, "groot", 7, "f1") == Tuning(1.5, 0.35, "map")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '{"temperature": 1}', '{"temperature": 0, "threshold": 0.5, "reward": "f1"}'],
+    [
+        *("", "[]", '{"temperature": 1}', '{"temperature": 0, "threshold": 0.5, "reward": "f1"}'),
+        '{"temperature": 1, "threshold": 0.5, "reward": "f1", "rule": "best"}',
+    ],
 )
 def test_a_file_that_nobody_wrote_is_named(tmp_path: Path, text: str) -> None:
     write_tuning(tmp_path, "groot", 7, "f1", Tuning(1.5, 0.35), 100)

@@ -20,8 +20,6 @@ from groot_jax.data.labeling import (
 )
 from groot_jax.evaluation.bootstrap import paired_bootstrap
 from groot_jax.evaluation.confidence import (
-    labeling_probabilities,
-    probabilities,
     span_confidences,
 )
 from groot_jax.evaluation.decisions import Tuning, choose_threshold, decide, mbr, threshold
@@ -39,6 +37,7 @@ from groot_jax.evaluation.metrics import (
     totals,
 )
 from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.reward.space import labeling_probabilities, probabilities
 
 WORDS = ("black", "levi", "jeans", "for", "men")
 GOLD = make_labeling([(0, 1, "color"), (1, 3, "product"), (4, 5, "audience")], 5)
@@ -284,9 +283,9 @@ def test_the_beams_probabilities_are_the_softmax_of_s_and_duplicates_add_up():
 
 
 def test_unknown_scores_have_no_probability_unless_all_are_unknown():
-    assert probabilities([candidate(GOLD, math.nan), candidate(WRONG, -3.0)]).tolist() == [0, 1]
-    assert probabilities([candidate(GOLD, math.nan)] * 2).tolist() == [0.5, 0.5]
-    assert probabilities([]).tolist() == []
+    assert probabilities([candidate(GOLD, math.nan), candidate(WRONG, -3.0)]) == [0, 1]
+    assert probabilities([candidate(GOLD, math.nan)] * 2) == [0.5, 0.5]
+    assert probabilities([]) == []
 
 
 def test_mbr_ranks_by_the_reward_expected_under_the_beam():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -11,7 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from groot_jax.data.card import make_card, write_card
+from groot_jax.data.corpus import Corpus, SplitRead
+from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Candidate, Sentence, make_labeling
+from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.errors import UserError
 from groot_jax.evaluation.metrics import one_by_one, per_sentence, score_beams, summarise, totals
 from groot_jax.evaluation.plots import reliability_lines, system_styles, thin, ticks
@@ -20,11 +25,12 @@ from groot_jax.evaluation.records import (
     make_samples,
     read_metrics,
     read_records,
+    read_samples,
     sample_indices,
     write_eval,
 )
-from groot_jax.evaluation.report import write_report
-from groot_jax.evaluation.results import results_table, write_results
+from groot_jax.evaluation.report import list_changes, write_report
+from groot_jax.evaluation.results import dev_choices, results_table, write_results
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.files import write_text
 
@@ -213,6 +219,32 @@ def test_no_text_of_the_corpus_or_the_config_becomes_markup(workdir):
     assert "innerHTML" not in page.scripts[1]
 
 
+def test_the_report_shows_the_data_card_where_there_is_one(workdir):
+    assert "words the vocabulary lacks" not in " ".join(page_of(workdir).text)
+    sentences = tuple(
+        Sentence((word, "in"), make_labeling([(0, 1, "<b>LOC</b>")], 2))
+        for word in ("Rome", "Oslo", "\u4eac")
+    )
+    read = SplitRead("a.txt", "words in column 1", 1234, {"<b>LOC</b>": 7}, 2, 5)
+    corpus = Corpus(
+        sentences[:1], sentences[:2], (), ("<b>LOC</b>",), ("a <note>",), read={"dev": read}
+    )
+    tokenizer = train_tokenizer(sentences[:2], ("LOC",), 100)
+    card = make_card(corpus, corpus, make_format("tag_only", tokenizer, ("LOC",)))
+    assert [*card.lines()] == ["dev: 1 of 2 sentences stand in train too"]
+    corpus = dataclasses.replace(corpus, dev=sentences[1:])
+    card = make_card(corpus, corpus, make_format("tag_only", tokenizer, ("LOC",)))
+    assert [*card.lines()] == [
+        "dev: 1 of 4 words hold characters that the vocabulary lacks, such as \u4eac"
+    ]
+    write_card(workdir, card)
+    page = page_of(workdir)
+    text = " ".join(" ".join(page.text).split())
+    for wanted in ("dev 2 4 2 2 0 1 5", "<b>LOC</b> 2", "read from a.txt: words in", "a <note>"):
+        assert wanted in text
+    assert not {"b", "note"} & {tag for tag, _ in page.tags}
+
+
 def test_the_report_shows_figures_curves_and_every_systems_candidates(workdir):
     page = page_of(workdir)
     text = " ".join(" ".join(page.text).split())
@@ -243,6 +275,8 @@ def test_samples_hold_corrections_of_rank_1_and_penalised_rewards_of_malformed_o
     shown = sample["corrections"]
     assert [[[0, 1, "color"]], 0.66667] in shown and len(shown) <= 4
     assert not any(spans in ([list(s) for s in GOLD], [[0, 1, "brand"]]) for spans, _ in shown)
+    # The two spans exclude each other: all that can be made of them besides is nothing.
+    assert sample["consensus"] == [[[], 0.0, 0.0]]
 
 
 def test_the_best_of_each_column_is_marked_in_the_report(workdir):
@@ -309,3 +343,57 @@ def test_thinning_keeps_short_lines_and_averages_long_ones():
     assert thin(line[:100]) == line[:100]
     assert len(thin(line)) <= 150
     assert sum(y for _, y in thin(line)) / len(thin(line)) == pytest.approx(0.5, abs=0.01)
+
+
+def sample(index: int, *candidates: tuple[list, float]) -> dict:
+    return {
+        "index": index,
+        "words": list(WORDS),
+        "gold": [list(span) for span in GOLD],
+        "candidates": [{"spans": s, "score": -1.0, "reward": r} for s, r in candidates],
+    }
+
+
+A: list = [[0, 1, "color"]]
+B: list = [[1, 3, ATTACK]]
+C: list = []
+
+
+def test_the_report_shows_who_rose_and_who_fell_in_the_lists_of_dev_sentences(workdir):
+    lines = [
+        {"system": "groot", "step": 2, "sentences": [sample(7, (A, 0.5), (B, 0.0))]},
+        # The run was killed and made step 4 again: the later line counts.
+        {"system": "groot", "step": 4, "sentences": [sample(7, (A, 0.5))]},
+        {"system": "groot", "step": 4, "sentences": [sample(7, (B, 0.0), (C, 0.25))]},
+        {"system": "nll", "step": 9, "sentences": [sample(7, (C, 0.25)), sample(3, (A, 0.5))]},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"system": "nll", "st'
+    (workdir / "samples.jsonl").write_text(text)
+    first, second = list_changes(read_samples(workdir))
+    assert [first["index"], second["index"]] == [3, 7]
+    groot, nll = second["systems"]
+    assert groot["name"] == "groot" and groot["steps"] == [2, 4]
+    rows = [(row["spans"], row["ranks"], row["change"]) for row in groot["rows"]]
+    assert rows == [(B, [2, 1], 1), (C, [None, 2], "new"), (A, [1, None], "gone")]
+    assert [(row["ranks"], row["change"]) for row in nll["rows"]] == [([1], 0)]
+    page = page_of(workdir)
+    shown = "".join(page.text)
+    assert "How lists change" in shown and "▲ 1" in shown and "gone" in shown
+    # Words and types reach the page as text.
+    assert len(page.scripts) == 2 and ATTACK in shown
+
+
+def test_a_report_without_samples_of_training_has_no_such_part(workdir):
+    assert list_changes(read_samples(workdir)) == []
+    assert "How lists change" not in "".join(page_of(workdir).text)
+
+
+def test_the_report_and_the_table_name_the_rule_that_dev_chose(tmp_path):
+    for rule in ("map", "consensus"):
+        made = record("groot", decide=rule, split="dev")
+        made["metrics"]["dev_chose"] = "consensus"
+        write_eval(tmp_path, made)
+    results = write_results(tmp_path, RESAMPLES)
+    assert dev_choices(results, "dev") == {"groot": "consensus"}
+    assert "groot consensus" in str(results_table(results, "dev").caption)
+    assert "which predict takes: groot consensus" in "".join(page_of(tmp_path).text)

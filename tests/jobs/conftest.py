@@ -16,6 +16,10 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     for seed, (split, size) in enumerate({"train": 64, "dev": 24, "test": 24}.items()):
         rng = random.Random(seed)
         write_jsonl(corpus / f"{split}.jsonl", [sentence(rng) for _ in range(size)])
+    rng = random.Random(3)
+    # As no labeled sentence begins: one that is known would be left out.
+    lines = [" ".join(["buy", *sentence(rng)["words"]]) + "\n" for _ in range(40)]
+    (corpus / "unlabeled.txt").write_text("".join(lines))
     # Processes side by side compile the same programs.
     shared = tmp_path_factory.getbasetemp().parent / "groot_jax-cache"
     return Jobs(corpus, shared)

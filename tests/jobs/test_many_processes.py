@@ -27,6 +27,10 @@ FLAGS = (
     "--config.evaluate.decide=map",
     # Each process draws the mentions of all sentences, and makes those of its own rows.
     "--config.data.augment=0.5",
+    # Every second update of stage 1 is of unlabeled sentences, with the beams of its start.
+    "--config.groot.unlabeled=0.5",
+    "--config.groot.expected=0.25",
+    "--config.groot.pool.consensus=2",
 )
 TOTALS = {"nll": 8, "groot": 4}
 FIRST = 4  # The first evaluation of stage 0.
@@ -35,6 +39,8 @@ FIRST = 4  # The first evaluation of stage 0.
 def start(
     jobs: Jobs, job: str, workdir: Path, processes: int, devices: int, *flags: str
 ) -> subprocess.Popen[str]:
+    if "--config.groot.unlabeled=0.5" in flags:
+        flags = (*flags, f"--config.data.unlabeled={jobs.corpus / 'unlabeled.txt'}")
     return launch(processes, devices, f"groot_jax.{job}", jobs.argv(job, workdir, *flags))
 
 

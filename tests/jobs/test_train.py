@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -19,6 +20,7 @@ import pytest
 from jax._src import monitoring
 from tensorboardX.proto.event_pb2 import Event
 
+from groot_jax import train
 from groot_jax.config import load_dumped
 from groot_jax.data.batches import Batch, TrainingBatches
 from groot_jax.reward.oracle import Oracle
@@ -352,19 +354,37 @@ class Stopped(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lag", [0, 2])
+@pytest.mark.parametrize(("lag", "unlabeled"), [(0, False), (2, True)])
 def test_a_stop_between_evaluations_changes_no_bit_at_any_lag(
-    jobs: Jobs, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int
+    jobs: Jobs,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lag: int,
+    unlabeled: bool,
 ) -> None:
+    """Nor with updates of unlabeled sentences between the others, or without any other."""
     stage_0 = tmp_path / "stage_0"
     shutil.copytree(trained, stage_0)
-    flags = (
+    flags: tuple[str, ...] = (
         f"--config.nll.checkpoint={stage_0}",
         "--config.systems=groot",
         f"--config.groot.lag={lag}",
         "--config.evaluate.decide=map",
         "--config.groot.eval_every=0.75",  # Evaluations at 3, 6 and 8.
     )
+    systems = ("groot", "distilled") if unlabeled else ("groot",)
+    if unlabeled:
+        flags += (
+            f"--config.systems={','.join(systems)}",
+            f"--config.data.unlabeled={jobs.corpus / 'unlabeled.txt'}",
+            "--config.groot.unlabeled=0.5",
+            "--config.groot.expected=0.5",
+            "--config.groot.pool.consensus=3",
+            "--config.variants.distilled.loss.margin=0",
+            "--config.variants.distilled.unlabeled=1",
+            "--config.variants.distilled.teacher=policy",
+        )
     jobs.run("train", tmp_path / "whole", *flags)
     advance = Monitor.advance
 
@@ -379,10 +399,16 @@ def test_a_stop_between_evaluations_changes_no_bit_at_any_lag(
         jobs.run("train", tmp_path / "stopped", *flags)
     assert saved_steps(tmp_path / "stopped", "groot") == [3]
     assert status_of(tmp_path / "stopped") == "stopped"
-    # Stage 1 has a checkpoint of its own by now.
-    shutil.rmtree(stage_0)
+    if not unlabeled:  # Stage 1 has a checkpoint of its own by now, and no teacher.
+        shutil.rmtree(stage_0)
     jobs.run("train", tmp_path / "stopped", *flags)
-    assert_same_state(tmp_path / "whole", tmp_path / "stopped", "groot")
+    for system in systems:
+        assert_same_state(tmp_path / "whole", tmp_path / "stopped", system)
+    lines = [line for line in metrics_of(tmp_path / "whole") if line["split"] == "train"]
+    kinds = {line["system"]: {"reward@1", "unlabeled_reward@1"} & {*line} for line in lines}
+    both = {"reward@1", "unlabeled_reward@1"}
+    assert kinds["groot"] == (both if unlabeled else {"reward@1"})
+    assert kinds.get("distilled", both - {"reward@1"}) == both - {"reward@1"}
     same = [timeless(metrics_of(tmp_path / name)) for name in ("whole", "stopped")]
     assert same[0] == same[1]
 
@@ -454,10 +480,26 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
         if event == "/jax/compilation_cache/cache_misses":
             misses.append(event)
 
-    def counted_search(task, *, make=Task.generator, **options):
-        searches.append(make(task, **options))
+    def guarded(run, make=train.stages):
+        """No update brings anything to the device but what is put there by name."""
+        for stage in make(run):
+
+            def updates(state, start, stream=stage.updates):
+                stream = stream(state, start)
+                while True:
+                    with jax.transfer_guard("disallow"):
+                        update = next(stream, None)
+                    if update is None:
+                        return
+                    yield update
+
+            yield dataclasses.replace(stage, updates=updates)
+
+    def counted_search(task, *layout, make=Task.generator, **options):
+        searches.append(make(task, *layout, **options))
         return searches[-1]
 
+    monkeypatch.setattr(train, "stages", guarded)
     monkeypatch.setattr(Task, "generator", counted_search)
     monkeypatch.setattr(setup, "replication_problem", lambda *_: "too much is replicated")
     monkeypatch.setattr(setup, "_KEPT_FROM", 0.0)
@@ -467,7 +509,7 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
     flags = (
         f"--config.compilation_cache={tmp_path / 'cache'}",
         "--config.nll.epochs=1",
-        "--config.systems=groot",
+        "--config.systems=risk,groot",  # Of other losses and rewards, and of the same programs.
         "--config.evaluate.decide=map",
     )
     jax.monitoring.register_event_listener(note)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from groot_jax.mesh.keys import key_words, new_key
+from groot_jax.model.dropout import random_words
 
 
 def words(keys: jax.Array) -> np.ndarray:
@@ -54,6 +55,28 @@ def test_bits_of_derived_keys_are_even_and_independent_of_their_neighbours(deriv
     assert np.abs(within).max() < bound
     for shift in (1, 2):
         assert np.abs(signs[shift:].T @ signs[:-shift] / len(signs)).max() < bound
+
+
+def test_dropout_s_masks_of_all_places_and_steps_are_independent():
+    """8 steps, an encoder and a decoder, 8 places: 128 masks of 16,384 elements, in pairs, each
+    element with those beside it too."""
+
+    def places(step):
+        keys = jax.random.split(jax.random.fold_in(new_key(0), step))
+        fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+        return fold(keys, jnp.arange(8))
+
+    keys = jax.vmap(places)(jnp.arange(8)).reshape(-1)
+    drawn = jax.jit(jax.vmap(lambda key: random_words(key, (64, 256))))(keys)
+    kept = (np.asarray(drawn) >= np.uint32(0.1 * 2**32)).reshape(len(keys), -1)
+    spread = (kept - 0.9) / 0.3
+    bound = 5.5 / np.sqrt(spread.shape[1])
+    assert np.abs(spread.mean(1)).max() < bound
+    for shift in (0, 1, 256):
+        pairs = spread @ np.roll(spread, shift, 1).T / spread.shape[1]
+        pairs -= np.eye(len(keys)) * (shift == 0)
+        # The square of a skewed draw has a deviation of 2.7 itself.
+        assert np.abs(pairs).max() < bound * (3 if shift == 0 else 1.2)
 
 
 def test_words_of_any_kind_of_key():

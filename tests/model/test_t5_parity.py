@@ -11,7 +11,8 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from groot_jax.model.pretrained import save_pretrained, torch_name
+from groot_jax.export.weights import write_msgpack
+from groot_jax.model.pretrained import load_pretrained, save_pretrained, torch_name
 from groot_jax.model.t5 import T5, init_params, param_shapes
 
 CASES = [("v1_0", False), ("v1_1", False), ("v1_1", True)]
@@ -60,6 +61,25 @@ def test_logits_loss_and_gradients_equal_transformers_flax(
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3), our_grads, their_grads
     )
+
+
+@pytest.mark.parametrize("variant", ["v1_0", "v1_1"])
+def test_exported_msgpack_is_transformers_flax_model(
+    tiny, random_params, batch, flax_t5, tmp_path, variant
+):
+    """Loaded by FlaxT5, with the same logits; and what FlaxT5 writes loads here, bit for bit."""
+    config = tiny(variant)
+    params = random_params(config)
+    source_BxS, inputs_BxT, _ = batch
+    save_pretrained(tmp_path, config, params)
+    write_msgpack(tmp_path, config, params)
+    (tmp_path / "model.safetensors").unlink()
+    theirs = type(flax_t5(config)).from_pretrained(tmp_path)
+    logits = theirs(source_BxS, source_BxS != 0, decoder_input_ids=inputs_BxT).logits
+    ours = T5(config).apply({"params": params}, source_BxS, inputs_BxT)
+    np.testing.assert_allclose(ours, logits, atol=1e-4)
+    theirs.save_pretrained(tmp_path / "again")
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(tmp_path / "again")[1], params)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from groot_jax.errors import UserError
 from groot_jax.reward import oracle as oracle_module
 from groot_jax.reward.oracle import Oracle, choose_workers
 from groot_jax.reward.pool import PoolSettings, ScoringTask, build_pools
-from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.reward.rewards import RewardSpec, make_reward, term_names
 from groot_jax.reward.worker import Chunk, decode_chunk, decode_pools, receive, send
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -374,7 +374,9 @@ def test_tasks_triples_and_pools_survive_the_protocol(words, gold, beam):
             return receive(there)
 
     task = ScoringTask(tuple(words), gold, [Candidate(*item) for item in beam], 2**70)
-    chunk = Chunk([task], [(gold, gold, tuple(words))], PoolSettings(size=3, gold=False))
+    unlabeled = ScoringTask(tuple(words), None, task.candidates)
+    chosen = PoolSettings(size=3, gold=False, consensus=2, expected=0.5, temperature=1.5)
+    chunk = Chunk([task, unlabeled], [(gold, gold, tuple(words))], chosen)
     assert repr(decode_chunk(through(chunk))) == repr(chunk)
     pools = build_pools([task], scored_by("f1"), PoolSettings(), 0.1, 0)
     assert repr(decode_pools(through(pools))) == repr(pools)
@@ -385,3 +387,39 @@ def test_an_idle_oracle_still_scores_after_a_while():
         first = pools_of(oracle, tasks(1))
         time.sleep(1.0)
         assert repr(pools_of(oracle, tasks(1))) == repr(first)
+
+
+SUM = "0.7*f0.5 + 0.3*exact"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_terms_of_a_weighted_sum_are_told_apart(workers: int) -> None:
+    f, exact = (make_reward(RewardSpec(name)) for name in ("f0.5", "exact"))
+    made = tasks(9)  # Two chunks.
+    triples = [(c.labeling, GOLD, task.words) for task in made for c in task.candidates]
+    triples.append((GOLD, GOLD, made[0].words))
+    with Oracle(RewardSpec(SUM, workers=workers)) as oracle:
+        pools = pools_of(oracle, made)
+        rows = oracle.score_terms(triples)
+        assert [row[0] for row in rows] == oracle.score(triples)
+    assert [row[1:] for row in rows] == [[f(*triple), exact(*triple)] for triple in triples]
+    assert rows[-1] == [1.0, 1.0, 1.0] and len({tuple(row) for row in rows}) > 2
+    for task, pool in zip(made, pools, strict=True):
+        for entry in pool:
+            terms = (f(entry.labeling, GOLD, task.words), exact(entry.labeling, GOLD, task.words))
+            assert entry.terms == terms
+            total = 0.7 * terms[0] + 0.3 * terms[1]
+            penalised = total if entry.well_formed else max(0.0, total - 0.1)
+            assert entry.reward == pytest.approx(penalised)
+
+
+def test_a_reward_that_is_no_sum_has_no_terms() -> None:
+    with Oracle(RewardSpec("f0.5", workers=0)) as oracle:
+        assert all(entry.terms == () for pool in pools_of(oracle, tasks(2)) for entry in pool)
+        assert oracle.score_terms([(GOLD, GOLD, ("s",))]) == [[1.0]]
+
+
+def test_the_names_of_terms_are_those_of_the_sum() -> None:
+    assert term_names(RewardSpec(SUM)) == ["f0.5", "exact"]
+    assert term_names(RewardSpec("f1")) == term_names(RewardSpec("1.0*f1")) == []
+    assert make_reward(RewardSpec(" 1.0 * exact "))(GOLD, GOLD, ()) == 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,9 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groot_jax.config.loading import default_config
-from groot_jax.data.labeling import Candidate, Span, labeling_of_word_tags, make_labeling
+from groot_jax.data.labeling import (
+    Candidate,
+    Sentence,
+    Span,
+    labeling_of_word_tags,
+    make_labeling,
+)
+from groot_jax.evaluation.decisions import consensus
 from groot_jax.reward.pool import PoolSettings, ScoringTask, build_pools
 from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.reward.space import hypotheses, labeling_probabilities
 
 WORDS = ("a", "b", "c", "d", "e", "f")
 TAGS = st.sampled_from(["O", "O", "I", "A", "B"])
@@ -27,7 +36,12 @@ def beams(draw: st.DrawFn) -> list[Candidate]:
 
 
 settings = st.builds(
-    PoolSettings, st.integers(1, 16), st.booleans(), st.integers(0, 8), st.booleans()
+    PoolSettings,
+    st.integers(1, 16),
+    st.booleans(),
+    st.integers(0, 8),
+    st.booleans(),
+    st.integers(0, 3),
 )
 
 
@@ -53,6 +67,7 @@ def test_a_pool_is_distinct_ranked_within_its_size_and_as_its_settings_say(
     origins = [entry.origin for entry in pool]
     assert origins.count("gold") == int(chosen.gold)
     assert origins.count("beam") <= chosen.beams
+    assert origins.count("consensus") <= chosen.consensus
     assert chosen.corrections or "correction" not in origins
     for entry in pool:
         assert make_labeling(entry.labeling, len(WORDS)) == entry.labeling
@@ -159,6 +174,73 @@ def test_settings_are_those_of_the_config():
     assert PoolSettings(**default_config().groot.pool) == PoolSettings(16, True, 8, True)
 
 
+def expected_reward(y, beam, temperature=1.0):
+    """Sum over u of p(u) R(y, u), as a loop over the candidates."""
+    known = [(c.labeling, c.score / temperature) for c in beam if not math.isnan(c.score)]
+    if not known:
+        known = [(c.labeling, 0.0) for c in beam]
+    weights = [math.exp(s) for _, s in known]
+    return sum(w * F1(y, u, WORDS) for w, (u, _) in zip(weights, known, strict=True)) / sum(weights)
+
+
+@given(labelings, beams(), settings, st.sampled_from([0.25, 1.0]), st.sampled_from([1.0, 2.5]))
+def test_the_expected_reward_is_mixed_in_for_every_entry(gold, beam, chosen, a, temperature):
+    chosen = dataclasses.replace(chosen, expected=a, temperature=temperature)
+    for entry in pool_of(gold, beam, chosen):
+        mixed = (1 - a) * F1(entry.labeling, gold, WORDS)
+        mixed += a * expected_reward(entry.labeling, beam, temperature) if beam else 0
+        assert entry.reward == pytest.approx(max(0.0, mixed - 0.1 * (not entry.well_formed)))
+
+
+@given(labelings, beams(), st.integers(1, 4))
+def test_the_best_labelings_that_the_beam_lacks_join(gold, beam, count):
+    pool = pool_of(gold, beam, PoolSettings(size=64, corrections=False, consensus=count))
+    chances = labeling_probabilities(beam)
+    lacking = [y for y in hypotheses(chances, 64) if y not in chances and y != gold]
+    joined = [entry.labeling for entry in pool if entry.origin == "consensus"]
+    assert len(joined) == min(count, len(lacking)) and {*joined} <= {*lacking}
+    left = [expected_reward(y, beam) for y in lacking if y not in joined]
+    worst = min((expected_reward(y, beam) for y in joined), default=math.inf)
+    assert worst >= max(left, default=0.0) - 1e-9
+
+
+def test_a_correction_that_no_hypothesis_replaces_is_not_lost():
+    """Of A B C, gold lacks B: the correction without it is also what the beam may doubt."""
+    beam = [Candidate(ONE, -1.0, True, 0), Candidate(TWO, -1.5, True, 1)]
+    plain = {e.labeling for e in pool_of(GOLD, beam, PoolSettings(size=64))}
+    for count in (1, 2):
+        pool = pool_of(GOLD, beam, PoolSettings(size=64, consensus=count))
+        assert plain <= {e.labeling for e in pool}
+
+
+@given(beams(), st.integers(2, 16), st.integers(0, 8), st.sampled_from([1.0, 2.5]))
+def test_without_gold_the_first_is_what_the_rule_consensus_chooses(beam, size, most, temperature):
+    beam = sorted(
+        (dataclasses.replace(c, well_formed=True) for c in beam if not math.isnan(c.score)),
+        key=lambda c: -c.score,
+    )
+    pool = pool_of(None, beam, PoolSettings(size=size, beams=most, temperature=temperature))
+    if not beam:
+        assert pool == ()
+        return
+    score = lambda triples: [F1(*triple) for triple in triples]  # noqa: E731
+    ((first, *_),) = consensus([Sentence(WORDS, ())], [beam], score, temperature)
+    assert pool[0].labeling == first.labeling
+    origins = [entry.origin for entry in pool]
+    assert {*origins} <= {"beam", "consensus"} and len(pool) <= size
+    assert origins.count("beam") <= most + (pool[0].origin == "beam")
+    for entry in pool:
+        assert entry.reward == pytest.approx(expected_reward(entry.labeling, beam, temperature))
+
+
+def test_a_malformed_output_is_the_consensus_only_where_its_penalty_leaves_it_first():
+    beam = [Candidate(ONE, -1.0, False, 0), Candidate(TWO, -9.0, True, 1)]
+    chosen = PoolSettings(beams=0)
+    assert pool_of(None, beam, chosen, penalty=0.1)[0].labeling == ONE
+    strict = pool_of(None, beam, chosen, penalty=1.0)[0]
+    assert strict.labeling != ONE and strict.reward > 0
+
+
 def test_rewards_are_asked_of_all_sentences_at_once_and_each_with_the_number_of_its_own():
     tasks = [ScoringTask(WORDS, GOLD, [Candidate(ONE)], 0), ScoringTask(WORDS, (), [], 1)]
     asked = []
@@ -170,3 +252,7 @@ def test_rewards_are_asked_of_all_sentences_at_once_and_each_with_the_number_of_
     pools = build_pools(tasks, score, PoolSettings(corrections=False), 0.1, 0)
     assert asked == [[0, 0, 1]] and [len(pool) for pool in pools] == [2, 1]
     assert repr(pools[0]) == repr(pool_of(GOLD, [Candidate(ONE)], PoolSettings(corrections=False)))
+    asked.clear()
+    tasks = [ScoringTask(WORDS, None, [Candidate(ONE)], 0), ScoringTask(WORDS, GOLD, [], 1)]
+    build_pools(tasks, score, PoolSettings(expected=0.5, consensus=2), 0.1, 0)
+    assert len(asked) == 1 and {*asked[0]} == {0, 1}

@@ -8,10 +8,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
@@ -24,6 +26,7 @@ from groot_jax.training.checkpoints import (
     by_loss,
     saved_steps,
 )
+from groot_jax.training.optimizer import evaluated_params, make_optimizer
 
 
 def evaluation(step: int, first: float, mean: float = 0.0) -> Evaluation:
@@ -236,3 +239,59 @@ def test_whatever_keeps_a_save_from_landing_ends_in_one_sentence(
     assert str(tmp_path / "checkpoints" / "groot") in said and "\n" not in said
     assert "(ValueError: OUT_OF_RANGE: Failed writing 5 bytes: File too large)" in said
     assert "earlier checkpoints are whole" in said and "source locations" not in said
+
+
+def averaging_run(updates: int, state: TrainState | None = None) -> TrainState:
+    """So many updates of AdamW with an average, each with a gradient of its own."""
+    optimizer = make_optimizer(
+        ConfigDict({"name": "adamw", "weight_decay": 0.0, "b1": 0.9, "b2": 0.98, "ema": 0.9}),
+        ConfigDict({"learning_rate": 0.1, "warmup": 0.0, "schedule": "constant"}),
+        1.0,
+        10,
+    )
+    if state is None:
+        params = {"w": jnp.arange(3.0), "deep": {"er": jnp.ones((2, 2))}}
+        state = TrainState(jnp.int32(0), params, optimizer.init(params))
+
+    @jax.jit  # Compiled as one, where each of its operations would be compiled by itself.
+    def update(state: TrainState) -> TrainState:
+        grads = jax.tree.map(lambda x: jnp.sin(x + state.step), state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+
+    for _ in range(updates):
+        state = update(state)
+    return state
+
+
+def shapes_of(tree):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jnp.zeros(()).sharding), tree
+    )
+
+
+def test_what_is_read_of_a_checkpoint_with_an_average_is_the_average(tmp_path: Path) -> None:
+    whole = averaging_run(4)
+    with Checkpoints(tmp_path, "groot") as checkpoints:
+        checkpoints.save(4, whole, Meta([evaluation(4, 0.5)]))
+    with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
+        read = checkpoints.restore_params(4, shapes_of(whole.params))
+    average = evaluated_params(whole)
+    assert np.abs(average["w"] - whole.params["w"]).max() > 0.01
+    jax.tree.map(np.testing.assert_array_equal, read, average)
+
+
+def test_a_run_with_an_average_continues_with_the_same_bits(tmp_path: Path) -> None:
+    half = averaging_run(3)
+    with Checkpoints(tmp_path, "groot") as checkpoints:
+        checkpoints.save(3, half, Meta([evaluation(3, 0.5)]))
+    with Checkpoints(tmp_path, "groot") as checkpoints:
+        continued = averaging_run(4, checkpoints.restore(3, shapes_of(half)))
+    jax.tree.map(np.testing.assert_array_equal, continued, averaging_run(7))
+
+
+def test_a_checkpoint_without_an_average_gives_its_parameters(tmp_path: Path) -> None:
+    save(tmp_path, EVALUATIONS, [2])
+    with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
+        read = checkpoints.restore_params(2, shapes_of(state(2).params))
+    np.testing.assert_array_equal(read["w"], state(2).params["w"])

@@ -38,7 +38,7 @@ from groot_jax import config as configs
 from groot_jax.contrast.pools import pool_batch
 from groot_jax.contrast.update import OutputColumns, nll_batch
 from groot_jax.data.batches import TrainingBatches, encode, evaluation_batches
-from groot_jax.data.corpus import load_corpus
+from groot_jax.data.corpus import read_corpus
 from groot_jax.mesh import arrays
 from groot_jax.mesh.rows import own_rows
 from groot_jax.model.t5 import init_params
@@ -47,7 +47,7 @@ from groot_jax.reward.pool import PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.setup import make_partitioning
-from groot_jax.training.steps import jit_groot_step, jit_nll_step
+from groot_jax.training.steps import jit_groot_step, jit_nll_step, loss_settings
 from groot_jax.task import make_task
 
 settings = [
@@ -59,7 +59,7 @@ settings = [
     ("data.policy", "skip"),
 ]
 config = configs.load(sys.argv[1], settings)
-corpus = load_corpus(config.data, config.text.max_words)
+corpus = read_corpus(config)
 task = make_task(config, corpus)
 # Small, with heads for eight.
 small = dict(d_model=64, d_kv=8, num_heads=8, d_ff=128, num_layers=1, num_decoder_layers=1)
@@ -131,8 +131,9 @@ def answers(mesh):
             groups=partitioning.layout.ways("batch") * accumulate,
         )
         step = jit_groot_step(config.groot, descent, partitioning)
+        losses = arrays.put(loss_settings(config.groot, ["margin"]), everywhere)
         state, metrics = step(partitioning.new_state(params, descent),
-                              arrays.put(data, partitioning.layout.batch), key, outputs)
+                              arrays.put(data, partitioning.layout.batch), key, outputs, losses)
         found[f"groot, accumulate {accumulate}"] = flat(state.params), jax.device_get(metrics)
     return found, candidates
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from groot_jax.training.optimizer import make_optimizer, make_schedule
+from groot_jax.training.optimizer import averaged, make_optimizer, make_schedule
 
 PARAMS = {
     "layer_0": {"wi": {"kernel": jnp.full((4, 4), 2.0)}, "layer_norm": {"scale": jnp.ones(4)}},
@@ -31,7 +31,7 @@ def stage(**changes) -> ConfigDict:
 
 
 def optimizer(name: str, decay: float) -> ConfigDict:
-    return ConfigDict({"name": name, "weight_decay": decay, "b1": 0.9, "b2": 0.98})
+    return ConfigDict({"name": name, "weight_decay": decay, "b1": 0.9, "b2": 0.98, "ema": 0.0})
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
@@ -69,7 +69,7 @@ def test_adamw_is_optax_s_and_continues_from_its_state(clip, decay):
     theirs = optax.chain(optax.clip_by_global_norm(clip), core) if clip else core
     mine, other = PARAMS, PARAMS
     state = left = theirs.init(PARAMS)
-    assert jax.tree.structure(ours.init(PARAMS)) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(PARAMS), state)  # Of one structure.
     for seed, size in enumerate((0.01, 30.0, 0.1, 1e20 if clip else 5.0, 1.0, 1.0)):
         key = jax.random.key(seed)
         grads = jax.tree.map(lambda x, k=key, s=size: s * jax.random.normal(k, x.shape), PARAMS)
@@ -89,3 +89,40 @@ def test_the_first_update_is_no_idle_one(warmup, rates):
     # From there on it falls, to a tenth where the last update would follow.
     assert all(a > b for a, b in pairwise(found[max(len(rates) - 1, 1) :]))
     np.testing.assert_allclose(found[10], 0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.9999])
+def test_the_average_weighs_what_each_update_left_by_its_age(decay):
+    plain = optax.sgd(0.3)
+    optimizer = averaged(plain, decay)
+    params = {"w": jnp.array([1.0, -2.0, 4.0])}
+    state, inner, left = optimizer.init(params), plain.init(params), []
+
+    @jax.jit
+    def update(gradients, state, inner, params):
+        updates, state = optimizer.update(gradients, state, params)
+        wanted, inner = plain.update(gradients, inner, params)
+        return updates, wanted, state, inner, optax.apply_updates(params, updates)
+
+    np.testing.assert_array_equal(state.average["w"], params["w"])
+    for step in range(6):
+        gradients = {"w": jnp.cos(params["w"] * (step + 1))}
+        updates, wanted, state, inner, params = update(gradients, state, inner, params)
+        # The average changes nothing of the training itself.
+        np.testing.assert_array_equal(updates["w"], wanted["w"])
+        left.append(np.asarray(params["w"], np.float64))
+        weights = decay ** np.arange(step, -1, -1.0)
+        mean = np.average(left, axis=0, weights=weights)
+        np.testing.assert_allclose(state.average["w"], mean, rtol=3e-6, atol=1e-6)
+
+
+def test_the_average_lies_as_the_parameters_do():
+    settings = optimizer("adamw", 0.0)
+    settings.ema = 0.99
+    transform = make_optimizer(settings, stage(), 1.0, 100)
+    shapes = jax.eval_shape(transform.init, PARAMS)
+    marked = optax.tree_utils.tree_map_params(
+        transform, lambda _: "as the parameter", shapes, transform_non_params=lambda _: "whole"
+    )
+    assert {*jax.tree.leaves(marked.average)} == {"as the parameter"}
+    assert marked.num_updates == "whole"

@@ -6,95 +6,61 @@ Knows nothing of tag schemes. Lines that do not fit are reported with file:line,
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from ml_collections import ConfigDict
+from groot_jax.data.readers.layout import (
+    DOCUMENT,
+    Columns,
+    Layout,
+    cause_of,
+    detect_layout,
+    fields_of,
+)
+from groot_jax.data.readers.reading import (
+    BOM,
+    Problems,
+    Read,
+    mark_within,
+    not_text,
+    read_lines,
+    words_of,
+)
+from groot_jax.data.schemes import Tagged
+from groot_jax.data.tags import looks_like_tag
 
-from groot_jax.data.readers.reading import Problems, not_text, read_lines, words_of
-from groot_jax.data.schemes import Tagged, looks_like_tag
-from groot_jax.errors import UserError
-
-_DOCUMENT = "-DOCSTART-"  # CoNLL-2003 has it as the word of a line before each document.
-
-
-class Columns(NamedTuple):
-    """How a column file is written; `auto` where the file itself shall tell."""
-
-    order: str  # auto | tag_first | word_first
-    separator: str  # auto | tab | space: any number of spaces and tabs
-    comment: str  # prefix of lines to ignore; "" = none
-
-    @classmethod
-    def from_config(cls, data: ConfigDict) -> Columns:
-        """As `config.data` has it."""
-        return cls(data.column_order, data.separator, data.comment)
-
-
-def _fields(line: str, separator: str) -> list[str]:
-    if separator == "tab":
-        return [field.strip(" ") for field in line.rstrip(" \t").split("\t")]
-    return words_of(line)
-
-
-def detect_columns(path: Path, lines: list[str | None], columns: Columns) -> tuple[Columns, int]:
-    """Fills in what is `auto`, and returns it with the usual number of columns.
-
-    `levi<tab>B-brand` and `EU NNP B-NP I-ORG` -> word_first, with tab and 2, with space and 4.
-
-    Raises UserError when the tag's column cannot be told.
-    """
-    content = [line for line in lines if line and line.strip(" \t")]
-    if columns.comment:
-        content = [line for line in content if not line.startswith(columns.comment)]
-    separator, order = columns.separator, columns.order
-    if separator == "auto":
-        # A word may hold spaces where tabs separate, so tabs decide wherever they are the rule.
-        tabbed = sum("\t" in line.strip(" \t") for line in content)
-        separator = "tab" if tabbed * 2 > len(content) else "space"
-    rows = [_fields(line, separator) for line in content if _DOCUMENT not in line]
-    # Lines of another width are mistakes, which are not to be asked and are reported later.
-    width = Counter(len(row) for row in rows).most_common(1)[0][0] if rows else 2
-    rows = [row for row in rows if len(row) == width]
-    if order == "auto":
-        # Most lines must have a tag there, and twice as many as in the other column: a corpus may
-        # have the word `O`, or `B-52`, but not in every second line.
-        first = sum(looks_like_tag(row[0]) for row in rows)
-        last = sum(looks_like_tag(row[-1]) for row in rows)
-        if width < 2 or max(first, last) * 2 < len(rows) or max(first, last) < 2 * min(first, last):
-            if None in lines:
-                raise UserError(not_text(path, lines.index(None) + 1))
-            raise UserError(
-                f"{path}: cannot tell which column holds the tags ({first} of {len(rows)} lines "
-                f"have one in the first column, {last} in the last): set config.data.column_order "
-                "to tag_first or word_first, and config.data.separator to tab or space"
-            )
-        order = "tag_first" if first > last else "word_first"
-    return Columns(order, separator, columns.comment), max(width, 2)
+_COMMENT_MARKS = ("#", "//", "%")
+# What the columns of a header are called; a word of a sentence may be one, a whole line is not.
+_TITLES = {
+    *("word", "words", "token", "tokens", "form", "text", "pos", "pos_tag", "chunk", "lemma"),
+    *("tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "iob", "bio", "entity"),
+    *("id", "index", "sentence", "sentence #", "sentence_id", "slot", "slots", "y", "target"),
+}
 
 
-def read_columns(path: Path, columns: Columns, problems: Problems) -> list[Tagged]:
+def read_columns(path: Path, columns: Columns, problems: Problems) -> Read:
     """The sentences of a column file, their tags not yet read; bad ones go to `problems`.
 
-    With more than two columns, word_first takes the first as the word and the last as the tag
-    (CoNLL); tag_first takes the first two. Blank lines may hold spaces and tabs; -DOCSTART- lines
-    end a sentence. A line with another number of columns than most drops its sentence.
+    Blank lines may hold spaces and tabs; -DOCSTART- lines end a sentence. A line with another
+    number of columns than most drops its sentence.
     """
     lines = read_lines(path)
-    columns, width = detect_columns(path, lines, columns)
-    tag_column, word_column = (0, 1) if columns.order == "tag_first" else (-1, 0)
+    layout = detect_layout(path, lines, columns)
+    check = _Lines(path, lines, columns, layout)
     sentences: list[Tagged] = []
     words: list[str] = []
     tags: list[str] = []
     numbers: list[int] = []
     complaint = ""
+    comments = 0
     # The empty line at the end closes a last sentence that has none after it.
     for number, line in enumerate([*lines, ""], start=1):
         if line is not None:
             if columns.comment and line.startswith(columns.comment):
+                comments += 1
                 continue
-            fields = _fields(line, columns.separator) if line.strip(" \t") else []
-            if not fields or _DOCUMENT in fields:
+            fields = fields_of(line, layout.separator) if line.strip(" \t") else []
+            if not fields or DOCUMENT in fields:
                 if complaint:
                     problems.add(complaint)
                 elif words:
@@ -104,14 +70,77 @@ def read_columns(path: Path, columns: Columns, problems: Problems) -> list[Tagge
         # A bad line drops its whole sentence, and only the first of several is reported.
         if line is None:
             complaint = complaint or not_text(path, number)
-        elif len(fields) != width or not fields[word_column]:
-            complaint = complaint or (
-                f"{path}:{number}: {line!r} is not {width} columns separated by "
-                f"{columns.separator} as elsewhere in the file; mend it, or set "
-                "config.data.separator, or config.data.comment if it is a comment"
-            )
+        elif said := check(number, line, fields):
+            complaint = complaint or said
         else:
-            words.append(fields[word_column])
-            tags.append(fields[tag_column])
+            words.append(fields[layout.word])
+            tags.append(fields[layout.tag])
             numbers.append(number)
-    return sentences
+    said = f", {comments} comment lines" if comments else ""
+    return Read(sentences, f"{layout}{said}")
+
+
+class _Lines:
+    """What is wrong with a line of one file, called by its number, its text and its fields."""
+
+    def __init__(
+        self, path: Path, lines: Sequence[str | None], columns: Columns, layout: Layout
+    ) -> None:
+        self._path, self._comment, self._layout = path, columns.comment, layout
+        content = [i for i, line in enumerate(lines, 1) if line and line.strip(" \t")]
+        self._first = content[0] if content else 0
+        # Of lines that do not begin as comments do.
+        self._tags = Counter(
+            fields[layout.tag]
+            for line in lines
+            if line and not line.startswith(_COMMENT_MARKS)
+            for fields in [fields_of(line, layout.separator)]
+            if len(fields) == layout.width
+        )
+
+    def __call__(self, number: int, line: str, fields: Sequence[str]) -> str:
+        """A sentence with file:line, or nothing."""
+        layout, where = self._layout, f"{self._path}:{number}"
+        if line.startswith(BOM):
+            return mark_within(self._path, number)
+        fits = len(fields) == layout.width and fields[layout.word]
+        known = fits and (looks_like_tag(fields[layout.tag]) or fields[layout.tag] in self._tags)
+        if not self._comment and not known and line.startswith(_COMMENT_MARKS):
+            # `# id 7 domain=en` -> '# id', for a word may begin with the mark too.
+            first, *_ = marks = words_of(line)
+            mark = " ".join(marks[:2]) if line.startswith(" ".join(marks[:2])) else first
+            return (
+                f"{where}: {line!r} looks like a comment: say how comments begin, "
+                f"--config.data.comment={mark!r}, or mend the line"
+            )
+        if number == self._first and fits and self._is_header(fields):
+            return f"{where}: {line!r} looks like a header, which no sentence has; remove the line"
+        if fits:
+            return ""
+        reason = self._reason(line, fields)
+        return (
+            f"{where}: {line!r} is not {layout.width} columns separated by {layout.separator} as "
+            f"elsewhere in the file; {f'{reason}; ' if reason else ''}mend it, or set "
+            "config.data.separator, or config.data.comment if it is a comment"
+        )
+
+    def _is_header(self, fields: Sequence[str]) -> bool:
+        titles = [field.strip().lower() in _TITLES for field in fields]
+        tag = fields[self._layout.tag]
+        return all(titles) or (titles[self._layout.tag] and not looks_like_tag(tag))
+
+    def _reason(self, line: str, fields: Sequence[str]) -> str:
+        """Why a line has too few or too many columns, as far as it shows."""
+        layout = self._layout
+        if reason := cause_of([line], len(fields)):
+            return reason
+        # `work B-creative work` and `Ann B- PER`: what follows the tag is part of it.
+        tags = [i for i, field in enumerate(fields) if looks_like_tag(field) or field == "B-"]
+        last = layout.tag == layout.width - 1
+        if len(fields) > layout.width and last and tags and 0 < tags[-1] < len(fields) - 1:
+            tag = " ".join(fields[tags[-1] :])
+            return (
+                f"the tag {tag!r} seems to hold a space, which parts columns: write "
+                f"{tag.replace(' ', '_')!r}, or separate columns by tabs"
+            )
+        return ""

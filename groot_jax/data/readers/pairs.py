@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from groot_jax.data.readers.reading import Problems, not_text, read_lines, require_path, words_of
+from groot_jax.data.readers.reading import (
+    BOM,
+    Problems,
+    Read,
+    mark_within,
+    not_text,
+    read_lines,
+    require_path,
+    words_of,
+)
 from groot_jax.data.schemes import Tagged
 from groot_jax.errors import UserError
 
@@ -20,7 +29,7 @@ def _content(path: Path) -> list[str | None]:
     return lines
 
 
-def read_pairs(folder: Path, key: str, problems: Problems) -> list[Tagged]:
+def read_pairs(folder: Path, key: str, problems: Problems) -> Read:
     """Reads `folder`/seq.in and seq.out; bad lines go to `problems`.
 
     Raises UserError when their numbers of lines differ: then nobody knows which line lacks its
@@ -41,6 +50,10 @@ def read_pairs(folder: Path, key: str, problems: Problems) -> list[Tagged]:
             path = word_path if word_line is None else tag_path
             problems.add(not_text(path, number))
             continue
+        if word_line.startswith(BOM) or tag_line.startswith(BOM):
+            path = word_path if word_line.startswith(BOM) else tag_path
+            problems.add(mark_within(path, number))
+            continue
         # "play abba" and "O B-artist": one tag a word, by place.
         words, tags = tuple(words_of(word_line)), tuple(words_of(tag_line))
         if len(words) != len(tags):
@@ -52,4 +65,4 @@ def read_pairs(folder: Path, key: str, problems: Problems) -> list[Tagged]:
             problems.add(f"{word_path}:{number}: an empty line is no sentence; remove it from both")
         else:
             sentences.append(Tagged(words, tags, str(word_path), (number,) * len(words)))
-    return sentences
+    return Read(sentences, "words in seq.in, tags in seq.out")

@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from groot_jax.data.labeling import Sentence
+from groot_jax.data.schemes import Tagged
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded
+
+BOM = "\ufeff"  # The byte-order mark, which some programs put at the start of a file.
+
+
+class Read(NamedTuple):
+    """What a reader makes of one split. `layout`: how the file turned out to be written, for the
+    user to check: `words in column 1, tags in column 4 of 4, space`."""
+
+    items: Sequence[Tagged | Sentence]
+    layout: str
 
 
 class Problems:
@@ -50,6 +62,14 @@ class Problems:
 def not_text(path: Path, number: int) -> str:
     """What is wrong with a line that `read_lines` gives as None."""
     return f"{path}:{number}: not UTF-8 text; convert the file to UTF-8"
+
+
+def mark_within(path: Path, number: int) -> str:
+    """What is wrong with a line after the first that begins with a byte-order mark."""
+    return (
+        f"{path}:{number}: the line begins with a byte-order mark (U+FEFF), as where files were "
+        "joined that each had one; remove it, or the line's first word would hold it"
+    )
 
 
 def words_of(line: str) -> list[str]:

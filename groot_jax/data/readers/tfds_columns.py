@@ -14,9 +14,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from groot_jax.data.labeling import Sentence
-from groot_jax.data.readers.columns import Columns, read_columns
-from groot_jax.data.readers.reading import Problems, require_path, resolve_path
+from groot_jax.data.readers.columns import read_columns
+from groot_jax.data.readers.layout import Columns
+from groot_jax.data.readers.reading import Problems, Read, require_path, resolve_path
 from groot_jax.data.schemes import Tagged
 from groot_jax.errors import UserError
 
@@ -65,20 +65,23 @@ class GrootColumns(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         problems = Problems(self._policy)
-        sentences = read_columns(self._paths[split], self._columns, problems)
+        sentences, layout = read_columns(self._paths[split], self._columns, problems)
         if not sentences:
             raise UserError(
                 f"config.data.{split}: {self._paths[split]} holds no sentence; give another"
             )
         # Later jobs find the set prepared and read no file; what was wrong with it they read here.
-        self.info.metadata[split] = {"skipped": problems.count, "first": problems.first}
+        self.info.metadata[split] = {
+            "skipped": problems.count,
+            "first": problems.first,
+            "layout": layout,
+        }
         for i, item in enumerate(sentences):
+            assert isinstance(item, Tagged)
             yield i, {"tokens": item.words, "tags": item.tags, "source": item.place()}
 
 
-def read_tfds(
-    data: ConfigDict, problems: Mapping[str, Problems]
-) -> dict[str, Sequence[Tagged | Sentence]]:
+def read_tfds(data: ConfigDict, problems: Mapping[str, Problems]) -> dict[str, Read]:
     """The splits of the set config.data.tfds_name.
 
     For `groot_columns`, data.train, dev and test are column files; for other sets they are split
@@ -108,13 +111,16 @@ def read_tfds(
         raise UserError(
             f"config.data.train is empty and {data.tfds_name} has no split train; name one"
         )
-    splits: dict[str, Sequence[Tagged | Sentence]] = {}
+    splits: dict[str, Read] = {}
     for split, source in sources.items():
-        splits[split] = _read_source(data, split, source, problems[split])
-        dropped = (source.dataset_info.metadata or {}).get(split)
-        if data.tfds_name == OURS and dropped:
-            problems[split].count += dropped["skipped"]
-            problems[split].first = problems[split].first or dropped["first"]
+        items = _read_source(data, split, source, problems[split])
+        layout = f"TFDS, {data.words_feature} and {data.tags_feature}"
+        prepared = (source.dataset_info.metadata or {}).get(split)
+        if data.tfds_name == OURS and prepared:
+            problems[split].count += prepared["skipped"]
+            problems[split].first = problems[split].first or prepared["first"]
+            layout = prepared["layout"]
+        splits[split] = Read(items, layout)
     return splits
 
 

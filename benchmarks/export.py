@@ -1,0 +1,161 @@
+"""A labeler out to every format: the same best labelings, by whom, how good and how fast.
+
+    GROOT_DATA_DIR=data .venv/bin/python benchmarks/export.py --workdir=runs/export \\
+        [--transformers5=.venv/transformers5/bin/python] [--tokenizer=auto]
+
+transformers 5 writes a small random T5 with the released vocabulary (data/t5_vocab/spiece.model).
+From that folder both stages are trained on MIT Restaurant, the labeler is exported, and each
+`labeling.py`, in a process of its own, labels 100 sentences of dev. What is there is not made anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from groot_jax import Labeler
+from groot_jax import config as configs
+from groot_jax.data.corpus import load_corpus
+from groot_jax.data.labeling import Labeling, Sentence, Span
+
+K = 10
+# Sizes that train in minutes on two cores, with the vocabulary of released checkpoints.
+_MAKE = """
+import sys
+from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer, set_seed
+vocabulary, folder = sys.argv[1:]
+set_seed(0)
+shape = dict(d_model=128, d_kv=32, d_ff=256, num_heads=4, num_layers=2, num_decoder_layers=2)
+model = T5ForConditionalGeneration(
+    T5Config(
+        vocab_size=32128,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        initializer_factor=0.1,
+        **shape,
+    )
+)
+model.save_pretrained(folder)
+T5Tokenizer.from_pretrained(vocabulary).save_pretrained(folder)
+"""
+_SETTINGS = (
+    "data.test=",
+    "data.train_limit=2000",
+    "data.augment=0",
+    "text.format=sentinel_tag",
+    "nll.learning_rate=1e-3",
+    "groot.epochs=0.5",
+    "groot.eval_every=0.5",
+    "evaluate.dev_limit=100",
+    "systems=groot",
+    "loader.rungs=3",
+)
+# Name of a row, the format, further flags, and which Python.
+_ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("transformers 4.57", "transformers", ()),
+    ("transformers 5", "transformers", ()),
+    ("flax", "flax", ()),
+    ("ctranslate2", "ctranslate2", ()),
+    ("ctranslate2 int8", "ctranslate2", ("--quantization=int8",)),
+    ("stablehlo", "stablehlo", ()),
+)
+
+
+def main() -> None:
+    """Runs all of it and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--transformers5", default=".venv/transformers5/bin/python")
+    parser.add_argument("--tokenizer", default="auto", help="config.text.tokenizer")
+    parser.add_argument("--epochs", type=float, default=10.0, help="of stage 0")
+    parser.add_argument("--sentences", type=int, default=100)
+    args = parser.parse_args()
+    base = args.workdir
+    start, workdir = base / "start", base / "run"
+    data = Path(os.environ["GROOT_DATA_DIR"])
+    if not (start / "config.json").exists():
+        vocabulary = str(data / "t5_vocab")
+        subprocess.run([args.transformers5, "-c", _MAKE, vocabulary, str(start)], check=True)
+    settings = [*_SETTINGS, f"model.init={start}", f"text.tokenizer={args.tokenizer}"]
+    settings += [f"nll.epochs={args.epochs}", f"nll.eval_every={args.epochs / 2}"]
+    flags = [f"--config.{setting}" for setting in settings]
+    if not (workdir / "results.json").exists():
+        config = "--config=configs/mit_restaurant.py"
+        _job("train", config, f"--workdir={workdir}", *flags)
+    config = configs.load_dumped(workdir / configs.CONFIG_FILE)
+    sentences = load_corpus(config.data, config.text.max_words).dev[: args.sentences]
+    file = base / "sentences.txt"
+    file.write_text("".join(" ".join(s.words) + "\n" for s in sentences), encoding="utf-8")
+    began = time.perf_counter()
+    ours = Labeler.load(workdir).label_all([s.words for s in sentences], K)
+    seconds = time.perf_counter() - began
+    beams = [[(s.labeling, s.score) for s in answer.labelings] for answer in ours]
+    print("| | same best | same list | score of rank 1, most it differs | F1 | seconds |")
+    print("|---|---|---|---|---|---|")
+    print(f"| groot_jax | | | | {_f1(beams, sentences):.3f} | {seconds:.0f} |", flush=True)
+    for name, kind, more in _ROWS:
+        out = base / name.replace(" ", "_") if more else base / kind
+        if not (out / "labeling.json").exists():
+            _job("export", f"--workdir={workdir}", f"--out={out}", f"--format={kind}", *more)
+        python = args.transformers5 if name == "transformers 5" else sys.executable
+        began = time.perf_counter()
+        done = subprocess.run(
+            [python, "labeling.py", f"-k{K}", str(file.absolute())],
+            cwd=out,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        seconds = time.perf_counter() - began
+        theirs = [_read(line) for line in done.stdout.splitlines()]
+        print(_row(name, beams, theirs, sentences, seconds), flush=True)
+
+
+Beams = list[list[tuple[Labeling, float]]]
+
+
+def _job(name: str, *flags: str) -> None:
+    subprocess.run([sys.executable, "-m", f"groot_jax.{name}", *flags], check=True)
+
+
+def _read(line: str) -> list[tuple[Labeling, float]]:
+    found: list[dict[str, Any]] = json.loads(line)["labelings"]
+    return [
+        (tuple(Span(s["start"], s["end"], s["type"]) for s in one["spans"]), one["score"])
+        for one in found
+    ]
+
+
+def _row(
+    name: str, ours: Beams, theirs: Beams, sentences: Sequence[Sentence], seconds: float
+) -> str:
+    pairs = list(zip(ours, theirs, strict=True))
+    best = sum(a[0][0] == b[0][0] for a, b in pairs)
+    lists = sum([y for y, _ in a] == [y for y, _ in b] for a, b in pairs)
+    most = max(abs(a[0][1] - b[0][1]) for a, b in pairs)
+    for i, (a, b) in enumerate(pairs):
+        if a[0][0] != b[0][0]:
+            print(f"sentence {i}: {a[:2]} here, {b[:2]} there", file=sys.stderr)
+    return (
+        f"| {name} | {best} of {len(pairs)} | {lists} | {most:.1e} | "
+        f"{_f1(theirs, sentences):.3f} | {seconds:.0f} |"
+    )
+
+
+def _f1(beams: Beams, sentences: Sequence[Sentence]) -> float:
+    """Over all spans of rank 1."""
+    found = [set(beam[0][0]) for beam in beams]
+    gold = [set(sentence.labeling) for sentence in sentences]
+    right = sum(len(a & b) for a, b in zip(found, gold, strict=True))
+    return 2 * right / max(1, sum(map(len, found)) + sum(map(len, gold)))
+
+
+if __name__ == "__main__":
+    main()

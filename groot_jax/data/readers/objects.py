@@ -1,0 +1,187 @@
+"""Objects of JSON lines and of Parquet files as sentences: words or text, with spans or tags.
+
+Other keys of an object are left alone; one that lacks these, or has two that may disagree, is
+reported by whoever has its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from groot_jax.data.labeling import Sentence, half_character, make_labeling
+from groot_jax.data.schemes import Tagged
+from groot_jax.data.splitting import spans_of_words, split_text
+from groot_jax.data.tags import check_type
+
+FORM = (
+    '{"words": [...], "spans": [[start, end, "type"], ...]}, {"words": [...], "tags": [...]}, '
+    '{"tokens": [...], "ner_tags": [...]} or {"text": "...", "spans" or "label": [...]}'
+)
+_TAG_KEYS = ("tags", "ner_tags")
+# Prodigy and spaCy say spans or entities, doccano label or labels.
+_SPAN_KEYS = ("spans", "label", "labels", "entities")
+_WORD_KEYS = ("words", "tokens")
+# What a span that is an object calls its ends and its type.
+_STARTS, _ENDS = ("start", "start_offset", "start_char"), ("end", "end_offset", "end_char")
+_TYPES = ("type", "label")
+
+
+class Objects(NamedTuple):
+    """`tag_names`: the tag of each number; `split`: how text becomes words (config.text.split)."""
+
+    tag_names: Sequence[str] = ()
+    split: str = "spaces"
+
+
+def sentence_of(
+    item: object, where: tuple[str, int], objects: Objects
+) -> tuple[Tagged | Sentence | None, str]:
+    """The sentence of one object, read as `where` (file, line), and which keys it was made of.
+
+    None for an example that was rejected in Prodigy, and for predict's answer to an empty line.
+    Raises ValueError that says what is wrong with it.
+    """
+    if not isinstance(item, Mapping):
+        raise ValueError(f"not an object of the form {FORM}")
+    if "error" in item and "labelings" not in item:
+        raise ValueError(f"an error, no sentence: {str(item['error'])[:200]}")
+    if item.get("answer", "accept") != "accept":
+        return None, f"answer {item['answer']}"
+    if "labelings" in item:
+        return _predicted(item, where)
+    # One of them: both might disagree. And a sentence that names nothing has `"spans": []`; one
+    # without any such key is more likely one that nobody labeled.
+    labels = [key for key in (*_TAG_KEYS, *_SPAN_KEYS) if key in item]
+    # Prodigy's tokens are objects, and its spans count the characters of its text.
+    words = [key for key in _WORD_KEYS if key in item and not _is_objects(item[key])]
+    if "text" in item and words == ["tokens"] and {*labels} & {*_SPAN_KEYS}:
+        raise ValueError(
+            "it has tokens and a text, and its spans may count either: leave one of the two out"
+        )
+    sources = words or [key for key in ("text",) if key in item]
+    if len(labels) != 1 or len(sources) != 1:
+        raise ValueError(f"its keys are {', '.join(map(str, item)) or 'none'}; wanted is {FORM}")
+    label, source = labels[0], sources[0]
+    form = f"{source} and {label}"
+    if source == "text" and label in _TAG_KEYS:
+        raise ValueError(f"`{label}` are of words, and it has a text; give it `words` instead")
+    if source == "text":
+        text = item["text"]
+        if not isinstance(text, str):
+            raise ValueError("`text` must be a string")
+        return _of_text(text, _spans(item[label], label), where, objects.split), form
+    known = _words(item[source], source)
+    if label in _TAG_KEYS or (label in ("label", "labels") and not _is_spans(item[label])):
+        tags = _tags(item[label], label, len(known), objects.tag_names)
+        return Tagged(known, tags, where[0], (where[1],) * len(known)), form
+    return _sentence(known, _spans(item[label], label), where), form
+
+
+def _sentence(
+    words: tuple[str, ...], spans: Sequence[tuple[int, int, str]], where: tuple[str, int]
+) -> Sentence:
+    labeling = make_labeling(spans, len(words))
+    for span in labeling:
+        if complaint := check_type(span.type):
+            raise ValueError(complaint)
+    return Sentence(words, labeling, f"{where[0]}:{where[1]}")
+
+
+def _of_text(
+    text: str, spans: Sequence[tuple[int, int, str]], where: tuple[str, int], split: str
+) -> Sentence:
+    # Line breaks part words as spaces do; one for one, so that characters keep their places.
+    plain = text.replace("\r", " ").replace("\n", " ")
+    words, offsets = split_text(plain, split)
+    if not words:
+        raise ValueError("`text` holds no word")
+    try:
+        found = spans_of_words(spans, plain, offsets)
+    except ValueError as error:
+        advice = ""
+        if split == "spaces" and "cuts the word" in str(error):
+            advice = "; move its end, or have punctuation stand apart: --config.text.split=unicode"
+        raise ValueError(f"{error}{advice}") from None
+    return _sentence(_words(list(words), "text"), found, where)
+
+
+def _predicted(item: Mapping, where: tuple[str, int]) -> tuple[Sentence | None, str]:
+    """What groot_jax.predict printed, corrected or not: its first labeling is gold."""
+    form = "words and the first of labelings"
+    words, labelings = item.get("words"), item["labelings"]
+    if not isinstance(labelings, list) or not all(isinstance(y, Mapping) for y in labelings):
+        raise ValueError("`labelings` must be a list of objects with `spans`, as predict prints it")
+    if words == [] and labelings == []:
+        return None, "empty line"
+    if not labelings or "spans" not in labelings[0]:
+        raise ValueError("`labelings` has no first labeling with `spans`, which would be gold")
+    spans = _spans(labelings[0]["spans"], "spans", ("start",), ("end",))
+    return _sentence(_words(words, "words"), spans, where), form
+
+
+def _words(value: Any, key: str) -> tuple[str, ...]:
+    if not _is_strings(value) or not value or not all(value):
+        raise ValueError(f"`{key}` must be a list of one or more strings, none of them empty")
+    # JSON can spell "\ud800", half of a pair of UTF-16, and no file in UTF-8 can hold it.
+    if half := half_character(value):
+        raise ValueError(f"the word {half!r} holds a lone surrogate, half of a character")
+    return tuple(value)
+
+
+def _tags(value: Any, key: str, count: int, names: Sequence[str]) -> tuple[str, ...]:
+    numbers = isinstance(value, list) and bool(value) and all(type(tag) is int for tag in value)
+    if not (numbers or _is_strings(value)) or len(value) != count:
+        raise ValueError(
+            f"`{key}` must be a list of {count} strings (or numbers), one for each word"
+        )
+    if not numbers:
+        return tuple(value)
+    low, high = min(value), max(value)
+    if not names:
+        raise ValueError(
+            f"`{key}` are numbers: name the tags from 0 to {high} or more, in their order, with "
+            "--config.data.tag_names=O,B-type,I-type,..."
+        )
+    if low < 0 or high >= len(names):
+        raise ValueError(
+            f"`{key}` has the number {low if low < 0 else high}, and the tags are named from 0 to "
+            f"{len(names) - 1} (config.data.tag_names)"
+        )
+    return tuple(names[tag] for tag in value)
+
+
+def _is_objects(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _is_spans(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, list | Mapping) for item in value)
+
+
+def _spans(
+    value: object,
+    key: str,
+    starts: Sequence[str] = _STARTS,
+    ends: Sequence[str] = _ENDS,
+) -> list[tuple[int, int, str]]:
+    """[start, end, "type"] or objects with these, as tuples."""
+    spans = []
+    for item in value if isinstance(value, list) else [None]:
+        if isinstance(item, Mapping):
+            item = [
+                next((item[name] for name in names if name in item), None)
+                for names in (starts, ends, _TYPES)
+            ]
+        # `type(...)`, for to `isinstance` true and false are whole numbers.
+        if not isinstance(item, list) or [type(part) for part in item] != [int, int, str]:
+            raise ValueError(
+                f'`{key}` must be a list of [start, end, "type"] with whole numbers, or of objects '
+                "with start, end and label"
+            )
+        spans.append((item[0], item[1], item[2]))
+    return spans
+
+
+def _is_strings(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
