@@ -29,7 +29,8 @@ def write_ctranslate2(trained: Trained, facts: Json, folder: Path, quantization:
     """model.bin, config.json and the vocabularies. `quantization`: of `QUANTIZATIONS`.
 
     Where the softmax of the labeler runs over some columns alone, the decoder's vocabulary is these
-    and the start token. Raises UserError where CTranslate2 is missing or lacks the activation.
+    and the start token. Raises UserError where CTranslate2 is missing or lacks the activation,
+    and for UMT5.
     """
     try:
         # It imports torch and transformers wherever they are installed, to no end here.
@@ -40,6 +41,12 @@ def write_ctranslate2(trained: Trained, facts: Json, folder: Path, quantization:
             "--format=ctranslate2: the package ctranslate2 is not installed; pip install "
             "'groot_jax[ctranslate2]'"
         ) from None
+    if trained.task.model_config.bias_per_layer:
+        # It adds the first block's bias in all blocks, whatever the others' are.
+        raise UserError(
+            "--format=ctranslate2: it has one relative bias for all layers, and UMT5 one for each; "
+            "take --format=transformers or --format=stablehlo"
+        )
     model, params = portable(trained.task.model_config, trained.params, folder)
     params = jax.tree.map(np.array, params)  # Copies: quantization writes into what it is given.
     name = _ACTIVATIONS.get(model.activation)

@@ -9,6 +9,24 @@ from types import ModuleType
 
 
 @contextmanager
+def imported_without(package: str, *names: str) -> Iterator[None]:
+    """`package` may be imported inside, and does not find the modules `names`.
+
+    It is forgotten afterwards: transformers decides when it is imported whether there is torch, and
+    whoever imports it next has it whole. Where it was imported before, nothing is changed.
+    """
+    if package in sys.modules:
+        yield
+        return
+    try:
+        with hidden(*names):
+            yield
+    finally:
+        for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
+            del sys.modules[name]
+
+
+@contextmanager
 def hidden(*names: str) -> Iterator[None]:
     """To what is imported inside, the modules `names` look as if they were not installed.
 

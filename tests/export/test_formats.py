@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import subprocess
 import sys
@@ -123,6 +124,18 @@ def test_fused_formats_go_to_stablehlo_alone(
     with pytest.raises(UserError, match=message):
         export(make_trained(format_name), tmp_path / "out", kind)
     assert not any(tmp_path.iterdir())
+
+
+def test_ctranslate2_has_no_bias_for_each_layer(make_trained: MakeTrained, tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    trained = make_trained("sentinel_tag")
+    umt5 = dataclasses.replace(trained.task.model_config, bias_per_layer=True)
+    trained = dataclasses.replace(
+        trained, task=dataclasses.replace(trained.task, model_config=umt5)
+    )
+    with pytest.raises(UserError, match=r"one relative bias for all layers, and UMT5 one for each"):
+        export(trained, tmp_path / "out", "ctranslate2")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failure_leaves_the_old_export(

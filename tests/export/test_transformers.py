@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from groot_jax.errors import UserError
+from groot_jax.export.weights import check_read_back, generation_config
 from groot_jax.export.words import write_tokenizer
 from groot_jax.model.pretrained import save_pretrained
 from groot_jax.model.t5 import T5
@@ -54,3 +56,33 @@ def test_tokenizer_and_search_settings(make_trained: MakeTrained, exported, tmp_
     settings = GenerationConfig.from_pretrained(folder)
     assert (settings.num_beams, settings.length_penalty) == (4, 0.0)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "t5"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("generation_config.json", {"num_return_sequences": 9}, "refuses the settings .*num_ret"),
+        ("generation_config.json", {"length_penalty": 0.0, "num_beams": 1}, "refuses the settings"),
+        ("config.json", {"model_type": "t6"}, "refuses the settings"),
+        ("config.json", {"vocab_size_of_old": 9}, None),
+        ("config.json", {"is_encoder_decoder": True, "use_return_dict": 7}, "use_return_dict=7"),
+    ],
+)
+def test_what_transformers_would_read_otherwise(exported, tmp_path, file, change, message) -> None:
+    folder = exported("sentinel_tag", "transformers")
+    for name in ("config.json", "generation_config.json"):
+        found = json.loads((folder / name).read_text())
+        (tmp_path / name).write_text(json.dumps(found | (change if name == file else {})))
+    if message is None:
+        check_read_back(tmp_path)
+    else:
+        with pytest.raises(UserError, match=f"^--format=transformers: .*{message}"):
+            check_read_back(tmp_path)
+
+
+def test_search_settings_of_one_beam_are_read_back(make_trained, exported, tmp_path) -> None:
+    settings = generation_config(make_trained("sentinel_tag", generate__k="1").task)
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    config = (exported("sentinel_tag", "transformers") / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config)
+    check_read_back(tmp_path)

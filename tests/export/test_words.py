@@ -15,6 +15,7 @@ from groot_jax.data.tokenizer import Tokenizer
 from groot_jax.data.vocabularies import SentencePieceVocabulary
 from groot_jax.errors import UserError
 from groot_jax.export.loaders.words import Grammar, State, Words, encoder
+from groot_jax.export.programs import program_lengths
 from groot_jax.export.words import facts_of, write_facts, write_tokenizer
 from tests.export.conftest import SENTENCES, MakeTrained
 
@@ -42,6 +43,13 @@ def test_sentences_become_the_same_ids(make_trained: MakeTrained, readers, name:
         assert tuple(map(tuple, theirs.fused)) == ours.fused
         assert tuple(theirs.template) == format_.template(words)
         assert theirs.longest == format_.max_target_length(words)
+
+
+def test_a_limit_of_words_that_follows_the_data(make_trained: MakeTrained, tmp_path: Path) -> None:
+    trained = make_trained("sentinel_tag", text__max_words="0", loader__target_buckets="24,400")
+    write_tokenizer(trained.task.format.tokenizer, tmp_path)
+    assert facts_of(trained, tmp_path)["max_words"] == trained.task.max_words == 100
+    assert trained.task.format.words_in(program_lengths(trained.task)[-1]) >= 100
 
 
 @settings(max_examples=200, deadline=None)

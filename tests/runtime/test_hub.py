@@ -64,7 +64,9 @@ def test_one_format_of_one_revision_is_fetched_once(monkeypatch, tmp_path, files
     (options,) = hub.asked
     assert options["revision"] == "abc"
     texts = [name for name in TEXT if name in files]
-    assert sorted(options["allow_patterns"]) == sorted([*texts, *weights])
+    patterns = options["allow_patterns"]
+    assert isinstance(patterns, list)
+    assert sorted(patterns) == sorted([*texts, *weights])
 
 
 def test_pickles_are_refused_before_they_are_fetched(monkeypatch, tmp_path):
