@@ -42,7 +42,7 @@ def check_read_back(folder: Path) -> None:
             search = GenerationConfig.from_pretrained(folder)
             search.validate(strict=True)
             read = {CONFIG_FILE: AutoConfig.from_pretrained(folder), SEARCH_FILE: search}
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(
                 f"--format=transformers: transformers {__version__} refuses the settings of this "
