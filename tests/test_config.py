@@ -63,7 +63,7 @@ def test_every_config_file_loads_and_is_valid(path: Path) -> None:
         assert load(f"{path}:text=a.txt").pretrain.text == ("a.txt",)
         with pytest.raises(UserError, match="config.data.train is empty"):
             load(str(path))  # Names neither text nor labels.
-    elif path.stem in ("columns", "t5_base", "t5_xl", "t5_xxl"):
+    elif path.stem == "columns" or "t5_" in path.stem:
         config = load(f"{path}:train=a.txt,test=b.txt")
         assert (config.data.train, config.data.dev, config.data.test) == ("a.txt", "", "b.txt")
     else:
@@ -520,6 +520,11 @@ def test_pools_that_cannot_be_made_are_refused(
     settings: tuple[tuple[str, str], ...], said: str
 ) -> None:
     assert said in message(*settings)
+
+
+def test_a_pool_smaller_than_the_beam_is_no_matter_of_consensus() -> None:
+    assert load(RETAIL, [("groot.pool.size", "3")]).groot.pool.consensus == 0
+    assert "room for 0 beside" in message(("groot.pool.size", "3"), ("groot.pool.consensus", "1"))
 
 
 def test_nll_continued_sees_labeled_sentences_alone_whatever_groot_does() -> None:
