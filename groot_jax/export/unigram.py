@@ -40,7 +40,9 @@ def fast_tokenizer(model: Path, sentinels: Sequence[int]) -> Tokenizer:
     if spec.precompiled_charsmap:
         changes.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        changes += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        # Of spaces alone: what else counts as one has become one, or is a letter (U+0085).
+        changes += [normalizers.Replace(Regex("^ +| +$"), "")]
+        changes += [normalizers.Replace(Regex(" {2,}"), " ")]
     special_names = [proto.pieces[id_].piece for id_ in special]
     changes += _spelled_out(special_names, {piece for piece, _ in pieces})
     tokenizer.normalizer = normalizers.Sequence(changes)

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from groot_jax.data.format import TAG
@@ -54,6 +54,8 @@ def test_a_limit_of_words_that_follows_the_data(make_trained: MakeTrained, tmp_p
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(min_size=1, max_size=12))
+@example("\x85")
+@example(" a\x85")
 def test_any_word_becomes_the_same_pieces(make_trained: MakeTrained, readers, word: str) -> None:
     tokenizer = make_trained("sentinel_tag").task.format.tokenizer
     assert tuple(readers["sentinel_tag"]._pieces(word)) == tokenizer.word(word)
