@@ -340,10 +340,10 @@ def _check_update(where: str, settings: ConfigDict) -> None:
             "nothing to contrast; raise pool.beams"
         )
     pool = settings.pool
-    if pool.consensus > (room := pool.size - pool.gold - pool.beams):
+    if pool.consensus > (room := max(pool.size - pool.gold - pool.beams, 0)):
         raise UserError(
             f"{where}: pool.consensus is {pool.consensus}, but a pool of pool.size {pool.size} has "
-            f"room for {max(room, 0)} beside gold and pool.beams; raise pool.size"
+            f"room for {room} beside gold and pool.beams; raise pool.size"
         )
     if settings.batch_size % settings.accumulate:
         raise UserError(
