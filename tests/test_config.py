@@ -656,4 +656,4 @@ def test_a_damaged_config_json_is_named(tmp_path: Path, text: str) -> None:
 
 def test_a_pool_smaller_than_its_beams_is_no_fault_of_consensus() -> None:
     settings = (("groot.pool.size", "4"), ("groot.pool.beams", "8"))
-    assert load(None, settings).groot.pool.size == 4
+    assert load(RETAIL, settings).groot.pool.size == 4
