@@ -657,3 +657,8 @@ def test_a_damaged_config_json_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=r"config\.json"):
         claim_workdir(tmp_path, load(RETAIL))
+
+
+def test_a_pool_smaller_than_its_beams_is_no_fault_of_consensus() -> None:
+    settings = (("groot.pool.size", "4"), ("groot.pool.beams", "8"))
+    assert load(RETAIL, settings).groot.pool.size == 4

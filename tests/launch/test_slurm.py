@@ -139,7 +139,9 @@ def end(*_):
     sys.exit(143)
 signal.signal(signal.SIGTERM, end)
 print(os.getpid(), flush=True)
-time.sleep(60)
+# Short sleeps: a signal just before a long one would be handled after it.
+for _ in range(600):
+    time.sleep(0.1)
 """
 
 
