@@ -150,11 +150,8 @@ def train(
                 checkpoints.save(step, update.state, meta)
                 release_freed_memory()
                 if meta.finished and step < total:
-                    say(
-                        console,
-                        f"{system}: ended at step {step}, after {since} evaluations without a "
-                        "better one (patience)",
-                    )
+                    why = f"after {since} evaluations without a better one (patience)"
+                    say(console, f"{system}: ended at step {step}, {why}")
                 if meta.finished:
                     break
     let_go(stage.programs)
