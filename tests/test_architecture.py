@@ -101,6 +101,20 @@ def test_only_the_loader_of_batches_imports_grain() -> None:
     assert [o for p in files for o in offences(p, ("grain",))] == []
 
 
+def test_files_and_functions_stay_short_enough_to_read_at_once() -> None:
+    long = []
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > 400:
+            long.append(f"{path}: over 400 lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 80:
+                long.append(f"{path}:{node.lineno}: {node.name} has over 80 lines")
+    assert not long
+    # Set-up, stage 0, stage 1 and close are read in one go.
+    assert len((PACKAGE / "train.py").read_text(encoding="utf-8").splitlines()) <= 250
+
+
 def python(code: str, *paths: Path) -> subprocess.CompletedProcess[str]:
     env = dict(os.environ, JAX_PLATFORMS="cpu")
     env["PYTHONPATH"] = os.pathsep.join(str(path) for path in (*paths, ROOT))
