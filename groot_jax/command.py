@@ -5,8 +5,6 @@ from __future__ import annotations
 import runpy
 import sys
 
-from groot_jax import prepare_job
-
 JOBS = ("train", "evaluate", "predict", "export", "preflight", "pretrain")
 _USAGE = f"usage: groot JOB ..., where JOB is {', '.join(JOBS)}; groot JOB --help explains it"
 
@@ -23,6 +21,4 @@ def main() -> None:
         sys.exit(2)
     # Without its second word, `groot train --help` is what a job sees under `python -m`.
     del sys.argv[1]
-    # The package itself is imported by now, and not by `-m`.
-    prepare_job()
     runpy.run_module(f"groot_jax.{name}", run_name="__main__", alter_sys=True)

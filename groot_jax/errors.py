@@ -213,16 +213,21 @@ def signals_delayed() -> Iterator[None]:
             signal.raise_signal(caught[0])
 
 
-def leave_quietly_when_interrupted(message: str) -> None:
-    """Until `exit_on_user_error` takes over, Ctrl-C prints `message` and ends the process with
-    status 130: the imports of a job take seconds, and where they are cut depends on chance.
+def prepare_job(interrupted: str = "interrupted\n") -> None:
+    """For a process that is a job: its module calls this before its own imports, which bring in JAX
+    and take seconds.
 
-    A handler that ends at once and no KeyboardInterrupt: raised inside an import, that prints a
-    traceback, or is swallowed by an `except` around the import of an optional part.
+    XLA logs at level ERROR that a program takes long to compile, in a block that asks for a bug
+    report. What ends a job comes as an exception, or at level FATAL. Until `exit_on_user_error`
+    takes over, Ctrl-C prints `interrupted` and ends the process with status 130: where imports are
+    cut depends on chance.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+    # A handler that ends at once and no KeyboardInterrupt: raised inside an import, that prints a
+    # traceback, or is swallowed by an `except` around the import of an optional part.
     def leave(*_: object) -> None:
-        os.write(2, message.encode())
+        os.write(2, interrupted.encode())
         os._exit(130)
 
     # Not where whoever started the job ignores SIGINT, or a program around it handles it.

@@ -10,6 +10,11 @@ W/other/<digest>/.
 
 from __future__ import annotations
 
+from groot_jax.errors import prepare_job
+
+if __name__ == "__main__":
+    prepare_job()  # Ahead of the imports below, which take seconds.
+
 import argparse
 import hashlib
 import json

@@ -7,6 +7,11 @@ Plain text in, one sentence a line, or JSON lines with "words" (or "text"); JSON
 
 from __future__ import annotations
 
+from groot_jax.errors import prepare_job
+
+if __name__ == "__main__":
+    prepare_job()  # Ahead of the imports below, which take seconds.
+
 import json
 import os
 import sys

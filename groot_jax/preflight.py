@@ -10,6 +10,11 @@ Needs the package libtpu, but no TPU, corpus, weights or network.
 
 from __future__ import annotations
 
+from groot_jax.errors import prepare_job
+
+if __name__ == "__main__":
+    prepare_job()  # Ahead of the imports below, which take seconds.
+
 import argparse
 import json
 from typing import TYPE_CHECKING

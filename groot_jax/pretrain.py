@@ -8,6 +8,11 @@ again and it continues where it was stopped. It leaves WORKDIR/model, for --conf
 
 from __future__ import annotations
 
+from groot_jax.errors import prepare_job
+
+if __name__ == "__main__":
+    prepare_job()  # Ahead of the imports below, which take seconds.
+
 from pathlib import Path
 
 from ml_collections import ConfigDict

@@ -8,6 +8,11 @@ training/nll.py and training/groot.py.
 
 from __future__ import annotations
 
+from groot_jax.errors import prepare_job
+
+if __name__ == "__main__":
+    prepare_job()  # Ahead of the imports below, which take seconds.
+
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path

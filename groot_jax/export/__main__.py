@@ -8,6 +8,11 @@ Writes DIR, whole or not at all. docs/export.md tells what each format can and c
 
 from __future__ import annotations
 
+from groot_jax.errors import prepare_job
+
+if __name__ == "__main__":
+    prepare_job()  # Ahead of the imports below, which take seconds.
+
 from pathlib import Path
 
 import jax

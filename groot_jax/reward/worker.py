@@ -6,6 +6,11 @@ job closes it. It imports nothing of JAX. A user's prints go to stderr.
 
 from __future__ import annotations
 
+from groot_jax.errors import prepare_job
+
+if __name__ == "__main__":
+    prepare_job("")  # Ctrl-C reaches this process too, and its job speaks for both.
+
 import ctypes
 import json
 import mmap

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from groot_jax.command import JOBS
 from groot_jax.config import load_dumped
 from groot_jax.data.corpus import load_corpus
 from groot_jax.errors import UserError, exit_on_user_error
@@ -455,7 +456,8 @@ exit_on_user_error(main, "; go on")
     assert (done.returncode, done.stderr) == (status, f"{word}; go on\n")
 
 
-@pytest.mark.parametrize("job", ["train", "evaluate", "predict"])
+# Preflight reads its command line before it imports what is slow.
+@pytest.mark.parametrize("job", [job for job in JOBS if job != "preflight"])
 def test_an_interrupt_while_a_job_still_imports_is_one_word(tmp_path: Path, job: str) -> None:
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax" / "__init__.py").write_text(
