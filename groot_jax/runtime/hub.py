@@ -45,6 +45,8 @@ def fetch(name: str, what: str, wanted: Callable[[Sequence[str], str], Sequence[
         ) from None
     except Exception as error:  # The client raises a dozen unrelated kinds, of several libraries.
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if "MaxRetryError" in reason:  # urllib3's text is of pools and retries.
+            reason = "no connection"
     try:
         # Fetched by an earlier run: without network it serves.
         folder = Path(snapshot_download(name, local_files_only=True))

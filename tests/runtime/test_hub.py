@@ -76,9 +76,18 @@ def test_pickles_are_refused_before_they_are_fetched(monkeypatch, tmp_path):
     assert hub.asked == []
 
 
-def test_without_network_what_an_earlier_run_fetched_serves(monkeypatch, tmp_path):
+POOLS = (
+    "(MaxRetryError('HTTPSConnectionPool(host=\\'hub\\'): Max retries exceeded with url: /api'))"
+)
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [("no route to host\nand a long tail", "no route to host"), (POOLS, r"\(no connection")],
+)
+def test_without_network_what_an_earlier_run_fetched_serves(monkeypatch, tmp_path, told, reason):
     def fail(*args, **kwargs):
-        raise ConnectionError("no route to host\nand a long tail")
+        raise ConnectionError(told)
 
     def cached(name, local_files_only=False, **options):
         if not local_files_only:
@@ -87,7 +96,7 @@ def test_without_network_what_an_earlier_run_fetched_serves(monkeypatch, tmp_pat
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
-    with pytest.raises(UserError, match=r"^config\.model\.init=acme/t5: .*no route to host\)") as e:
+    with pytest.raises(UserError, match=rf"^config\.model\.init=acme/t5: .*{reason}\)") as e:
         init_folder(SimpleNamespace(init="acme/t5"))
     assert "\n" not in str(e.value)
     (tmp_path / "model.safetensors").touch()
