@@ -79,10 +79,13 @@ class Corpus:
 
 def read_corpus(config: ConfigDict) -> Corpus:
     """Loads what `config` names, as `load_corpus` does."""
-    text = config.text
+    return load_corpus(config.data, word_limit(config.text), config.text.split)
+
+
+def word_limit(text: ConfigDict) -> int:
+    """Words of a sentence that is read, at most, as `config.text` has it; 0: no limit."""
     # A sentence over the limit is no fault where it is labeled in windows.
-    max_words = 0 if text.long_sentences == "window" else text.max_words
-    return load_corpus(config.data, max_words, text.split)
+    return 0 if text.long_sentences == "window" else text.max_words
 
 
 def load_corpus(data: ConfigDict, max_words: int = 0, split_text: str = "spaces") -> Corpus:

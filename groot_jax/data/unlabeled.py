@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from groot_jax.data.corpus import Corpus
+from groot_jax.data.corpus import Corpus, word_limit
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.readers.columns import read_columns
 from groot_jax.data.readers.layout import Columns
@@ -78,21 +78,20 @@ def _read(
     if path.is_dir():
         # The words alone: whether seq.out is there makes no difference.
         path = require_path(path / "seq.in", _KEY)
-        return read_text(
-            path, text.max_words, text.split, problems
-        ), "a sentence a line, without seq.out"
+        how = "a sentence a line, without seq.out"
+        return read_text(path, word_limit(text), text.split, problems), how
     lines = [line for line in read_lines(path) if line and line.strip(" \t")]
     columns = Columns.from_config(data)
     rows = [words_of(line) for line in lines if not _is_comment(line, columns)]
     if _tagged(rows) * 2 > len(rows):
         tagged = read_columns(path, columns, problems)
-        sentences = []
+        sentences, most = [], word_limit(text)
         for item in tagged.items:
             assert isinstance(item, Tagged)
-            if 0 < text.max_words < len(item.words):
+            if 0 < most < len(item.words):
                 problems.add(
                     f"{item.place()}: a sentence of {len(item.words)} words is over the limit of "
-                    f"{text.max_words} (config.text.max_words); split it"
+                    f"{most} (config.text.max_words); split it"
                 )
             else:
                 sentences.append(Sentence(item.words, (), item.place()))
@@ -107,7 +106,7 @@ def _read(
         )
     labels = sum(_has_labels(line) for line in lines)
     how = "a sentence a line" if not labels else f"JSON lines, the labels of {labels} ignored"
-    return read_text(path, text.max_words, text.split, problems), how
+    return read_text(path, word_limit(text), text.split, problems), how
 
 
 def _is_comment(line: str, columns: Columns) -> bool:
