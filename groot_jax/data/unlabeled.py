@@ -17,6 +17,7 @@ from groot_jax.data.corpus import Corpus, word_limit
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.readers.columns import read_columns
 from groot_jax.data.readers.layout import Columns
+from groot_jax.data.readers.objects import LABEL_KEYS
 from groot_jax.data.readers.reading import (
     Problems,
     read_lines,
@@ -30,8 +31,6 @@ from groot_jax.data.text import read_text
 from groot_jax.errors import UserError
 
 _KEY = "config.data.unlabeled"
-# Where an object of a line of JSON may have its labels: see readers/objects.py.
-_LABELS = ("spans", "tags", "ner_tags", "label", "labels", "entities")
 
 
 def with_unlabeled(corpus: Corpus, config: ConfigDict) -> Corpus:
@@ -126,4 +125,4 @@ def _has_labels(line: str) -> bool:
         item = json.loads(line)
     except (ValueError, RecursionError):
         return False  # Whoever reads its words says so.
-    return isinstance(item, dict) and any(item.get(key) for key in _LABELS)
+    return isinstance(item, dict) and any(item.get(key) for key in LABEL_KEYS)

@@ -21,6 +21,7 @@ FORM = (
 _TAG_KEYS = ("tags", "ner_tags")
 # Prodigy and spaCy say spans or entities, doccano label or labels.
 _SPAN_KEYS = ("spans", "label", "labels", "entities")
+LABEL_KEYS = (*_TAG_KEYS, *_SPAN_KEYS)
 _WORD_KEYS = ("words", "tokens")
 # What a span that is an object calls its ends and its type.
 _STARTS, _ENDS = ("start", "start_offset", "start_char"), ("end", "end_offset", "end_char")
@@ -52,7 +53,9 @@ def sentence_of(
         return _predicted(item, where)
     # One of them: both might disagree. And a sentence that names nothing has `"spans": []`; one
     # without any such key is more likely one that nobody labeled.
-    labels = [key for key in (*_TAG_KEYS, *_SPAN_KEYS) if key in item]
+    labels = [key for key in LABEL_KEYS if key in item]
+    if len(labels) > 1:
+        labels = [key for key in labels if not _of_sentence(key, item[key])]
     # Prodigy's tokens are objects, and its spans count the characters of its text.
     words = [key for key in _WORD_KEYS if key in item and not _is_objects(item[key])]
     if "text" in item and words == ["tokens"] and {*labels} & {*_SPAN_KEYS}:
@@ -149,6 +152,14 @@ def _tags(value: Any, key: str, count: int, names: Sequence[str]) -> tuple[str, 
             f"{len(names) - 1} (config.data.tag_names)"
         )
     return tuple(names[tag] for tag in value)
+
+
+def _of_sentence(key: str, value: object) -> bool:
+    """Whether what may be labels of words is said of the whole sentence: its intent, by name or by
+    number, or WikiANN's `"spans": ["LOC: Rome"]`, which say no place."""
+    if key in ("label", "labels"):
+        return isinstance(value, str | int)
+    return key in _SPAN_KEYS and _is_strings(value) and value != []
 
 
 def _is_objects(value: object) -> bool:
