@@ -79,7 +79,8 @@ def _read(
         path = require_path(path / "seq.in", _KEY)
         how = "a sentence a line, without seq.out"
         return read_text(path, word_limit(text), text.split, problems), how
-    lines = [line for line in read_lines(path) if line and line.strip(" \t")]
+    given = read_lines(path)
+    lines = [line for line in given if line and line.strip(" \t")]
     columns = Columns.from_config(data)
     rows = [words_of(line) for line in lines if not _is_comment(line, columns)]
     if _tagged(rows) * 2 > len(rows):
@@ -97,7 +98,7 @@ def _read(
         return sentences, "columns, their tags ignored"
     # A sentence a line, or a word a line? Ten thousand queries of one word each are possible, but
     # not with blank lines among them.
-    blank = sum(not line or not line.strip(" \t") for line in read_lines(path)[:-1])
+    blank = any(not line or not line.strip(" \t") for line in given[:-1])
     if rows and blank and all(len(row) == 1 for row in rows):
         raise UserError(
             f"{path}: each line holds one word, with blank lines between, so that nobody can tell "
@@ -114,7 +115,11 @@ def _is_comment(line: str, columns: Columns) -> bool:
 
 def _tagged(rows: Sequence[Sequence[str]]) -> int:
     """Lines of two fields or more of which the first or the last is a tag."""
-    return sum(len(row) > 1 and (looks_like_tag(row[0]) or looks_like_tag(row[-1])) for row in rows)
+    # A bare I is a word of English as well, which many a sentence of a dialogue begins with.
+    return sum(
+        len(row) > 1 and any(field != "I" and looks_like_tag(field) for field in (row[0], row[-1]))
+        for row in rows
+    )
 
 
 def _has_labels(line: str) -> bool:

@@ -95,6 +95,8 @@ def test_the_columns_may_come_in_the_other_order_and_have_comments(tmp_path):
 def test_text_that_ends_in_what_looks_like_a_tag_now_and_then_is_text(tmp_path):
     path = write(tmp_path, "posters of the B-52\nred wine\nblood group O\nblack levi jeans\n")
     assert len(read(path).unlabeled) == 4
+    path = write(tmp_path, "I go\nI run\nI fly\n")  # Not the column `go run fly`.
+    assert [s.words for s in read(path).unlabeled] == [("I", "go"), ("I", "run"), ("I", "fly")]
 
 
 def test_a_word_a_line_is_refused(tmp_path):
