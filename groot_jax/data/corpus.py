@@ -204,7 +204,7 @@ def _read_file(data: ConfigDict, split: str, objects: Objects, problems: Problem
 def _detect_reader(path: Path) -> str:
     if (path / "seq.in").exists() or path.name == "seq.in":
         return "seq"
-    if path.suffix == ".parquet":
+    if path.suffix in (".parquet", ".arrow") and path.is_file():
         return "arrow"
     if path.is_dir():
         return "arrow" if [*path.glob("*.arrow"), *path.glob("*.parquet")] else "columns"

@@ -424,5 +424,7 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
     assert spans(corpus) == WANTED
     pyarrow.parquet.write_table(arrow_table(ROWS, True), folder / "test-00000.parquet")
     assert "holds files of data, test" in error_of(tmp_path, train="set")
+    # As the message asks for it: the file of one split, by its name alone.
+    assert spans(load(tmp_path, train="set/data-00001-of-00002.arrow")) == WANTED[1:]
     (tmp_path / "bad.parquet").write_text("no parquet")
     assert "bad.parquet: is no Parquet" in error_of(tmp_path, train="bad.parquet")

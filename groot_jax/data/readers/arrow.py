@@ -23,11 +23,6 @@ from groot_jax.data.schemes import Tagged
 from groot_jax.errors import UserError
 
 
-def is_arrow(path: Path) -> bool:
-    """Whether `read_arrow` is for this path."""
-    return path.suffix == ".parquet" or (path.is_dir() and bool(_files(path)))
-
-
 def _files(folder: Path) -> list[Path]:
     # `save_to_disk` writes data-00000-of-00002.arrow, a repository train-00000-of-00001.parquet.
     return sorted([*folder.glob("*.arrow"), *folder.glob("*.parquet")])
