@@ -144,8 +144,10 @@ def test_each_split_may_have_its_own_scheme(tmp_path):
     (tmp_path / "dev.txt").write_text(text_of(many))
     assert "dev.txt:92: stray 'I-x'" in error_of(tmp_path, bio, dev="dev.txt")
     # A dev file that no tag tells of has train's.
-    (tmp_path / "dev.txt").write_text(text_of("a S-x / b O"))
     bilou = text_of("a B-x / b L-x / c U-x")
+    (tmp_path / "dev.txt").write_text(text_of("a O / b O"))
+    assert line_of(load(tmp_path, bilou, dev="dev.txt"), "dev").endswith("bilou")
+    (tmp_path / "dev.txt").write_text(text_of("a S-x / b O"))
     assert "not one of scheme bilou" in error_of(tmp_path, bilou, dev="dev.txt", scheme="bilou")
 
 
