@@ -7,7 +7,6 @@ config.data.tag_names. Read by pyarrow, which comes with tensorflow-datasets; ne
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from groot_jax.data.labeling import Sentence
-from groot_jax.data.readers.jsonl import described
-from groot_jax.data.readers.objects import Objects, sentence_of
+from groot_jax.data.readers.objects import Found, Objects
 from groot_jax.data.readers.reading import Problems, Read
-from groot_jax.data.schemes import Tagged
 from groot_jax.errors import UserError
 
 
@@ -31,9 +27,7 @@ def _files(folder: Path) -> list[Path]:
 def read_arrow(path: Path, objects: Objects, problems: Problems) -> Read:
     """The rows of a Parquet file, or of all files of a folder, in the order of their names; bad
     rows, numbered from 0 over them all, go to `problems`. Raises UserError for a damaged file."""
-    sentences: list[Tagged | Sentence] = []
-    forms: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
+    found = Found()
     number = 0
     files = _files(path) if path.is_dir() else [path]
     # data-00000-of-00002 and data-00001-of-00002 are one split, train and test are two.
@@ -52,17 +46,11 @@ def read_arrow(path: Path, objects: Objects, problems: Problems) -> Read:
             # A column without a value in this row is a key that the object lacks.
             item = {key: value for key, value in row.items() if value is not None}
             try:
-                sentence, form = sentence_of(item, (str(file), number), own)
+                found.add(item, (str(file), number), own)
             except ValueError as error:
                 problems.add(f"{file}: row {number}: {error}; mend the row")
-            else:
-                if sentence is None:
-                    left_out[form] += 1
-                else:
-                    forms[form] += 1
-                    sentences.append(sentence)
             number += 1
-    return Read(sentences, described("Arrow", forms, left_out))
+    return found.read("Arrow")
 
 
 def _table(file: Path) -> Any:

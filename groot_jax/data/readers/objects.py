@@ -6,10 +6,12 @@ reported by whoever has its place.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from groot_jax.data.labeling import Sentence, half_character, make_labeling
+from groot_jax.data.readers.reading import Read
 from groot_jax.data.schemes import Tagged
 from groot_jax.data.splitting import spans_of_words, split_text
 from groot_jax.data.tags import check_type
@@ -33,6 +35,32 @@ class Objects(NamedTuple):
 
     tag_names: Sequence[str] = ()
     split: str = "spaces"
+
+
+class Found:
+    """The sentences of the objects of a file, and what they were made of."""
+
+    def __init__(self) -> None:
+        self._sentences: list[Tagged | Sentence] = []
+        self._forms: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
+
+    def add(self, item: object, where: tuple[str, int], objects: Objects) -> None:
+        """Adds the sentence of one object, or counts why it is left out; raises as
+        `sentence_of`."""
+        sentence, form = sentence_of(item, where, objects)
+        if sentence is None:
+            self._left_out[form] += 1
+        else:
+            self._forms[form] += 1
+            self._sentences.append(sentence)
+
+    def read(self, what: str) -> Read:
+        """All of them, laid out as `JSON lines, text and label; left out: 3 of answer reject`."""
+        said = ", ".join((what, *(form for form, _ in self._forms.most_common())))
+        if left_out := ", ".join(f"{n} of {why}" for why, n in self._left_out.most_common()):
+            said += f"; left out: {left_out}"
+        return Read(self._sentences, said)
 
 
 def sentence_of(
