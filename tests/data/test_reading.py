@@ -411,6 +411,30 @@ def test_a_parquet_file_is_read(tmp_path, described):
         assert "train.parquet: row 0: " in message and "tag_names" in message
 
 
+@pytest.mark.parametrize(
+    "info",
+    [
+        "[1]",
+        '{"features": [1]}',
+        '{"features": null}',
+        '{"features": {"ner_tags": {"names": 5}}}',
+        "no JSON",
+    ],
+)
+def test_a_description_that_datasets_has_not_written_names_no_tags(tmp_path, info):
+    pyarrow.parquet.write_table(arrow_table(ROWS, False), tmp_path / "train.parquet")
+    (tmp_path / "dataset_info.json").write_text(info)
+    assert "tag_names" in error_of(tmp_path, train="train.parquet")
+
+
+def test_keys_of_spans_that_other_rows_brought_in_count_as_absent(tmp_path):
+    # A table has one set of keys: each span gets the `type` or the `label` of the other as null.
+    spans_ = [{"start": 0, "end": 7, "label": "PER"}, {"start": 14, "end": 18, "type": "LOC"}]
+    table = pyarrow.Table.from_pylist([{"text": TEXT, "spans": spans_}])
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    assert spans(load(tmp_path, train="train.parquet", split_text="unicode")) == [FOUND]
+
+
 def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()

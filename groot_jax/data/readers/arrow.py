@@ -69,12 +69,10 @@ def _tag_names(table: Any, folder: Path) -> tuple[str, ...]:
         features = info.get("info", {}).get("features")
         if not features and (folder / "dataset_info.json").exists():
             features = json.loads((folder / "dataset_info.json").read_text("utf-8"))["features"]
-    except (ValueError, KeyError, AttributeError):
-        return ()
-    for key in ("ner_tags", "tags", "labels", "label"):
-        if names := _class_names((features or {}).get(key)):
-            return names
-    return ()
+        found = (_class_names(features.get(key)) for key in ("ner_tags", "tags", "labels", "label"))
+        return next(filter(None, found), ())
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return ()  # Other tools call their files so, too.
 
 
 def _class_names(feature: object) -> tuple[str, ...]:

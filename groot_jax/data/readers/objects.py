@@ -209,7 +209,7 @@ def _spans(
     for item in value if isinstance(value, list) else [None]:
         if isinstance(item, Mapping):
             item = [
-                next((item[name] for name in names if name in item), None)
+                next((item[name] for name in names if item.get(name) is not None), None)
                 for names in (starts, ends, _TYPES)
             ]
         # `type(...)`, for to `isinstance` true and false are whole numbers.
