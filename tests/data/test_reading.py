@@ -406,6 +406,9 @@ def test_a_parquet_file_is_read(tmp_path, described):
     corpus = load(tmp_path, train="train.parquet", tag_names=names)
     assert spans(corpus) == WANTED
     assert corpus.train[1].source.endswith("train.parquet:1")
+    # Names that are given come before those of the file.
+    other = load(tmp_path, train="train.parquet", tag_names=("O", "B-a", "I-a", "B-b", "I-b"))
+    assert spans(other)[1] == [("Rome", "b")]
     if not described:
         message = error_of(tmp_path, train="train.parquet")
         assert "train.parquet: row 0: " in message and "tag_names" in message

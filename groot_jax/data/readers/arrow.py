@@ -1,7 +1,7 @@
 """Parquet files, and folders that `datasets` saved: rows of words and tags, or of text and spans.
 
-The names of numbered tags come from what `datasets` wrote into the file, else from
-config.data.tag_names. Read by pyarrow, which comes with tensorflow-datasets; never by `datasets`.
+The names of numbered tags come from config.data.tag_names, else from what `datasets` wrote into the
+file. Read by pyarrow, which comes with tensorflow-datasets; never by `datasets`.
 """
 
 from __future__ import annotations
