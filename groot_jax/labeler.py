@@ -103,7 +103,7 @@ class Labeler:
         errors as in `label_all`."""
         return self.label_all([words], k, decide)[0]
 
-    def label_text(self, text: str, k: int = 5, decide: str = "map") -> Prediction:
+    def label_text(self, text: str, k: int = 5, decide: str = "auto") -> Prediction:
         """Labels one sentence of text, parted into words by config.text.split. The prediction knows
         the text and the places of its words in it; otherwise as `label`."""
         plain = text.replace("\r", " ").replace("\n", " ")

@@ -79,10 +79,13 @@ class Corpus:
 
 def read_corpus(config: ConfigDict) -> Corpus:
     """Loads what `config` names, as `load_corpus` does."""
-    text = config.text
+    return load_corpus(config.data, word_limit(config.text), config.text.split)
+
+
+def word_limit(text: ConfigDict) -> int:
+    """Words of a sentence that is read, at most, as `config.text` has it; 0: no limit."""
     # A sentence over the limit is no fault where it is labeled in windows.
-    max_words = 0 if text.long_sentences == "window" else text.max_words
-    return load_corpus(config.data, max_words, text.split)
+    return 0 if text.long_sentences == "window" else text.max_words
 
 
 def load_corpus(data: ConfigDict, max_words: int = 0, split_text: str = "spaces") -> Corpus:
@@ -201,7 +204,7 @@ def _read_file(data: ConfigDict, split: str, objects: Objects, problems: Problem
 def _detect_reader(path: Path) -> str:
     if (path / "seq.in").exists() or path.name == "seq.in":
         return "seq"
-    if path.suffix == ".parquet":
+    if path.suffix in (".parquet", ".arrow") and path.is_file():
         return "arrow"
     if path.is_dir():
         return "arrow" if [*path.glob("*.arrow"), *path.glob("*.parquet")] else "columns"

@@ -57,7 +57,8 @@ class Windows:
 
 def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict, max_words: int) -> Corpus:
     """The corpus without the sentences that are over the largest bucket; a note counts them. In
-    windows of `max_words`, those of train are cut instead, and others are kept whole.
+    windows of `max_words`, those of train and the unlabeled ones are cut instead, and others are
+    kept whole.
 
     Raises UserError with file:line for the first of them unless config.data.policy is `skip`, and
     where a split loses all of its sentences.
@@ -93,8 +94,9 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict, max_wo
                 f"{split}: {problems.count} too long sentences skipped, the first: {problems.first}"
             )
     if config.text.long_sentences == "window":
-        splits["train"], said = _cut_all(splits["train"], windows, Problems(config.data.policy))
-        notes += said
+        for split in ("train", "unlabeled"):
+            splits[split], said = _cut_all(splits[split], windows, Problems(config.data.policy))
+            notes += (f"{split}: {note}" for note in said)
     return dataclasses.replace(
         corpus,
         train=splits["train"],
@@ -122,10 +124,10 @@ def _cut_all(
             continue
         long, pieces = long + 1, pieces + len(bounds)
         found += cut(sentence, bounds)
-    notes = [f"train: {long} long sentences in {pieces} windows"] if long else []
+    notes = [f"{long} long sentences in {pieces} windows"] if long else []
     if problems.count:
         notes.append(
-            f"train: {problems.count} sentences skipped whose spans are longer than a window, the "
+            f"{problems.count} sentences skipped whose spans are longer than a window, the "
             f"first: {problems.first}"
         )
     return tuple(found), notes

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from groot_jax.data.corpus import Corpus
+from groot_jax.data.corpus import Corpus, word_limit
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.readers.columns import read_columns
 from groot_jax.data.readers.layout import Columns
+from groot_jax.data.readers.objects import LABEL_KEYS
 from groot_jax.data.readers.reading import (
     Problems,
     read_lines,
@@ -30,8 +31,6 @@ from groot_jax.data.text import read_text
 from groot_jax.errors import UserError
 
 _KEY = "config.data.unlabeled"
-# Where an object of a line of JSON may have its labels: see readers/objects.py.
-_LABELS = ("spans", "tags", "ner_tags", "label", "labels", "entities")
 
 
 def with_unlabeled(corpus: Corpus, config: ConfigDict) -> Corpus:
@@ -78,28 +77,28 @@ def _read(
     if path.is_dir():
         # The words alone: whether seq.out is there makes no difference.
         path = require_path(path / "seq.in", _KEY)
-        return read_text(
-            path, text.max_words, text.split, problems
-        ), "a sentence a line, without seq.out"
-    lines = [line for line in read_lines(path) if line and line.strip(" \t")]
+        how = "a sentence a line, without seq.out"
+        return read_text(path, word_limit(text), text.split, problems), how
+    given = read_lines(path)
+    lines = [line for line in given if line and line.strip(" \t")]
     columns = Columns.from_config(data)
     rows = [words_of(line) for line in lines if not _is_comment(line, columns)]
     if _tagged(rows) * 2 > len(rows):
         tagged = read_columns(path, columns, problems)
-        sentences = []
+        sentences, most = [], word_limit(text)
         for item in tagged.items:
             assert isinstance(item, Tagged)
-            if 0 < text.max_words < len(item.words):
+            if 0 < most < len(item.words):
                 problems.add(
                     f"{item.place()}: a sentence of {len(item.words)} words is over the limit of "
-                    f"{text.max_words} (config.text.max_words); split it"
+                    f"{most} (config.text.max_words); split it"
                 )
             else:
                 sentences.append(Sentence(item.words, (), item.place()))
         return sentences, "columns, their tags ignored"
     # A sentence a line, or a word a line? Ten thousand queries of one word each are possible, but
     # not with blank lines among them.
-    blank = sum(not line or not line.strip(" \t") for line in read_lines(path)[:-1])
+    blank = any(not line or not line.strip(" \t") for line in given[:-1])
     if rows and blank and all(len(row) == 1 for row in rows):
         raise UserError(
             f"{path}: each line holds one word, with blank lines between, so that nobody can tell "
@@ -107,7 +106,7 @@ def _read(
         )
     labels = sum(_has_labels(line) for line in lines)
     how = "a sentence a line" if not labels else f"JSON lines, the labels of {labels} ignored"
-    return read_text(path, text.max_words, text.split, problems), how
+    return read_text(path, word_limit(text), text.split, problems), how
 
 
 def _is_comment(line: str, columns: Columns) -> bool:
@@ -116,7 +115,11 @@ def _is_comment(line: str, columns: Columns) -> bool:
 
 def _tagged(rows: Sequence[Sequence[str]]) -> int:
     """Lines of two fields or more of which the first or the last is a tag."""
-    return sum(len(row) > 1 and (looks_like_tag(row[0]) or looks_like_tag(row[-1])) for row in rows)
+    # A bare I is a word of English as well, which many a sentence of a dialogue begins with.
+    return sum(
+        len(row) > 1 and any(field != "I" and looks_like_tag(field) for field in (row[0], row[-1]))
+        for row in rows
+    )
 
 
 def _has_labels(line: str) -> bool:
@@ -127,4 +130,4 @@ def _has_labels(line: str) -> bool:
         item = json.loads(line)
     except (ValueError, RecursionError):
         return False  # Whoever reads its words says so.
-    return isinstance(item, dict) and any(item.get(key) for key in _LABELS)
+    return isinstance(item, dict) and any(item.get(key) for key in LABEL_KEYS)

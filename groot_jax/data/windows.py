@@ -39,6 +39,7 @@ def window_bounds(
             lengths = range(1, end - start)
             at = bisect.bisect_left(lengths, True, key=lambda n: not fits(start, start + n))
             end = start + max(1, at)
+        held = end - start
         across = next((span for span in spans if span.start < end < span.end), None)
         if across:
             end = across.start
@@ -46,7 +47,8 @@ def window_bounds(
             assert across is not None
             raise UserError(
                 f"the span of words {across.start} to {across.end} ({across.type}) is longer than "
-                f"a window of {most} words; raise config.text.max_words, or drop it"
+                f"a window of {held} words: drop it, or raise what limits windows, "
+                "config.text.max_words or the buckets of config.loader"
             )
         if not bounds or end > bounds[-1][1]:  # Not where a span has it end before the last one.
             bounds.append((start, end))

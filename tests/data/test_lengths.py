@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
 
 from configs.default import get_config
+from groot_jax.data.batches import encode
 from groot_jax.data.corpus import Corpus
 from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
@@ -61,6 +63,15 @@ def test_long_training_sentences_are_cut_and_those_of_dev_kept(format_: Format) 
     assert found == {LONG.words[s.start : s.end] for s in LONG.labeling}
     assert {word for piece in pieces for word in piece.words} == {*LONG.words}
     assert corpus.notes == (f"train: 1 long sentences in {len(pieces)} windows",)
+
+
+def test_long_unlabeled_sentences_are_cut_as_those_of_train_are(format_: Format) -> None:
+    corpus = dataclasses.replace(CORPUS, unlabeled=(sentence(12, "u.txt:1"),))
+    corpus = without_too_long(corpus, format_, settings(long_sentences="window", overlap=2), 100)
+    pieces = corpus.unlabeled
+    assert len(encode(pieces, format_, gold=False)) == len(pieces) == 2
+    assert {word for piece in pieces for word in piece.words} == {f"w{i}" for i in range(12)}
+    assert corpus.notes[-1] == "unlabeled: 1 long sentences in 2 windows"
 
 
 def test_a_span_longer_than_a_window_gets_the_policy(format_: Format) -> None:

@@ -144,8 +144,10 @@ def test_each_split_may_have_its_own_scheme(tmp_path):
     (tmp_path / "dev.txt").write_text(text_of(many))
     assert "dev.txt:92: stray 'I-x'" in error_of(tmp_path, bio, dev="dev.txt")
     # A dev file that no tag tells of has train's.
-    (tmp_path / "dev.txt").write_text(text_of("a S-x / b O"))
     bilou = text_of("a B-x / b L-x / c U-x")
+    (tmp_path / "dev.txt").write_text(text_of("a O / b O"))
+    assert line_of(load(tmp_path, bilou, dev="dev.txt"), "dev").endswith("bilou")
+    (tmp_path / "dev.txt").write_text(text_of("a S-x / b O"))
     assert "not one of scheme bilou" in error_of(tmp_path, bilou, dev="dev.txt", scheme="bilou")
 
 
@@ -262,6 +264,10 @@ FOUND = [("Ann Lee", "PER"), ("Bonn", "LOC")]
         {"tokens": TOKENS, "ner_tags": ["B-PER", "I-PER", "O", "O", "B-LOC"]},
         {"tokens": TOKENS, "tags": [1, 2, 0, 0, 3], "text": TEXT},
         {"words": TOKENS, "labels": ["B-PER", "I-PER", "O", "O", "B-LOC"]},
+        # What is said of the sentence as a whole: its intent, and WikiANN's spans without a place.
+        {"words": TOKENS, "tags": ["B-PER", "I-PER", "O", "O", "B-LOC"], "label": "inform"},
+        {"text": TEXT, "spans": [[0, 7, "PER"], [14, 18, "LOC"]], "label": 3},
+        {"tokens": TOKENS, "ner_tags": [1, 2, 0, 0, 3], "spans": ["PER: Ann Lee", "LOC: Bonn"]},
         {"id": 1, "text": TEXT, "label": [[0, 7, "PER"], [14, 18, "LOC"]]},
         {"id": 1, "text": TEXT, "labels": [[14, 18, "LOC"], [0, 7, "PER"]], "Comments": []},
         {"text": TEXT, "entities": [[0, 7, "PER"], [14, 18, "LOC"]]},
@@ -326,6 +332,9 @@ BAD_ITEMS = [
     ({"text": TEXT, "label": [[0, 7, "A"], [4, 7, "B"]]}, "overlaps"),
     ({"text": TEXT, "label": ["positive"]}, "[start, end"),
     ({"text": TEXT, "label": [], "spans": []}, "its keys are text, label, spans"),
+    ({"words": ["a"], "tags": ["O"], "label": ["O"]}, "its keys are words, tags, label"),
+    ({"words": ["a"], "tags": ["O"], "spans": [[0, 1, "X"]]}, "its keys are words, tags, spans"),
+    ({"words": ["a"], "label": "inform"}, "a list of 1 strings"),
     ({"text": TEXT, "ner_tags": [1]}, "are of words"),
     ({"text": TEXT, "tokens": TOKENS, "spans": [[0, 2, "PER"]]}, "may count either"),
     ({"text": "  ", "spans": []}, "holds no word"),
@@ -397,9 +406,36 @@ def test_a_parquet_file_is_read(tmp_path, described):
     corpus = load(tmp_path, train="train.parquet", tag_names=names)
     assert spans(corpus) == WANTED
     assert corpus.train[1].source.endswith("train.parquet:1")
+    # Names that are given come before those of the file.
+    other = load(tmp_path, train="train.parquet", tag_names=("O", "B-a", "I-a", "B-b", "I-b"))
+    assert spans(other)[1] == [("Rome", "b")]
     if not described:
         message = error_of(tmp_path, train="train.parquet")
         assert "train.parquet: row 0: " in message and "tag_names" in message
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        "[1]",
+        '{"features": [1]}',
+        '{"features": null}',
+        '{"features": {"ner_tags": {"names": 5}}}',
+        "no JSON",
+    ],
+)
+def test_a_description_that_datasets_has_not_written_names_no_tags(tmp_path, info):
+    pyarrow.parquet.write_table(arrow_table(ROWS, False), tmp_path / "train.parquet")
+    (tmp_path / "dataset_info.json").write_text(info)
+    assert "tag_names" in error_of(tmp_path, train="train.parquet")
+
+
+def test_keys_of_spans_that_other_rows_brought_in_count_as_absent(tmp_path):
+    # A table has one set of keys: each span gets the `type` or the `label` of the other as null.
+    spans_ = [{"start": 0, "end": 7, "label": "PER"}, {"start": 14, "end": 18, "type": "LOC"}]
+    table = pyarrow.Table.from_pylist([{"text": TEXT, "spans": spans_}])
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    assert spans(load(tmp_path, train="train.parquet", split_text="unicode")) == [FOUND]
 
 
 def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
@@ -417,5 +453,7 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
     assert spans(corpus) == WANTED
     pyarrow.parquet.write_table(arrow_table(ROWS, True), folder / "test-00000.parquet")
     assert "holds files of data, test" in error_of(tmp_path, train="set")
+    # As the message asks for it: the file of one split, by its name alone.
+    assert spans(load(tmp_path, train="set/data-00001-of-00002.arrow")) == WANTED[1:]
     (tmp_path / "bad.parquet").write_text("no parquet")
     assert "bad.parquet: is no Parquet" in error_of(tmp_path, train="bad.parquet")

@@ -32,9 +32,16 @@ LINES = (
 WANTED = [("black", "levi", "jeans"), ("nike", "shoes")]
 
 
-def read(*files: Path, policy: str = "error", max_words: int = 10, **keys: str) -> Corpus:
+def read(
+    *files: Path,
+    policy: str = "error",
+    max_words: int = 10,
+    long_sentences: str = "refuse",
+    **keys: str,
+) -> Corpus:
     config = get_config()
     data, config.text.max_words = config.data, max_words
+    config.text.long_sentences = long_sentences
     data.unlabeled = tuple(map(str, files))
     data.policy = policy
     data.update(keys)
@@ -88,6 +95,8 @@ def test_the_columns_may_come_in_the_other_order_and_have_comments(tmp_path):
 def test_text_that_ends_in_what_looks_like_a_tag_now_and_then_is_text(tmp_path):
     path = write(tmp_path, "posters of the B-52\nred wine\nblood group O\nblack levi jeans\n")
     assert len(read(path).unlabeled) == 4
+    path = write(tmp_path, "I go\nI run\nI fly\n")  # Not the column `go run fly`.
+    assert [s.words for s in read(path).unlabeled] == [("I", "go"), ("I", "run"), ("I", "fly")]
 
 
 def test_a_word_a_line_is_refused(tmp_path):
@@ -114,6 +123,12 @@ def test_a_bad_line_is_named_or_dropped_and_counted(tmp_path, text, said):
     corpus = read(path, policy="skip")
     assert len(corpus.unlabeled) == 1
     assert any(note.startswith("unlabeled: 1 sentences skipped") for note in corpus.notes)
+
+
+@pytest.mark.parametrize("text", ["w " * 11 + "\n", "w\tO\n" * 11 + "\nx\tO\n"])
+def test_a_sentence_over_the_limit_is_read_where_it_is_cut_into_windows(tmp_path, text):
+    corpus = read(write(tmp_path, text), long_sentences="window")
+    assert corpus.unlabeled[0].words == ("w",) * 11
 
 
 def test_a_run_that_continues_is_refused_other_sentences(tmp_path):

@@ -55,6 +55,13 @@ def test_every_word_and_every_span_is_in_some_window(lengths, most, overlap, wei
 def test_a_span_that_no_window_holds_is_named():
     with pytest.raises(UserError, match="words 2 to 14 .* longer than a window of 10 words"):
         window_bounds(20, 10, 2, lambda *_: True, make_labeling([(2, 14, "x")], 20))
+    # What a window holds there, where its length in tokens is the limit and not its words.
+    with pytest.raises(
+        UserError, match=r"words 0 to 4 .* longer than a window of 3 words: .*loader"
+    ):
+        window_bounds(
+            6, 100, 0, lambda start, end: end - start <= 3, make_labeling([(0, 4, "x")], 6)
+        )
 
 
 def test_a_word_that_does_not_fit_is_a_window_of_its_own():

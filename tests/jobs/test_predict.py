@@ -429,6 +429,7 @@ def test_without_a_rule_predict_takes_the_one_that_dev_chose(
         labeler = Labeler.load(workdir)
         (answer,) = labeler.label_all([TEXT.split()], k=2)
         assert answer == labeler.label(TEXT.split(), 2, rule) and answer.decide == rule
+        assert labeler.label_text(TEXT, 2).decide == rule
 
 
 @pytest.mark.slow

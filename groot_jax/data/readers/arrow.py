@@ -1,13 +1,12 @@
 """Parquet files, and folders that `datasets` saved: rows of words and tags, or of text and spans.
 
-The names of numbered tags come from what `datasets` wrote into the file, else from
-config.data.tag_names. Read by pyarrow, which comes with tensorflow-datasets; never by `datasets`.
+The names of numbered tags come from config.data.tag_names, else from what `datasets` wrote into the
+file. Read by pyarrow, which comes with tensorflow-datasets; never by `datasets`.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,9 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from groot_jax.data.labeling import Sentence
-from groot_jax.data.readers.jsonl import described
-from groot_jax.data.readers.objects import Objects, sentence_of
+from groot_jax.data.readers.objects import Found, Objects
 from groot_jax.data.readers.reading import Problems, Read
-from groot_jax.data.schemes import Tagged
 from groot_jax.errors import UserError
-
-
-def is_arrow(path: Path) -> bool:
-    """Whether `read_arrow` is for this path."""
-    return path.suffix == ".parquet" or (path.is_dir() and bool(_files(path)))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -36,9 +27,7 @@ def _files(folder: Path) -> list[Path]:
 def read_arrow(path: Path, objects: Objects, problems: Problems) -> Read:
     """The rows of a Parquet file, or of all files of a folder, in the order of their names; bad
     rows, numbered from 0 over them all, go to `problems`. Raises UserError for a damaged file."""
-    sentences: list[Tagged | Sentence] = []
-    forms: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
+    found = Found()
     number = 0
     files = _files(path) if path.is_dir() else [path]
     # data-00000-of-00002 and data-00001-of-00002 are one split, train and test are two.
@@ -57,17 +46,11 @@ def read_arrow(path: Path, objects: Objects, problems: Problems) -> Read:
             # A column without a value in this row is a key that the object lacks.
             item = {key: value for key, value in row.items() if value is not None}
             try:
-                sentence, form = sentence_of(item, (str(file), number), own)
+                found.add(item, (str(file), number), own)
             except ValueError as error:
                 problems.add(f"{file}: row {number}: {error}; mend the row")
-            else:
-                if sentence is None:
-                    left_out[form] += 1
-                else:
-                    forms[form] += 1
-                    sentences.append(sentence)
             number += 1
-    return Read(sentences, described("Arrow", forms, left_out))
+    return found.read("Arrow")
 
 
 def _table(file: Path) -> Any:
@@ -86,12 +69,10 @@ def _tag_names(table: Any, folder: Path) -> tuple[str, ...]:
         features = info.get("info", {}).get("features")
         if not features and (folder / "dataset_info.json").exists():
             features = json.loads((folder / "dataset_info.json").read_text("utf-8"))["features"]
-    except (ValueError, KeyError, AttributeError):
-        return ()
-    for key in ("ner_tags", "tags", "labels", "label"):
-        if names := _class_names((features or {}).get(key)):
-            return names
-    return ()
+        found = (_class_names(features.get(key)) for key in ("ner_tags", "tags", "labels", "label"))
+        return next(filter(None, found), ())
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return ()  # Other tools call their files so, too.
 
 
 def _class_names(feature: object) -> tuple[str, ...]:

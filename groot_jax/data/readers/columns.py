@@ -5,8 +5,8 @@ Knows nothing of tag schemes. Lines that do not fit are reported with file:line,
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from groot_jax.data.readers.layout import (
@@ -86,17 +86,22 @@ class _Lines:
     def __init__(
         self, path: Path, lines: Sequence[str | None], columns: Columns, layout: Layout
     ) -> None:
-        self._path, self._comment, self._layout = path, columns.comment, layout
-        content = [i for i, line in enumerate(lines, 1) if line and line.strip(" \t")]
-        self._first = content[0] if content else 0
-        # Of lines that do not begin as comments do.
-        self._tags = Counter(
+        self._path, self._lines, self._layout = path, lines, layout
+        self._comment = columns.comment
+        content = (i for i, line in enumerate(lines, 1) if line and line.strip(" \t"))
+        self._first = next(content, 0)
+
+    @cached_property
+    def _tags(self) -> set[str]:
+        """What stands for tags in lines that do not begin as comments do. Few files need it."""
+        layout = self._layout
+        return {
             fields[layout.tag]
-            for line in lines
+            for line in self._lines
             if line and not line.startswith(_COMMENT_MARKS)
             for fields in [fields_of(line, layout.separator)]
             if len(fields) == layout.width
-        )
+        }
 
     def __call__(self, number: int, line: str, fields: Sequence[str]) -> str:
         """A sentence with file:line, or nothing."""
@@ -104,8 +109,8 @@ class _Lines:
         if line.startswith(BOM):
             return mark_within(self._path, number)
         fits = len(fields) == layout.width and fields[layout.word]
-        known = fits and (looks_like_tag(fields[layout.tag]) or fields[layout.tag] in self._tags)
-        if not self._comment and not known and line.startswith(_COMMENT_MARKS):
+        marked = not self._comment and line.startswith(_COMMENT_MARKS)
+        if marked and not (fits and self._is_tag(fields[layout.tag])):
             # `# id 7 domain=en` -> '# id', for a word may begin with the mark too.
             first, *_ = marks = words_of(line)
             mark = " ".join(marks[:2]) if line.startswith(" ".join(marks[:2])) else first
@@ -123,6 +128,9 @@ class _Lines:
             f"elsewhere in the file; {f'{reason}; ' if reason else ''}mend it, or set "
             "config.data.separator, or config.data.comment if it is a comment"
         )
+
+    def _is_tag(self, tag: str) -> bool:
+        return looks_like_tag(tag) or tag in self._tags
 
     def _is_header(self, fields: Sequence[str]) -> bool:
         titles = [field.strip().lower() in _TITLES for field in fields]

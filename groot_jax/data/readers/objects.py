@@ -6,10 +6,12 @@ reported by whoever has its place.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from groot_jax.data.labeling import Sentence, half_character, make_labeling
+from groot_jax.data.readers.reading import Read
 from groot_jax.data.schemes import Tagged
 from groot_jax.data.splitting import spans_of_words, split_text
 from groot_jax.data.tags import check_type
@@ -21,6 +23,7 @@ FORM = (
 _TAG_KEYS = ("tags", "ner_tags")
 # Prodigy and spaCy say spans or entities, doccano label or labels.
 _SPAN_KEYS = ("spans", "label", "labels", "entities")
+LABEL_KEYS = (*_TAG_KEYS, *_SPAN_KEYS)
 _WORD_KEYS = ("words", "tokens")
 # What a span that is an object calls its ends and its type.
 _STARTS, _ENDS = ("start", "start_offset", "start_char"), ("end", "end_offset", "end_char")
@@ -32,6 +35,32 @@ class Objects(NamedTuple):
 
     tag_names: Sequence[str] = ()
     split: str = "spaces"
+
+
+class Found:
+    """The sentences of the objects of a file, and what they were made of."""
+
+    def __init__(self) -> None:
+        self._sentences: list[Tagged | Sentence] = []
+        self._forms: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
+
+    def add(self, item: object, where: tuple[str, int], objects: Objects) -> None:
+        """Adds the sentence of one object, or counts why it is left out; raises as
+        `sentence_of`."""
+        sentence, form = sentence_of(item, where, objects)
+        if sentence is None:
+            self._left_out[form] += 1
+        else:
+            self._forms[form] += 1
+            self._sentences.append(sentence)
+
+    def read(self, what: str) -> Read:
+        """All of them, laid out as `JSON lines, text and label; left out: 3 of answer reject`."""
+        said = ", ".join((what, *(form for form, _ in self._forms.most_common())))
+        if left_out := ", ".join(f"{n} of {why}" for why, n in self._left_out.most_common()):
+            said += f"; left out: {left_out}"
+        return Read(self._sentences, said)
 
 
 def sentence_of(
@@ -52,7 +81,9 @@ def sentence_of(
         return _predicted(item, where)
     # One of them: both might disagree. And a sentence that names nothing has `"spans": []`; one
     # without any such key is more likely one that nobody labeled.
-    labels = [key for key in (*_TAG_KEYS, *_SPAN_KEYS) if key in item]
+    labels = [key for key in LABEL_KEYS if key in item]
+    if len(labels) > 1:
+        labels = [key for key in labels if not _of_sentence(key, item[key])]
     # Prodigy's tokens are objects, and its spans count the characters of its text.
     words = [key for key in _WORD_KEYS if key in item and not _is_objects(item[key])]
     if "text" in item and words == ["tokens"] and {*labels} & {*_SPAN_KEYS}:
@@ -151,6 +182,14 @@ def _tags(value: Any, key: str, count: int, names: Sequence[str]) -> tuple[str, 
     return tuple(names[tag] for tag in value)
 
 
+def _of_sentence(key: str, value: object) -> bool:
+    """Whether what may be labels of words is said of the whole sentence: its intent, by name or by
+    number, or WikiANN's `"spans": ["LOC: Rome"]`, which say no place."""
+    if key in ("label", "labels"):
+        return isinstance(value, str | int)
+    return key in _SPAN_KEYS and _is_strings(value) and value != []
+
+
 def _is_objects(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
@@ -170,7 +209,7 @@ def _spans(
     for item in value if isinstance(value, list) else [None]:
         if isinstance(item, Mapping):
             item = [
-                next((item[name] for name in names if name in item), None)
+                next((item[name] for name in names if item.get(name) is not None), None)
                 for names in (starts, ends, _TYPES)
             ]
         # `type(...)`, for to `isinstance` true and false are whole numbers.
