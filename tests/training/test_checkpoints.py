@@ -275,10 +275,15 @@ def test_what_is_read_of_a_checkpoint_with_an_average_is_the_average(tmp_path: P
     with Checkpoints(tmp_path, "groot") as checkpoints:
         checkpoints.save(4, whole, Meta([evaluation(4, 0.5)]))
     with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
-        read = checkpoints.restore_params(4, shapes_of(whole.params))
+        shapes = shapes_of(whole.params)
+        read = checkpoints.restore_params(4, shapes)
+        # As a run reads it that goes on from a labeler (`model.init`).
+        on_host = checkpoints.restore_params_to_host(4, shapes)
     average = evaluated_params(whole)
     assert np.abs(average["w"] - whole.params["w"]).max() > 0.01
     jax.tree.map(np.testing.assert_array_equal, read, average)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(on_host))
+    jax.tree.map(np.testing.assert_array_equal, on_host, average)
 
 
 def test_a_run_with_an_average_continues_with_the_same_bits(tmp_path: Path) -> None:
