@@ -83,7 +83,9 @@ def test_samples_of_a_step_are_on_file_once_whatever_was_killed(tmp_path: Path) 
         settings["console"] = Console(quiet=True)
         with Monitor(tmp_path, system, **settings) as monitor:
             for step in steps:
-                monitor.log_samples(step, [{"index": 0, "words": ["é\u2028\x85"], "candidates": [start]}])
+                monitor.log_samples(
+                    step, [{"index": 0, "words": ["é\u2028\x85"], "candidates": [start]}]
+                )
 
     train(0, [2, 4, 6])
     train(0, [9], "nll")
