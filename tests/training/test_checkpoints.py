@@ -291,6 +291,7 @@ def test_what_is_read_of_a_checkpoint_with_an_average_is_the_average(tmp_path: P
 
 
 def test_a_run_with_an_average_is_measured_by_it(tmp_path: Path) -> None:
+    one = jnp.ones(()), jnp.ones(())
     seen: list[Params] = []
     states: list[TrainState] = []
 
@@ -298,7 +299,7 @@ def test_a_run_with_an_average_is_measured_by_it(tmp_path: Path) -> None:
         for _ in range(start, 3):
             state = averaging_run(1, state)
             states.append(state)
-            yield Update(state, {"loss": (1.0, 1.0), "gold_score": (1.0, 1.0)}, {})
+            yield Update(state, {"loss": one, "gold_score": one}, {})
 
     def evaluate(params: Params) -> dict[str, float]:
         seen.append(params)
@@ -308,7 +309,7 @@ def test_a_run_with_an_average_is_measured_by_it(tmp_path: Path) -> None:
     stage = Stage("groot", 3, 1, lambda: start, shapes_of(start), updates, ())
     settings = ConfigDict({"keep": 1, "tie": 0.0})
     train(stage, tmp_path, settings, evaluate, Console(quiet=True), Hosts())
-    jax.tree.map(np.testing.assert_array_equal, seen, [evaluated_params(one) for one in states])
+    jax.tree.map(np.testing.assert_array_equal, seen, [evaluated_params(state) for state in states])
     assert np.abs(seen[-1]["w"] - states[-1].params["w"]).max() > 0.01
 
 

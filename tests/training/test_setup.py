@@ -34,7 +34,8 @@ class Noted:
     """Settings that note which of them are read."""
 
     def __init__(self, settings: Any) -> None:
-        self.settings, self.read = settings, set()
+        self.settings = settings
+        self.read: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         self.read.add(name)
