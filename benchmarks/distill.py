@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import measure
 from groot_jax import Labeler
 from groot_jax import config as configs
-from groot_jax.data.corpus import load_corpus
+from groot_jax.data.corpus import read_corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.errors import exit_on_user_error
 from groot_jax.evaluation.metrics import TripleReward, one_by_one
@@ -72,7 +72,7 @@ def main() -> None:
     args = parser.parse_args()
     config = configs.load_dumped(args.student / configs.CONFIG_FILE)
     score = one_by_one(make_reward(RewardSpec(**{**config.reward, "name": args.reward})))
-    corpus = load_corpus(config.data, config.text.max_words)
+    corpus = read_corpus(config)
     sentences = corpus.dev[: args.limit] if args.limit else corpus.dev
     teacher = labeler(args.teacher, "nll", None, score)
     teacher_k = configs.load_dumped(args.teacher / configs.CONFIG_FILE).generate.k

@@ -19,7 +19,7 @@ from benchmarks.crf import Crf, train_crf
 from benchmarks.peers import Tagged, choose_threshold
 from benchmarks.study_grid import ROOT, Cell, Json, Study, load
 from groot_jax import evaluate, train
-from groot_jax.data.corpus import Corpus, load_corpus
+from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.labeling import Candidate, Labeling, Sentence
 from groot_jax.evaluation.metrics import one_by_one, per_sentence, score_beams, summarise, totals
 from groot_jax.evaluation.records import Record, write_eval
@@ -121,7 +121,7 @@ def versions() -> dict[str, str]:
 
 def _crf(study: Study, cell: Cell) -> None:
     config = load(cell.set, study.common)
-    corpus = load_corpus(config.data, config.text.max_words)
+    corpus = read_corpus(config)
     path = study.home(cell) / "model"
     if cell.action == "train":
         with writing(path):

@@ -20,7 +20,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         results = workdir
         if hosts.main:
             results = results_folder(workdir, task, loaded, console, args.output)
-            if digests_of(loaded) != task.digests:  # Other data have another card.
+            if not has_data_of_training(task, digests_of(loaded)):  # They have another card.
                 for line in read_lines_of(loaded):
                     say(console, line)
                 write_card(results, make_card(loaded, corpus, task.format))
@@ -117,6 +117,12 @@ def _await_training(args: argparse.Namespace) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+def has_data_of_training(task: Task, digests: Mapping[str, str]) -> bool:
+    """Whether what was read is what training has read, but for unlabeled sentences, which it alone
+    reads."""
+    return all(task.digests.get(split) == digest for split, digest in digests.items())
+
+
 def results_folder(
     workdir: Path, task: Task, corpus: Corpus, console: Console, output: Path | None = None
 ) -> Path:
@@ -138,7 +144,7 @@ def results_folder(
     else:
         check_types(task, corpus, workdir)
     digests = digests_of(corpus)
-    if all(task.digests.get(split) == digest for split, digest in digests.items()):
+    if has_data_of_training(task, digests):
         differing, digests = other, {}  # The same data from another place.
     if output is not None:
         configs.claim_workdir(output, task.config, "--output")

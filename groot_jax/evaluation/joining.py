@@ -16,8 +16,8 @@ import numpy as np
 
 from groot_jax.data.labeling import Candidate, Labeling, Span
 from groot_jax.data.windows import Bounds
-from groot_jax.evaluation.confidence import DIGITS, labeling_probabilities
 from groot_jax.evaluation.metrics import Beam
+from groot_jax.reward.space import DIGITS, labeling_probabilities
 
 _LEAST = 1e-9  # A probability of which a logarithm is taken, at least.
 
@@ -30,7 +30,8 @@ def join_windows(
     `bounds` as `window_bounds` gives them, `beams` of each window with its own positions. Scores
     are sums over the windows of log p(what the window says between its cuts), the sum over its
     beam. One window keeps its beam as it is; none, an empty sentence, has nothing found for
-    certain.
+    certain. One of several whose search has ended no output says nothing, malformed, and leaves
+    what it shares to its neighbours.
     """
     if not bounds:
         return [Candidate((), 0.0, True, -1)], []
@@ -44,7 +45,7 @@ def join_windows(
     joined: Beam = [Candidate((), 0.0, True, -1)]
     for beam, start, end, window in zip(moved, cuts, cuts[1:], bounds, strict=False):
         part = beam if window == (start, end) else _between(beam, start, end)
-        joined = _pairs(joined, part, width)
+        joined = _pairs(joined, part or [Candidate((), 0.0, False, -1)], width)
     return joined, cuts[1:-1]
 
 
@@ -66,6 +67,8 @@ def _cut(left: Beam, right: Beam, low: int, high: int) -> int:
     span of either lies across it. Of equals, the one nearest to the middle."""
     if high <= low:
         return low
+    if not (left and right):  # A search that has ended no output is not sure of anything.
+        return high if left else low
     chances = [labeling_probabilities(beam) for beam in (left, right)]
     sure = [_word_confidences(chance, low, high) for chance in chances]
 

@@ -76,9 +76,9 @@ class Recorder:
     def record(self, params: Any, system: str, step: int, checkpoint: str, split: str) -> float:
         """Writes the records of one checkpoint on one split; the seconds that it took.
 
-        `checkpoint` is how it was asked for: best, latest or step. Dev chooses what decisions need;
-        without a dev split `threshold` is left out, and the temperature of others is 1, as it is
-        where neither `threshold` nor `consensus` is asked for.
+        `checkpoint` is how it was asked for: best, latest or step. Dev chooses what decisions need,
+        and the rule; without a dev split `threshold` is left out, and the temperature of others is
+        1, as it is where only `map` is asked for.
         """
         begun = time.monotonic()
         config, score = self.task.config, self._oracle.score
@@ -89,7 +89,7 @@ class Recorder:
         # How sure a model is of its spans changes as it trains: what is chosen is chosen on dev
         # beams of the same parameters. All processes search dev, those too that get no beams.
         dev_beams = None
-        if dev.sentences and {"threshold", "consensus"} & {*config.evaluate.decide}:
+        if dev.sentences and {*config.evaluate.decide} != {"map"}:
             dev_beams = beams if evaluator is dev else dev.beams(params)
         if beams is None:
             return time.monotonic() - begun  # Another process has them all.

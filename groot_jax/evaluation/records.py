@@ -248,7 +248,8 @@ def read_samples(workdir: Path) -> list[Json]:
 
 def _read_lines(path: Path) -> list[Json]:
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    # Not `splitlines`, which breaks at U+2028 and U+0085 too: a word may hold them.
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
         # `{"system": "groot", "st` is what a kill leaves: never JSON, since it lacks its brace.
         with suppress(ValueError):
             lines.append(json.loads(line))

@@ -107,11 +107,12 @@ def best_values(results: Results, split: str) -> dict[str, str]:
 
 def dev_choices(results: Results, split: str) -> dict[str, str]:
     """The decision rule that dev chose for each system: {"groot": "consensus"}."""
-    return {
-        name: systems[split]["dev_chose"]
-        for name, systems in results["systems"].items()
-        if "+" not in name and "dev_chose" in systems.get(split, {})
-    }
+    # Each rule's figures have it, `map` first, which need not be among the rules.
+    choices: dict[str, str] = {}
+    for name, systems in results["systems"].items():
+        if "dev_chose" in systems.get(split, {}):
+            choices.setdefault(name.partition("+")[0], systems[split]["dev_chose"])
+    return choices
 
 
 def figure(value: float | None) -> str:

@@ -116,9 +116,8 @@ def check_steps(question: Question, steps: Sequence[str]) -> dict[str, StepRepor
 
 def _check(programs: Programs, step: str, tpu_slice: Slice, quick: bool) -> StepReport:
     hbm = tpu_slice.chip.hbm_bytes
-    params, state = programs.state_bytes()
-    # The search runs while the moments of the optimizer lie beside it.
-    resident = state - params if step == "generate" else 0
+    _, state = programs.state_bytes()
+    resident = programs.resident_bytes(step)
     # Known at once, where the compiler would take minutes to say it.
     if state > hbm:
         return _refused(f"parameters and moments alone take {_gib(state)} a chip", state, state)

@@ -173,6 +173,14 @@ class Programs:
         state = self.partitioning.state_shapes(optimizer)
         return _device_bytes(state.params), _device_bytes(state)
 
+    def resident_bytes(self, step: str) -> int:
+        """Bytes on one device of what lies beside a step's arguments: the moments of the optimizer
+        while the search runs, and what stage 1 started from where it labels (`groot.teacher`)."""
+        params, state = self.state_bytes()
+        moments = state - params if step == "generate" else 0
+        teaches = self.stage.unlabeled > 0 and self.stage.teacher == "start"
+        return moments + (params if teaches and step != "nll" else 0)
+
     def _optimizer(self, stage: ConfigDict, clip: float) -> optax.GradientTransformation:
         return make_optimizer(self.config.optimizer, stage, clip, _UPDATES)
 

@@ -247,25 +247,27 @@ class Checkpoints:
     def restore_params(self, step: int, shapes: Params) -> Params:
         """What a step is to be used by: its parameters alone, since AdamW's moments are twice as
         large as they are, or their average, where training kept one (`optimizer.ema`)."""
+        placed = ocp.checkpoint_utils.construct_restore_args(shapes)
+        return self._restore_params(step, shapes, placed)
+
+    def restore_params_to_host(self, step: int, shapes: Params) -> Params:
+        """As `restore_params`, as arrays of numpy, whatever devices wrote them."""
+        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        return self._restore_params(step, shapes, to_host)
+
+    def _restore_params(self, step: int, shapes: Params, restore_args: Any) -> Params:
         averaged = self._restore(step, meta=ocp.args.JsonRestore()).meta.get("averaged", False)
-        item = {"opt_state": {"average": shapes}} if averaged else {"params": shapes}
+
+        def in_state(params: Any) -> dict[str, Any]:
+            return {"opt_state": {"average": params}} if averaged else {"params": params}
+
         args = ocp.args.PyTreeRestore(
-            item=item,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            item=in_state(shapes),
+            restore_args=in_state(restore_args),
             partial_restore=True,  # What `item` does not name is left on disk.
         )
         state = self._restore(step, state=args).state
         return state["opt_state"]["average"] if averaged else state["params"]
-
-    def restore_params_to_host(self, step: int, shapes: Params) -> Params:
-        """As `restore_params`, as arrays of numpy, whatever devices wrote them."""
-        item = {"params": shapes}
-        args = ocp.args.PyTreeRestore(
-            item=item,
-            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item),
-            partial_restore=True,
-        )
-        return self._restore(step, state=args).state["params"]
 
     def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
         try:

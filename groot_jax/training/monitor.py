@@ -136,11 +136,12 @@ def _drop_after(path: Path, system: str, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # Not `splitlines`, which breaks at U+2028 and U+0085 too: a word may hold them.
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
-            continue  # The last line of a run that was killed while it wrote.
+            continue  # Behind the last line, or that of a run that was killed while it wrote.
         if entry.get("system") != system or entry.get("step", 0) <= step:
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))

@@ -113,6 +113,17 @@ def test_windows_of_one_mind_say_what_the_whole_says():
         assert joined[0].labeling == make_labeling(gold, 42)
 
 
+def test_a_window_without_an_output_leaves_the_words_it_shares_to_its_neighbours():
+    found = beam((0.6, [(5, 6, "x")]), (0.4, [(0, 1, "a")]))
+    after, cuts = join_windows(BOUNDS, [found, []], 4)
+    assert cuts == [6] and not any(c.well_formed for c in after)
+    assert [(c.labeling, c.score) for c in after] == [(c.labeling, c.score) for c in found]
+    before, cuts = join_windows(BOUNDS, [[], found], 4)
+    assert cuts == [3] and before[1].labeling == (Span(3, 4, "a"),)
+    neither, _ = join_windows(BOUNDS, [[], []], 4)
+    assert neither == [Candidate((), 0.0, False, -1)]
+
+
 class Process:
     """One of two processes of an evaluation: it finds some of the pieces, and speaks JSON."""
 

@@ -388,8 +388,9 @@ def test_a_report_without_samples_of_training_has_no_such_part(workdir):
     assert "How lists change" not in "".join(page_of(workdir).text)
 
 
-def test_the_report_and_the_table_name_the_rule_that_dev_chose(tmp_path):
-    for rule in ("map", "consensus"):
+@pytest.mark.parametrize("rules", [("map", "consensus"), ("mbr", "consensus")])
+def test_the_report_and_the_table_name_the_rule_that_dev_chose(tmp_path, rules):
+    for rule in rules:
         made = record("groot", decide=rule, split="dev")
         made["metrics"]["dev_chose"] = "consensus"
         write_eval(tmp_path, made)

@@ -200,6 +200,33 @@ def test_what_training_has_settled_is_not_changed_later(
     assert f"--config.{key}=" in said and "has settled it" in said and "leave it out" in said
 
 
+@pytest.mark.slow
+def test_the_card_of_a_run_with_unlabeled_sentences_stays_that_of_its_training(
+    jobs: Jobs, workdir: Path
+) -> None:
+    path = workdir / "task" / "task.json"
+    facts = json.loads(path.read_text())
+    facts["digests"]["unlabeled"] = "0" * 32  # Evaluation does not read them.
+    path.write_text(json.dumps(facts))
+    card = workdir / "data_card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"notes": ["unlabeled: 40"]}))
+    before = card.read_bytes()
+    jobs.run("evaluate", workdir, "--system=nll", "--config.evaluate.decide=map")
+    assert card.read_bytes() == before and not (workdir / "other").exists()
+
+
+@pytest.mark.slow
+def test_dev_chooses_wherever_there_is_more_than_the_likeliest(jobs: Jobs, workdir: Path) -> None:
+    shutil.rmtree(workdir / "decisions")
+    jobs.run("evaluate", workdir, "--system=nll", "--config.evaluate.decide=map")
+    assert not (workdir / "decisions").exists()
+    jobs.run("evaluate", workdir, "--system=nll", "--config.evaluate.decide=map,mbr")
+    (path,) = (workdir / "decisions").iterdir()
+    chosen = json.loads(path.read_text())["rule"]
+    assert chosen in ("map", "mbr")
+    assert {record["metrics"]["dev_chose"] for record in records(workdir).values()} == {chosen}
+
+
 def test_how_the_model_computes_is_changed_later(jobs: Jobs, trained: Path) -> None:
     changes = {"dtype": "bfloat16", "remat": "full", "scan_layers": True}
     flags = [f"--config.model.{key}={value}" for key, value in changes.items()]

@@ -7,20 +7,23 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 import jax
 import pytest
 from ml_collections import ConfigDict
 
 from groot_jax import preflight
+from groot_jax.config import load
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.model.config import preset, released
 from groot_jax.model.t5 import param_shapes
 from groot_jax.scaling import check
 from groot_jax.scaling.check import Choice, Question, refusal
 from groot_jax.scaling.chips import CHIPS, Slice, parse_slice
-from groot_jax.scaling.workload import Sentences
+from groot_jax.scaling.programs import Programs
+from groot_jax.scaling.workload import Sentences, Workload
+from groot_jax.training.setup import make_partitioning
 from tests.jobs.support import ROOT, error_of, job_environment
 
 RETAIL = f"--config={ROOT / 'configs' / 'retail.py'}"
@@ -277,8 +280,6 @@ def test_other_models_are_not_known_without_the_network(name: str) -> None:
 def test_the_state_of_each_config_of_the_family_fits_its_slice(name: str, slice_name: str) -> None:
     """Parameters and moments, laid out by preflight as training lays them; nothing is compiled."""
     with_libtpu()
-    from groot_jax.config import load
-
     tpu_slice = parse_slice(slice_name)
     config = load(str(ROOT / "configs" / f"{name}.py:train=x"))
     question = Question(config, tpu_slice, Sentences())
@@ -287,6 +288,19 @@ def test_the_state_of_each_config_of_the_family_fits_its_slice(name: str, slice_
     # 32 words are some 200 bytes, and 48 pieces.
     S = programs.workload.size[0]
     assert S >= 192 if name == "byt5_small" else S < 128
+
+
+@pytest.mark.parametrize(("teacher", "copies"), [("", 0), ("start", 1), ("policy", 0)])
+def test_the_parameters_of_a_teacher_lie_beside_both_steps_of_stage_1(
+    teacher: str, copies: int
+) -> None:
+    changes = [("data.unlabeled", "x"), ("groot.unlabeled", "0.5"), ("groot.teacher", teacher)]
+    config = load(str(ROOT / "configs" / "retail.py"), changes if teacher else [])
+    shape = preset("nano", "v1_1", 256)
+    programs = Programs(config, shape, make_partitioning(config, shape), cast(Workload, None))
+    params, state = programs.state_bytes()
+    found = [programs.resident_bytes(step) for step in preflight.STEPS]
+    assert found == [0, state - params + copies * params, copies * params]
 
 
 def test_the_environment_of_the_tests_is_left_alone() -> None:

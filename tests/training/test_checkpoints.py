@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
+from rich.console import Console
 
-from groot_jax.contrast.update import TrainState
+from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError
+from groot_jax.runtime.hosts import Hosts
 from groot_jax.training import checkpoints as module
 from groot_jax.training.checkpoints import (
     Checkpoints,
@@ -26,6 +29,7 @@ from groot_jax.training.checkpoints import (
     by_loss,
     saved_steps,
 )
+from groot_jax.training.loop import Stage, Update, train
 from groot_jax.training.optimizer import evaluated_params, make_optimizer
 
 
@@ -275,10 +279,38 @@ def test_what_is_read_of_a_checkpoint_with_an_average_is_the_average(tmp_path: P
     with Checkpoints(tmp_path, "groot") as checkpoints:
         checkpoints.save(4, whole, Meta([evaluation(4, 0.5)]))
     with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
-        read = checkpoints.restore_params(4, shapes_of(whole.params))
+        shapes = shapes_of(whole.params)
+        read = checkpoints.restore_params(4, shapes)
+        # As a run reads it that goes on from a labeler (`model.init`).
+        on_host = checkpoints.restore_params_to_host(4, shapes)
     average = evaluated_params(whole)
     assert np.abs(average["w"] - whole.params["w"]).max() > 0.01
     jax.tree.map(np.testing.assert_array_equal, read, average)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(on_host))
+    jax.tree.map(np.testing.assert_array_equal, on_host, average)
+
+
+def test_a_run_with_an_average_is_measured_by_it(tmp_path: Path) -> None:
+    one = jnp.ones(()), jnp.ones(())
+    seen: list[Params] = []
+    states: list[TrainState] = []
+
+    def updates(state: TrainState, start: int) -> Iterator[Update]:
+        for _ in range(start, 3):
+            state = averaging_run(1, state)
+            states.append(state)
+            yield Update(state, {"loss": one, "gold_score": one}, {})
+
+    def evaluate(params: Params) -> dict[str, float]:
+        seen.append(params)
+        return {"reward@1": 0.5, "mean_reward": 0.5}
+
+    start = averaging_run(0)
+    stage = Stage("groot", 3, 1, lambda: start, shapes_of(start), updates, ())
+    settings = ConfigDict({"keep": 1, "tie": 0.0})
+    train(stage, tmp_path, settings, evaluate, Console(quiet=True), Hosts())
+    jax.tree.map(np.testing.assert_array_equal, seen, [evaluated_params(state) for state in states])
+    assert np.abs(seen[-1]["w"] - states[-1].params["w"]).max() > 0.01
 
 
 def test_a_run_with_an_average_continues_with_the_same_bits(tmp_path: Path) -> None:

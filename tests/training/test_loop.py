@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax.numpy as jnp
 import pytest
@@ -13,7 +14,7 @@ from rich.console import Console
 from groot_jax.contrast.update import TrainState
 from groot_jax.evaluation.records import read_samples
 from groot_jax.reward.pool import Origin, PoolEntry
-from groot_jax.training.groot import pool_figures
+from groot_jax.training.groot import GrootStage, pool_figures
 from groot_jax.training.loop import Update, _Sums, updates_between
 from groot_jax.training.monitor import Monitor
 
@@ -75,6 +76,23 @@ def test_figures_of_pools_are_those_of_the_beam_and_of_each_term() -> None:
     assert pool_figures([]) == {}
 
 
+@pytest.mark.parametrize("teacher", ["start", "policy"])
+def test_unlabeled_sentences_are_labeled_by_the_teacher_without_noise(teacher: str) -> None:
+    asked: list[tuple[Any, ...]] = []
+    stage: Any = SimpleNamespace(
+        settings=SimpleNamespace(teacher=teacher),
+        _batches=SimpleNamespace(is_unlabeled=lambda step: step == 1),
+        _run=SimpleNamespace(generator=lambda *given: asked.append(("plain", *given))),
+        _generator=lambda *given: asked.append(("noisy", *given)),
+        _start="start",
+        _contrasts=True,
+        _noisy=False,
+    )
+    for step in (0, 1):
+        GrootStage.generate(stage, cast(Any, "policy"), cast(Any, step), step)
+    assert asked == [("noisy", "policy", 0, None), ("plain", teacher, 1)]
+
+
 def test_samples_of_a_step_are_on_file_once_whatever_was_killed(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
 
@@ -83,7 +101,9 @@ def test_samples_of_a_step_are_on_file_once_whatever_was_killed(tmp_path: Path) 
         settings["console"] = Console(quiet=True)
         with Monitor(tmp_path, system, **settings) as monitor:
             for step in steps:
-                monitor.log_samples(step, [{"index": 0, "words": ["é"], "candidates": [start]}])
+                monitor.log_samples(
+                    step, [{"index": 0, "words": ["é\u2028\x85"], "candidates": [start]}]
+                )
 
     train(0, [2, 4, 6])
     train(0, [9], "nll")

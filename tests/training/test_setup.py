@@ -1,9 +1,10 @@
-"""How batches fit the devices."""
+"""How batches fit the devices, and which programs systems share."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -14,7 +15,9 @@ from groot_jax.mesh.layout import Layout, make_mesh
 from groot_jax.mesh.rows import counted_rows, own_rows, padded_rows
 from groot_jax.model.config import preset
 from groot_jax.runtime.libtpu import enlarge_stacks
-from groot_jax.training import setup
+from groot_jax.training import groot, setup
+from groot_jax.training.optimizer import make_optimizer
+from groot_jax.training.steps import jit_groot_step
 
 RETAIL = str(Path(__file__).parents[2] / "configs" / "retail.py")
 
@@ -25,6 +28,41 @@ def test_a_batch_is_padded_to_what_devices_and_parts_divide(monkeypatch, size, p
     layout = setup.make_partitioning(load(RETAIL, []), preset("nano", "v1_1", 256)).layout
     assert padded_rows(layout, size, parts) == padded
     assert own_rows(layout, size, parts).tolist() == [True] * padded
+
+
+class Noted:
+    """Settings that note which of them are read."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return getattr(self.settings, name)
+
+
+def test_systems_share_the_program_of_an_update_where_all_that_it_reads_is_alike():
+    config = load(RETAIL, [])
+    partitioning = setup.make_partitioning(config, preset("nano", "v1_1", 256))
+    noted: Any = Noted(config.groot)
+    transform = make_optimizer(config.optimizer, noted, noted.clip, 10)
+    jit_groot_step(noted, transform, partitioning)
+    assert {"learning_rate", "final_scale", "dropout"} <= noted.read
+    other = {"schedule": "constant", "nll_average": "token", "accumulate": 7}
+
+    def key_with(key: str, value: Any) -> tuple[object, ...]:
+        changed = load(RETAIL, []).groot
+        with changed.unlocked():
+            changed.update_from_flattened_dict({key: value})
+        return groot._update_key(changed)
+
+    known = groot._update_key(config.groot)
+    for key in (*noted.read, "epochs", "batch_size"):  # Those two are its number of updates.
+        value = other.get(key, 3 if key == "batch_size" else 0.77)
+        assert key_with(key, value) != known, key
+    arguments = {"loss.risk": 5.0, "tau": 0.7, "nll_weight": 0.0, "pool.size": 3, "lag": 0}
+    assert all(key_with(*change) == known for change in arguments.items())
 
 
 def test_a_process_alone_counts_every_row():
