@@ -77,7 +77,8 @@ def get_config() -> ConfigDict:
     # (Unicode's word boundaries, punctuation apart; scripts without spaces by character).
     config.text.split = "spaces"
     # Longer sentences get `data.policy`. 0: as many as the longest of the data has, at least 100;
-    # 100 with windows. Formats with sentinels take no more than a pretrained T5 has of them, 100.
+    # 100 with windows and in groot_jax.pretrain. Formats with sentinels take no more than a
+    # pretrained T5 has of them, 100.
     config.text.max_words = 0
     # refuse | window: what is over the limit is cut into windows, in training, evaluation and
     # predict, and the labelings of windows are joined where they are surest.

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from groot_jax import warm_start
 from groot_jax.contrast.update import Params
 from groot_jax.data.batches import encode
-from groot_jax.data.corpus import Corpus
+from groot_jax.data.corpus import USUAL_WORDS, Corpus
 from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence
@@ -56,7 +56,7 @@ class Task:
     ladder: Ladder
     model_config: T5Config
     digests: dict[str, str]  # of each split; none in a work directory of an earlier version
-    data_words: int = 100  # what config.text.max_words=0 stands for: see `follow_data`
+    data_words: int = USUAL_WORDS  # what config.text.max_words=0 stands for: see `follow_data`
     # System and step of the labeler that `model.init` names, where it names one.
     start: tuple[str, int] | None = None
 
@@ -118,10 +118,10 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
 
 def follow_data(config: ConfigDict, corpus: Corpus) -> int:
     """Words of a sentence, or of a window, at most, where config.text.max_words does not say:
-    those of the longest sentence and at least 100, or 100 where longer ones are cut."""
+    those of the longest sentence and at least 100, the usual ones, which longer ones are cut to."""
     if config.text.long_sentences == "window":
-        return 100
-    return max(100, *(len(s.words) for s in (*corpus.train, *corpus.dev, *corpus.test)))
+        return USUAL_WORDS
+    return max(USUAL_WORDS, *(len(s.words) for s in (*corpus.train, *corpus.dev, *corpus.test)))
 
 
 def resolve_format(config: ConfigDict, has_features: bool = False) -> str:
@@ -140,7 +140,7 @@ def resolve_format(config: ConfigDict, has_features: bool = False) -> str:
 
 def num_sentinels(config: ConfigDict, max_words: int = 0) -> int:
     """Sentinels of a tokenizer that is trained: T5's 100, or one for each word of a sentence."""
-    return max(100, max_words or config.text.max_words)
+    return max(USUAL_WORDS, max_words or config.text.max_words)
 
 
 def make_tokenizer(
@@ -326,7 +326,7 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
         # another matter than in training.
         model_config = T5Config(**(facts["model"] | run_settings(config.model)))
         digests = dict(facts.get("digests", {}))
-        data_words = int(facts.get("max_words", config.text.max_words or 100))
+        data_words = int(facts.get("max_words", config.text.max_words or USUAL_WORDS))
         start = facts.get("start")
     except FileNotFoundError:
         raise UserError(

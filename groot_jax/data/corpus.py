@@ -82,6 +82,11 @@ def read_corpus(config: ConfigDict) -> Corpus:
     return load_corpus(config.data, word_limit(config.text), config.text.split)
 
 
+# Words of a sentence or window that there is always room for, and T5's number of sentinels: what
+# config.text.max_words=0 means where no data tell, in windows, and of text to be pretrained on.
+USUAL_WORDS = 100
+
+
 def word_limit(text: ConfigDict) -> int:
     """Words of a sentence that is read, at most, as `config.text` has it; 0: no limit."""
     # A sentence over the limit is no fault where it is labeled in windows.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from groot_jax.data.corpus import drawn
+from groot_jax.data.corpus import USUAL_WORDS, drawn
 from groot_jax.data.incoming import sentence_of_line
 from groot_jax.data.labeling import Sentence, half_character
 from groot_jax.data.readers.reading import (
@@ -60,7 +60,9 @@ def load_text(config: ConfigDict) -> Text:
         path = require_path(resolve_path(config.data, name), _KEY)
         if path.is_dir():
             raise UserError(f"{_KEY}: {path} is a folder; name files of text")
-        sentences += read_text(path, config.text.max_words or 100, config.text.split, problems)
+        sentences += read_text(
+            path, config.text.max_words or USUAL_WORDS, config.text.split, problems
+        )
     notes = []
     if problems.count:
         notes.append(f"text: {problems.count} lines skipped, the first: {problems.first}")

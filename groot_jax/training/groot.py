@@ -73,6 +73,7 @@ class GrootStage:
         systems = [configs.variant(run.config, name) for name in run.config.systems]
         losses = loss_settings(settings, losses_in_use([settings, *systems]))
         self._losses = arrays.put(losses, layout.everywhere)
+        self._terms = term_names(RewardSpec(**run.config.reward))
         # NLL continued has no contrast: nothing is generated for it.
         self._contrasts = any(settings.loss.values())
         self._generator = run.generator
@@ -151,8 +152,7 @@ class GrootStage:
         # Padding has index -1 and no pool. Under tensor parallelism several processes hold the same
         # sentence, which only one of them may count.
         counted = set(batch.index_B[self._counted_B].tolist())
-        terms = term_names(RewardSpec(**self._run.config.reward))
-        figures = pool_figures([pools[i] for i in pools if i in counted], terms)
+        figures = pool_figures([pools[i] for i in pools if i in counted], self._terms)
         if any(example is not None and example.unlabeled for example in batch.examples):
             # Expected rewards are no rewards, and no mean shall be of both.
             figures = {f"unlabeled_{name}": figure for name, figure in figures.items()}
@@ -242,7 +242,7 @@ class GrootStage:
 # Settings of a system that are no part of the program of its update, with what begins so: arguments
 # of it, what makes its batches, and what its number of updates says already.
 _NOT_COMPILED = (
-    *("loss.", "tau", "rank_margin", "reinforce_normalise", "nll_weight", "batch_size", "pool."),
+    *("loss.", "tau", "rank_margin", "reinforce_normalise", "nll_weight", "pool."),
     *("expected", "temperature", "unlabeled", "teacher", "lag", "generate_dropout", "eval_every"),
 )
 
@@ -254,7 +254,7 @@ def _update_key(settings: ConfigDict) -> tuple[object, ...]:
     """
     flat = flatten(settings)
     compiled = {k: v for k, v in flat.items() if not k.startswith(_NOT_COMPILED)}
-    return ("update", settings.batch_size, *sorted(compiled.items()))
+    return ("update", *sorted(compiled.items()))
 
 
 def _search_key(settings: ConfigDict) -> tuple[object, ...]:

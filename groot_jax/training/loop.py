@@ -100,6 +100,7 @@ def train(
         meta = checkpoints.meta(latest) if latest is not None else Meta()
         if meta.finished:
             say(console, f"{system}: finished before, at step {latest}")
+            let_go(stage.programs)  # What an earlier system compiled and left for this one.
             return
         if latest is None:
             state = stage.fresh()
