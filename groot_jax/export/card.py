@@ -36,6 +36,7 @@ def model_card(trained: Trained, kind: str) -> str:
     """The text of README.md. `kind`: the format of the folder."""
     task = trained.task
     config, format_ = task.config, task.format
+    k = min(5, config.generate.k)
     library = "transformers" if kind in ("transformers", "flax") else kind
     types = ", ".join(f"`{type_}`" for type_ in format_.types)
     blocks = [
@@ -48,9 +49,10 @@ def model_card(trained: Trained, kind: str) -> str:
         f"Types: {types}.",
         "## Use\n\n"
         f"`labeling.py` needs {_NEEDS[kind]}, and nothing of groot_jax.\n\n"
-        '    echo "black levi jeans" | python labeling.py -k 5\n\n'
+        f'    echo "black levi jeans" | python labeling.py -k {k}\n\n'
         "    from labeling import Labeler\n"
-        '    Labeler("FOLDER").label(["black", "levi", "jeans"], k=5)\n\n' + _search(trained, kind),
+        f'    Labeler("FOLDER").label(["black", "levi", "jeans"], k={k})\n\n'
+        + _search(trained, kind),
         "## Data\n\n" + _data(trained),
         "## Quality\n\n" + _quality(trained),
         "## Training\n\nVersions: " + _versions() + ".\n\n"

@@ -71,6 +71,7 @@ def test_labeling_stands_alone(exported, kind: str) -> None:
     assert {path.name for path in folder.parent.iterdir()} == {"out"}
     card = (folder / "README.md").read_text()
     assert "`brand_name`, `color`, `size`" in card and "2209.14694" in card
+    assert "labeling.py -k 4\n" in card and "k=4)" in card  # No more than the search finds.
 
 
 @pytest.mark.slow
@@ -88,6 +89,33 @@ def test_labeling_as_a_command(make_trained: MakeTrained, expected, exported) ->
         [score for _, score in expected(trained)[0][:2]], abs=1e-4
     )
     assert empty == {"words": [], "labelings": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message", "answered"),
+    [
+        (b"red\n\na b c d e f g h i\n", (), r", line 3: .*9 words is over the limit of 8", [4, 0]),
+        (b"red\n", ("-k5",), r", line 1: k=5: the programs find 4 labelings", []),
+        (b"red\n", ("-k0",), r", line 1: k=0: ask for 1 labeling or more", []),
+        (b"caf\xe9\n", (), r": 'utf-8' codec can't decode", []),
+        (None, (), r": .*No such file", []),
+    ],
+    ids=["long", "wide", "none", "encoding", "missing"],
+)
+def test_what_the_command_cannot_label_is_one_sentence(
+    exported, tmp_path: Path, monkeypatch, capsys, text, flags, message, answered
+) -> None:
+    """What stands before it has its answer: without -k all that the search finds, up to 5."""
+    folder, file = exported("tag_only", "stablehlo"), tmp_path / "in.txt"
+    if text is not None:
+        file.write_bytes(text)
+    monkeypatch.setattr(sys, "argv", ["labeling.py", str(file), *flags])
+    module = loader(folder)
+    with pytest.raises(SystemExit, match=rf"^labeling.py: {file}{message}") as caught:
+        module.command_line(lambda: module.Labeler(folder))
+    assert "\n" not in str(caught.value)
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(json.loads(line)["labelings"]) for line in lines] == answered
 
 
 def test_out_and_in_again_gives_the_same_bytes(make_trained: MakeTrained, tmp_path: Path) -> None:
