@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from groot_jax.errors import UserError
+from groot_jax.evaluation.decisions import Tuning
+from groot_jax.evaluation.records import write_tuning
 from groot_jax.export.__main__ import FORMATS, check_out, export
+from groot_jax.export.card import model_card, notes
 from groot_jax.export.programs import program_lengths
 from groot_jax.model.pretrained import load_pretrained, save_pretrained
 from tests.export.conftest import SENTENCES, MakeTrained
@@ -72,6 +75,16 @@ def test_labeling_stands_alone(exported, kind: str) -> None:
     card = (folder / "README.md").read_text()
     assert "`brand_name`, `color`, `size`" in card and "2209.14694" in card
     assert "labeling.py -k 4\n" in card and "k=4)" in card  # No more than the search finds.
+
+
+def test_what_predict_does_otherwise_is_told(make_trained: MakeTrained, tmp_path: Path) -> None:
+    assert notes(make_trained("tag_only")) == []
+    trained = make_trained("tag_only", text__split="unicode", text__long_sentences="window")
+    write_tuning(tmp_path, trained.system, trained.step, "f1", Tuning(1.0, 0.5, "consensus"), 2)
+    trained = dataclasses.replace(trained, workdir=tmp_path)
+    found, card = notes(trained), model_card(trained, "stablehlo")
+    for note, words in zip(found, ("`consensus`", "split=unicode", "over 8 words"), strict=True):
+        assert words in note and note in card
 
 
 @pytest.mark.slow
