@@ -234,3 +234,19 @@ def test_a_tensor_in_two_shards_is_refused(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"model-1\.safetensors and model-2\.safetensors hold"):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("text", ['{"weight_map": {"a": 1}}', "[" * 100_000], ids=["name", "deep"])
+def test_an_index_that_is_none_is_one_sentence(folder, text):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(UserError, match="file '1', which is not|no index of weight files"):
+        open_checkpoint(folder)
+
+
+def test_an_embedding_without_rows_is_one_sentence(folder):
+    """Beside a head, with which it is compared, since version 5 says that every head is tied."""
+    set_config(folder, tie_word_embeddings=True)
+    rewrite(folder, lambda tensors: tensors.update({"shared.weight": np.array(1, np.float32)}))
+    with pytest.raises(UserError, match=r"'shared.weight' has shape \(\), but"):
+        open_checkpoint(folder)
