@@ -116,8 +116,7 @@ def test_placed_parameters_are_those_on_the_host(folder, tiny, random_params, fo
     # A part that lies across the old rows and the new ones, and one of new ones alone.
     for rows in (slice(38, 43), slice(42, 45)):
         part = checkpoint._read(("lm_head", "kernel"), (slice(3, 9), rows))
-        if rows.start < 40:
-            np.testing.assert_array_equal(part, host["lm_head", "kernel"][3:9, rows][:, :5])
+        np.testing.assert_array_equal(part, host["lm_head", "kernel"][3:9, rows])
 
 
 def test_arrays_that_flax_cut_in_chunks_are_one(tmp_path, monkeypatch):
