@@ -18,8 +18,9 @@ from groot_jax.evaluation.records import write_tuning
 from groot_jax.export.__main__ import FORMATS, check_out, export
 from groot_jax.export.card import model_card, notes
 from groot_jax.export.programs import program_lengths
+from groot_jax.labeler import Labeler
 from groot_jax.model.pretrained import load_pretrained, save_pretrained
-from tests.export.conftest import SENTENCES, MakeTrained
+from tests.export.conftest import SENTENCES, K, MakeTrained
 from tests.export.support import answers, assert_same, loader
 
 # What a kind of folder may import besides Python's own library.
@@ -49,6 +50,25 @@ def test_ctranslate2(
 def test_stablehlo(make_trained: MakeTrained, expected, exported, format_name: str) -> None:
     folder = exported(format_name, "stablehlo")
     assert_same(answers(folder), expected(make_trained(format_name)))
+
+
+def test_order_and_probabilities_by_length_and_temperature(
+    make_trained: MakeTrained, tmp_path: Path
+) -> None:
+    """Labels of several bytes, so that outputs differ in length, and a temperature of dev."""
+    settings = {"text__tokenizer": "byt5", "loader__target_buckets": "80"}
+    trained = make_trained("tag_only", generate__length_penalty="1", **settings)
+    trained = dataclasses.replace(trained, workdir=tmp_path)
+    write_tuning(tmp_path, trained.system, trained.step, "f1", Tuning(20.0, 0.5), 2)
+    export(trained, tmp_path / "out", "stablehlo")
+    found = loader(tmp_path / "out").Labeler(tmp_path / "out").label_all(SENTENCES, K)
+    ours = Labeler(trained.task, trained.partitioning, trained.params, tuning=trained.tuning())
+    for one, other in zip(found, ours.label_all(SENTENCES, K), strict=True):
+        wanted = [(y.score, y.probability) for y in other.labelings]
+        assert wanted != sorted(wanted, reverse=True)  # Not by the log probability alone.
+        for labeling, (score, probability) in zip(one, wanted, strict=True):
+            assert labeling["score"] == pytest.approx(score, abs=1e-3)
+            assert labeling["probability"] == pytest.approx(probability, abs=1e-3)
 
 
 def test_programs_reach_the_longest_sentence(make_trained: MakeTrained) -> None:
