@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -149,6 +150,16 @@ def test_what_the_command_cannot_label_is_one_sentence(
     assert "\n" not in str(caught.value)
     lines = capsys.readouterr().out.splitlines()
     assert [len(json.loads(line)["labelings"]) for line in lines] == answered
+
+
+def test_the_command_writes_in_any_encoding(exported, tmp_path: Path, monkeypatch) -> None:
+    folder, out = exported("tag_only", "stablehlo"), io.BytesIO()
+    (tmp_path / "in.txt").write_text("naïve 日本\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["labeling.py", str(tmp_path / "in.txt")])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    module = loader(folder)
+    module.command_line(lambda: module.Labeler(folder))
+    assert json.loads(out.getvalue())["words"] == ["naïve", "日本"]
 
 
 def test_out_and_in_again_gives_the_same_bytes(make_trained: MakeTrained, tmp_path: Path) -> None:

@@ -275,11 +275,14 @@ def command_line(make: Callable[[], Words]) -> None:
     args = parser.parse_args()
     labeler = make()
     k = min(5, labeler.facts["beams"]) if args.k is None else args.k
+    # JSON has an escape for what another encoding lacks.
+    escaped = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
     number = 0
     try:
         for number, words in enumerate(_lines(args.file), 1):  # noqa: B007 (read below)
             found = labeler.label(words, k) if words else []
-            print(json.dumps({"words": words, "labelings": found}, ensure_ascii=False), flush=True)
+            answer = {"words": words, "labelings": found}
+            print(json.dumps(answer, ensure_ascii=escaped), flush=True)
     except (OSError, UnicodeError) as error:
         sys.exit(f"labeling.py: {args.file}: {error}")
     except ValueError as error:  # Of a sentence.
