@@ -94,7 +94,7 @@ def main() -> None:
     file = base / "sentences.txt"
     file.write_text("".join(" ".join(s.words) + "\n" for s in sentences), encoding="utf-8")
     began = time.perf_counter()
-    ours = Labeler.load(workdir).label_all([s.words for s in sentences], K)
+    ours = Labeler.load(workdir).label_all([s.words for s in sentences], K, "map")
     seconds = time.perf_counter() - began
     beams = [[(s.labeling, s.score) for s in answer.labelings] for answer in ours]
     print("| | same best | same list | score of rank 1, most it differs | F1 | seconds |")

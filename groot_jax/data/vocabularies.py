@@ -206,7 +206,7 @@ def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
             settings |= {k: v for k, v in found.items() if v is not None}
     extra = settings.get("extra_ids") or None
     if extra is not None and (type(extra) is not int or not 0 < extra <= 10_000):
-        raise ValueError(f"extra_ids is {extra!r}, but has to be a whole number of 0 or more")
+        raise ValueError(f"extra_ids is {extra!r}, but has to be a whole number of 0 to 10000")
     model, file = path / MODEL_FILE, path / TOKENIZER_FILE
     if model.is_file():
         count = num_sentinels if num_sentinels is not None else extra or T5_SENTINELS

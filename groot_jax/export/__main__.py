@@ -19,7 +19,7 @@ import jax
 
 from groot_jax import config as configs
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.export.card import model_card
+from groot_jax.export.card import model_card, notes
 from groot_jax.export.programs import write_stablehlo
 from groot_jax.export.translator import QUANTIZATIONS, write_ctranslate2
 from groot_jax.export.weights import write_flax, write_transformers
@@ -65,6 +65,8 @@ def main(argv: list[str] | None = None) -> None:
         f"{out} holds step {trained.step} of {trained.system}; try it:\n"
         f'  echo "black levi jeans" | python {out / "labeling.py"}'
     )
+    for note in notes(trained):
+        print(f"note: {note}")
     hosts.close()
 
 

@@ -36,6 +36,7 @@ def model_card(trained: Trained, kind: str) -> str:
     """The text of README.md. `kind`: the format of the folder."""
     task = trained.task
     config, format_ = task.config, task.format
+    k = min(5, config.generate.k)
     library = "transformers" if kind in ("transformers", "flax") else kind
     types = ", ".join(f"`{type_}`" for type_ in format_.types)
     blocks = [
@@ -48,9 +49,11 @@ def model_card(trained: Trained, kind: str) -> str:
         f"Types: {types}.",
         "## Use\n\n"
         f"`labeling.py` needs {_NEEDS[kind]}, and nothing of groot_jax.\n\n"
-        '    echo "black levi jeans" | python labeling.py -k 5\n\n'
+        f'    echo "black levi jeans" | python labeling.py -k {k}\n\n'
         "    from labeling import Labeler\n"
-        '    Labeler("FOLDER").label(["black", "levi", "jeans"], k=5)\n\n' + _search(trained, kind),
+        f'    Labeler("FOLDER").label(["black", "levi", "jeans"], k={k})\n\n'
+        + _search(trained, kind),
+        *(f"Note: {note}." for note in notes(trained)),
         "## Data\n\n" + _data(trained),
         "## Quality\n\n" + _quality(trained),
         "## Training\n\nVersions: " + _versions() + ".\n\n"
@@ -63,6 +66,28 @@ def model_card(trained: Trained, kind: str) -> str:
         f"{__version__} as the implementation.",
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def notes(trained: Trained) -> list[str]:
+    """Where `labeling.py` does otherwise than `groot_jax.predict` by default would."""
+    text, rule = trained.task.config.text, trained.tuning().rule
+    found = []
+    if rule != "map":
+        found.append(
+            f"predict orders its answers by `{rule}`, the rule that dev chose; `labeling.py` by "
+            "probability, as `predict --decide=map` does"
+        )
+    if text.split != "spaces":
+        found.append(
+            f"predict parts text into words by `text.split={text.split}`; the command of "
+            "`labeling.py` at spaces alone: give it words that are parted so, with spaces between"
+        )
+    if text.long_sentences == "window":
+        found.append(
+            f"predict cuts sentences of over {trained.task.max_words} words into windows; "
+            "`labeling.py` refuses them"
+        )
+    return found
 
 
 def _search(trained: Trained, kind: str) -> str:

@@ -49,9 +49,6 @@ def fast_tokenizer(model: Path, sentinels: Sequence[int]) -> Tokenizer:
     scheme = "always" if spec.add_dummy_prefix else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    special_names = [
-        proto.pieces[i].piece for i in (trainer.pad_id, trainer.eos_id, trainer.unk_id)
-    ]
     # T5's lie on top of the model in descending order, and ids are given in the order of adding.
     by_id = sorted((id_, f"<extra_id_{i}>") for i, id_ in enumerate(sentinels))
     names = [*special_names, *(name for _, name in by_id)]

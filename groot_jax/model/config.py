@@ -105,7 +105,7 @@ class T5Config:
         Since its version 5 transformers writes `tie_word_embeddings: true` of every model, and of
         T5 and UMT5 `scale_decoder_outputs`, which is what that key has meant before; its mT5 never
         scales. Whether the head is tied is then a matter of the weights: see
-        `checkpoint.open_checkpoint`.
+        `pretrained.open_checkpoint`.
         """
         kind = config.get("model_type", "t5")
         if not isinstance(kind, str) or kind not in _HF_DEFAULTS:

@@ -208,14 +208,13 @@ def _shapes_of(config: T5Config) -> dict[Key, jax.ShapeDtypeStruct]:
 
 def _same(shared: StoredTensor, head: StoredTensor, turned: bool) -> bool:
     """Whether embedding and head, which may be `turned`, are the same values; read by chunks."""
-    V, *D = shared.shape
-    if (head.shape[::-1] if turned else head.shape) != (V, *D) or len(D) != 1:
+    if len(shared.shape) != 2 or (head.shape[::-1] if turned else head.shape) != shared.shape:
         return False
     shared.check_type()
     head.check_type()
     at = 0
     for rows in shared.chunks():
-        index = slice(at, at + len(rows)), slice(0, D[0])
+        index = slice(at, at + len(rows)), slice(0, rows.shape[1])
         other = aligned(rows.shape)
         head.read_into(other.T if turned else other, index[::-1] if turned else index)
         if not np.array_equal(rows, other):

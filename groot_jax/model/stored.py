@@ -133,8 +133,9 @@ def shards(index: Path) -> list[Path]:
     # {"weight_map": {"shared.weight": "model-00001-of-00002.safetensors", ...}, ...}
     # -> [model-00001-of-00002.safetensors, model-00002-of-00002.safetensors] beside the index.
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({str(name) for name in weight_map.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index}: is no index of weight files ({error!r})") from None
     if not names:
         raise UserError(f"{index}: names no weight files")

@@ -73,10 +73,11 @@ def whole_folder(folder: Path, flag: str = "--workdir") -> Iterator[Path]:
     """A draft to write into, which then takes the place of `folder`, whole or not at all.
 
     A process that is killed meanwhile leaves the old folder in its place, or, between the two
-    renames at the end, beside it as `FOLDER.old`, whence the next call puts it back. Raises
+    renames at the end, beside it as `.FOLDER.old`, whence the next call puts it back. Raises
     UserError where the disk refuses.
     """
-    draft, old = (folder.with_name(f"{folder.name}.{word}") for word in ("tmp", "old"))
+    # Hidden: a `served.old` beside `served` is what a user calls the export that is to be kept.
+    draft, old = (folder.with_name(f".{folder.name}.{word}") for word in ("tmp", "old"))
     shutil.rmtree(draft, ignore_errors=True)
     with writing(folder, flag):
         if old.exists() and not folder.exists():

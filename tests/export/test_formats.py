@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -13,10 +14,14 @@ import numpy as np
 import pytest
 
 from groot_jax.errors import UserError
+from groot_jax.evaluation.decisions import Tuning
+from groot_jax.evaluation.records import write_tuning
 from groot_jax.export.__main__ import FORMATS, check_out, export
+from groot_jax.export.card import model_card, notes
 from groot_jax.export.programs import program_lengths
+from groot_jax.labeler import Labeler
 from groot_jax.model.pretrained import load_pretrained, save_pretrained
-from tests.export.conftest import SENTENCES, MakeTrained
+from tests.export.conftest import SENTENCES, K, MakeTrained
 from tests.export.support import answers, assert_same, loader
 
 # What a kind of folder may import besides Python's own library.
@@ -48,6 +53,25 @@ def test_stablehlo(make_trained: MakeTrained, expected, exported, format_name: s
     assert_same(answers(folder), expected(make_trained(format_name)))
 
 
+def test_order_and_probabilities_by_length_and_temperature(
+    make_trained: MakeTrained, tmp_path: Path
+) -> None:
+    """Labels of several bytes, so that outputs differ in length, and a temperature of dev."""
+    settings = {"text__tokenizer": "byt5", "loader__target_buckets": "80"}
+    trained = make_trained("tag_only", generate__length_penalty="1", **settings)
+    trained = dataclasses.replace(trained, workdir=tmp_path)
+    write_tuning(tmp_path, trained.system, trained.step, "f1", Tuning(20.0, 0.5), 2)
+    export(trained, tmp_path / "out", "stablehlo")
+    found = loader(tmp_path / "out").Labeler(tmp_path / "out").label_all(SENTENCES, K)
+    ours = Labeler(trained.task, trained.partitioning, trained.params, tuning=trained.tuning())
+    for one, other in zip(found, ours.label_all(SENTENCES, K), strict=True):
+        wanted = [(y.score, y.probability) for y in other.labelings]
+        assert wanted != sorted(wanted, reverse=True)  # Not by the log probability alone.
+        for labeling, (score, probability) in zip(one, wanted, strict=True):
+            assert labeling["score"] == pytest.approx(score, abs=1e-3)
+            assert labeling["probability"] == pytest.approx(probability, abs=1e-3)
+
+
 def test_programs_reach_the_longest_sentence(make_trained: MakeTrained) -> None:
     task = make_trained("sentinel_tag", loader__target_buckets="8,12,16,20,40,60,80").task
     lengths = program_lengths(task)
@@ -71,6 +95,17 @@ def test_labeling_stands_alone(exported, kind: str) -> None:
     assert {path.name for path in folder.parent.iterdir()} == {"out"}
     card = (folder / "README.md").read_text()
     assert "`brand_name`, `color`, `size`" in card and "2209.14694" in card
+    assert "labeling.py -k 4\n" in card and "k=4)" in card  # No more than the search finds.
+
+
+def test_what_predict_does_otherwise_is_told(make_trained: MakeTrained, tmp_path: Path) -> None:
+    assert notes(make_trained("tag_only")) == []
+    trained = make_trained("tag_only", text__split="unicode", text__long_sentences="window")
+    write_tuning(tmp_path, trained.system, trained.step, "f1", Tuning(1.0, 0.5, "consensus"), 2)
+    trained = dataclasses.replace(trained, workdir=tmp_path)
+    found, card = notes(trained), model_card(trained, "stablehlo")
+    for note, words in zip(found, ("`consensus`", "split=unicode", "over 8 words"), strict=True):
+        assert words in note and note in card
 
 
 @pytest.mark.slow
@@ -88,6 +123,43 @@ def test_labeling_as_a_command(make_trained: MakeTrained, expected, exported) ->
         [score for _, score in expected(trained)[0][:2]], abs=1e-4
     )
     assert empty == {"words": [], "labelings": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message", "answered"),
+    [
+        (b"red\n\na b c d e f g h i\n", (), r", line 3: .*9 words is over the limit of 8", [4, 0]),
+        (b"red\n", ("-k5",), r", line 1: k=5: the programs find 4 labelings", []),
+        (b"red\n", ("-k0",), r", line 1: k=0: ask for 1 labeling or more", []),
+        (b"caf\xe9\n", (), r": 'utf-8' codec can't decode", []),
+        (None, (), r": .*No such file", []),
+    ],
+    ids=["long", "wide", "none", "encoding", "missing"],
+)
+def test_what_the_command_cannot_label_is_one_sentence(
+    exported, tmp_path: Path, monkeypatch, capsys, text, flags, message, answered
+) -> None:
+    """What stands before it has its answer: without -k all that the search finds, up to 5."""
+    folder, file = exported("tag_only", "stablehlo"), tmp_path / "in.txt"
+    if text is not None:
+        file.write_bytes(text)
+    monkeypatch.setattr(sys, "argv", ["labeling.py", str(file), *flags])
+    module = loader(folder)
+    with pytest.raises(SystemExit, match=rf"^labeling.py: {file}{message}") as caught:
+        module.command_line(lambda: module.Labeler(folder))
+    assert "\n" not in str(caught.value)
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(json.loads(line)["labelings"]) for line in lines] == answered
+
+
+def test_the_command_writes_in_any_encoding(exported, tmp_path: Path, monkeypatch) -> None:
+    folder, out = exported("tag_only", "stablehlo"), io.BytesIO()
+    (tmp_path / "in.txt").write_text("naïve 日本\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["labeling.py", str(tmp_path / "in.txt")])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    module = loader(folder)
+    module.command_line(lambda: module.Labeler(folder))
+    assert json.loads(out.getvalue())["words"] == ["naïve", "日本"]
 
 
 def test_out_and_in_again_gives_the_same_bytes(make_trained: MakeTrained, tmp_path: Path) -> None:

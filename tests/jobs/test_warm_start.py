@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -15,6 +17,8 @@ from groot_jax import config as configs
 from groot_jax import warm_start
 from groot_jax.data.corpus import load_corpus
 from groot_jax.errors import UserError
+from groot_jax.model.config import preset
+from groot_jax.model.t5 import init_params
 from groot_jax.task import Task, initial_params, load_task, make_task, resolve_format, save_task
 from groot_jax.trained import load_trained
 from groot_jax.training.checkpoints import saved_steps
@@ -76,6 +80,21 @@ def test_parameters_stay_and_new_types_get_rows(trained: Path, more_types: Path)
     types = known[[old.tags[type_][0] for type_ in old.types]]
     assert 0 < np.abs(table[new] - types.mean(0)).max() <= 5 * types.std(0).max()
     assert not np.array_equal(table[new[0]], table[new[1]])
+
+
+def test_a_new_type_gets_a_column_of_a_head_of_its_own(trained: Path, more_types: Path) -> None:
+    task = task_of(config_of(trained, more_types))
+    old = load_trained(trained).task.format
+    config = preset("nano", "v1_1", task.model_config.vocab_size)
+    theirs = jax.device_get(init_params(config, 0))
+    earlier = SimpleNamespace(format=old, params=lambda: theirs)
+    ours = warm_start.grown_params(cast(warm_start.Earlier, earlier), task.format, config)
+    known, head = theirs["lm_head"]["kernel"], ours["lm_head"]["kernel"]
+    new = [task.format.tags[type_][0] for type_ in ("due_date", "size")]
+    changed = np.flatnonzero((head != known).any(0))
+    np.testing.assert_array_equal(changed, sorted(new))
+    types = known[:, [old.tags[type_][0] for type_ in old.types]].T
+    assert (np.abs(head[:, new].T - types.mean(0)) <= 5 * types.std(0)).all()
 
 
 def test_what_it_started_from_is_settled_once(

@@ -47,6 +47,15 @@ def test_a_folder_takes_the_place_of_another_and_nothing_is_left_beside_it(tmp_p
         assert os.listdir(tmp_path / "a") == ["task"]
 
 
+def test_folders_that_a_user_set_aside_stay(tmp_path):
+    for name in ("served.old", "served.tmp"):
+        write(tmp_path / name, "kept")
+    for text in ("first", "second"):
+        write(tmp_path / "served", text)
+    found = {path.name: content(path) for path in tmp_path.iterdir()}
+    assert found == {"served": "second", "served.old": "kept", "served.tmp": "kept"}
+
+
 @pytest.mark.parametrize("call", [0, 1])
 def test_a_writer_killed_between_its_renames_loses_neither_folder(tmp_path, monkeypatch, call):
     folder = tmp_path / "task"
@@ -56,7 +65,7 @@ def test_a_writer_killed_between_its_renames_loses_neither_folder(tmp_path, monk
         with pytest.raises(Killed):
             write(folder, "second")
     found = {path.name: content(path) for path in tmp_path.iterdir()}
-    assert found == {"task" if call == 0 else "task.old": "first", "task.tmp": "second"}
+    assert found == {"task" if call == 0 else ".task.old": "first", ".task.tmp": "second"}
     # The next writer begins with the old one in its place.
     with pytest.raises(Killed), whole_folder(folder):
         raise Killed
@@ -89,7 +98,7 @@ def test_files_and_folders_are_on_the_disk_before_they_are_named(tmp_path, monke
     monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(os, "rename", renamed)
     write(tmp_path / "task", "first")
-    draft = str(tmp_path / "task.tmp")
+    draft = str(tmp_path / ".task.tmp")
     assert sorted(synced[:3]) == [draft, f"{draft}/sub", f"{draft}/sub/file"]
     assert synced[3:] == ["named", str(tmp_path)]
 

@@ -132,9 +132,11 @@ class Words:
         """As `label`, of many. A labeling has `spans` (`start`, `end`, exclusive, `type`, `text`),
         `score`, its log probability, and `probability`, its share of the list's.
 
-        The beam is at least as wide as in training. Raises ValueError for what is no sentence, and
-        for one that is too long.
+        The beam is at least as wide as in training. Raises ValueError for what is no sentence, for
+        one that is too long, and for a `k` below 1.
         """
+        if k < 1:
+            raise ValueError(f"k={k}: ask for 1 labeling or more")
         read = [self._sentence(words) for words in sentences]
         beams = max(k, self.facts["beams"])
         # Sentences of like length side by side, so that little is padded.
@@ -265,9 +267,23 @@ def command_line(make: Callable[[], Words]) -> None:
     """Labels a file of sentences, one a line, and prints JSON lines."""
     parser = argparse.ArgumentParser(description="Label text: ranked labelings as JSON lines.")
     parser.add_argument("file", nargs="?", default="-", help="a sentence a line; - reads stdin")
-    parser.add_argument("-k", type=int, default=5, help="labelings of each sentence (5)")
+    parser.add_argument(
+        "-k",
+        type=int,
+        help="labelings of each sentence (5, or the width of the beam if that is less)",
+    )
     args = parser.parse_args()
     labeler = make()
-    for words in _lines(args.file):
-        found = labeler.label(words, args.k) if words else []
-        print(json.dumps({"words": words, "labelings": found}, ensure_ascii=False), flush=True)
+    k = min(5, labeler.facts["beams"]) if args.k is None else args.k
+    # JSON has an escape for what another encoding lacks.
+    escaped = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
+    number = 0
+    try:
+        for number, words in enumerate(_lines(args.file), 1):  # noqa: B007 (read below)
+            found = labeler.label(words, k) if words else []
+            answer = {"words": words, "labelings": found}
+            print(json.dumps(answer, ensure_ascii=escaped), flush=True)
+    except (OSError, UnicodeError) as error:
+        sys.exit(f"labeling.py: {args.file}: {error}")
+    except ValueError as error:  # Of a sentence.
+        sys.exit(f"labeling.py: {args.file}, line {number}: {error}")
