@@ -275,7 +275,7 @@ class Labeler:
         advice = "set --config.text.long_sentences=window"
         if len(known) > self.max_words and refused:
             raise UserError(
-                f"a sentence of {len(known)} words ('{' '.join(known[:6])} ...') is over the limit "
+                f"a sentence of {len(known)} words ('{_begin(known)} ...') is over the limit "
                 f"of {self.max_words}; shorten it, or {advice}"
             )
         try:
@@ -347,6 +347,11 @@ class Labeler:
         batches = evaluation_batches(examples, len(own_B), self._task.ladder, own_B)
         found = generator.label(self._params, batches)
         return gather_beams(found, len(examples), self._hosts)
+
+
+def _begin(words: Sequence[str]) -> str:
+    """How a sentence begins, for a message: six words, whose letters may be millions."""
+    return " ".join(words[:6])[:80]
 
 
 def _is_count(value: object) -> bool:
