@@ -9,7 +9,7 @@ import dataclasses
 import math
 import reprlib
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import islice, pairwise
 from numbers import Integral
 from pathlib import Path
@@ -30,7 +30,6 @@ from groot_jax.evaluation.decisions import decide as decide_by
 from groot_jax.evaluation.evaluator import gather_beams
 from groot_jax.evaluation.joining import join_windows
 from groot_jax.evaluation.metrics import Beam, TripleReward, one_by_one
-from groot_jax.generate.generator import Generator
 from groot_jax.model.t5 import T5
 from groot_jax.prediction import Prediction, make_prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
@@ -62,7 +61,8 @@ class Labeler:
         self._score = score
         self._tuning = tuning or Tuning()
         self._hosts = hosts or Hosts()
-        self._generators: dict[int, Generator] = {}
+        # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
+        self._generator = cache(lambda width: task.generator(partitioning.layout, k=width))
         # Where its parameters come from, if `load` has read them.
         self.system, self.step = "", 0
         # A sentence is checked, by the job even twice, before it is searched: three times the same
@@ -104,7 +104,9 @@ class Labeler:
         if reward is not None:
             if score is not None:
                 raise UserError("Labeler.load: reward and score are two rewards: leave one out")
-            config = (config or load_dumped(Path(workdir) / CONFIG_FILE)).copy_and_resolve_references()
+            config = (
+                config or load_dumped(Path(workdir) / CONFIG_FILE)
+            ).copy_and_resolve_references()
             config.reward.name = reward
             with told_as("config.reward.name", "reward"):
                 score = one_by_one(make_reward(RewardSpec(**config.reward)))
@@ -380,14 +382,6 @@ class Labeler:
         batches = evaluation_batches(examples, len(own_B), self._task.ladder, own_B)
         found = generator.label(self._params, batches)
         return gather_beams(found, len(examples), self._hosts)
-
-    def _generator(self, width: int) -> Generator:
-        # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
-        generator = self._generators.get(width)
-        if generator is None:
-            generator = self._task.generator(self._partitioning.layout, k=width)
-            self._generators[width] = generator
-        return generator
 
 
 def _begin(words: Sequence[str]) -> str:
