@@ -152,13 +152,6 @@ class Labeler:
         if not _is_count(k):
             raise UserError(f"k={k!r}: ask for a whole number of labelings, 1 or more")
         decide = self.rule(decide)
-        if decide == "threshold" and self._tuning.threshold is None:
-            raise UserError(
-                "decide='threshold' needs a confidence that dev has chosen for this checkpoint "
-                f"and the reward {self._task.config.reward.name}: there is one for the reward of "
-                "training alone, once groot_jax.evaluate has scored the checkpoint with threshold "
-                "in config.evaluate.decide; take that reward, or consensus, which needs none"
-            )
         checked = [self.check(words) for words in sentences]
         found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
         beams = None if found is None else [beam for beam, _ in found]
@@ -175,9 +168,17 @@ class Labeler:
         ]
 
     def rule(self, decide: str) -> str:
-        """The rule that `decide` names. UserError where there is none of that name."""
+        """The rule that `decide` names. UserError where there is none of that name, and where it
+        needs what dev has not chosen."""
         if decide not in ("auto", *RULES):
             raise UserError(f"decide={decide!r} is not known; use auto, {', '.join(RULES)}")
+        if decide == "threshold" and self._tuning.threshold is None:
+            raise UserError(
+                "decide='threshold' needs a confidence that dev has chosen for this checkpoint "
+                f"and the reward {self._task.config.reward.name}: there is one for the reward of "
+                "training alone, once groot_jax.evaluate has scored the checkpoint with threshold "
+                "in config.evaluate.decide; take that reward, or consensus, which needs none"
+            )
         return self._tuning.rule if decide == "auto" else decide
 
     def _rewards(self) -> TripleReward:

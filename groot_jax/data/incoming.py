@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from groot_jax.data.splitting import split_text
 from groot_jax.errors import UserError
@@ -250,5 +250,5 @@ def of_text(text: str, split: str) -> Incoming:
     return Incoming(words, text, offsets)
 
 
-def _are_strings(value: object) -> bool:
+def _are_strings(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
