@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     from groot_jax.serving.app import Settings, State, make_app
     from groot_jax.serving.batching import batch_sizes
-    from groot_jax.serving.listening import address_of, bind, serve
+    from groot_jax.serving.listening import address_of, bind, make_server
 
     config = args.config
     if args.reward:
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         state = State()
         app = make_app(labeler, settings, state, about)
         _say(f"{labeler.system}, step {labeler.step}, on {address_of(listener)}")
-        serve(app, state, listener, args.drain, args.timeout)
+        make_server(app, state, args.drain, args.timeout).run([listener])
     _say("ended, all requests answered")
     hosts.close()
 

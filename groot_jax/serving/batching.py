@@ -135,7 +135,12 @@ class Batcher:
         one = _Waiting(words, k, key, loop.time(), loop.create_future())
         self._waiting.append(one)
         self._more.set()
-        return await one.found
+        try:
+            return await one.found
+        except asyncio.CancelledError:
+            with suppress(ValueError):  # It is being searched.
+                self._waiting.remove(one)
+            raise
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -148,18 +153,17 @@ class Batcher:
             if left > 0 and len(self._waiting) < self._sizes[-1]:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._more.wait(), left)
-            elif batch := self._take():
-                await self._search(batch)
+            else:
+                await self._search(self._take())
 
     def _take(self) -> list[_Waiting]:
-        """The first that waits with those that can be searched beside it. Those whose callers have
-        given up are dropped."""
+        """The first that waits with those that can be searched beside it."""
         # Of a1 b1 a2 a3, where a and b differ in width, rule or size, and two rows: a1 a2, and
         # next time b1. So nobody is overtaken for ever.
-        wanted = [one for one in self._waiting if not one.found.done()]
-        batch = [one for one in wanted if one.key == wanted[0].key][: self._sizes[-1]]
+        key = self._waiting[0].key
+        batch = [one for one in self._waiting if one.key == key][: self._sizes[-1]]
         taken = {id(one) for one in batch}
-        self._waiting = deque(one for one in wanted if id(one) not in taken)
+        self._waiting = deque(one for one in self._waiting if id(one) not in taken)
         return batch
 
     async def _search(self, batch: list[_Waiting]) -> None:

@@ -27,6 +27,8 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket of this address, which refuses connections until `serve`; port 0 is any that is
     free. Raises UserError."""
     try:
+        if not 0 <= port < 1 << 16:  # getaddrinfo takes 131072 for 0.
+            raise OverflowError("a port is a number from 0 to 65535")
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -52,11 +54,9 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def serve(
-    app: Starlette, state: State, listener: socket.socket, drain: float, grace: float
-) -> None:
-    """Serves until SIGTERM or Ctrl-C and `drain` seconds more, then answers what was asked, within
-    `grace` seconds."""
+def make_server(app: Starlette, state: State, drain: float, grace: float) -> uvicorn.Server:
+    """A server whose `run([socket])` ends `drain` seconds after SIGTERM, or at once after Ctrl-C,
+    when what was asked is answered, but within `grace` seconds."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -67,7 +67,7 @@ def serve(
         backlog=_BACKLOG,
         timeout_graceful_shutdown=max(1, round(grace)),
     )
-    _Server(config, state, drain).run([listener])
+    return _Server(config, state, drain)
 
 
 class _Server(uvicorn.Server):
