@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def check(words: Sequence[str], where: str) -> tuple[str, ...]:
 
 def blocks_of(
     path: Path, data: bytes, size: int = 100, kind: str = "auto", strict: bool = False
-) -> tuple[list[list[Incoming | BadLine]], list[str]]:
+) -> tuple[list[list[Any]], list[str]]:
     path.write_bytes(data)
     notes: list[str] = []
     descriptor = os.open(path, os.O_RDONLY)
@@ -33,7 +34,7 @@ def blocks_of(
         os.close(descriptor)
 
 
-def lines_of(path: Path, data: bytes, kind: str = "auto") -> list[Incoming | BadLine]:
+def lines_of(path: Path, data: bytes, kind: str = "auto") -> list[Any]:
     blocks, _ = blocks_of(path, data, kind=kind)
     return [line for block in blocks for line in block]
 

@@ -269,7 +269,7 @@ def test_a_bad_line_gets_an_answer_and_ends_the_job_when_all_are_answered(
 
 @pytest.mark.slow
 def test_keys_of_an_object_come_back_with_its_answer_or_its_error(predict: Predict) -> None:
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"id": 7, "text": f" {TEXT}", "meta": {"lang": "en", "n": [1.5, None]}},
         {"id": 8, "words": WORDS, "text": TEXT, "labelings": [], "decide": "none"},
         {"tokens": WORDS, "id": 9},

@@ -17,7 +17,7 @@ def run(labeler: StandIn, scenario: Any, **changes: Any) -> list[Search]:
     counted: list[Search] = []
 
     async def main() -> None:
-        given = {"sizes": (1, 4, 16), "widths": (4, 6), "delay": 0.02, "limit": 100}
+        given: dict[str, Any] = {"sizes": (1, 4, 16), "widths": (4, 6), "delay": 0.02, "limit": 100}
         batcher = Batcher(labeler, count=counted.append, **(given | changes))
         batcher.start()
         try:
