@@ -59,12 +59,12 @@ T5Tokenizer.from_pretrained(vocabulary).save_pretrained(folder)
 """
 _SETTINGS = (
     "data.test=",
-    "data.dev_fraction=0.04",
+    "data.dev_fraction=0.02",
     "data.augment=0",
     "text.format=sentinel_tag",
     "nll.learning_rate=3e-3",
-    "groot.epochs=0.25",
-    "groot.eval_every=0.25",
+    "groot.epochs=0.1",
+    "groot.eval_every=0.1",
     "evaluate.dev_limit=100",
     "evaluate.decide=map",
     "systems=groot",
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--transformers5", default=".venv/transformers5/bin/python")
     parser.add_argument("--tokenizer", default="auto", help="config.text.tokenizer")
-    parser.add_argument("--epochs", type=float, default=6.0, help="of stage 0")
+    parser.add_argument("--epochs", type=float, default=4.0, help="of stage 0")
     parser.add_argument("--sentences", type=int, default=100, help="of test")
     args = parser.parse_args()
     base = args.workdir
@@ -98,7 +98,7 @@ def main() -> None:
         vocabulary = str(data / "t5_vocab")
         subprocess.run([args.transformers5, "-c", _MAKE, vocabulary, str(start)], check=True)
     settings = [*_SETTINGS, f"model.init={start}", f"text.tokenizer={args.tokenizer}"]
-    settings += [f"nll.epochs={args.epochs}", f"nll.eval_every={args.epochs / 3}"]
+    settings += [f"nll.epochs={args.epochs}", f"nll.eval_every={args.epochs / 2}"]
     flags = [f"--config.{setting}" for setting in settings]
     if not (workdir / "results.json").exists():
         config = "--config=configs/mit_restaurant.py"
