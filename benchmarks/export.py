@@ -116,9 +116,9 @@ def main() -> None:
     ours = Labeler.load(workdir).label_all(words, K, "map")
     seconds = time.perf_counter() - began
     beams = [[(s.labeling, s.score) for s in answer.labelings] for answer in ours]
-    print("| | same best | same list | scores differ by | F1 | seconds |")
-    print("|---|---|---|---|---|---|")
-    print(f"| groot_jax | | | | {_f1(beams, dev):.3f} | {seconds:.0f} |", flush=True)
+    print("| | same best | same list | labelings in both | scores differ by | F1 | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    print(f"| groot_jax | | | | | {_f1(beams, dev):.3f} | {seconds:.0f} |", flush=True)
     for name, kind, more in _ROWS:
         out = base / name.replace(" ", "_") if more else base / kind
         if not (out / "labeling.json").exists():
@@ -133,6 +133,7 @@ def main() -> None:
             text=True,
         )
         seconds = time.perf_counter() - began
+        (base / f"{name.replace(' ', '_')}.jsonl").write_text(done.stdout, encoding="utf-8")
         theirs = [_read(line) for line in done.stdout.splitlines()]
         row = _same(name, beams[: args.sentences], theirs[: args.sentences])
         print(f"{row} {_f1(theirs, dev):.3f} | {seconds:.0f} |", flush=True)
@@ -164,7 +165,8 @@ def _same(name: str, ours: Beams, theirs: Beams) -> str:
     # Of the same labeling, wherever it stands.
     scores = [(score, dict(b)[y]) for a, b in pairs for y, score in a if y in dict(b)]
     most = max(abs(x - y) for x, y in scores)
-    return f"| {name} | {best} of {len(pairs)} | {lists} | {most:.1e} |"
+    shared = len(scores) / sum(len(a) for a, _ in pairs)
+    return f"| {name} | {best} of {len(pairs)} | {lists} | {100 * shared:.1f} % | {most:.1e} |"
 
 
 def _f1(beams: Beams, sentences: Sequence[Sentence]) -> float:
