@@ -185,7 +185,7 @@ def let_go(programs: Iterable[Program]) -> None:
 def _logged(step: int, stage: Stage, sums: _Sums, monitor: Monitor, hosts: Hosts) -> _Sums:
     """Writes a line of metrics.jsonl, the means of the updates since the last one and where and how
     fast training is; the sums of the next."""
-    rate = {"learning_rate": float(stage.rates[step - 1])} if len(stage.rates) else {}
+    rate = {"learning_rate": stage.rates[step - 1]} if stage.rates else {}
     place = {"epoch": step / stage.per_epoch, "sentences_per_second": monitor.speed()}
     monitor.log(step, "train", sums.means(hosts) | rate | place)
     return _Sums()

@@ -42,10 +42,10 @@ def make_schedule(stage: ConfigDict, num_steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, decay], [warmup])
 
 
-def learning_rates(stage: ConfigDict, num_steps: int) -> np.ndarray:
-    """That of each of the `num_steps` updates, [num_steps], by one program for all of them."""
+def learning_rates(stage: ConfigDict, num_steps: int) -> list[float]:
+    """That of each of the `num_steps` updates, by one program for all of them."""
     rates = jax.jit(jax.vmap(make_schedule(stage, num_steps)))(np.arange(num_steps))
-    return np.asarray(rates)
+    return np.asarray(rates).tolist()
 
 
 def make_optimizer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import sys
@@ -396,8 +397,7 @@ def records_of(content: bytes) -> Iterator[bytes]:
 @pytest.mark.slow
 def test_wandb_keeps_an_offline_run_in_the_work_directory(tmp_path, monkeypatch) -> None:
     wandb = pytest.importorskip("wandb")
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    proto = importlib.import_module("wandb.proto.wandb_internal_pb2")
     monkeypatch.setenv("WANDB_MODE", "offline")
     one = writers.WeightsAndBiases(tmp_path, "groot", default_config())
     for step, loss in ((4, 0.5), (8, 0.25), (8, 0.25)):  # The last as after a kill.
@@ -407,7 +407,7 @@ def test_wandb_keeps_an_offline_run_in_the_work_directory(tmp_path, monkeypatch)
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     found = []
     for data in records_of(path.read_bytes()):
-        record = Record()
+        record = proto.Record()
         record.ParseFromString(data)
         if record.HasField("history"):
             items = {
