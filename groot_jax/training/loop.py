@@ -113,20 +113,10 @@ def train(
         start = latest or 0
         sums = _Sums()
         previous: Update | None = None
+        folder = workdir / "profile" / system
         with (
-            Monitor(
-                workdir,
-                system,
-                start=start,
-                total=total,
-                console=console,
-                main=hosts.main,
-                eval_every=stage.eval_every,
-                writers=open_writers(workdir, system, start, config) if hosts.main else (),
-            ) as monitor,
-            Profiler(
-                config.profile.steps, workdir / "profile" / system, console, hosts.main
-            ) as profiler,
+            _monitor(stage, start, workdir, config, console, hosts) as monitor,
+            Profiler(config.profile.steps, folder, console, hosts.main) as profiler,
         ):
             profiler.after(start, state)
             begun = time.monotonic()
@@ -173,6 +163,21 @@ def train(
                 if meta.finished:
                     break
     let_go(stage.programs)
+
+
+def _monitor(
+    stage: Stage, start: int, workdir: Path, config: ConfigDict, console: Console, hosts: Hosts
+) -> Monitor:
+    return Monitor(
+        workdir,
+        stage.system,
+        start=start,
+        total=stage.total,
+        console=console,
+        main=hosts.main,
+        eval_every=stage.eval_every,
+        writers=open_writers(workdir, stage.system, start, config) if hosts.main else (),
+    )
 
 
 def let_go(programs: Iterable[Program]) -> None:
