@@ -126,8 +126,7 @@ def train(
                 # The device works on this update. To read its loss would be to wait for it, with
                 # nothing left for the device to do after it: what is read is the one before.
                 if previous is not None:
-                    sentences = sums.add(previous)
-                    monitor.advance(step - 1, sentences, sums.shown() | _shown(dev))
+                    monitor.advance(step - 1, sums.add(previous), sums.shown() | _shown(dev))
                     if (step - 1) % config.log_every == 0:
                         sums = _logged(step - 1, stage, sums, monitor, hosts)
                 profiler.after(step, update.state)
@@ -135,8 +134,7 @@ def train(
                 if step % stage.eval_every and step != total:
                     continue
                 # Evaluation needs these parameters anyway: this update is waited for.
-                sentences = sums.add(update)
-                monitor.advance(step, sentences, sums.shown() | _shown(dev))
+                monitor.advance(step, sums.add(update), sums.shown() | _shown(dev))
                 previous = None
                 sums = _logged(step, stage, sums, monitor, hosts)
                 with monitor.evaluating():
