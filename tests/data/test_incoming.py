@@ -40,7 +40,7 @@ def lines_of(path: Path, data: bytes, kind: str = "auto") -> list[Any]:
 
 
 # Each line alone, and what it is: words of text, words of an object, or an error.
-AUTO = {
+AUTO: dict[str, Any] = {
     "red {jeans": ("red", "{jeans"),
     "{brand} jeans": ("{brand}", "jeans"),
     "{": ("{",),
