@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
+from groot_jax.calls import make_callable
 from groot_jax.data.card import make_card, read_lines_of, write_card
 from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
@@ -29,6 +30,7 @@ from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluate import evaluate_systems, show_results
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.recorder import Recorder, reported_rewards
+from groot_jax.evaluation.results import NO_RESULTS, Results
 from groot_jax.model.config import run_settings
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
@@ -61,7 +63,11 @@ def main(argv: list[str] | None = None) -> None:
         "test split), dev, or nothing",
     )
     args = configs.parse_job(parser, argv)
-    config, workdir = args.config, args.workdir
+    run_training(args.config, args.workdir, args.split)
+
+
+def run_training(config: ConfigDict, workdir: Path, split: str) -> Results:
+    """As `main`; what W/results.json holds of the split, nothing of `none`."""
     check_writers(config.report_to)
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
@@ -106,9 +112,9 @@ def main(argv: list[str] | None = None) -> None:
                     hosts,
                     lambda: run.evaluator.samples,
                 )
-            if args.split != "none":
-                close(run, console, args.split)
+            results = NO_RESULTS if split == "none" else close(run, console, split)
     hosts.close()
+    return results
 
 
 def stages(run: Run) -> Iterator[Stage]:
@@ -213,7 +219,7 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
 # ---- Close ------------------------------------------------------------------------------------
 
 
-def close(run: Run, console: Console, split: str) -> None:
+def close(run: Run, console: Console, split: str) -> Results:
     """Scores the best checkpoint of every system on a split (dev where there is no test split), and
     writes the report."""
     # Dev chose the checkpoints, and flatters them: it stands in only where there is nothing else,
@@ -221,9 +227,10 @@ def close(run: Run, console: Console, split: str) -> None:
     split = split if run.corpus.test else "dev"
     recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
     evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
-    if run.hosts.main:
-        show_results(run.workdir, run.config, console)
+    return show_results(run.workdir, run.config, console) if run.hosts.main else NO_RESULTS
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     exit_on_user_error(main, "; run the same command again to continue")
