@@ -40,9 +40,10 @@ def train(
     if split not in ("test", "dev", "none"):
         raise UserError(f"split={split!r}: use test, dev or none")
     given = [(key, str(value)) for key, value in (overrides or {}).items()]
-    made = (
-        configs.load(config, given) if isinstance(config, str) else configs.checked(config, given)
-    )
+    if isinstance(config, str):
+        config = configs.load(config, given)
+    else:
+        config = configs.checked(config, given)
     return run_training(config, expanded(str(workdir), "workdir"), split)
 
 

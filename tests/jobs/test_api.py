@@ -63,7 +63,7 @@ def test_train_and_evaluate_return_what_they_write(jobs: Jobs, tmp_path: Path) -
     )
     (folder,) = (workdir / "other").iterdir()
     assert other == json.loads((folder / "results.json").read_text())
-    assert other["systems"]["nll"]["dev"]["reward"]["name"] == "exact"
+    assert other["systems"]["nll"]["dev"]["reward"] == "exact"
 
 
 def test_mistakes_are_user_errors(tmp_path: Path, trained: Path) -> None:
