@@ -94,7 +94,7 @@ class Labeler:
                 f"score={score!r} has to be a function of a list of (candidate, gold, words) that "
                 "returns a list of rewards: docs/decisions.md shows one"
             )
-        trained = load_trained(Path(workdir), config, system, checkpoint)
+        trained = load_trained(Path(workdir), config, system, checkpoint, hosts)
         tuning = trained.tuning()
         return cls(trained.task, trained.partitioning, trained.params, score, hosts, tuning)
 

@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         columns = output_columns(task, partitioning)
         stage = pretrain_stage(task, text, partitioning, columns)
         evaluate = dev_loss(task, partitioning, columns, text.dev)
-        loop.train(stage, workdir, config.checkpoint, evaluate, console, hosts)
+        loop.train(stage, workdir, config, evaluate, console, hosts)
         close(task, partitioning, workdir, console, hosts)
     hosts.close()
 
@@ -129,7 +129,9 @@ def close(
     # and either all take part in gathering the parameters or none does.
     folder = workdir / MODEL_FOLDER
     if not hosts.broadcast(folder.exists()):
-        with Checkpoints(workdir, SYSTEM, merit=by_loss, read_only=True) as checkpoints:
+        with Checkpoints(
+            workdir, SYSTEM, merit=by_loss, read_only=True, hosts=hosts
+        ) as checkpoints:
             step = checkpoints.best()
             assert step is not None  # The loop has just ended with a checkpoint.
             params = checkpoints.restore_params(step, partitioning.param_shapes)

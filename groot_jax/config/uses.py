@@ -187,6 +187,11 @@ _USES = (
         "config.optimizer.name=adamw",
         lambda c: c.optimizer.name == "adamw",
     ),
+    _Use(
+        ("optimizer.max_skipped",),
+        "config.optimizer.nonfinite=skip",
+        lambda c: c.optimizer.nonfinite == "skip",
+    ),
     # A file that sets tau also serves a run of `nll_continued` alone, where nothing is contrasted.
     _Use(
         ("groot.tau",),

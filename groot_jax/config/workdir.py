@@ -23,7 +23,9 @@ LOCK_FILE, STATUS_FILE = "train.lock", "status.json"  # See training/status.py.
 # computes, which systems it trains and what is reported, never what a system is trained to be.
 # (`groot.accumulate` and `loader.node_buckets`, for when memory is short, draw dropout anew.)
 _FREE_KEYS = (
+    "checkpoint.every_",
     "checkpoint.keep",
+    "checkpoint.retry_minutes",
     "compilation_cache",
     "decide.hypotheses",
     "distributed.start_timeout",
@@ -37,6 +39,8 @@ _FREE_KEYS = (
     "loader.node_buckets",
     "loader.threads",
     "mesh.",
+    "optimizer.max_",
+    "optimizer.nonfinite",
     "reward.deadline",
     "reward.workers",
     "systems",
@@ -108,6 +112,11 @@ def make_workdir(workdir: Path, flag: str = "--workdir") -> None:
     # What a kill may have left of the first moments of a run is ours.
     first = (LOCK_FILE, STATUS_FILE, f".{CONFIG_FILE}.", f".{STATUS_FILE}.")
     strangers = {name for name in names if not name.startswith(first)}
+    if {"checkpoints", "task"} <= strangers and CONFIG_FILE not in strangers:
+        raise UserError(
+            f"{flag}={workdir} is a work directory that has lost its {CONFIG_FILE}: bring a copy "
+            f"back (that of another run of the same command is the same), or name a new folder"
+        )
     if strangers and CONFIG_FILE not in strangers:
         raise UserError(
             f"{flag}={workdir} holds other files ({', '.join(sorted(strangers)[:3])}) and no "

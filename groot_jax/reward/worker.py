@@ -9,7 +9,7 @@ from __future__ import annotations
 from groot_jax.errors import prepare_job
 
 if __name__ == "__main__":
-    prepare_job("")  # Ctrl-C reaches this process too, and its job speaks for both.
+    prepare_job(speak=False)  # Ctrl-C reaches this process too, and its job speaks for both.
 
 import ctypes
 import json

@@ -1,36 +1,42 @@
 """The loop of all training: updates, evaluations on dev, checkpoints, metrics, the progress bar.
 
 Knows neither where a stage's batches come from, nor what its updates do, nor what is measured.
+When a checkpoint is written is the business of keeping.py; where a system goes on, of resuming.py.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
+import numpy as np
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax.contrast.update import Metrics, Params, TrainState
+from groot_jax.errors import RunAgain, Wish, signals_at_once, signals_wished
 from groot_jax.evaluation.metrics import Totals, merge_totals
 from groot_jax.evaluation.records import Json
+from groot_jax.generate.beam_search import Beams
 from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.training.checkpoints import (
-    Checkpoints,
-    Evaluation,
-    Merit,
-    Meta,
-    best_evaluation,
-    by_reward,
-)
+from groot_jax.runtime.parting import meet, meet_after_failure, part
+from groot_jax.training.checkpoints import Checkpoints
+from groot_jax.training.evaluations import Evaluation, Merit, Meta, best_evaluation, by_reward
+from groot_jax.training.faults import of_a_connection
+from groot_jax.training.health import Health
+from groot_jax.training.keeping import Keeper
 from groot_jax.training.monitor import Monitor, say
 from groot_jax.training.optimizer import evaluated_params
+from groot_jax.training.resuming import Resumed, resume
 
 
 class Program(Protocol):
@@ -46,6 +52,8 @@ class Update:
     state: TrainState
     metrics: Metrics
     figures: dict[str, tuple[float, float]]  # of this process's sentences, on the host already
+    index_B: np.ndarray | None = None  # which training sentences it was of; -1: padding
+    flight: tuple[Beams, ...] = ()  # of the batches after this one: what `updates` goes on with
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,15 @@ class Stage:
     eval_every: int  # updates between evaluations on dev
     fresh: Callable[[], TrainState]  # step 0
     shapes: TrainState  # of every step, with their shardings
-    # (state, its step) -> an update for each step after it; no update may span an evaluation.
-    updates: Callable[[TrainState, int], Iterator[Update]]
+    # (state, its step, the flight of its update) -> an update for each step after it. Without the
+    # flight it may give others, but not after an evaluation, which none may span.
+    updates: Callable[[TrainState, int, Sequence[Beams]], Iterator[Update]]
     programs: tuple[Program, ...]  # what is compiled for this stage alone
     merit: Merit = by_reward  # which evaluation is the best
     patience: int = 0  # evaluations after the best one that end it; 0: none do
+    rows: NamedSharding | None = None  # how its beams lie over the devices; None: it has none
+    start: Callable[[], float | None] = lambda: None  # reward@1 on dev of what it starts from
+    name_sentence: Callable[[int], str] = str  # where a training sentence stands, for messages
 
 
 def num_updates(stage: ConfigDict, per_epoch: int) -> int:
@@ -80,7 +92,7 @@ def updates_between(stage: ConfigDict, per_epoch: int) -> int:
 def train(
     stage: Stage,
     workdir: Path,
-    settings: ConfigDict,
+    config: ConfigDict,
     evaluate: Callable[[Params], dict[str, float]],
     console: Console,
     hosts: Hosts,
@@ -88,74 +100,194 @@ def train(
 ) -> None:
     """Runs a stage's updates from its latest checkpoint; evaluates and saves now and then.
 
-    `settings` are those of `config.checkpoint`. `evaluate` measures parameters on dev; the stage's
-    `merit` reads what it finds; `samples` gives the lists that it kept. Raises UserError where a
-    checkpoint cannot be read or written.
+    `config` is that of the run. `evaluate` measures parameters on dev; the stage's `merit` reads
+    what it finds; `samples` gives the lists that it kept. Raises UserError where a checkpoint
+    cannot be read or written, and where a loss is not finite. A signal raises once the state at
+    hand is saved.
     """
-    system, total = stage.system, stage.total
+    system, settings = stage.system, config.checkpoint
     with Checkpoints(
-        workdir, system, keep=settings.keep, tie=settings.tie, merit=stage.merit
+        *(workdir, system),
+        keep=settings.keep,
+        tie=settings.tie,
+        merit=stage.merit,
+        hosts=hosts,
     ) as checkpoints:
-        latest = checkpoints.latest()
-        meta = checkpoints.meta(latest) if latest is not None else Meta()
-        if meta.finished:
-            say(console, f"{system}: finished before, at step {latest}")
+        found = resume(checkpoints, system, stage.shapes, stage.rows, hosts, console)
+        if found is not None and found.meta.finished:
+            say(console, f"{system}: finished before, at step {found.step}")
             let_go(stage.programs)  # What an earlier system compiled and left for this one.
             return
-        if latest is None:
-            state = stage.fresh()
+        if found is None:
+            found = Resumed(0, Meta(start=stage.start()), stage.fresh())
         else:
-            state = checkpoints.restore(latest, stage.shapes)
-            say(console, f"{system}: continues from step {latest}")
-        start = latest or 0
-        sums = _Sums()
-        previous: Update | None = None
-        with Monitor(
-            workdir, system, start=start, total=total, console=console, main=hosts.main
-        ) as monitor:
-            begun = time.monotonic()
-            dev = meta.evaluations[-1].metrics if meta.evaluations else {}
+            say(console, f"{system}: continues from step {found.step}")
+        logged = found.meta.evaluations[-1].step if found.meta.evaluations else 0
+        with (
+            Monitor(
+                *(workdir, system),
+                start=found.step,
+                logged=logged,
+                total=stage.total,
+                console=console,
+                main=hosts.main,
+            ) as monitor,
+            signals_wished() as wish,
+        ):
+            _Loop(
+                *(stage, config, evaluate, samples, console, hosts, checkpoints, monitor, wish)
+            ).run(found)
+    let_go(stage.programs)
+
+
+class _Loop:
+    """One system from where it stands to its end."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: ConfigDict,
+        evaluate: Callable[[Params], dict[str, float]],
+        samples: Callable[[], list[Json]],
+        console: Console,
+        hosts: Hosts,
+        checkpoints: Checkpoints,
+        monitor: Monitor,
+        wish: Wish,
+    ) -> None:
+        self._stage, self._settings, self._evaluate = stage, config.checkpoint, evaluate
+        self._console, self._hosts, self._monitor = console, hosts, monitor
+        self._checkpoints, self._samples = checkpoints, samples
+        self._keeper = Keeper(checkpoints, stage.system, config.checkpoint, hosts, console, wish)
+        self._health = Health(stage.system, config.optimizer, stage.name_sentence)
+
+    def run(self, found: Resumed) -> None:
+        """All that is left to do."""
+        stage, start = self._stage, found.step
+        assert found.state is not None
+        self._meta, self._begun = found.meta, time.monotonic()
+        self._sums = _Sums.from_json(found.meta.sums, self._hosts)
+        self._logged = found.meta.evaluations[-1].step if found.meta.evaluations else 0
+        self._dev = found.meta.evaluations[-1].metrics if found.meta.evaluations else {}
+        # The last update that was begun, its step, and whether its metrics are counted.
+        self._at: tuple[int, Update, bool] = (start, Update(found.state, {}, {}), True)
+        # Killed between a save and the evaluation after it.
+        if start > self._logged and self._evaluation_due(start) and self._ends(start, found.state):
+            return
+        updates = stage.updates(found.state, start, found.flight)
+        del found  # Its arrays are given away to the first update.
+        with signals_at_once():  # It compiles, and nothing is lost yet.
+            first = next(updates)
+        try:
             # `step` counts updates that are done: the first of a fresh run ends step 1.
-            for step, update in enumerate(stage.updates(state, start), start + 1):
+            for step, update in enumerate(chain([first], updates), start + 1):
                 # The device works on this update. To read its loss would be to wait for it, with
                 # nothing left for the device to do after it: what is read is the one before.
-                if previous is not None:
-                    sentences = sums.add(previous)
-                    monitor.advance(step - 1, sentences, sums.shown() | _shown(dev))
-                previous = update
-                if step % stage.eval_every and step != total:
+                self._count()
+                self._at = (step, update, False)
+                due = self._evaluation_due(step) or bool(self._collapsed(step - 1))
+                if not self._keeper.due(step) and not due:
                     continue
-                # Evaluation needs these parameters anyway: this update is waited for.
-                sentences = sums.add(update)
-                monitor.advance(step, sentences, sums.shown() | _shown(dev))
-                previous = None
-                monitor.log(step, "train", sums.means(hosts))
-                sums = _Sums()
-                stopped = time.monotonic()
-                dev = evaluate(evaluated_params(update.state))
-                now = time.monotonic()
-                monitor.exclude(now - stopped)
-                meta.seconds += now - begun
-                begun = now
-                monitor.log(step, "dev", dev | {"seconds": meta.seconds})
-                monitor.log_samples(step, samples())
-                meta.evaluations.append(Evaluation(step, dev))
-                best = best_evaluation(meta.evaluations, settings.tie, stage.merit)
-                assert best is not None
-                # Patience 4, and the best is evaluation 5 of 9: four have come since, none better.
-                since = sum(1 for one in meta.evaluations if one.step > best.step)
-                meta.finished = step == total or bool(stage.patience and since >= stage.patience)
-                say(console, _evaluation_line(system, step, total, dev, best.step == step))
-                # After the log: a run that is killed in between makes this step again, and then
-                # drops what was logged of it. The other way round it would be missing for good.
-                checkpoints.save(step, update.state, meta)
-                release_freed_memory()
-                if meta.finished and step < total:
-                    why = f"after {since} evaluations without a better one (patience)"
-                    say(console, f"{system}: ended at step {step}, {why}")
-                if meta.finished:
+                # To be saved and evaluated: this update is waited for.
+                self._count()
+                self._health.check_state(step, update.state)
+                self._keeper.save(step, self._begin_save)
+                if self._keeper.signal:
+                    self._keeper.landed(step, self._begin_save)
+                    self._keeper.leave()
+                if due and self._ends(step, update.state):
                     break
-    let_go(stage.programs)
+        except Exception as error:
+            self._rescue(error)
+            raise
+
+    def _evaluation_due(self, step: int) -> bool:
+        return step % self._stage.eval_every == 0 or step == self._stage.total
+
+    def _count(self) -> None:
+        """Waits for the last update, unless it is counted, and shows it."""
+        step, update, counted = self._at
+        if counted:
+            return
+        self._at = (step, update, True)
+        sentences = self._sums.add(update)
+        self._health.check(step, self._sums.last, update.index_B)
+        if self._meta.gold is None:
+            self._meta.gold = self._sums.means()["gold_score"]
+        self._monitor.advance(step, sentences, self._sums.shown() | _shown(self._dev))
+
+    def _collapsed(self, step: int) -> str:
+        return self._health.collapsed(self._meta, step - self._logged, self._sums.means())
+
+    def _begin_save(self) -> None:
+        step, update, _ = self._at
+        now = time.monotonic()
+        self._meta.seconds += now - self._begun
+        self._begun = now
+        self._meta.sums = self._sums.to_json(self._hosts)
+        self._checkpoints.save(step, update.state, self._meta, update.flight)
+
+    def _rescue(self, error: Exception) -> None:
+        """Saves what was done before an error, where it can still be had."""
+        step, update, _ = self._at
+        leaves = jax.tree.leaves(update.state)
+        # An update that failed on the device has taken the memory of the state before it.
+        lost = any(leaf.is_deleted() for leaf in leaves) or not step or self._health.failed
+        # The watch over the processes says more of those that are lost.
+        if self._hosts.count > 1 and (of_a_connection(error) or type(error) is RunAgain):
+            return
+        steps = meet_after_failure(self._hosts, -1 if lost else step)
+        if steps is None or {*steps} != {step} or lost:
+            part(self._hosts, error)
+            return
+        with suppress(Exception):  # What ends the job says more.
+            self._count()
+            self._health.check_state(step, update.state)
+            self._keeper.save(step, self._begin_save)
+            self._checkpoints.wait()
+        meet(self._hosts, "saved", None)
+        part(self._hosts, error)
+
+    def _ends(self, step: int, state: TrainState) -> bool:
+        """Evaluates a state on dev, after its save; whether the system ends with it."""
+        stage, meta, settings = self._stage, self._meta, self._settings
+        means, collapsed = self._sums.means(self._hosts), self._collapsed(step)
+        self._monitor.log(step, "train", means)
+        stopped = time.monotonic()
+        with signals_at_once():  # What is cut off here is made again.
+            dev = self._dev = self._evaluate(evaluated_params(state))
+        now = time.monotonic()
+        self._monitor.exclude(now - stopped)
+        meta.seconds += now - self._begun
+        self._begun = now
+        self._monitor.log(step, "dev", dev | {"seconds": meta.seconds})
+        self._monitor.log_samples(step, self._samples())
+        meta.evaluations.append(Evaluation(step, dev))
+        self._sums, meta.sums, self._logged = _Sums(), None, step
+        best = best_evaluation(meta.evaluations, settings.tie, stage.merit)
+        assert best is not None
+        # Patience 4, and the best is evaluation 5 of 9: four have come since, none better.
+        since = sum(1 for one in meta.evaluations if one.step > best.step)
+        why = ""
+        if stage.patience and since >= stage.patience:
+            why = f"after {since} evaluations without a better one (patience)"
+        why = collapsed or why
+        meta.finished = step == stage.total or bool(why)
+        say(
+            self._console,
+            _evaluation_line(stage.system, step, stage.total, dev, best.step == step),
+        )
+        if meta.finished:
+            self._keeper.landed(step, self._begin_save)
+        # After the log: a run that is killed in between makes this evaluation again, and then
+        # drops what was logged of it. The other way round it would be missing for good.
+        self._keeper.record(step, meta)
+        release_freed_memory()
+        if meta.finished and step < stage.total:
+            say(self._console, f"{stage.system}: ended at step {step}, {why}")
+        if meta.finished and (line := meta.worse(settings.tie)):
+            say(self._console, f"{stage.system}: {line}")
+        return meta.finished
 
 
 def let_go(programs: Iterable[Program]) -> None:
@@ -175,7 +307,23 @@ class _Sums:
     def __init__(self) -> None:
         self._metrics: Totals = {}  # of all sentences
         self._figures: Totals = {}  # of this process's
-        self._loss = float("nan")
+        self.last: Totals = {}  # of the last update
+
+    def to_json(self, hosts: Hosts) -> dict[str, Any]:
+        """For a checkpoint between evaluations: what `from_json` takes, in all processes."""
+        figures = hosts.merge(self._figures, lambda parts: parts)
+        return {"metrics": self._metrics, "figures": figures, "last": self.last}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any] | None, hosts: Hosts) -> _Sums:
+        """Goes on where the save was; with another number of processes, the first has all."""
+        sums = cls()
+        if value is not None:
+            own = value["figures"][hosts.index :: hosts.count]
+            sums._metrics = {key: tuple(pair) for key, pair in value["metrics"].items()}
+            sums.last = {key: tuple(pair) for key, pair in value["last"].items()}
+            sums._figures = merge_totals(own)
+        return sums
 
     def add(self, update: Update) -> int:
         """Waits for the update; the sentences that were in it."""
@@ -183,8 +331,7 @@ class _Sums:
         metrics = jax.tree.map(float, jax.device_get(update.metrics))
         self._metrics = merge_totals([self._metrics, metrics])
         self._figures = merge_totals([self._figures, update.figures])
-        loss, count = metrics["loss"]
-        self._loss = loss / count
+        self.last = metrics
         return int(metrics["gold_score"][1])  # Its denominator is the number of sentences.
 
     def means(self, hosts: Hosts | None = None) -> dict[str, float]:
@@ -202,7 +349,8 @@ class _Sums:
         evaluation."""
         means = self.means()
         names = {"reward@1": "reward@1", "beam_reward": "beams"}
-        shown = {"loss": self._loss}
+        loss, count = self.last["loss"]
+        shown = {"loss": loss / count}
         return shown | {label: means[key] for key, label in names.items() if key in means}
 
 

@@ -6,6 +6,7 @@ Takes plain numbers; may not touch the device.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,19 +33,28 @@ _LINE_SECONDS = 15.0
 class Monitor:
     """Progress and metrics of one system of a work directory; a context manager.
 
-    Started at step `start`, it drops what an earlier, killed run logged beyond that step, so that a
-    step is on file once. Of several processes, only the `main` one writes files and shows a bar.
+    Started at step `start`, it drops what an earlier, killed run logged beyond step `logged`, that
+    of the last evaluation that counts, so that a step is on file once. Of several processes, only
+    the `main` one writes files and shows a bar.
     """
 
     def __init__(
-        self, workdir: Path, system: str, *, start: int, total: int, console: Console, main: bool
+        self,
+        workdir: Path,
+        system: str,
+        *,
+        start: int,
+        logged: int,
+        total: int,
+        console: Console,
+        main: bool,
     ) -> None:
         self._system, self._total = system, total
         self._console, self._main = console, main
         self._path = workdir / METRICS_FILE
         self._samples_path = workdir / SAMPLES_FILE
         if main:
-            self._open_files(workdir / "tensorboard" / system, start)
+            self._open_files(workdir / "tensorboard" / system, logged)
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -105,7 +115,9 @@ class Monitor:
         if not self._main:
             return
         # {"system": "nll", "step": 4, "split": "dev", "reward@1": 0.9, ...}
-        line = {"system": self._system, "step": step, "split": split} | dict(values)
+        # NaN and infinity are not JSON, though Python would write them.
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        line = {"system": self._system, "step": step, "split": split} | finite
         now = time.time()
         with writing(self._path):
             self._file.write(json.dumps(line) + "\n")
@@ -136,12 +148,17 @@ def _drop_after(path: Path, system: str, step: int) -> None:
     if not path.exists():
         return
     kept = []
+    with writing(path):
+        # A byte that is no UTF-8 costs its own line at most, and not the training.
+        text = path.read_text(encoding="utf-8", errors="replace")
     # Not `splitlines`, which breaks at U+2028 and U+0085 too: a word may hold them.
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in text.split("\n"):
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # Behind the last line, or that of a run that was killed while it wrote.
+        if not isinstance(entry, dict) or not isinstance(entry.get("step", 0), int | float):
+            continue
         if entry.get("system") != system or entry.get("step", 0) <= step:
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))

@@ -747,8 +747,8 @@ def test_metrics_that_cannot_be_written_end_the_run_with_their_file(
         patch.setattr(Monitor, "log", full_at_4)
         said = error_of(lambda: jobs.run("train", workdir, *flags), capsys)
     assert str(workdir / "metrics.jsonl") in said and "No space left" in said
-    # The evaluation that failed is not saved; training goes on from the one before.
-    assert saved_steps(workdir, "nll_continued") == [2]
+    # The state was saved before the evaluation that failed, with which training goes on.
+    assert saved_steps(workdir, "nll_continued") == [2, 4]
     lines = [json.loads(i) for i in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [(i["step"], i["split"]) for i in lines] == [(2, "train"), (2, "dev")]
 
@@ -767,12 +767,20 @@ def test_a_message_of_many_lines_is_printed_as_one(capsys: pytest.CaptureFixture
     assert error_of(fail, capsys) == "error: first second"
 
 
-def test_a_bug_keeps_its_traceback() -> None:
+def traceback_of(run: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        exit_on_user_error(run)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and "error: " not in said
+    return said
+
+
+def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        exit_on_user_error(fail)
+    assert traceback_of(fail, capsys).endswith("ZeroDivisionError\n")
 
 
 def test_no_memory_left_on_a_device_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -792,12 +800,11 @@ def test_a_gpu_says_it_in_units(capsys: pytest.CaptureFixture[str]) -> None:
     assert "(3.00GiB more were asked for)" in error_of(fail, capsys)
 
 
-def test_another_error_of_a_device_keeps_its_traceback() -> None:
+def test_another_error_of_a_device_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise jax.errors.JaxRuntimeError("INTERNAL: something else, RESOURCE")
 
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        exit_on_user_error(fail)
+    assert "INTERNAL: something else, RESOURCE" in traceback_of(fail, capsys)
 
 
 def test_a_terminal_that_lacks_letters_and_the_log_of_xla(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 from rich.console import Console
 
+from configs.default import get_config
 from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError
+from groot_jax.generate.beam_search import Beams
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training import checkpoints as module
 from groot_jax.training.checkpoints import (
@@ -61,13 +62,13 @@ EVALUATIONS = [
 
 def test_the_best_and_the_latest_stay(tmp_path: Path) -> None:
     save(tmp_path, EVALUATIONS, [1, 2, 3, 4, 5])
-    assert saved_steps(tmp_path, "groot") == [2, 5]
+    assert saved_steps(tmp_path, "groot") == [2, 4, 5]
 
 
 def test_the_best_of_an_earlier_run_stays_when_a_later_one_is_worse(tmp_path: Path) -> None:
     save(tmp_path, EVALUATIONS, [1, 2, 3])
     save(tmp_path, EVALUATIONS, [4, 5])
-    assert saved_steps(tmp_path, "groot") == [2, 5]
+    assert saved_steps(tmp_path, "groot") == [2, 4, 5]
     with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
         assert (checkpoints.best(), checkpoints.latest()) == (2, 5)
         restored = checkpoints.restore_params(2, state(0.0).params)
@@ -119,7 +120,7 @@ def test_the_lowest_loss_and_the_latest_stay(tmp_path: Path) -> None:
         Evaluation(step, {"loss": loss}) for step, loss in enumerate((2.0, 1.5, 1.7, 1.6), 1)
     ]
     save(tmp_path, evaluations, [1, 2, 3, 4], tie=0.005, merit=by_loss)
-    assert saved_steps(tmp_path, "groot") == [2, 4]
+    assert saved_steps(tmp_path, "groot") == [2, 3, 4]
     with Checkpoints(tmp_path, "groot", merit=by_loss, read_only=True) as checkpoints:
         assert checkpoints.best() == 2
 
@@ -295,7 +296,7 @@ def test_a_run_with_an_average_is_measured_by_it(tmp_path: Path) -> None:
     seen: list[Params] = []
     states: list[TrainState] = []
 
-    def updates(state: TrainState, start: int) -> Iterator[Update]:
+    def updates(state: TrainState, start: int, flight: Sequence[Beams]) -> Iterator[Update]:
         for _ in range(start, 3):
             state = averaging_run(1, state)
             states.append(state)
@@ -307,8 +308,7 @@ def test_a_run_with_an_average_is_measured_by_it(tmp_path: Path) -> None:
 
     start = averaging_run(0)
     stage = Stage("groot", 3, 1, lambda: start, shapes_of(start), updates, ())
-    settings = ConfigDict({"keep": 1, "tie": 0.0})
-    train(stage, tmp_path, settings, evaluate, Console(quiet=True), Hosts())
+    train(stage, tmp_path, get_config(), evaluate, Console(quiet=True), Hosts())
     jax.tree.map(np.testing.assert_array_equal, seen, [evaluated_params(state) for state in states])
     assert np.abs(seen[-1]["w"] - states[-1].params["w"]).max() > 0.01
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -88,6 +89,7 @@ def test_unlabeled_sentences_are_labeled_by_the_teacher_without_noise(teacher: s
         _contrasts=True,
         _noisy=False,
     )
+    stage._generates = partial(GrootStage._generates, stage)
     for step in (0, 1):
         GrootStage.generate(stage, cast(Any, "policy"), cast(Any, step), step)
     assert asked == [("noisy", "policy", 0, None), ("plain", teacher, 1)]
@@ -97,7 +99,7 @@ def test_samples_of_a_step_are_on_file_once_whatever_was_killed(tmp_path: Path) 
     path = tmp_path / "samples.jsonl"
 
     def train(start: int, steps: list[int], system: str = "groot") -> None:
-        settings: dict[str, Any] = {"start": start, "total": 9, "main": True}
+        settings: dict[str, Any] = {"start": start, "logged": start, "total": 9, "main": True}
         settings["console"] = Console(quiet=True)
         with Monitor(tmp_path, system, **settings) as monitor:
             for step in steps:
@@ -120,7 +122,12 @@ def test_samples_of_a_step_are_on_file_once_whatever_was_killed(tmp_path: Path) 
 def test_only_the_first_process_writes_samples_and_none_makes_no_file(tmp_path: Path) -> None:
     for main, samples in ((True, []), (False, [{"index": 0}])):
         with Monitor(
-            tmp_path, "nll", start=0, total=1, console=Console(quiet=True), main=main
+            *(tmp_path, "nll"),
+            start=0,
+            logged=0,
+            total=1,
+            console=Console(quiet=True),
+            main=main,
         ) as monitor:
             monitor.log_samples(1, samples)
     assert not (tmp_path / "samples.jsonl").exists()

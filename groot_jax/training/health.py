@@ -1,0 +1,85 @@
+"""Whether a training still gets anywhere: losses and states that are no numbers, and collapse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from groot_jax.contrast.update import TrainState
+from groot_jax.errors import UserError
+from groot_jax.evaluation.metrics import Totals
+from groot_jax.training.evaluations import Meta
+
+_FEW = 20  # Updates that a mean is to be of before it says that a system has collapsed.
+_NAMED = 16  # Sentences that a message names.
+
+
+class Health:
+    """Watches one system; what it finds is the same in all processes of a run."""
+
+    def __init__(
+        self, system: str, optimizer: ConfigDict, name_sentence: Callable[[int], str]
+    ) -> None:
+        """`name_sentence`: where the training sentence of an index stands."""
+        self._system, self._optimizer, self._name = system, optimizer, name_sentence
+        self.failed = False  # Whether a state is no longer worth a checkpoint.
+        self._skipped = 0  # Updates that were left out, one after the other.
+
+    def check(self, step: int, metrics: Totals, index_B: np.ndarray | None) -> None:
+        """Of an update that is done. Raises UserError where its loss or gradient is not finite,
+        unless such updates are skipped and there were few in a row."""
+        if _finite(metrics):
+            self._skipped = 0
+            return
+        self._skipped += 1
+        limit = self._optimizer.max_skipped
+        if self._optimizer.nonfinite == "skip" and self._skipped <= limit:
+            return
+        self.failed = True
+        found = [] if index_B is None else [self._name(i) for i in index_B.tolist() if i >= 0]
+        which = ", ".join(found[:_NAMED]) + (" and others" if len(found) > _NAMED else "")
+        loss, norm = (metrics[key][0] / metrics[key][1] for key in ("loss", "grad_norm"))
+        many = f" and {limit} updates before it, one after the other, were skipped"
+        raise UserError(
+            f"{self._system}: in update {step} the loss is {loss} and the gradient's norm {norm}"
+            f"{many if self._skipped > 1 else ''} (its sentences: {which or 'none of this process'}"
+            "); the checkpoint before it is kept: take a lower learning_rate, look at these "
+            "sentences and their rewards, or set config.optimizer.nonfinite=skip"
+        )
+
+    def check_state(self, step: int, state: TrainState) -> None:
+        """Before a save. Raises UserError where a parameter or a moment is not finite."""
+        if not self.failed and bool(_all_finite(state)):
+            return
+        self.failed = True
+        raise UserError(
+            f"{self._system}: after update {step} not all parameters are finite numbers, so that "
+            "nothing is saved; the checkpoint before it is kept: take a lower learning_rate"
+        )
+
+    def collapsed(self, meta: Meta, updates: int, means: Mapping[str, float]) -> str:
+        """Why a system is to end, or nothing: gold's mean log-probability, `gold_score` of `means`
+        over so many updates, has fallen by more than `optimizer.max_gold_drop` nats since the
+        first update."""
+        gold, limit = means.get("gold_score", 0.0), self._optimizer.max_gold_drop
+        if not limit or meta.gold is None or updates < _FEW or gold >= meta.gold - limit:
+            return ""
+        return (
+            f"as gold's mean log-probability has fallen from {meta.gold:.1f} to {gold:.1f} "
+            "(optimizer.max_gold_drop): the learning_rate may be too high"
+        )
+
+
+def _finite(metrics: Totals) -> bool:
+    return all(math.isfinite(metrics[key][0]) for key in ("loss", "grad_norm") if key in metrics)
+
+
+@jax.jit
+def _all_finite(state: TrainState) -> jax.Array:
+    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all() if leaves else jnp.bool_(True)

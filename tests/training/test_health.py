@@ -1,0 +1,107 @@
+"""Losses that are no numbers, collapse, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from groot_jax.contrast.update import TrainState
+from groot_jax.errors import UserError
+from groot_jax.training.evaluations import Evaluation, Meta
+from groot_jax.training.health import Health
+from groot_jax.training.monitor import METRICS_FILE, Monitor
+from groot_jax.training.steps import _unless_nonfinite
+
+FINE = {"loss": (3.0, 2.0), "grad_norm": (1.0, 1.0)}
+INDICES = np.array([4, 7, -1])
+
+
+def health(**changes: object) -> Health:
+    settings = {"nonfinite": "stop", "max_skipped": 2, "max_gold_drop": 50.0} | changes
+    return Health("groot", ConfigDict(settings), lambda index: f"train.txt:{index + 1}")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("key", ["loss", "grad_norm"])
+def test_a_loss_or_gradient_that_is_no_number_is_named_with_its_sentences(key: str, value: float):
+    watch = health()
+    watch.check(1, FINE, INDICES)
+    with pytest.raises(UserError, match="groot: in update 2 the loss is") as caught:
+        watch.check(2, FINE | {key: (value, 1.0)}, INDICES)
+    assert "train.txt:5, train.txt:8)" in str(caught.value) and watch.failed
+
+
+def test_updates_are_skipped_until_there_are_too_many_in_a_row():
+    watch = health(nonfinite="skip")
+    bad = FINE | {"loss": (math.nan, 1.0)}
+    for step, metrics in enumerate([bad, bad, FINE, bad, bad], 1):
+        watch.check(step, metrics, INDICES)
+    with pytest.raises(UserError, match="2 updates before it, one after the other, were skipped"):
+        watch.check(6, bad, INDICES)
+
+
+def test_a_skipped_update_leaves_all_but_the_step():
+    before = TrainState(jnp.int32(3), {"w": jnp.ones(2)}, (optax.EmptyState(), jnp.zeros(2)))
+    after = TrainState(jnp.int32(4), {"w": jnp.full(2, 2.0)}, (optax.EmptyState(), jnp.ones(2)))
+    one = jnp.float32(1.0)
+    for loss, weight in ((one, 2.0), (one * jnp.nan, 1.0)):
+        metrics = {"loss": (loss, one), "grad_norm": (one, one)}
+        found = jax.jit(_unless_nonfinite)(before, after, metrics)
+        assert int(found.step) == 4 and found.params["w"].tolist() == [weight] * 2
+        assert found.opt_state[1].tolist() == [weight - 1.0] * 2
+
+
+def test_a_state_with_a_parameter_that_is_no_number_is_not_saved():
+    watch = health()
+    watch.check_state(1, TrainState(jnp.int32(1), {"w": jnp.ones(3)}, ()))
+    with pytest.raises(UserError, match="after update 2 not all parameters are finite"):
+        watch.check_state(2, TrainState(jnp.int32(1), {"w": jnp.array([1.0, jnp.inf])}, ()))
+    assert watch.failed
+
+
+@pytest.mark.parametrize(
+    ("gold", "updates", "limit", "ends"),
+    [
+        (-56.0, 20, 50.0, True),
+        (-54.0, 20, 50.0, False),
+        (-90.0, 19, 50.0, False),
+        (-900.0, 20, 0.0, False),
+    ],
+)
+def test_a_system_ends_when_gold_has_lost_its_probability(gold, updates, limit, ends):
+    said = health(max_gold_drop=limit).collapsed(Meta(gold=-5.0), updates, {"gold_score": gold})
+    assert bool(said) == ends
+    assert not ends or "fallen from -5.0 to -56.0" in said
+
+
+def test_a_system_below_its_start_says_so():
+    looks = [Evaluation(4, {"reward@1": 0.2}), Evaluation(8, {"reward@1": 0.1})]
+    line = Meta(looks, start=0.988).worse(0.005)
+    assert "reward@1 0.200, at step 4) is worse than what it started from (0.988)" in line
+    assert Meta(looks, start=0.204).worse(0.005) == "" and Meta(looks).worse(0.005) == ""
+    assert Meta([Evaluation(2, {"loss": 1.0})]).worse(0.005) == ""
+
+
+def test_metrics_are_json_and_damaged_lines_cost_themselves_alone(tmp_path: Path):
+    path = tmp_path / METRICS_FILE
+    whole = {"system": "nll", "step": 2, "split": "dev", "loss": 1.5}
+    path.write_bytes(b'3\n\xff\n[]\n{"step": "x"}\n' + json.dumps(whole).encode() + b'\n{"sys')
+    console = Console(quiet=True)
+    with Monitor(
+        tmp_path, "nll", start=2, logged=2, total=4, console=console, main=True
+    ) as monitor:
+        monitor.log(4, "dev", {"loss": math.nan})
+    lines = path.read_text().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail) for line in lines] == [
+        whole,
+        {"system": "nll", "step": 4, "split": "dev", "loss": None},
+    ]
