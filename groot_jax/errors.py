@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -345,8 +346,10 @@ def prepare_job(speak: bool = True) -> None:
 
 
 def _quiet_after_failure() -> None:
-    """When one array of a checkpoint fails, those under way find the reader's event loop closed,
-    and each would print a traceback beside the sentence that says what happened."""
+    """When one array of a checkpoint fails, those under way find the event loop of the reader or
+    writer closed, and each would print a traceback beside the sentence that says what happened;
+    those that have not begun, that a coroutine was never awaited."""
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     before = sys.unraisablehook
 
     def hook(event: sys.UnraisableHookArgs) -> None:

@@ -9,7 +9,6 @@ which comes after the save.
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +38,8 @@ from groot_jax.training.evaluations import Merit, Meta, best_held, by_reward
 from groot_jax.training.evaluations import best_evaluation as best_evaluation
 from groot_jax.training.evaluations import by_loss as by_loss
 from groot_jax.training.faults import (
+    check_writable,
     first_line,
-    full_disk,
     of_a_connection,
     save_error,
     unreachable,
@@ -182,12 +181,11 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, meta: Meta, flight: Sequence[Beams] = ()) -> None:
         """Starts writing a checkpoint in the background; the one before has landed by then.
 
-        Raises UserError where the disk has no room, and where the save before failed.
+        Raises UserError where the save cannot begin, and where the one before failed.
         """
         # Orbax copies the arrays to the host before `save` returns, so that the next update may
         # take their memory; what goes on in the background is the writing.
         self.wait()
-        self._check_room(state)
         self._policy.evaluations = meta.evaluations
         meta.averaged = isinstance(state.opt_state, AveragedState)
         meta.flight = [list(beams.tokens_BxKxT.shape) for beams in flight]
@@ -220,16 +218,14 @@ class Checkpoints:
             with self._saving():
                 self._manager.delete(step)
 
-    def _check_room(self, state: TrainState) -> None:
-        """Raises UserError before a disk is filled to the brim for nothing."""
+    def check_writable(self, state: TrainState) -> None:
+        """Before a save. Raises UserError where the disk has no room for it, or, in a run of
+        several processes, takes no file of this one's."""
         # The arrays, and 5 % and 1 MiB to spare. Checkpoints that are to go stay until the new one
         # is there, so that their room does not count.
         needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05) + 2**20
-        with self._saving():
-            free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            mebibytes = f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} are free"
-            raise UserError(full_disk(self.folder, mebibytes))
+        trial = f".trial.{self._hosts.index}" if self._hosts.count > 1 else ""
+        check_writable(self.folder, needed, trial)
 
     # ---- Reading ----
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -46,6 +48,26 @@ def full_disk(folder: Path, why: str) -> str:
         f"{folder}: the disk is full ({why}), so the checkpoint was not written; earlier "
         "checkpoints are whole: make room and run the same command again"
     )
+
+
+def check_writable(folder: Path, needed: int, trial: str = "") -> None:
+    """Raises UserError where a disk has fewer free bytes than are needed, before it is filled to
+    the brim for nothing; or where it takes no file of the name `trial`."""
+    try:
+        free = shutil.disk_usage(folder).free
+        if trial:
+            path = folder / trial
+            try:
+                with path.open("wb") as file:
+                    file.write(bytes(2**16))
+                    os.fsync(file.fileno())
+            finally:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise save_error(error, folder) from error
+    if free < needed:
+        mebibytes = f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} are free"
+        raise UserError(full_disk(folder, mebibytes))
 
 
 def save_error(error: Exception, folder: Path) -> UserError:

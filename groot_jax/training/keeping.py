@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from groot_jax.contrast.update import TrainState
 from groot_jax.errors import RunAgain, UserError, Wish, raise_signal
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints
@@ -89,10 +91,14 @@ class Keeper:
         self._asked, self._asked_at = step, now
         return max(1, min(int(_ASK_EVERY / max(seconds, 1e-6)), 1000))
 
-    def save(self, step: int, begin: Callable[[], None]) -> None:
+    def save(self, step: int, state: TrainState, begin: Callable[[], None]) -> None:
         """Begins a save at a step, where none has begun there. Raises UserError where saves have
         failed for `checkpoint.retry_minutes`; until then it is tried again later."""
         if step == self._saved:
+            return
+        # Inside of a save processes wait for each other: what can be known before it is.
+        if problem := self._first(partial(self._checkpoints.check_writable, state)):
+            self._failed(problem, agreed=True)
             return
         try:
             begin()
@@ -101,10 +107,20 @@ class Keeper:
             return
         self._saved, self._last = step, time.monotonic()
 
-    def landed(self, step: int, begin: Callable[[], None]) -> None:
+    def _first(self, check: Callable[[], None]) -> str:
+        """The sentence of the first process in which a check fails; empty: it does in none."""
+        problem = ""
+        try:
+            check()
+        except UserError as error:
+            problem = str(error)
+        found: str = self._hosts.merge(problem, lambda said: next(filter(None, said), ""))
+        return found
+
+    def landed(self, step: int, state: TrainState, begin: Callable[[], None]) -> None:
         """Waits until the save of a step has landed, trying again where it fails."""
         while True:
-            self.save(step, begin)
+            self.save(step, state, begin)
             try:
                 self._checkpoints.wait()
             except UserError as error:
@@ -125,14 +141,15 @@ class Keeper:
                 return
             time.sleep(max(self._again_at - time.monotonic(), 0.0))
 
-    def _failed(self, sentence: str) -> None:
+    def _failed(self, sentence: str, agreed: bool = False) -> None:
+        """`agreed`: all processes know of it, and none has begun the save."""
         now = time.monotonic()
-        if self._hosts.count > 1:
+        if self._hosts.count > 1 and not agreed:
             # The others may wait for this process inside of the save: all begin anew.
             raise RunAgain(sentence)
         self._failed_at = now if self._failed_at is None else self._failed_at
         left = self._settings.retry_minutes * 60 - (now - self._failed_at)
-        if left <= 0 or self._wish.number:
+        if left <= 0 or self.signal or (self._hosts.count == 1 and self._wish.number):
             raise UserError(sentence)
         pause = min(_PAUSES[min(self._tries, len(_PAUSES) - 1)], left)
         self._saved, self._tries, self._again_at = -1, self._tries + 1, now + pause

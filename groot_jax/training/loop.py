@@ -191,9 +191,9 @@ class _Loop:
                 # To be saved and evaluated: this update is waited for.
                 self._count()
                 self._health.check_state(step, update.state)
-                self._keeper.save(step, self._begin_save)
+                self._keeper.save(step, update.state, self._begin_save)
                 if self._keeper.signal:
-                    self._keeper.landed(step, self._begin_save)
+                    self._keeper.landed(step, update.state, self._begin_save)
                     self._keeper.leave()
                 if due and self._ends(step, update.state):
                     break
@@ -243,7 +243,7 @@ class _Loop:
         with suppress(Exception):  # What ends the job says more.
             self._count()
             self._health.check_state(step, update.state)
-            self._keeper.save(step, self._begin_save)
+            self._keeper.save(step, update.state, self._begin_save)
             self._checkpoints.wait()
         meet(self._hosts, "saved", None)
         part(self._hosts, error)
@@ -278,7 +278,7 @@ class _Loop:
             _evaluation_line(stage.system, step, stage.total, dev, best.step == step),
         )
         if meta.finished:
-            self._keeper.landed(step, self._begin_save)
+            self._keeper.landed(step, state, self._begin_save)
         # After the log: a run that is killed in between makes this evaluation again, and then
         # drops what was logged of it. The other way round it would be missing for good.
         self._keeper.record(step, meta)

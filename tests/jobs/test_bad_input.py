@@ -312,6 +312,28 @@ def test_a_damaged_task_is_named(
 
 
 @pytest.mark.slow
+def test_a_damaged_tokenizer_is_named_and_made_anew(
+    refused: Refused, trained: Path, jobs: Jobs, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "w"
+    shutil.copytree(trained, workdir)
+    task = workdir / "task"
+    files = {path: path.read_bytes() for path in task.rglob("*") if path.is_file()}
+    damaged = [path for path in files if path.parent.name == "tokenizer"]
+    assert damaged
+    for path in damaged:
+        for text in (b"", b"{}", b"\xff\x00", files[path][: len(files[path]) // 2]):
+            path.write_bytes(text)
+            said = refused(job="predict", workdir=workdir)
+            assert f"{path.parent} is not what training wrote" in said, (path.name, said)
+            assert f"move {task} away and run groot_jax.train again" in said
+        path.write_bytes(files[path])
+    task.rename(tmp_path / "away")
+    jobs.run("train", workdir)
+    assert {path: path.read_bytes() for path in task.rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.slow
 def test_a_second_training_in_a_work_directory_is_refused_and_changes_nothing(
     refused: Refused, trained: Path, tmp_path: Path
 ) -> None:
@@ -694,7 +716,7 @@ def test_a_save_that_meets_the_end_of_the_disk_says_so(
     code = (
         "import sys; from groot_jax import train; from groot_jax.errors import exit_on_user_error\n"
         "from groot_jax.training.checkpoints import Checkpoints\n"
-        "Checkpoints._check_room = lambda *_: None; exit_on_user_error(train.main)"
+        "Checkpoints.check_writable = lambda *_: None; exit_on_user_error(train.main)"
     )
     argv = [sys.executable, "-c", code, *jobs.argv("train", workdir, "--config.systems=()")]
     done = subprocess.run(argv, env=job_environment(), capture_output=True, text=True)

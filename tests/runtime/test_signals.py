@@ -117,6 +117,18 @@ def test_an_error_waits_for_no_thread(kind: str, status: int):
     assert end(process) == (status, "error: no\n")
 
 
+def test_what_an_error_leaves_undone_says_nothing_of_itself():
+    """As of a save of many arrays, one of which fails: the others never begin."""
+    work = """
+    async def write():
+        pass
+    undone = [write(), write()]
+    undone.pop()
+    raise UserError("no")
+    """
+    assert end(start(work)) == (1, "error: no\n")
+
+
 def test_a_job_that_is_to_survive_its_terminal_does():
     before = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
     process = start("print('here', flush=True); time.sleep(1)", before)
