@@ -134,6 +134,14 @@ def get_config() -> ConfigDict:
     # no core.
     config.reward.workers = -1
     config.reward.deadline = 10.0  # Seconds that one call may take.
+    # Times that a call is made once more after an error, 0.5, 1, 2, ... seconds later; and times
+    # that another process takes up the work of a scoring process that ended or hung.
+    config.reward.retries = 2
+    # stop | drop, when all that failed. drop: the candidate leaves its sentence's pool and is
+    # counted. A reward that returns None leaves a candidate out by itself.
+    config.reward.on_error = "stop"
+    # Seconds without a sign of life, outside of calls, until a scoring process counts as lost.
+    config.reward.timeout_s = 60.0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # adamw | adafactor
@@ -144,9 +152,10 @@ def get_config() -> ConfigDict:
     # When a loss or a gradient is no finite number: stop | skip (leave that update out).
     config.optimizer.nonfinite = "stop"
     config.optimizer.max_skipped = 10  # Updates left out in a row, after which training ends.
-    # Nats that gold's mean log-probability may be below that of the first update, over 20 updates
-    # or more since an evaluation; below that the system has collapsed and ends. 0: it never does.
-    config.optimizer.max_gold_drop = 50.0
+    # Nats by which gold's mean log-probability may fall, over 20 updates or more since an
+    # evaluation; then dev is evaluated at once, and a system that has lost half of its reward (of
+    # pretraining: doubled its loss) has collapsed and ends. 0: it never does.
+    config.optimizer.max_gold_drop = 5.0
     # Decay of an exponential moving average of the parameters, in every stage and system; 0: none.
     # With it, the average is what is evaluated, chosen as best and used, for one copy of them more.
     config.optimizer.ema = 0.0

@@ -42,6 +42,10 @@ _FREE_KEYS = (
     "optimizer.max_",
     "optimizer.nonfinite",
     "reward.deadline",
+    # A run that an error has stopped may be continued without the candidates that raise it.
+    "reward.on_error",
+    "reward.retries",
+    "reward.timeout_s",
     "reward.workers",
     "systems",
 )
@@ -66,7 +70,7 @@ def load_dumped(path: Path) -> ConfigDict:
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not the JSON that training wrote: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not the JSON that training wrote: it holds no object")
@@ -74,8 +78,11 @@ def load_dumped(path: Path) -> ConfigDict:
     for key, value in _BEFORE.items():
         section, name = key.split(".")
         defaults[section][name] = value
-    _fill(values, defaults.to_dict())
-    return ConfigDict(values).lock()
+    try:
+        _fill(values, defaults.to_dict())
+        return ConfigDict(values).lock()
+    except ValueError as error:  # Of ConfigDict: a key that holds a dot.
+        raise UserError(f"{path} is not what training wrote: {error}") from error
 
 
 # What training did before a key was there, where that is not its default: a run that began without
@@ -90,8 +97,20 @@ def _fill(values: dict[str, object], defaults: dict[str, object]) -> None:
     # A variant is not filled: what it leaves out is what it does not change.
     for key, default in defaults.items():
         value = values.setdefault(key, default)
+        if not _is_like(value, default):
+            raise ValueError(f"{key} is {value!r}, which is of another type than {default!r}")
         if isinstance(value, dict) and isinstance(default, dict) and key != "variants":
             _fill(value, default)
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether a value can stand where the default does: sections, numbers, texts and lists of
+    either."""
+    if isinstance(default, tuple):
+        items = value if isinstance(value, tuple) else (None,)
+        return not default or all(type(item) is type(default[0]) for item in items)
+    # 1 is written for 1.0; but True, which Python counts as a number, is none.
+    return type(value) is type(default) or (type(value) is int and type(default) is float)
 
 
 def _lists_to_tuples(values: dict[str, object]) -> dict[str, object]:
