@@ -18,7 +18,7 @@ class Evaluation:
 
 
 # Written where there is something to be written.
-_OPTIONAL = ("sums", "flight", "averaged", "start", "gold")
+_OPTIONAL = ("sums", "flight", "averaged", "start", "gold", "due")
 
 
 @dataclass
@@ -32,7 +32,8 @@ class Meta:
     flight: list[list[int]] = field(default_factory=list)  # shapes [B, K, T] of beams on their way
     averaged: bool = False  # whether what is to be used is an average of the parameters
     start: float | None = None  # reward@1 on dev of what it started from, where that is known
-    gold: float | None = None  # gold's mean log-probability in its first updates
+    gold: float | None = None  # gold's mean log-probability that a fall is measured from
+    due: bool = False  # whether its state is still to be evaluated
 
     def to_json(self) -> dict[str, object]:
         """{"looks": [{"step": 4, "reward@1": 0.9, ...}, ...], "finished": false, "seconds": 7.5}
@@ -65,6 +66,7 @@ class Meta:
             averaged=bool(value.get("averaged", False)),
             start=value.get("start"),
             gold=value.get("gold"),
+            due=bool(value.get("due", False)),
         )
 
     def worse(self, tie: float) -> str:

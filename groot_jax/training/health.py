@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
 from groot_jax.evaluation.metrics import Totals
-from groot_jax.training.evaluations import Meta
+from groot_jax.training.evaluations import Evaluation, Meta
 
-_FEW = 20  # Updates that a mean is to be of before it says that a system has collapsed.
+_FEW = 20  # Updates that a mean is to be of before it says anything of a system.
 _NAMED = 16  # Sentences that a message names.
 
 
@@ -62,17 +62,41 @@ class Health:
             "nothing is saved; the checkpoint before it is kept: take a lower learning_rate"
         )
 
-    def collapsed(self, meta: Meta, updates: int, means: Mapping[str, float]) -> str:
-        """Why a system is to end, or nothing: gold's mean log-probability, `gold_score` of `means`
-        over so many updates, has fallen by more than `optimizer.max_gold_drop` nats since the
-        first update."""
+    def falling(self, meta: Meta, updates: int, means: Mapping[str, float]) -> bool:
+        """Whether dev is to be asked at once if a system has collapsed: gold's mean
+        log-probability, `gold_score` of `means` over so many updates, has fallen by more than
+        `optimizer.max_gold_drop` nats since the first update, or since dev was asked so."""
         gold, limit = means.get("gold_score", 0.0), self._optimizer.max_gold_drop
-        if not limit or meta.gold is None or updates < _FEW or gold >= meta.gold - limit:
+        if not limit or meta.gold is None or updates < _FEW:
+            return False
+        return gold < float(meta.gold - limit)
+
+    def collapsed(self, meta: Meta, gold: float) -> str:
+        """Why a system whose gold was `falling` is to end after its last evaluation, or nothing:
+        its reward is less than half of the best that it had, or, where dev tells a loss, that has
+        doubled."""
+        # By gold alone nothing ends: a contrast without config.groot.nll_weight may spread what is
+        # likely over more labelings, and rank them well.
+        *before, last = meta.evaluations
+        start = [] if meta.start is None else [meta.start]
+        if "reward@1" in last.metrics:
+            key, known = "reward@1", max([*start, *_all(before, "reward@1")], default=0.0)
+            lost = last.metrics[key] < known / 2
+        else:
+            key, known = "loss", min(_all(before, "loss"), default=math.inf)
+            lost = last.metrics[key] > 2 * known
+        if not lost:
             return ""
+        found = last.metrics[key]
         return (
-            f"as gold's mean log-probability has fallen from {meta.gold:.1f} to {gold:.1f} "
-            "(optimizer.max_gold_drop): the learning_rate may be too high"
+            f"as it has collapsed: on dev its {key} is {found:.3f} and was {known:.3f}, and gold's "
+            f"mean log-probability has fallen from {meta.gold:.1f} to {gold:.1f}: the "
+            "learning_rate may be too high"
         )
+
+
+def _all(evaluations: Sequence[Evaluation], key: str) -> list[float]:
+    return [one.metrics[key] for one in evaluations]
 
 
 def _finite(metrics: Totals) -> bool:

@@ -172,7 +172,8 @@ class _Loop:
         # The last update that was begun, its step, and whether its metrics are counted.
         self._at: tuple[int, Update, bool] = (start, Update(found.state, {}, {}), True)
         # Killed between a save and the evaluation after it.
-        if start > self._logged and self._evaluation_due(start) and self._ends(start, found.state):
+        due = found.meta.due or self._evaluation_due(start)
+        if start > self._logged and due and self._ends(start, found.state):
             return
         updates = stage.updates(found.state, start, found.flight)
         del found  # Its arrays are given away to the first update.
@@ -185,9 +186,10 @@ class _Loop:
                 # nothing left for the device to do after it: what is read is the one before.
                 self._count()
                 self._at = (step, update, False)
-                due = self._evaluation_due(step) or bool(self._collapsed(step - 1))
+                due = self._evaluation_due(step) or self._falling(step - 1)
                 if not self._keeper.due(step) and not due:
                     continue
+                self._meta.due = due
                 # To be saved and evaluated: this update is waited for.
                 self._count()
                 self._health.check_state(step, update.state)
@@ -216,8 +218,8 @@ class _Loop:
             self._meta.gold = self._sums.means()["gold_score"]
         self._monitor.advance(step, sentences, self._sums.shown() | _shown(self._dev))
 
-    def _collapsed(self, step: int) -> str:
-        return self._health.collapsed(self._meta, step - self._logged, self._sums.means())
+    def _falling(self, step: int) -> bool:
+        return self._health.falling(self._meta, step - self._logged, self._sums.means())
 
     def _begin_save(self) -> None:
         step, update, _ = self._at
@@ -251,7 +253,7 @@ class _Loop:
     def _ends(self, step: int, state: TrainState) -> bool:
         """Evaluates a state on dev, after its save; whether the system ends with it."""
         stage, meta, settings = self._stage, self._meta, self._settings
-        means, collapsed = self._sums.means(self._hosts), self._collapsed(step)
+        means, falling = self._sums.means(self._hosts), self._falling(step)
         self._monitor.log(step, "train", means)
         stopped = time.monotonic()
         with signals_at_once():  # What is cut off here is made again.
@@ -263,7 +265,7 @@ class _Loop:
         self._monitor.log(step, "dev", dev | {"seconds": meta.seconds})
         self._monitor.log_samples(step, self._samples())
         meta.evaluations.append(Evaluation(step, dev))
-        self._sums, meta.sums, self._logged = _Sums(), None, step
+        self._sums, meta.sums, meta.due, self._logged = _Sums(), None, False, step
         best = best_evaluation(meta.evaluations, settings.tie, stage.merit)
         assert best is not None
         # Patience 4, and the best is evaluation 5 of 9: four have come since, none better.
@@ -271,7 +273,9 @@ class _Loop:
         why = ""
         if stage.patience and since >= stage.patience:
             why = f"after {since} evaluations without a better one (patience)"
-        why = collapsed or why
+        if falling:
+            why = self._health.collapsed(meta, means["gold_score"]) or why
+            meta.gold = means["gold_score"]  # Below that it is looked at again.
         meta.finished = step == stage.total or bool(why)
         say(
             self._console,

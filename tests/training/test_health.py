@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -14,10 +15,13 @@ import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from configs.default import get_config
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
+from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.evaluations import Evaluation, Meta
 from groot_jax.training.health import Health
+from groot_jax.training.loop import Stage, Update, train
 from groot_jax.training.monitor import METRICS_FILE, Monitor
 from groot_jax.training.steps import _unless_nonfinite
 
@@ -26,7 +30,7 @@ INDICES = np.array([4, 7, -1])
 
 
 def health(**changes: object) -> Health:
-    settings = {"nonfinite": "stop", "max_skipped": 2, "max_gold_drop": 50.0} | changes
+    settings = {"nonfinite": "stop", "max_skipped": 2, "max_gold_drop": 5.0} | changes
     return Health("groot", ConfigDict(settings), lambda index: f"train.txt:{index + 1}")
 
 
@@ -69,18 +73,88 @@ def test_a_state_with_a_parameter_that_is_no_number_is_not_saved():
 
 
 @pytest.mark.parametrize(
-    ("gold", "updates", "limit", "ends"),
+    ("gold", "updates", "limit", "falls"),
     [
-        (-56.0, 20, 50.0, True),
-        (-54.0, 20, 50.0, False),
-        (-90.0, 19, 50.0, False),
+        (-10.1, 20, 5.0, True),
+        (-9.9, 20, 5.0, False),
+        (-90.0, 19, 5.0, False),
         (-900.0, 20, 0.0, False),
     ],
 )
-def test_a_system_ends_when_gold_has_lost_its_probability(gold, updates, limit, ends):
-    said = health(max_gold_drop=limit).collapsed(Meta(gold=-5.0), updates, {"gold_score": gold})
+def test_dev_is_asked_when_gold_has_lost_its_probability(gold, updates, limit, falls):
+    watch = health(max_gold_drop=limit)
+    assert watch.falling(Meta(gold=-5.0), updates, {"gold_score": gold}) == falls
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "last", "start", "ends"),
+    [
+        ("reward@1", [0.6, 0.8], 0.39, None, True),
+        ("reward@1", [0.6, 0.8], 0.41, None, False),
+        ("reward@1", [], 0.4, 0.9, True),
+        ("reward@1", [], 0.0, None, False),  # Nothing is known that it could have lost.
+        ("loss", [1.5, 1.2], 2.5, None, True),
+        ("loss", [1.5, 1.2], 2.3, None, False),
+        ("loss", [], 9.0, None, False),
+    ],
+)
+def test_a_system_whose_gold_falls_ends_where_dev_says_so_too(key, before, last, start, ends):
+    evaluations = [Evaluation(step, {key: value}) for step, value in enumerate([*before, last])]
+    said = health().collapsed(Meta(evaluations, start=start, gold=-5.0), -56.0)
     assert bool(said) == ends
-    assert not ends or "fallen from -5.0 to -56.0" in said
+    assert not ends or (f"{key} is {last:.3f}" in said and "from -5.0 to -56.0" in said)
+
+
+class Stopped(Exception):
+    pass
+
+
+def falling_run(workdir: Path, rewards: dict[int, float], stop: int = 0) -> list[tuple[int, float]]:
+    """A system of 90 updates that is evaluated after each 60; from update 31 on gold falls by one
+    nat an update. `rewards`: on dev, by step. Where it was evaluated, with the reward."""
+
+    def updates(state: TrainState, start: int, _: object) -> Iterator[Update]:
+        for step in range(start + 1, 91):
+            metrics = {
+                "loss": (np.float32(1.0), np.float32(1.0)),
+                "gold_score": (np.float32(-max(step - 30, 1)), np.float32(1.0)),
+            }
+            state = TrainState(state.step + 1, {"w": state.params["w"] + 1}, state.opt_state)
+            yield Update(state, metrics, {})
+
+    seen: list[tuple[int, float]] = []
+
+    def evaluate(params: dict[str, jax.Array]) -> dict[str, float]:
+        step = int(params["w"][0])
+        if step == stop:
+            raise Stopped
+        reward = next(reward for at, reward in rewards.items() if step <= at)
+        seen.append((step, reward))
+        return {"reward@1": reward, "mean_reward": reward}
+
+    state = TrainState(jnp.int32(0), {"w": jnp.zeros(3)}, (optax.EmptyState(),))
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    stage = Stage("groot", 90, 60, lambda: state, shapes, updates, (), start=lambda: 0.9)
+    train(stage, workdir, get_config(), evaluate, Console(quiet=True), Hosts())
+    return seen
+
+
+def test_a_collapse_ends_a_system_between_its_evaluations(tmp_path: Path):
+    seen = falling_run(tmp_path, {99: 0.1})
+    # The mean over all updates since the start falls by five nats some time after update 45.
+    (step, _), *rest = seen
+    assert 45 < step < 60 and not rest
+    # A run that was stopped between the save and that evaluation makes up for it.
+    with pytest.raises(Stopped):
+        falling_run(tmp_path / "stopped", {99: 0.1}, stop=step)
+    assert falling_run(tmp_path / "stopped", {99: 0.1}) == seen
+
+
+def test_a_system_whose_gold_falls_alone_goes_on(tmp_path: Path):
+    steps = [step for step, _ in falling_run(tmp_path, {99: 0.8})]
+    assert len(steps) > 3 and 60 in steps and steps[-1] == 90
 
 
 def test_a_system_below_its_start_says_so():
