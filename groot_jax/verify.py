@@ -11,7 +11,7 @@ from __future__ import annotations
 from groot_jax.errors import prepare_job
 
 if __name__ == "__main__":
-    prepare_job()
+    prepare_job()  # Ahead of the imports below.
 
 import argparse
 import json

@@ -152,7 +152,8 @@ class Oracle:
             self._join(_CLOSE_LIMIT)
         for worker in self._workers:
             worker.close()
-        self._threads, self._workers = [], []
+        with self._lock:
+            self._threads, self._workers = [], []
         told = [f"{count} {_COUNTED[name]}" for name, count in self.counts.items() if count]
         if told:
             print(f"reward {self._spec.name!r}: {', '.join(told)}", file=sys.stderr, flush=True)
@@ -205,7 +206,11 @@ class Oracle:
                 self._replace(lane, error)
 
     def _finish(self, lane: int) -> None:
-        self._workers[lane].finish()
+        with self._lock:
+            # None where the oracle was closed while this lane was slow to notice.
+            worker = self._workers[lane] if lane < len(self._workers) else None
+        if worker:
+            worker.finish()
 
     def _wait_until_ready(self, lane: int) -> None:
         for attempt in range(self._spec.retries + 1):

@@ -183,7 +183,7 @@ def guard_batch(name: str, function: Function, spec: RewardSpec, board: Board) -
         at = functools.partial(called_for, name, words[0], len(words))
         values = _call(listing, lists, spec.deadline, board, at)
         if len(values) != len(words):
-            raise UserError(
+            raise _WrongLength(
                 f"{at()} returned {len(values)} values for {len(words)} "
                 "candidates, but in batch form it returns a list with one float for each"
             )
@@ -197,6 +197,8 @@ def guard_batch(name: str, function: Function, spec: RewardSpec, board: Board) -
         lists = (list(candidates), list(golds), list(words))
         try:
             return _again(lambda: once(lists), spec.retries, board)
+        except _WrongLength:
+            raise  # No matter of one candidate: what is returned has another form.
         except UserError as error:
             if len(candidates) == 1:
                 return [_dropped(error, spec, board)]
@@ -211,6 +213,10 @@ def guard_batch(name: str, function: Function, spec: RewardSpec, board: Board) -
             raise  # None fails alone: a batch of this size is too much, say.
 
     return score
+
+
+class _WrongLength(UserError):
+    """Of what a batch-form reward returned."""
 
 
 class _Late(BaseException):

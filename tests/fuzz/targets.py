@@ -15,7 +15,7 @@ from groot_jax import config as configs
 from groot_jax.config.checks import validate
 from groot_jax.config.workdir import load_dumped
 from groot_jax.data.corpus import load_corpus
-from groot_jax.data.incoming import words_of_line
+from groot_jax.data.incoming import sentence_of_line
 from groot_jax.errors import UserError
 from groot_jax.evaluation.records import read_records, read_tuning
 from groot_jax.reward.rewards import RewardSpec, make_reward, parse_type_weights
@@ -51,6 +51,12 @@ def _corpus(path: Path) -> None:
             load_corpus(config.data)
 
 
+def _incoming(line: str) -> None:
+    for split in ("spaces", "unicode"):
+        with suppress(UserError):
+            sentence_of_line(line, "stdin:1", split)
+
+
 def _config(path: Path) -> None:
     validate(load_dumped(path), has_data=False)
 
@@ -58,7 +64,7 @@ def _config(path: Path) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "columns": _in_file("train.txt", _corpus),
     "json lines": _in_file("train.jsonl", _corpus),
-    "incoming": _as_text(lambda line: words_of_line(line, "stdin:1")),
+    "incoming": _as_text(_incoming),
     "reward name": _as_text(lambda name: make_reward(RewardSpec(name.replace(":", "")))),
     "type weights": _as_text(parse_type_weights),
     "config.json": _in_file("config.json", _config),

@@ -478,8 +478,8 @@ exit_on_user_error(main, "; go on")
     assert (done.returncode, done.stderr) == (status, f"{word}; go on\n")
 
 
-# Preflight reads its command line before it imports what is slow.
-@pytest.mark.parametrize("job", [job for job in JOBS if job != "preflight"])
+# Preflight reads its command line before it imports what is slow, and verify needs no JAX.
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in ("preflight", "verify")])
 def test_an_interrupt_while_a_job_still_imports_is_one_word(tmp_path: Path, job: str) -> None:
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax" / "__init__.py").write_text(

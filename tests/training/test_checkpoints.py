@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,6 @@ from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import Beams
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.training import checkpoints as module
 from groot_jax.training.checkpoints import (
     Checkpoints,
     Evaluation,
@@ -182,11 +182,27 @@ def test_a_save_that_cannot_fit_is_refused_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, EVALUATIONS, [1])
-    usage = module.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match="the disk is full"):
-        save(tmp_path, EVALUATIONS, [2])
+    with Checkpoints(tmp_path, "groot") as checkpoints:
+        checkpoints.check_writable(state(2.0))
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(UserError, match="the disk is full .*MiB are needed and 0 are free"):
+            checkpoints.check_writable(state(2.0))
     assert saved_steps(tmp_path, "groot") == [1]
+
+
+def test_of_several_processes_each_tries_whether_its_files_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = Hosts(1, ("a", "b"))
+    with Checkpoints(tmp_path, "groot", hosts=two) as checkpoints:
+        before = sorted(checkpoints.folder.iterdir())
+        checkpoints.check_writable(state(1.0))
+        assert sorted(checkpoints.folder.iterdir()) == before
+        # As where a disk's quota, or a link of it, is that of one machine.
+        monkeypatch.setattr(Path, "open", lambda *_: os.open(tmp_path / "none" / "f", os.O_RDONLY))
+        with pytest.raises(UserError, match="the checkpoint was not written .*none/f"):
+            checkpoints.check_writable(state(1.0))
 
 
 @pytest.mark.parametrize(
