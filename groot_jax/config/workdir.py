@@ -38,9 +38,12 @@ _FREE_KEYS = (
     "groot.accumulate",
     "loader.node_buckets",
     "loader.threads",
+    "log_every",
     "mesh.",
     "optimizer.max_",
     "optimizer.nonfinite",
+    "profile.",
+    "report_to",
     "reward.deadline",
     # A run that an error has stopped may be continued without the candidates that raise it.
     "reward.on_error",

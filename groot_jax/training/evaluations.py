@@ -18,7 +18,7 @@ class Evaluation:
 
 
 # Written where there is something to be written.
-_OPTIONAL = ("sums", "flight", "averaged", "start", "gold", "due")
+_OPTIONAL = ("sums", "flight", "averaged", "start", "gold", "gold_since", "due")
 
 
 @dataclass
@@ -33,7 +33,14 @@ class Meta:
     averaged: bool = False  # whether what is to be used is an average of the parameters
     start: float | None = None  # reward@1 on dev of what it started from, where that is known
     gold: float | None = None  # gold's mean log-probability that a fall is measured from
+    # Of the updates since the last evaluation: gold's log-probabilities, summed; sentences
+    gold_since: list[float] = field(default_factory=list)
     due: bool = False  # whether its state is still to be evaluated
+
+    @property
+    def evaluated(self) -> int:
+        """The step of the last evaluation; 0: there is none yet."""
+        return self.evaluations[-1].step if self.evaluations else 0
 
     def to_json(self) -> dict[str, object]:
         """{"looks": [{"step": 4, "reward@1": 0.9, ...}, ...], "finished": false, "seconds": 7.5}
@@ -66,6 +73,7 @@ class Meta:
             averaged=bool(value.get("averaged", False)),
             start=value.get("start"),
             gold=value.get("gold"),
+            gold_since=[float(x) for x in value.get("gold_since", ())],
             due=bool(value.get("due", False)),
         )
 

@@ -35,7 +35,7 @@ from groot_jax.model.t5 import T5
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec, term_names
 from groot_jax.training.loop import Program, Stage, Update, num_updates, updates_between
-from groot_jax.training.optimizer import make_optimizer
+from groot_jax.training.optimizer import learning_rates, make_optimizer
 from groot_jax.training.run import Run
 from groot_jax.training.steps import jit_groot_step, loss_settings, losses_in_use
 
@@ -264,6 +264,8 @@ class GrootStage:
             rows=partitioning.layout.batch,
             start=run.stage_0_reward,
             name_sentence=run.name_sentence,
+            per_epoch=self._batches.per_epoch,
+            rates=learning_rates(self.settings, self.total),
         )
 
 

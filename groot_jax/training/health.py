@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +30,17 @@ class Health:
         self.failed = False  # Whether a state is no longer worth a checkpoint.
         self._skipped = 0  # Updates that were left out, one after the other.
 
-    def check(self, step: int, metrics: Totals, index_B: np.ndarray | None) -> None:
-        """Of an update that is done. Raises UserError where its loss or gradient is not finite,
-        unless such updates are skipped and there were few in a row."""
+    def check(self, step: int, meta: Meta, metrics: Totals, index_B: np.ndarray | None) -> None:
+        """Of an update that is done; notes gold's probability in `meta`. Raises UserError where its
+        loss or gradient is not finite, unless such updates are skipped and there were few in a
+        row."""
         if _finite(metrics):
             self._skipped = 0
+            total, count = metrics["gold_score"]
+            if meta.gold is None:
+                meta.gold = total / count
+            before = meta.gold_since or [0.0, 0.0]
+            meta.gold_since = [before[0] + total, before[1] + count]
             return
         self._skipped += 1
         limit = self._optimizer.max_skipped
@@ -62,19 +68,23 @@ class Health:
             "nothing is saved; the checkpoint before it is kept: take a lower learning_rate"
         )
 
-    def falling(self, meta: Meta, updates: int, means: Mapping[str, float]) -> bool:
+    def falling(self, meta: Meta, step: int) -> bool:
         """Whether dev is to be asked at once if a system has collapsed: gold's mean
-        log-probability, `gold_score` of `means` over so many updates, has fallen by more than
-        `optimizer.max_gold_drop` nats since the first update, or since dev was asked so."""
-        gold, limit = means.get("gold_score", 0.0), self._optimizer.max_gold_drop
-        if not limit or meta.gold is None or updates < _FEW:
+        log-probability since the last evaluation is more than `optimizer.max_gold_drop` nats below
+        that of the first update, or of where dev was asked so."""
+        limit = self._optimizer.max_gold_drop
+        if not limit or meta.gold is None or step - meta.evaluated < _FEW:
             return False
-        return gold < float(meta.gold - limit)
+        return _gold(meta) < float(meta.gold - limit)
 
-    def collapsed(self, meta: Meta, gold: float) -> str:
-        """Why a system whose gold was `falling` is to end after its last evaluation, or nothing:
-        its reward is less than half of the best that it had, or, where dev tells a loss, that has
+    def collapsed(self, meta: Meta, falling: bool) -> str:
+        """After an evaluation: why a system whose gold was `falling` is to end, or nothing. Its
+        reward is less than half of the best that it had, or, where dev tells a loss, that has
         doubled."""
+        gold, meta.gold_since = _gold(meta), []
+        if not falling:
+            return ""
+        was, meta.gold = meta.gold, gold  # Below that it is looked at again.
         # By gold alone nothing ends: a contrast without config.groot.nll_weight may spread what is
         # likely over more labelings, and rank them well.
         *before, last = meta.evaluations
@@ -90,9 +100,14 @@ class Health:
         found = last.metrics[key]
         return (
             f"as it has collapsed: on dev its {key} is {found:.3f} and was {known:.3f}, and gold's "
-            f"mean log-probability has fallen from {meta.gold:.1f} to {gold:.1f}: the "
+            f"mean log-probability has fallen from {was:.1f} to {gold:.1f}: the "
             "learning_rate may be too high"
         )
+
+
+def _gold(meta: Meta) -> float:
+    total, count = meta.gold_since or (0.0, 0.0)
+    return total / max(count, 1.0)
 
 
 def _all(evaluations: Sequence[Evaluation], key: str) -> list[float]:

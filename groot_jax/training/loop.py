@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -22,8 +22,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax.contrast.update import Metrics, Params, TrainState
-from groot_jax.errors import RunAgain, Wish, signals_at_once, signals_wished
-from groot_jax.evaluation.metrics import Totals, merge_totals
+from groot_jax.errors import RunAgain, signals_at_once, signals_wished
 from groot_jax.evaluation.records import Json
 from groot_jax.generate.beam_search import Beams
 from groot_jax.runtime.allocator import release_freed_memory
@@ -36,7 +35,10 @@ from groot_jax.training.health import Health
 from groot_jax.training.keeping import Keeper
 from groot_jax.training.monitor import Monitor, say
 from groot_jax.training.optimizer import evaluated_params
+from groot_jax.training.profiling import Profiler
 from groot_jax.training.resuming import Resumed, resume
+from groot_jax.training.sums import Sums
+from groot_jax.training.writers import open_writers
 
 
 class Program(Protocol):
@@ -69,6 +71,8 @@ class Stage:
     # flight it may give others, but not after an evaluation, which none may span.
     updates: Callable[[TrainState, int, Sequence[Beams]], Iterator[Update]]
     programs: tuple[Program, ...]  # what is compiled for this stage alone
+    per_epoch: int = 1  # updates
+    rates: Sequence[float] = ()  # the learning rate of each update; none: not logged
     merit: Merit = by_reward  # which evaluation is the best
     patience: int = 0  # evaluations after the best one that end it; 0: none do
     rows: NamedSharding | None = None  # how its beams lie over the devices; None: it has none
@@ -122,22 +126,43 @@ def train(
             found = Resumed(0, Meta(start=stage.start()), stage.fresh())
         else:
             say(console, f"{system}: continues from step {found.step}")
-        logged = found.meta.evaluations[-1].step if found.meta.evaluations else 0
+        folder = workdir / "profile" / system
         with (
-            Monitor(
-                *(workdir, system),
-                start=found.step,
-                logged=logged,
-                total=stage.total,
-                console=console,
-                main=hosts.main,
-            ) as monitor,
+            _monitor(stage, found, workdir, config, console, hosts) as monitor,
+            Profiler(config.profile.steps, folder, console, hosts.main) as profiler,
             signals_wished() as wish,
         ):
-            _Loop(
-                *(stage, config, evaluate, samples, console, hosts, checkpoints, monitor, wish)
-            ).run(found)
+            keeper = Keeper(checkpoints, system, settings, hosts, console, wish)
+            tools = _Tools(console, hosts, checkpoints, monitor, profiler, keeper)
+            _Loop(stage, config, evaluate, samples, tools).run(found)
     let_go(stage.programs)
+
+
+def _monitor(
+    stage: Stage, found: Resumed, workdir: Path, config: ConfigDict, console: Console, hosts: Hosts
+) -> Monitor:
+    return Monitor(
+        *(workdir, stage.system),
+        start=found.step,
+        evaluated=found.meta.evaluated,
+        total=stage.total,
+        console=console,
+        main=hosts.main,
+        eval_every=stage.eval_every,
+        writers=open_writers(workdir, stage.system, found.step, config) if hosts.main else (),
+    )
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What a system is trained with, as long as it is."""
+
+    console: Console
+    hosts: Hosts
+    checkpoints: Checkpoints
+    monitor: Monitor
+    profiler: Profiler
+    keeper: Keeper
 
 
 class _Loop:
@@ -149,16 +174,13 @@ class _Loop:
         config: ConfigDict,
         evaluate: Callable[[Params], dict[str, float]],
         samples: Callable[[], list[Json]],
-        console: Console,
-        hosts: Hosts,
-        checkpoints: Checkpoints,
-        monitor: Monitor,
-        wish: Wish,
+        tools: _Tools,
     ) -> None:
-        self._stage, self._settings, self._evaluate = stage, config.checkpoint, evaluate
-        self._console, self._hosts, self._monitor = console, hosts, monitor
-        self._checkpoints, self._samples = checkpoints, samples
-        self._keeper = Keeper(checkpoints, stage.system, config.checkpoint, hosts, console, wish)
+        self._stage, self._evaluate, self._samples = stage, evaluate, samples
+        self._settings, self._log_every = config.checkpoint, config.log_every
+        self._console, self._hosts, self._monitor = tools.console, tools.hosts, tools.monitor
+        self._checkpoints, self._keeper = tools.checkpoints, tools.keeper
+        self._profiler = tools.profiler
         self._health = Health(stage.system, config.optimizer, stage.name_sentence)
 
     def run(self, found: Resumed) -> None:
@@ -166,14 +188,16 @@ class _Loop:
         stage, start = self._stage, found.step
         assert found.state is not None
         self._meta, self._begun = found.meta, time.monotonic()
-        self._sums = _Sums.from_json(found.meta.sums, self._hosts)
-        self._logged = found.meta.evaluations[-1].step if found.meta.evaluations else 0
+        self._sums = Sums.from_json(found.meta.sums, self._hosts)
         self._dev = found.meta.evaluations[-1].metrics if found.meta.evaluations else {}
         # The last update that was begun, its step, and whether its metrics are counted.
         self._at: tuple[int, Update, bool] = (start, Update(found.state, {}, {}), True)
-        # Killed between a save and the evaluation after it.
+        self._profiler.after(start, found.state)
+        # It ended between a save and the line, or the evaluation, that is due then.
         due = found.meta.due or self._evaluation_due(start)
-        if start > self._logged and due and self._ends(start, found.state):
+        due = due and start > found.meta.evaluated
+        self._log_train(start, due or start % self._log_every == 0)
+        if due and self._ends(start, found.state):
             return
         updates = stage.updates(found.state, start, found.flight)
         del found  # Its arrays are given away to the first update.
@@ -186,12 +210,14 @@ class _Loop:
                 # nothing left for the device to do after it: what is read is the one before.
                 self._count()
                 self._at = (step, update, False)
+                self._profiler.after(step, update.state)
                 due = self._evaluation_due(step) or self._falling(step - 1)
                 if not self._keeper.due(step) and not due:
                     continue
                 self._meta.due = due
                 # To be saved and evaluated: this update is waited for.
                 self._count()
+                self._log_train(step, due)
                 self._health.check_state(step, update.state)
                 self._keeper.save(step, update.state, self._begin_save)
                 if self._keeper.signal:
@@ -206,20 +232,30 @@ class _Loop:
     def _evaluation_due(self, step: int) -> bool:
         return step % self._stage.eval_every == 0 or step == self._stage.total
 
-    def _count(self) -> None:
+    def _count(self, log: bool = True) -> None:
         """Waits for the last update, unless it is counted, and shows it."""
         step, update, counted = self._at
         if counted:
             return
         self._at = (step, update, True)
-        sentences = self._sums.add(update)
-        self._health.check(step, self._sums.last, update.index_B)
-        if self._meta.gold is None:
-            self._meta.gold = self._sums.means()["gold_score"]
+        sentences = self._sums.add(update.metrics, update.figures)
+        self._health.check(step, self._meta, self._sums.last, update.index_B)
         self._monitor.advance(step, sentences, self._sums.shown() | _shown(self._dev))
+        self._log_train(step, log and step % self._log_every == 0)
+
+    def _log_train(self, step: int, due: bool) -> None:
+        """Writes a line of metrics.jsonl, if it is due: the means of the updates since the last
+        one, and where and how fast training is."""
+        if not due or self._sums.empty:
+            return
+        stage = self._stage
+        rate = {"learning_rate": stage.rates[step - 1]} if stage.rates else {}
+        place = {"epoch": step / stage.per_epoch, "sentences_per_second": self._monitor.speed()}
+        self._monitor.log(step, "train", self._sums.means(self._hosts) | rate | place)
+        self._sums = Sums()
 
     def _falling(self, step: int) -> bool:
-        return self._health.falling(self._meta, step - self._logged, self._sums.means())
+        return self._health.falling(self._meta, step)
 
     def _begin_save(self) -> None:
         step, update, _ = self._at
@@ -243,7 +279,8 @@ class _Loop:
             part(self._hosts, error)
             return
         with suppress(Exception):  # What ends the job says more.
-            self._count()
+            # A line is of all processes, of which some may have counted this update before.
+            self._count(log=False)
             self._health.check_state(step, update.state)
             self._keeper.save(step, update.state, self._begin_save)
             self._checkpoints.wait()
@@ -253,19 +290,16 @@ class _Loop:
     def _ends(self, step: int, state: TrainState) -> bool:
         """Evaluates a state on dev, after its save; whether the system ends with it."""
         stage, meta, settings = self._stage, self._meta, self._settings
-        means, falling = self._sums.means(self._hosts), self._falling(step)
-        self._monitor.log(step, "train", means)
-        stopped = time.monotonic()
-        with signals_at_once():  # What is cut off here is made again.
+        falling = self._falling(step)
+        with self._monitor.evaluating(), signals_at_once():  # What is cut off is made again.
             dev = self._dev = self._evaluate(evaluated_params(state))
         now = time.monotonic()
-        self._monitor.exclude(now - stopped)
         meta.seconds += now - self._begun
         self._begun = now
         self._monitor.log(step, "dev", dev | {"seconds": meta.seconds})
         self._monitor.log_samples(step, self._samples())
         meta.evaluations.append(Evaluation(step, dev))
-        self._sums, meta.sums, meta.due, self._logged = _Sums(), None, False, step
+        meta.due = False
         best = best_evaluation(meta.evaluations, settings.tie, stage.merit)
         assert best is not None
         # Patience 4, and the best is evaluation 5 of 9: four have come since, none better.
@@ -273,9 +307,7 @@ class _Loop:
         why = ""
         if stage.patience and since >= stage.patience:
             why = f"after {since} evaluations without a better one (patience)"
-        if falling:
-            why = self._health.collapsed(meta, means["gold_score"]) or why
-            meta.gold = means["gold_score"]  # Below that it is looked at again.
+        why = self._health.collapsed(meta, falling) or why
         meta.finished = step == stage.total or bool(why)
         say(
             self._console,
@@ -299,63 +331,6 @@ def let_go(programs: Iterable[Program]) -> None:
     for program in programs:
         program.clear_cache()
     release_freed_memory()
-
-
-class _Sums:
-    """Sums of (sum, denominator) over the updates since the last evaluation.
-
-    Not a mean of the updates' means, since not every batch is full: .5 a sentence of 16 and 1.1 of
-    4 are (8 + 4.4) / 20 = .62 a sentence, and not .8.
-    """
-
-    def __init__(self) -> None:
-        self._metrics: Totals = {}  # of all sentences
-        self._figures: Totals = {}  # of this process's
-        self.last: Totals = {}  # of the last update
-
-    def to_json(self, hosts: Hosts) -> dict[str, Any]:
-        """For a checkpoint between evaluations: what `from_json` takes, in all processes."""
-        figures = hosts.merge(self._figures, lambda parts: parts)
-        return {"metrics": self._metrics, "figures": figures, "last": self.last}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any] | None, hosts: Hosts) -> _Sums:
-        """Goes on where the save was; with another number of processes, the first has all."""
-        sums = cls()
-        if value is not None:
-            own = value["figures"][hosts.index :: hosts.count]
-            sums._metrics = {key: tuple(pair) for key, pair in value["metrics"].items()}
-            sums.last = {key: tuple(pair) for key, pair in value["last"].items()}
-            sums._figures = merge_totals(own)
-        return sums
-
-    def add(self, update: Update) -> int:
-        """Waits for the update; the sentences that were in it."""
-        # Python's numbers: a sum in float32 stands still from 16,777,216 tokens on.
-        metrics = jax.tree.map(float, jax.device_get(update.metrics))
-        self._metrics = merge_totals([self._metrics, metrics])
-        self._figures = merge_totals([self._figures, update.figures])
-        self.last = metrics
-        return int(metrics["gold_score"][1])  # Its denominator is the number of sentences.
-
-    def means(self, hosts: Hosts | None = None) -> dict[str, float]:
-        """Of this process's sentences, or of all processes together."""
-        figures = self._figures
-        # The device has summed `_metrics` over all processes already.
-        if hosts is not None:
-            figures = hosts.merge(figures, merge_totals)
-        both = {**self._metrics, **figures}
-        # Where no beam of any sentence finished there is no rank 1 to be counted.
-        return {key: float(total) / max(float(count), 1e-9) for key, (total, count) in both.items()}
-
-    def shown(self) -> dict[str, float]:
-        """For the progress bar: this update's loss, and rewards as a mean since the last
-        evaluation."""
-        means = self.means()
-        names = {"reward@1": "reward@1", "beam_reward": "beams"}
-        loss, count = self.last["loss"]
-        shown = {"loss": loss / count}
-        return shown | {label: means[key] for key, label in names.items() if key in means}
 
 
 def _shown(dev: dict[str, float]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from groot_jax.training.loop import Stage, Update, train
 from groot_jax.training.monitor import METRICS_FILE, Monitor
 from groot_jax.training.steps import _unless_nonfinite
 
-FINE = {"loss": (3.0, 2.0), "grad_norm": (1.0, 1.0)}
+FINE = {"loss": (3.0, 2.0), "grad_norm": (1.0, 1.0), "gold_score": (-8.0, 2.0)}
 INDICES = np.array([4, 7, -1])
 
 
@@ -38,9 +38,9 @@ def health(**changes: object) -> Health:
 @pytest.mark.parametrize("key", ["loss", "grad_norm"])
 def test_a_loss_or_gradient_that_is_no_number_is_named_with_its_sentences(key: str, value: float):
     watch = health()
-    watch.check(1, FINE, INDICES)
+    watch.check(1, Meta(), FINE, INDICES)
     with pytest.raises(UserError, match="groot: in update 2 the loss is") as caught:
-        watch.check(2, FINE | {key: (value, 1.0)}, INDICES)
+        watch.check(2, Meta(), FINE | {key: (value, 1.0)}, INDICES)
     assert "train.txt:5, train.txt:8)" in str(caught.value) and watch.failed
 
 
@@ -48,9 +48,19 @@ def test_updates_are_skipped_until_there_are_too_many_in_a_row():
     watch = health(nonfinite="skip")
     bad = FINE | {"loss": (math.nan, 1.0)}
     for step, metrics in enumerate([bad, bad, FINE, bad, bad], 1):
-        watch.check(step, metrics, INDICES)
+        watch.check(step, Meta(), metrics, INDICES)
     with pytest.raises(UserError, match="2 updates before it, one after the other, were skipped"):
-        watch.check(6, bad, INDICES)
+        watch.check(6, Meta(), bad, INDICES)
+
+
+def test_gold_s_probability_is_that_of_updates_that_count():
+    meta, watch = Meta(), health(nonfinite="skip")
+    for total, loss in ((-8.0, 1.0), (-900.0, math.nan), (-4.0, 1.0)):
+        metrics = FINE | {"loss": (loss, 1.0), "gold_score": (total, 2.0)}
+        watch.check(1, meta, metrics, INDICES)
+    assert (meta.gold, meta.gold_since) == (-4.0, [-12.0, 4.0])
+    assert health().collapsed(meta, falling=False) == "" and meta.gold_since == []
+    assert meta.gold == -4.0
 
 
 def test_a_skipped_update_leaves_all_but_the_step():
@@ -83,7 +93,8 @@ def test_a_state_with_a_parameter_that_is_no_number_is_not_saved():
 )
 def test_dev_is_asked_when_gold_has_lost_its_probability(gold, updates, limit, falls):
     watch = health(max_gold_drop=limit)
-    assert watch.falling(Meta(gold=-5.0), updates, {"gold_score": gold}) == falls
+    meta = Meta([Evaluation(7, {})], gold=-5.0, gold_since=[gold * 4, 4.0])
+    assert watch.falling(meta, 7 + updates) == falls
 
 
 @pytest.mark.parametrize(
@@ -100,8 +111,9 @@ def test_dev_is_asked_when_gold_has_lost_its_probability(gold, updates, limit, f
 )
 def test_a_system_whose_gold_falls_ends_where_dev_says_so_too(key, before, last, start, ends):
     evaluations = [Evaluation(step, {key: value}) for step, value in enumerate([*before, last])]
-    said = health().collapsed(Meta(evaluations, start=start, gold=-5.0), -56.0)
-    assert bool(said) == ends
+    meta = Meta(evaluations, start=start, gold=-5.0, gold_since=[-112.0, 2.0])
+    said = health().collapsed(meta, falling=True)
+    assert bool(said) == ends and (meta.gold, meta.gold_since) == (-56.0, [])
     assert not ends or (f"{key} is {last:.3f}" in said and "from -5.0 to -56.0" in said)
 
 
@@ -171,7 +183,7 @@ def test_metrics_are_json_and_damaged_lines_cost_themselves_alone(tmp_path: Path
     path.write_bytes(b'3\n\xff\n[]\n{"step": "x"}\n' + json.dumps(whole).encode() + b'\n{"sys')
     console = Console(quiet=True)
     with Monitor(
-        tmp_path, "nll", start=2, logged=2, total=4, console=console, main=True
+        tmp_path, "nll", start=2, evaluated=2, total=4, console=console, main=True
     ) as monitor:
         monitor.log(4, "dev", {"loss": math.nan})
     lines = path.read_text().splitlines()
