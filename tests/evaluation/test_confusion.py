@@ -165,7 +165,7 @@ def test_a_reward_is_asked_once_for_each_candidate() -> None:
         return F1(triples)
 
     once = remembering(score)
-    one, two = ((GOLD[0], GOLD[0], WORDS), (FOUND[0], GOLD[0], WORDS))
+    one, two = ((GOLD[0], GOLD[0], WORDS), (GOLD[1], GOLD[0], WORDS))
     assert once([one, two, one]) == F1([one, two, one])
     assert once([two, one]) == F1([two, one])
     assert asked == [2]

@@ -350,7 +350,11 @@ def test_the_report_has_a_table_of_types_with_the_rule_of_dev_and_what_is_taken_
 
 def test_the_report_says_which_jobs_ran_where_and_how_long_systems_took(workdir):
     assert "Minutes of training" not in " ".join(page_of(workdir).text)
-    job = {"job": "train", "started": "2026-01-31T12:00:00+00:00", "command": "groot train <b>"}
+    job: dict = {
+        "job": "train",
+        "started": "2026-01-31T12:00:00+00:00",
+        "command": "groot train <b>",
+    }
     job |= {"host": "node7", "cpu": "Some CPU", "cores": 4, "memory_gib": 8.0, "devices": "1 cpu"}
     job |= {"processes": 2, "python": "3.12.1", "versions": {"groot_jax": "0.2.0", "jax": "0.10.2"}}
     (workdir / "jobs.jsonl").write_text(json.dumps(job) + '\n{"job": "ev')
