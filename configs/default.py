@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     # Columns of the words and of the tags, numbered from 1, negative from the end; 0: as the file
     # shows, which is refused where it shows two.
     config.data.word_column = 0
-    config.data.tag_column = 0
+    config.data.tag_column = 0  # Of the tags, in the same way.
     config.data.separator = "auto"  # auto | tab | space
     # auto | bio | iob1 | bioes | bilou | bmes | ioe1 | ioe2 | io, for all splits, or each for its
     # own: "train=bio,dev=iob1". `auto`: what the fewest tags of a split break.

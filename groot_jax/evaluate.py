@@ -3,9 +3,9 @@
     python -m groot_jax.evaluate --workdir=W [--split=test]
         [--checkpoint=STEP|best|latest] [--system=NAME] [--watch] [--output=FOLDER]
 
-Writes W/eval/*.json, W/decisions/*.json, W/results.json and W/report/index.html, and prints the
-table. Under other settings or data than those of training they go to a folder of their own,
-W/other/<digest>/.
+Writes W/eval/*.json, W/predictions/*.jsonl, W/decisions/*.json, W/results.json and
+W/report/index.html, and prints the table. Under other settings or data than those of training they
+go to a folder of their own, W/other/<digest>/.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rich.console import Console
 from groot_jax import config as configs
 from groot_jax.config.keys import flatten
 from groot_jax.contrast.update import Params
-from groot_jax.data.card import make_card, read_lines_of, write_card
+from groot_jax.data.card import make_card, read_card, read_lines_of, write_card
 from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
@@ -39,6 +39,7 @@ from groot_jax.evaluation.recorder import Recorder, reported_rewards
 from groot_jax.evaluation.report import write_report
 from groot_jax.evaluation.results import results_table, write_results
 from groot_jax.runtime.files import expanded, writing
+from groot_jax.runtime.machine import note_job
 from groot_jax.task import Task, check_corpus, check_types, digests_of, load_task
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.monitor import say
@@ -96,10 +97,13 @@ def main(argv: list[str] | None = None) -> None:
         results = workdir
         if hosts.main:
             results = results_folder(workdir, task, loaded, console, args.output)
-            if not has_data_of_training(task, digests_of(loaded)):  # They have another card.
+            if not has_data_of_training(task, digests_of(loaded)):
                 for line in read_lines_of(loaded):
                     say(console, line)
+            # Each folder of results has its own; work directories of earlier versions have none.
+            if results != workdir or read_card(workdir) is None:
                 write_card(results, make_card(loaded, corpus, task.format))
+            note_job(results, "evaluate", argv)
         recorder = Recorder(task, corpus, oracle, hosts, generator, results)
         shapes = partitioning.param_shapes
         if args.watch:

@@ -33,6 +33,7 @@ from groot_jax.model.config import run_settings
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.runtime.files import expanded
+from groot_jax.runtime.machine import note_job
 from groot_jax.task import Task, check_corpus, init_folder, load_task, make_task, save_task
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import saved_steps
@@ -92,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
             card = make_card(loaded, corpus, task.format)
             if hosts.main:
                 write_card(workdir, card)
+                note_job(workdir, "train", argv)
             for line in (*corpus.notes[known:], *card.lines()):
                 say(console, line)
             lock.began()

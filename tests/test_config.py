@@ -78,7 +78,7 @@ def test_every_default_has_a_type_that_the_command_line_can_set() -> None:
 
 def test_every_checked_key_exists() -> None:
     known = flatten(default_config())
-    assert [k for k in [*checks._CHOICES, *checks._RANGES] if k not in known] == []
+    assert [k for k in [*checks.CHOICES, *checks._RANGES] if k not in known] == []
 
 
 def test_every_number_has_a_range() -> None:

@@ -17,7 +17,7 @@ from groot_jax.errors import UserError
 _SCHEDULES = ("constant", "linear", "cosine")
 _AVERAGES = ("token", "sentence")
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "data.reader": ("auto", "columns", "seq", "jsonl", "arrow", "tfds", "retail"),
     "data.column_order": ("auto", "tag_first", "word_first"),
     "data.separator": ("auto", "tab", "space"),
@@ -170,7 +170,7 @@ def validate(config: ConfigDict, has_data: bool = True) -> None:
     if not config.evaluate.decide:
         raise UserError(
             "config.evaluate.decide is empty: name one or more of "
-            f"{', '.join(_CHOICES['evaluate.decide'])}"
+            f"{', '.join(CHOICES['evaluate.decide'])}"
         )
     for key, names in (
         ("evaluate.decide", config.evaluate.decide),
@@ -192,9 +192,9 @@ def _check_value(key: str, value: Value, shown: str = "") -> None:
     # Before the ranges: nan >= 0 is false and would be called too small, inf >= 0 would pass.
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{shown} is {value}, but has to be a finite number")
-    if key in _CHOICES and value not in _CHOICES[key]:
-        hint = nearest(str(value), _CHOICES[key])
-        raise UserError(f"{shown} is {value!r}; it can be {', '.join(_CHOICES[key])}{hint}")
+    if key in CHOICES and value not in CHOICES[key]:
+        hint = nearest(str(value), CHOICES[key])
+        raise UserError(f"{shown} is {value!r}; it can be {', '.join(CHOICES[key])}{hint}")
     if not isinstance(value, int | float):
         return
     if key in _RANGES and not _RANGES[key][1](value):

@@ -208,10 +208,11 @@ def differing_keys(theirs: ConfigDict, ours: ConfigDict) -> list[str]:
         alone = (theirs if name in theirs.variants else ours).variants[name]
         return name not in standard or flatten(alone) != flatten(standard[name])
 
-    return [key for key in sorted({*there, *here}) if not _is_free(key) and differs(key)]
+    return [key for key in sorted({*there, *here}) if not is_free(key) and differs(key)]
 
 
-def _is_free(key: str) -> bool:
+def is_free(key: str) -> bool:
+    """Whether a work directory may be continued with another value of the key."""
     # variants.risk.accumulate is as free as groot.accumulate.
     section, _, rest = key.partition(".")
     if section == "variants":

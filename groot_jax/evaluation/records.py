@@ -29,6 +29,7 @@ from groot_jax.runtime.files import write_text
 Json: TypeAlias = dict[str, Any]
 
 SAMPLES_FILE = "samples.jsonl"
+JOBS_FILE = "jobs.jsonl"
 # How a checkpoint was asked for, the preferred last.
 _KINDS = ("step", "latest", "best")
 # Corrections of rank 1 that the report shows of a sentence, and labelings that the beam lacks.
@@ -106,10 +107,10 @@ def make_samples(
             {
                 "index": index,
                 "words": list(sentence.words),
-                "gold": _spans(gold),
+                "gold": spans_of(gold),
                 "candidates": [
                     {
-                        "spans": _spans(c.labeling),
+                        "spans": spans_of(c.labeling),
                         # JSON has no NaN, the score of what the search has not written.
                         "score": round(c.score, 4) if math.isfinite(c.score) else None,
                         "probability": round(chances[c.labeling], 5),
@@ -119,18 +120,19 @@ def make_samples(
                     for c, r in zip(candidates, rewards, strict=False)
                 ],
                 "corrections": [
-                    [_spans(y), round(r, 5)]
+                    [spans_of(y), round(r, 5)]
                     for y, r in zip(corrected, rewards[len(candidates) :], strict=False)
                 ],
                 "consensus": [
-                    [_spans(y), round(r, 5), round(e, 5)] for y, r, e in beyond[:_CORRECTIONS]
+                    [spans_of(y), round(r, 5), round(e, 5)] for y, r, e in beyond[:_CORRECTIONS]
                 ],
             }
         )
     return samples
 
 
-def _spans(labeling: Labeling) -> list[list[int | str]]:
+def spans_of(labeling: Labeling) -> list[list[int | str]]:
+    """A labeling for JSON: [[start, end, type], ...]."""
     return [[start, end, type_] for start, end, type_ in labeling]
 
 
@@ -255,6 +257,12 @@ def read_samples(workdir: Path) -> list[Json]:
     """The lines of W/samples.jsonl, read as those of the metrics: the lists of a few dev sentences
     at each evaluation during training, {"system", "step", "sentences": [...]}."""
     return _read_lines(workdir / SAMPLES_FILE)
+
+
+def read_jobs(workdir: Path) -> list[Json]:
+    """The lines of W/jobs.jsonl, read as those of the metrics: a job and its machine, see
+    runtime/machine.py."""
+    return _read_lines(workdir / JOBS_FILE)
 
 
 def _read_lines(path: Path) -> list[Json]:

@@ -24,7 +24,7 @@ COLUMNS = (
     ("span_recall", "R", True),
     ("span_f1", "F1", True),
     ("exact_match", "exact", True),
-    ("malformed@10", "malf", False),
+    ("malformed@10", "malformed", False),
 )
 # Per-sentence figures that are compared with the baseline's.
 COMPARED = ("reward@1", "mean_reward@10", "max_reward@10")
@@ -70,7 +70,15 @@ def write_results(workdir: Path, resamples: int) -> Results:
     A baseline that was not evaluated gives no differences. Raises UserError where a file is
     damaged, or the disk refuses.
     """
-    records = read_records(workdir)
+    results = make_results(read_records(workdir), resamples)
+    # NaN and infinity are not JSON, though Python would write them.
+    text = json.dumps(results, indent=1, allow_nan=False)
+    write_text(workdir / "results.json", text + "\n")
+    return results
+
+
+def make_results(records: Sequence[Record], resamples: int) -> Results:
+    """The results of records in their order."""
     systems: dict[str, dict[str, Summary]] = {}
     for record in records:
         systems.setdefault(system_name(record), {})[record["split"]] = {
@@ -80,14 +88,10 @@ def write_results(workdir: Path, resamples: int) -> Results:
             "seconds": record["seconds"],
         }
     compared = differences(records, resamples)
-    results: Results = {
+    return {
         "systems": systems,
         "differences": {"baseline": BASELINE, **compared} if compared else {},
     }
-    # NaN and infinity are not JSON, though Python would write them.
-    text = json.dumps(results, indent=1, allow_nan=False)
-    write_text(workdir / "results.json", text + "\n")
-    return results
 
 
 def best_values(results: Results, split: str) -> dict[str, str]:
