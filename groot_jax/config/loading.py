@@ -104,6 +104,11 @@ def _configs_home() -> Path:
     return installed if installed.is_dir() else package.parent
 
 
+def built_in_configs() -> dict[str, Path]:
+    """Name -> file of the configs that come with the package, `default` among them."""
+    return {path.stem: path for path in sorted((_configs_home() / "configs").glob("*.py"))}
+
+
 def _path_and_arg(config_arg: str) -> tuple[Path, str]:
     """`configs/columns.py:train=a.txt` -> configs/columns.py and `train=a.txt`; a bare `retail` is
     the built-in configs/retail.py."""
@@ -139,8 +144,10 @@ def _configs_importable(path: Path) -> Iterator[None]:
 def _get_config_of(path: Path) -> Callable[..., ConfigDict]:
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near += [p.stem for p in (_configs_home() / "configs").glob("*.py")]
-        raise UserError(f"--config: there is no file {path}{nearest(path.name, sorted(near))}")
+        built_in = sorted({*built_in_configs()} - {"default"})
+        hint = nearest(path.name, sorted([*near, *built_in]))
+        hint = hint or f"; built in are {', '.join(built_in)}"
+        raise UserError(f"--config: there is no file {path}{hint}")
     # By its path, under a name of its own: it need not lie in a package or on the path of imports.
     spec = importlib.util.spec_from_file_location(f"groot_jax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
