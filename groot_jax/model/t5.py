@@ -129,18 +129,21 @@ class T5(nn.Module):
                                                       1 1 1 .
                                                       1 1 . 1
         """
-        T, size, tiles = num_positions or tokens_BxN.shape[1], 0, None
+        T, tiles = num_positions or tokens_BxN.shape[1], None
         if mask_BxNxN is None:
             assert end_BxN is not None, "decode needs mask_BxNxN or end_BxN"
-            size = tile_size(tokens_BxN.shape[1], T)
-        if size:
-            tiles = in_tiles(end_BxN, positions_BxN, size, T)
-            mask, (at_BxNxT, at_BxMxT) = tiles.mask, tiles.positions(T)
+            if size := tile_size(tokens_BxN.shape[1], T):
+                tiles = in_tiles(end_BxN, positions_BxN, size, T)
+            else:
+                mask_BxNxN = tree_mask(end_BxN)
+        if tiles is not None:
+            seen, (at_BxNxT, at_BxMxT) = tiles.mask, tiles.positions(T)
         else:
-            mask = tree_mask(end_BxN) if mask_BxNxN is None else mask_BxNxN
+            assert mask_BxNxN is not None
+            seen = mask_BxNxN
             at_BxNxT = at_BxMxT = jax.nn.one_hot(positions_BxN, T, dtype=jnp.float32)
         biases = self._tree_bias(at_BxNxT, at_BxMxT)
-        mask = additive(mask[:, None])  # [B, N, N] -> [B, 1, N, N], for all heads.
+        mask = additive(seen[:, None])  # [B, N, N] -> [B, 1, N, N], for all heads.
         cross_bias = additive(source_mask_BxNxS[:, None])
         fused_BxNx1 = None if fused_BxN is None else fused_BxN[..., None]
         embedded = self._embed(tokens_BxN, fused_BxNx1, aligned_BxNxD)

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from groot_jax.mesh.arrays import AnyArray
+
 # Fewest nodes of a tile: below, gathering keys for so many tiles costs what it saves.
 _LEAST = 32
 
@@ -58,7 +60,7 @@ class Tiles(NamedTuple):
         return own_BGxQxT, jnp.concatenate([above, own_BGxQxT], 1)
 
 
-def tree_mask(end_BxN: jax.Array) -> jax.Array:
+def tree_mask(end_BxN: AnyArray) -> jax.Array:
     """Which nodes see which, bool [B, N, N]; made where it is used, of N numbers a row."""
     node_N = jnp.arange(end_BxN.shape[1])
     below_BxNxN = node_N[:, None] < end_BxN[:, None, :]
