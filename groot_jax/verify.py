@@ -78,10 +78,12 @@ def _lines(workdir: Path) -> list[tuple[str, str]]:
         problem = ""
         try:
             text = path.read_text(encoding="utf-8")
-            for line in text.splitlines() if path.suffix == ".jsonl" else [text]:
+            # What follows the last line break of metrics.jsonl is the line of a run that was killed
+            # while it wrote, which the next one drops.
+            for line in text.split("\n")[:-1] if path.suffix == ".jsonl" else [text]:
                 if not isinstance(json.loads(line), dict):
                     raise ValueError("a line is no object")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             problem = f"cannot be read ({error})"
         found.append((str(path.relative_to(workdir)), problem))
     return found
