@@ -162,6 +162,7 @@ def test_a_labeler_is_read_once_and_again_when_its_files_change(
 ) -> None:
     shutil.copytree(trained / "task", tmp_path / "w" / "task")
     shutil.copy(trained / "config.json", tmp_path / "w")
+    (tmp_path / "w" / "checkpoints").symlink_to(trained / "checkpoints")
     read: list[Path] = []
 
     def counted(workdir: Path, config: ConfigDict) -> Task:
