@@ -77,8 +77,8 @@ def main() -> None:
             for _ in range(args.rounds):
                 for name, after in (("none", None), ("saves", saver.after)):
                     groot.recorder = Recorder()
-                    result = loop.run_pass(groot, args.steps, after)
-                    found[name].append(result.sentences_per_second)
+                    one = loop.run_pass(groot, args.steps, after)
+                    found[name].append(one.sentences_per_second)
     rows = [
         {"checkpoints": name, "sentences_per_second": measure.rounded(statistics.median(speeds))}
         for name, speeds in found.items()
