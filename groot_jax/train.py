@@ -27,7 +27,7 @@ from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.data.unlabeled import with_unlabeled
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.evaluate import evaluate_systems, show_results
+from groot_jax.evaluate import evaluate_systems, show_results, worse_systems
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.recorder import Recorder, reported_rewards
 from groot_jax.evaluation.results import NO_RESULTS, Results
@@ -35,6 +35,7 @@ from groot_jax.model.config import run_settings
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.runtime.files import expanded
+from groot_jax.runtime.machine import note_job
 from groot_jax.task import Task, check_corpus, init_folder, load_task, make_task, save_task
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import saved_steps
@@ -98,19 +99,15 @@ def run_training(config: ConfigDict, workdir: Path, split: str) -> Results:
             card = make_card(loaded, corpus, task.format)
             if hosts.main:
                 write_card(workdir, card)
+                note_job(workdir, "train", argv)
             for line in (*corpus.notes[known:], *card.lines()):
                 say(console, line)
             lock.began()
             run = Run(config, workdir, corpus, task, oracle, hosts)
             for stage in stages(run):
                 loop.train(
-                    stage,
-                    workdir,
-                    config,
-                    run.evaluator.evaluate,
-                    console,
-                    hosts,
-                    lambda: run.evaluator.samples,
+                    *(stage, workdir, config, run.evaluator.evaluate, console, hosts),
+                    samples=lambda: run.evaluator.samples,
                 )
             results = NO_RESULTS if split == "none" else close(run, console, split)
     hosts.close()
@@ -227,7 +224,9 @@ def close(run: Run, console: Console, split: str) -> Results:
     split = split if run.corpus.test else "dev"
     recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
     evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
-    return show_results(run.workdir, run.config, console) if run.hosts.main else NO_RESULTS
+    if not run.hosts.main:
+        return NO_RESULTS
+    return show_results(run.workdir, run.config, console, worse_systems(run.workdir, run.config))
 
 
 make_callable(__name__)
