@@ -40,11 +40,15 @@ def train(
     if split not in ("test", "dev", "none"):
         raise UserError(f"split={split!r}: use test, dev or none")
     given = [(key, str(value)) for key, value in (overrides or {}).items()]
+    # As a command line says it, for the list of jobs; what Python has made has no file.
+    name = config if isinstance(config, str) else "(made in Python)"
+    line = [f"--config={name}", f"--workdir={workdir}", f"--split={split}"]
+    line += [f"--config.{key}={value}" for key, value in given]
     if isinstance(config, str):
         config = configs.load(config, given)
     else:
         config = configs.checked(config, given)
-    return run_training(config, expanded(str(workdir), "workdir"), split)
+    return run_training(config, expanded(str(workdir), "workdir"), split, line)
 
 
 def evaluate(

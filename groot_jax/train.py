@@ -14,7 +14,7 @@ if __name__ == "__main__":
     prepare_job()  # Ahead of the imports below, which take seconds.
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -64,11 +64,14 @@ def main(argv: list[str] | None = None) -> None:
         "test split), dev, or nothing",
     )
     args = configs.parse_job(parser, argv)
-    run_training(args.config, args.workdir, args.split)
+    run_training(args.config, args.workdir, args.split, argv)
 
 
-def run_training(config: ConfigDict, workdir: Path, split: str) -> Results:
-    """As `main`; what W/results.json holds of the split, nothing of `none`."""
+def run_training(
+    config: ConfigDict, workdir: Path, split: str, argv: Sequence[str] | None = None
+) -> Results:
+    """As `main`; what W/results.json holds then, nothing where `split` is none. `argv`: the command
+    line that says the same."""
     check_writers(config.report_to)
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)

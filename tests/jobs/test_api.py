@@ -51,6 +51,8 @@ def test_train_and_evaluate_return_what_they_write(jobs: Jobs, tmp_path: Path) -
     results = in_a_notebook(lambda: groot_jax.train(f"{CONFIG}:{files}", workdir, overrides))
     assert results == json.loads((workdir / "results.json").read_text())
     assert {*results["systems"]["nll"]} == {"test"}
+    (job,) = (workdir / "jobs.jsonl").read_text().splitlines()
+    assert f"--workdir={workdir} --split=test" in json.loads(job)["command"]
     # A config that Python has made; the run is done, and nothing is scored.
     config = configs.load(f"{CONFIG}:{files}", [(k, str(v)) for k, v in overrides.items()])
     again = in_a_notebook(lambda: groot_jax.train(config, str(workdir), split="none"))
