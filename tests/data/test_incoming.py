@@ -1,0 +1,161 @@
+"""Lines to label: what each is taken for, what is wrong with it, and when it is handed out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from groot_jax.data import incoming
+from groot_jax.data.incoming import BadLine, Incoming, LineParser, read_blocks
+from groot_jax.errors import UserError
+
+
+def check(words: Sequence[str], where: str) -> tuple[str, ...]:
+    if "bad" in words:
+        raise UserError(f"{where}: a bad word")
+    return tuple(words)
+
+
+def blocks_of(
+    path: Path, data: bytes, size: int = 100, kind: str = "auto", strict: bool = False
+) -> tuple[list[list[Any]], list[str]]:
+    path.write_bytes(data)
+    notes: list[str] = []
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        parse = LineParser("spaces", kind, notes.append)
+        return [*read_blocks(descriptor, "f", check, size, parse, strict)], notes
+    finally:
+        os.close(descriptor)
+
+
+def lines_of(path: Path, data: bytes, kind: str = "auto") -> list[Any]:
+    blocks, _ = blocks_of(path, data, kind=kind)
+    return [line for block in blocks for line in block]
+
+
+# Each line alone, and what it is: words of text, words of an object, or an error.
+AUTO: dict[str, Any] = {
+    "red {jeans": ("red", "{jeans"),
+    "{brand} jeans": ("{brand}", "jeans"),
+    "{": ("{",),
+    "  {red": ("{red",),
+    '{"a": 1}': ('{"a":', "1}"),
+    '{"query": "red jeans"}': ('{"query":', '"red', 'jeans"}'),
+    '{"words": ["a"': ('{"words":', '["a"'),
+    '["red", "jeans"]': ('["red",', '"jeans"]'),
+    "7": ("7",),
+    "null": ("null",),
+    '{"text": "red jeans"}': ("red", "jeans"),
+    ' {"words": ["new york"]}': ("new york",),
+    '{"tokens": ["red"], "id": 3}': ("red",),
+    '{"text": "red", "tokens": [{"text": "red"}]}': ("red",),
+    '{"words": "red jeans"}': 'has no "words"',
+    '{"words": [], "text": "red"}': (),
+    '{"tokens": [7]}': 'has no "words"',
+    '{"text": null}': 'has no "words"',
+    "bad": "a bad word",
+    "": (),
+    " \t": (),
+}
+
+
+@pytest.mark.parametrize("line", AUTO)
+def test_what_a_line_is_taken_for(tmp_path, line):
+    (found,) = lines_of(tmp_path / "f", f"{line}\n".encode())
+    if isinstance(AUTO[line], str):
+        assert isinstance(found, BadLine) and found.number == 1
+        assert found.error.startswith("f:1: ") and AUTO[line] in found.error
+    else:
+        assert isinstance(found, Incoming) and found.words == AUTO[line]
+
+
+def test_a_line_that_only_looks_like_json_is_noted_once(tmp_path):
+    _, notes = blocks_of(tmp_path / "f", b'red\n{x\n{y\n{"a": 1}\n')
+    (note,) = notes
+    assert note.startswith("f:2: is not JSON") and "--input=jsonl" in note
+    assert blocks_of(tmp_path / "f", b'red\n{"text": "x"}\n')[1] == []
+    found, (note,) = blocks_of(tmp_path / "f", b'[{"text": "red"}]\n')
+    assert found[0][0].words == ('[{"text":', '"red"}]') and "f:1: is not an object" in note
+
+
+def test_after_a_line_of_json_another_that_begins_so_is_an_error(tmp_path):
+    data = b'{"text": "red", "id": 1}\nblue\n{"text": "gr\n{"txt": "x", "id": 2}\n'
+    first, second, third, fourth = lines_of(tmp_path / "f", data)
+    assert isinstance(first, Incoming) and isinstance(second, Incoming)
+    assert isinstance(third, BadLine) and third.error.startswith("f:3: is not JSON")
+    assert isinstance(fourth, BadLine) and 'has no "words"' in fourth.error
+    assert fourth.echoed == {"txt": "x", "id": 2}
+
+
+def test_the_kind_of_lines_can_be_said(tmp_path):
+    data = b'{"text": "red"}\n\nblue\n["a"]\n'
+    text = lines_of(tmp_path / "f", data, "text")
+    assert [line.words for line in text] == [('{"text":', '"red"}'), (), ("blue",), ('["a"]',)]
+    one, empty, blue, listed = lines_of(tmp_path / "f", data, "jsonl")
+    assert one.words == ("red",) and empty.words == ()
+    assert blue.error.startswith("f:3: is not JSON")
+    assert listed.error.startswith("f:4: is not an object")
+
+
+def test_what_an_object_holds_besides_is_kept_for_its_answer(tmp_path):
+    objects = [
+        {"id": 1, "text": "red jeans", "tags": ["x"]},
+        {"words": ["red"], "text": "a red one", "n": None},
+        {"text": "a  b", "words": ["a", "b"], "labelings": [1], "decide": "map"},
+        {"id": 4, "words": ["bad"]},
+        {"id": 5, "words": [5]},
+    ]
+    data = "".join(json.dumps(item) + "\n" for item in objects).encode()
+    found = lines_of(tmp_path / "f", data)
+    assert [{**line.echoed} for line in found] == [
+        {"id": 1, "tags": ["x"]},
+        {"text": "a red one", "n": None},  # The words are another sentence's.
+        {},
+        {"id": 4},
+        {"id": 5},
+    ]
+    assert found[1].text is None and found[2].offsets == ((0, 1), (3, 4))
+
+
+def test_lines_come_in_blocks_and_bad_ones_keep_their_places(tmp_path):
+    data = b"\xef\xbb\xbfa\r\nbad\ncaf\xe9\nd\ne"
+    blocks, _ = blocks_of(tmp_path / "f", data, size=2)
+    kinds = [[type(line).__name__ for line in block] for block in blocks]
+    assert kinds == [["Incoming", "BadLine"], ["BadLine", "Incoming"], ["Incoming"]]
+    assert blocks[0][0].words == ("a",) and blocks[1][0].error.startswith("f:3: is not UTF-8")
+    with pytest.raises(UserError, match="f:2: a bad word"):
+        blocks_of(tmp_path / "f", data, size=2, strict=True)
+
+
+def test_a_long_line_is_read_in_pieces_and_one_without_end_is_refused(tmp_path, monkeypatch):
+    reads = []
+
+    def read(descriptor: int, size: int, real=os.read) -> bytes:
+        reads.append(size)
+        return real(descriptor, min(size, 1000))
+
+    monkeypatch.setattr(incoming.os, "read", read)
+    monkeypatch.setattr(incoming, "LONGEST_LINE", 50_000)
+    # Among them one that ends with a read, and the longest that is let through.
+    lengths = (999, 1000, 1, 50_000, 50_001, 200_000, 3)
+    data = "".join("x" * length + "\n" for length in lengths).encode()
+    found = lines_of(tmp_path / "f", data)
+    assert [len(x.words[0]) if isinstance(x, Incoming) else x.error[:10] for x in found] == [
+        *(999, 1000, 1, 50_000),
+        *("f:5: is lo", "f:6: is lo"),
+        3,
+    ]
+    assert len(reads) > 250
+    # Of a line that nobody ends, no more is kept than shows that it is too long.
+    path = tmp_path / "endless"
+    path.write_bytes(b"y" * 500_000)
+    descriptor = os.open(path, os.O_RDONLY)
+    (whole,) = [line for line in incoming._lines(descriptor) if line is not None]
+    os.close(descriptor)
+    assert 50_000 < len(whole) <= 52_000
