@@ -38,9 +38,9 @@ from groot_jax.task import Task
 from groot_jax.trained import load_trained
 from groot_jax.training.setup import Partitioning
 
-# Encoded sentences that are kept: 16 blocks of the job's 64, or some blocks of long sentences, of
-# each of which several pieces are tried.
-_KEPT = 1024
+# Encoded sentences that are kept: four of the job's largest blocks of 1,024, or fewer of long
+# sentences, of each of which several pieces are tried.
+_KEPT = 4096
 
 
 class Labeler:

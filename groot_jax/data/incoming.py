@@ -18,6 +18,7 @@ from groot_jax.data.splitting import split_text
 from groot_jax.errors import UserError
 
 Words = tuple[str, ...]
+LARGEST = 16  # The largest block over the first.
 
 
 class Incoming(NamedTuple):
@@ -55,13 +56,18 @@ def read_blocks(
     size: int,
     split: str = "spaces",
 ) -> Iterator[list[Incoming]]:
-    """Lists of `size` sentences, and of fewer where the next one is not there yet.
+    """Lists of `size` sentences, then of twice as many each, up to `LARGEST` times `size`; and of
+    fewer where the next one is not there yet.
 
     `split`: how text becomes words, config.text.split. `check` gets words and their `file:line`,
     and raises UserError where they will not do. What comes before a bad line is handed out before
     its error. An empty line is a sentence of no words, so that answers stay beside their lines.
     """
+    # Many sentences fill batches of each length: 64 of four lengths would all be searched as if
+    # they were as long as the longest. Twice as many each time: who watches the answers of a slow
+    # model never waits much longer for the next ones than all before them took.
     # size 2; a, b and c at once, a pause, d -> [a, b] [c] [d].
+    largest = size * LARGEST
     block: list[Incoming] = []
     try:
         number = 0
@@ -73,6 +79,7 @@ def read_blocks(
                 block.append(sentence._replace(words=check(sentence.words, where)))
             if len(block) == size or (line is None and block):
                 yield block
+                size = min(2 * size, largest) if len(block) == size else size
                 block = []
     except UserError:
         if block:
