@@ -60,6 +60,8 @@ class Stage:
     # (state, its step) -> an update for each step after it; no update may span an evaluation.
     updates: Callable[[TrainState, int], Iterator[Update]]
     programs: tuple[Program, ...]  # what is compiled for this stage alone
+    # (state, its step), before the first update: has compiled ahead what is known to come.
+    announce: Callable[[TrainState, int], None] = lambda state, start: None
     merit: Merit = by_reward  # which evaluation is the best
     patience: int = 0  # evaluations after the best one that end it; 0: none do
 
@@ -108,6 +110,7 @@ def train(
             state = checkpoints.restore(latest, stage.shapes)
             say(console, f"{system}: continues from step {latest}")
         start = latest or 0
+        stage.announce(state, start)
         sums = _Sums()
         previous: Update | None = None
         with Monitor(

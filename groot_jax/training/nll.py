@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 from ml_collections import ConfigDict
@@ -10,6 +11,7 @@ from groot_jax.contrast.update import OutputColumns, Params, TrainState, nll_bat
 from groot_jax.data.batches import TrainingBatches
 from groot_jax.mesh import arrays
 from groot_jax.task import initial_params
+from groot_jax.training.ahead import Ahead, shapes_on
 from groot_jax.training.checkpoints import Merit, by_reward
 from groot_jax.training.loop import Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import make_optimizer
@@ -27,9 +29,11 @@ def likelihood_stage(
     columns: OutputColumns,
     initial: Callable[[], Params],
     merit: Merit = by_reward,
+    ahead: Ahead | None = None,
 ) -> Stage:
     """Likelihood of the targets of `batches`, from the `initial` parameters; stage 0 and
-    pretraining, whose `settings` are `config.nll` and `config.pretrain`."""
+    pretraining, whose `settings` are `config.nll` and `config.pretrain`. `ahead` compiles for the
+    sizes of batches that are to come."""
     # The learning rate falls over all updates, also where patience may end them early.
     total = num_updates(settings, batches.per_epoch)
     optimizer = make_optimizer(config.optimizer, settings, config.optimizer.clip, total)
@@ -44,6 +48,11 @@ def likelihood_stage(
             state, metrics = step(state, data, key, columns)
             yield Update(state, metrics, {})
 
+    def announce(state: TrainState, start: int) -> None:
+        # The first size is needed at once, and compiled by its own call.
+        for blank in batches.blanks(start, total)[1:] if ahead else ():
+            ahead.compile(step, state, shapes_on(nll_batch(blank), layout.batch), key, columns)
+
     return Stage(
         system,
         total=total,
@@ -54,13 +63,14 @@ def likelihood_stage(
         updates=updates,
         programs=(step,),
         merit=merit,
+        announce=announce,
     )
 
 
-def nll_stage(run: Run) -> Stage:
-    """Stage 0 of a run."""
+def nll_stage(run: Run, then: Callable[[], None] = lambda: None) -> Stage:
+    """Stage 0 of a run; `then` has compiled ahead what comes after it."""
     settings, partitioning = run.config.nll, run.partitioning
-    return likelihood_stage(
+    stage = likelihood_stage(
         "nll",
         run.config,
         settings,
@@ -68,4 +78,12 @@ def nll_stage(run: Run) -> Stage:
         run.batches(settings.batch_size, run.config.seed),
         run.columns,
         lambda: initial_params(run.task, partitioning.params),
+        ahead=run.ahead,
     )
+
+    def announce(state: TrainState, start: int) -> None:
+        stage.announce(state, start)
+        run.compile_search(run.generator, run.evaluator.one_of_each_size)
+        then()
+
+    return dataclasses.replace(stage, announce=announce)
