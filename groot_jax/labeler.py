@@ -13,12 +13,10 @@ from functools import cached_property, lru_cache
 from itertools import islice, pairwise
 from numbers import Integral
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
-from groot_jax.contrast.given import GivenScores
-from groot_jax.contrast.projection import OutputColumns
-from groot_jax.contrast.update import Params
 from groot_jax.data.batches import Example, encode, evaluation_batches
 from groot_jax.data.labeling import Labeling, Sentence, Span, half_character
 from groot_jax.data.splitting import split_text
@@ -30,13 +28,16 @@ from groot_jax.evaluation.evaluator import gather_beams
 from groot_jax.evaluation.joining import join_windows
 from groot_jax.evaluation.metrics import Beam, TripleReward, one_by_one
 from groot_jax.generate.generator import Generator
-from groot_jax.model.t5 import T5
+from groot_jax.model.tree import Params
 from groot_jax.prediction import Prediction, make_prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task
 from groot_jax.trained import load_trained
 from groot_jax.training.setup import Partitioning
+
+if TYPE_CHECKING:
+    from groot_jax.contrast.given import GivenScores
 
 # Encoded sentences that are kept: four of the job's largest blocks of 1,024, or fewer of long
 # sentences, of each of which several pieces are tried.
@@ -239,6 +240,11 @@ class Labeler:
 
     @cached_property
     def _given(self) -> GivenScores:
+        # Here and not above: most answers need none, and it brings in Flax and optax.
+        from groot_jax.contrast.given import GivenScores
+        from groot_jax.contrast.projection import OutputColumns
+        from groot_jax.model.t5 import T5
+
         grammar = self._task.grammar
         return GivenScores(
             T5(self._task.model_config),
@@ -340,7 +346,7 @@ class Labeler:
         # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
         generator = self._generators.get(width)
         if generator is None:
-            generator = self._task.generator(self._partitioning.layout, k=width)
+            generator = self._task.generator(self._partitioning.layout, k=width, keep=True)
             self._generators[width] = generator
         size = batch_size or min(len(examples), self._task.config.evaluate.batch_size)
         own_B = generator.own_rows(size)

@@ -20,9 +20,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 
-from rich.console import Console
-from rich.text import Text
-
 from groot_jax import config as configs
 from groot_jax.data.incoming import open_input, read_blocks
 from groot_jax.errors import UserError, exit_on_user_error, told_as
@@ -112,6 +109,9 @@ def _print_json(prediction: Prediction) -> None:
 
 
 def _pretty_printer() -> Callable[[Prediction], None]:
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(highlight=False)
     # A type keeps the color of its first turn, through all lines; the ninth shares the first's.
     colors: dict[str, str] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,7 @@ from groot_jax.mesh.layout import constrain
 from groot_jax.model.config import T5Config
 from groot_jax.model.dropout import dropped_out
 from groot_jax.model.products import mixed, scores
+from groot_jax.model.tree import Params as Params
 
 Array: TypeAlias = jax.Array
 # key_BxHxDhxL, value_BxHxLxDh. Keys lie by L: a head is narrower than the 128 lanes of a TPU, and
@@ -29,7 +30,6 @@ KeyValue: TypeAlias = tuple[Array, Array]
 Layers: TypeAlias = tuple[KeyValue, ...]
 # A bias of each block of a stack, or a single one that all of them share.
 Biases: TypeAlias = tuple[Array, ...]
-Params: TypeAlias = dict[str, Any]  # Parameters: nested dicts of arrays, as transformers has them.
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,

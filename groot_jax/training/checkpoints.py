@@ -13,16 +13,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError, signals_delayed
-from groot_jax.training.optimizer import AveragedState
+from groot_jax.model.tree import Params
+
+if TYPE_CHECKING:
+    from groot_jax.contrast.update import TrainState
 
 
 @dataclass
@@ -188,6 +190,9 @@ class Checkpoints:
 
         Raises UserError where the disk has no room, and where the save before failed.
         """
+        # Here and not above: who only reads checkpoints has no use for optax.
+        from groot_jax.training.optimizer import AveragedState
+
         # Orbax copies the arrays to the host before `save` returns, so that the next update may
         # take their memory; what goes on in the background is the writing.
         self.wait()

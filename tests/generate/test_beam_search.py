@@ -18,8 +18,8 @@ from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.generate.beam_search import beam_search
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar, plan_steps
+from groot_jax.generate.inputs import search_input
 from groot_jax.generate.selection import best_continuations
-from groot_jax.generate.steps import search_input
 from groot_jax.mesh.layout import Layout, make_mesh
 from groot_jax.model.config import preset
 from groot_jax.model.t5 import T5, init_params
@@ -80,7 +80,7 @@ class Setting:
         key = (k, *sorted(options.items()))
         if key not in self.generators:
             generator = Generator(
-                self.model, self.format, self.grammar, k=k, layout=LAYOUT, **options
+                self.model.config, self.format, self.grammar, k=k, layout=LAYOUT, **options
             )
             self.generators[key] = generator
         return self.generators[key](self.params, batch)
@@ -336,7 +336,7 @@ def test_the_search_without_grammar_keeps_the_best_finished_outputs(penalty):
 
 def test_one_program_per_batch_size_and_no_more():
     setting = Setting()
-    generator = Generator(setting.model, setting.format, setting.grammar, k=3, layout=LAYOUT)
+    generator = Generator(setting.model.config, setting.format, setting.grammar, k=3, layout=LAYOUT)
     for sentences in (SENTENCES[:2], SENTENCES[2:], SENTENCES[1:3]):
         generator(setting.params, setting.batch(sentences, rows=2))
     assert generator.search._cache_size() == 1
