@@ -76,8 +76,8 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-run
 
 $(VENV)/.stamp-parity: $(VENV)/.stamp-test
 	@echo "Installing torch, the reference of the parity tests, libtpu, the compiler of preflight's," \
-		"what benchmarks/peers.py compares with and what exports need, into $(VENV)."
-	@$(PIP) --editable '.[parity,tpu,peers,ctranslate2,stablehlo]'
+		"what benchmarks/peers.py compares with, what exports need and wandb, into $(VENV)."
+	@$(PIP) --editable '.[parity,tpu,peers,ctranslate2,stablehlo,wandb]'
 	@touch $@
 
 $(VENV)/.stamp-transformers5: $(VENV)/.stamp-parity constraints-transformers5.txt

@@ -14,10 +14,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from groot_jax.model.config import T5Config
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE: dict[str, Any] = {
@@ -120,13 +124,20 @@ def _flax(transformers: Any, kind: str, start: Path, type_: str, out: Path, size
     return True
 
 
-def difference(folder: Path) -> str:
-    """The largest difference of a logit between ours and what lies in the folder."""
+@cache
+def forward(config: T5Config) -> Any:
+    """Compiled once for all files of a variant."""
     import jax
 
+    from groot_jax.model.t5 import T5
+
+    return jax.jit(T5(config).apply)
+
+
+def difference(folder: Path) -> str:
+    """The largest difference of a logit between ours and what lies in the folder."""
     from groot_jax.errors import UserError
     from groot_jax.model.pretrained import load_pretrained
-    from groot_jax.model.t5 import T5
 
     if not (folder / "logits.npy").exists():
         return "not written"
@@ -134,7 +145,7 @@ def difference(folder: Path) -> str:
         config, params = load_pretrained(folder)
     except UserError as error:
         return f"refused: {error}"
-    ours = jax.jit(T5(config).apply)({"params": params}, *ids())
+    ours = forward(config)({"params": params}, *ids())
     return f"{np.abs(np.asarray(ours) - np.load(folder / 'logits.npy')).max():.0e}"
 
 

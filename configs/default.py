@@ -281,6 +281,16 @@ def get_config() -> ConfigDict:
     # the top k. (Of pretraining: where its loss is the lowest.)
     config.checkpoint.tie = 0.005
 
+    # Updates between lines of metrics.jsonl; there is one before each evaluation as well.
+    config.log_every = 50
+    # Where else metrics go: tensorboard (files in the work directory), wandb (needs the extra of
+    # that name), both, or () for neither.
+    config.report_to = ("tensorboard",)
+    config.profile = ConfigDict()
+    # "10:20": a trace, for XProf, of the ten updates that follow the tenth, of each system that is
+    # trained; "" = none.
+    config.profile.steps = ""
+
     config.loader = ConfigDict()
     # Batches are padded to at most `rungs` sizes (source, target), each with programs of its own;
     # fewer where no more than a share `padding` of all positions is padding then.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-JOBS = ("train", "evaluate", "predict", "export", "preflight", "pretrain")
+JOBS = ("train", "evaluate", "predict", "serve", "export", "preflight", "pretrain")
 _USAGE = f"usage: groot JOB ..., where JOB is {', '.join(JOBS)}; groot JOB --help explains it"
 
 

@@ -46,6 +46,7 @@ from groot_jax.training.pretraining import (
 )
 from groot_jax.training.setup import Partitioning, device_setup, make_partitioning
 from groot_jax.training.status import WorkdirLock
+from groot_jax.training.writers import check_writers
 
 SYSTEM = "pretrain"  # In checkpoints/, metrics.jsonl and the seed of dropout.
 
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = configs.job_parser("groot_jax.pretrain", "Train a model on text without labels.", True)
     args = configs.parse_job(parser, argv)
     config, workdir = args.config, args.workdir
+    check_writers(config.report_to)
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
     with WorkdirLock(workdir) as lock:
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         columns = output_columns(task, partitioning)
         stage = pretrain_stage(task, text, partitioning, columns)
         evaluate = dev_loss(task, partitioning, columns, text.dev)
-        loop.train(stage, workdir, config.checkpoint, evaluate, console, hosts)
+        loop.train(stage, workdir, config, evaluate, console, hosts)
         close(task, partitioning, workdir, console, hosts)
     hosts.close()
 

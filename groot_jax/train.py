@@ -45,6 +45,7 @@ from groot_jax.training.nll import nll_stage
 from groot_jax.training.run import Run
 from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import WorkdirLock
+from groot_jax.training.writers import check_writers
 from groot_jax.warm_start import labeler_of
 
 # ---- Set-up -----------------------------------------------------------------------------------
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = configs.parse_job(parser, argv)
     config, workdir = args.config, args.workdir
+    check_writers(config.report_to)
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
     with WorkdirLock(workdir) as lock:
@@ -101,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
                 loop.train(
                     stage,
                     workdir,
-                    config.checkpoint,
+                    config,
                     run.evaluator.evaluate,
                     console,
                     hosts,

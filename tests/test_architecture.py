@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "config", "data", "generate", "model", "evaluation", "runtime", "training"),
         *("task", "trained"),
     },
+    "serving": {"errors", "data", "prediction"},
     "scaling": {
         *("errors", "config", "data", "mesh", "model", "generate", "reward", "contrast"),
         *("training", "runtime", "task", "warm_start"),

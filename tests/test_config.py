@@ -99,6 +99,19 @@ def test_config_files_load_from_any_working_directory(
     assert load(config_file(tmp_path, "config.seed = 7")).seed == 7
 
 
+@pytest.mark.parametrize(
+    "steps", ["10", "20:10", "10:10", "-1:5", "a:b", "1:2:3", ":", "1:", "²:3"]
+)
+def test_updates_to_trace_are_two_numbers_in_order(steps: str) -> None:
+    assert "config.profile.steps" in message(("profile.steps", steps))
+    assert with_override("profile.steps", "0:20").profile.steps == "0:20"
+
+
+def test_metrics_go_only_where_something_is_known() -> None:
+    assert "config.report_to is 'tensorbord'" in message(("report_to", "wandb,tensorbord"))
+    assert with_override("report_to", "").report_to == ()
+
+
 # ---- Overrides --------------------------------------------------------------------------------
 
 

@@ -42,6 +42,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "mesh.replicated": ("warn", "error", "allow"),
     "mesh.sums": ("auto", "ordered", "any"),
     "evaluate.decide": ("map", "mbr", "threshold", "consensus"),
+    "report_to": ("tensorboard", "wandb"),
 }
 
 # Of data.scheme, for all splits or for each its own; the second line holds other names of them.
@@ -127,6 +128,7 @@ _RANGES: dict[str, _Rule] = {
     "evaluate.samples": _AT_LEAST_0,
     "decide.hypotheses": _AT_LEAST_1,
     "checkpoint.keep": _AT_LEAST_1,
+    "log_every": _AT_LEAST_1,
     "checkpoint.tie": _AT_LEAST_0,
     "loader.threads": _AT_LEAST_0,
     "mesh.data": _AXIS,
@@ -161,8 +163,13 @@ def validate(config: ConfigDict, has_data: bool = True) -> None:
             "config.evaluate.decide is empty: name one or more of "
             f"{', '.join(_CHOICES['evaluate.decide'])}"
         )
-    for rule in config.evaluate.decide:
-        _check_value("evaluate.decide", rule)
+    for key, names in (
+        ("evaluate.decide", config.evaluate.decide),
+        ("report_to", config.report_to),
+    ):
+        for name in names:
+            _check_value(key, name)
+    _check_profile(config.profile.steps)
     if has_data:
         _check_data(config)
     _check_text_and_model(config)
@@ -196,6 +203,17 @@ def _check_buckets(config: ConfigDict) -> None:
                 f"config.loader.{name} is {sizes}, but has to be sizes from 1 on, each larger "
                 "than the one before it"
             )
+
+
+def _check_profile(steps: str) -> None:
+    # "10:20" is fine; "10", "20:10", "10:10", "-1:5" and "a:b" are not.
+    first, colon, last = steps.partition(":")
+    numbers = [int(part) for part in (first, last) if part.isascii() and part.isdecimal()]
+    if steps and not (colon and len(numbers) == 2 and numbers[0] < numbers[1]):
+        raise UserError(
+            f"config.profile.steps is {steps!r}, but has to be two updates with a colon between "
+            "them, the first before the last: 10:20"
+        )
 
 
 def _check_data(config: ConfigDict) -> None:

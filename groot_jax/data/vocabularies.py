@@ -20,6 +20,7 @@ CONFIG_FILE = "tokenizer_config.json"
 # names the tokenizer's class where there is nothing else: ByT5's.
 _SETTINGS = (CONFIG_FILE, "special_tokens_map.json", "config.json")
 T5_SENTINELS, BYTE_SENTINELS = 100, 125
+_NOBODYS = "\ue000"  # For private use in Unicode: no text is expected to have it.
 BYTE_CLASS = "ByT5Tokenizer"
 
 
@@ -100,13 +101,14 @@ class TokenizersVocabulary:
 
     def __init__(self, text: str, names: Mapping[str, str]) -> None:
         self._text, self._names = text, dict(names)
-        self._tokenizer = tokenizers.Tokenizer.from_str(_with_marks(text))
+        file = _with_marks(json.loads(text))
+        ids = tokenizers.Tokenizer.from_str(json.dumps(file)).get_vocab(with_added_tokens=True)
+        self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_without_names(file, names)))
         # A file may cut texts, or fill them up to a length.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # `</s>` in a sentence is four characters.
         self._tokenizer.encode_special_tokens = True
-        ids = self._tokenizer.get_vocab(with_added_tokens=True)
         pad, eos, unk = (ids.get(names[kind]) for kind in ("pad", "eos", "unk"))
         if pad != 0 or eos is None or unk is None:
             raise ValueError("pad is not id 0, or there is no EOS or unknown token")
@@ -128,7 +130,7 @@ class TokenizersVocabulary:
         return self._tokenizer.encode(self._prefix + text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+        return self._tokenizer.decode(ids, skip_special_tokens=False).replace(_NOBODYS, "")
 
     def save(self, folder: Path) -> None:
         (folder / TOKENIZER_FILE).write_text(self._text, encoding="utf-8")
@@ -136,7 +138,7 @@ class TokenizersVocabulary:
         (folder / CONFIG_FILE).write_text(json.dumps(names, indent=1), encoding="utf-8")
 
 
-def _with_marks(text: str) -> str:
+def _with_marks(file: dict[str, Any]) -> dict[str, Any]:
     """A tokenizer.json whose words all begin with the mark of a word's start.
 
     With `prepend_scheme: never` the first word of a text has none, and each word of a sentence is
@@ -152,8 +154,26 @@ def _with_marks(text: str) -> str:
             return node | {"prepend_scheme": "always"}
         return {key: mend(part) for key, part in node.items()}
 
-    file = json.loads(text)
-    return json.dumps(file | {k: mend(file.get(k)) for k in ("pre_tokenizer", "decoder")})
+    return file | {k: mend(file.get(k)) for k in ("pre_tokenizer", "decoder")}
+
+
+def _without_names(file: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A unigram model whose special pieces no text is cut into, as SentencePiece does it.
+
+    There they stand among the words with the score 0, the best there is: `</s>` in a sentence would
+    be EOS, where `spiece.model` gives `▁`, unknown, `/`, `s`, `>`.
+    """
+    model = file.get("model")
+    if not isinstance(model, dict) or model.get("type") != "Unigram":
+        return file
+    added = file.get("added_tokens") or []
+    special = {*names.values(), *(token["content"] for token in added if token["special"])}
+    vocabulary = [
+        [f"{_NOBODYS}{piece}" if piece in special else piece, score]
+        for piece, score in model["vocab"]
+    ]
+    kept = [token for token in added if token["content"] not in special]
+    return file | {"model": model | {"vocab": vocabulary}, "added_tokens": kept}
 
 
 class ByteVocabulary:

@@ -17,7 +17,7 @@ from groot_jax.data.vocabularies import MODEL_FILE
 from groot_jax.errors import UserError
 from groot_jax.evaluation.records import Json
 from groot_jax.export.loaders.words import encoder
-from groot_jax.export.unigram import fast_tokenizer, tokenizer_settings
+from groot_jax.export.unigram import fast_tokenizer
 from groot_jax.trained import Trained
 
 FACTS_FILE = "labeling.json"
@@ -87,8 +87,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     model = folder / MODEL_FILE
     if not model.exists():
         return  # transformers' own files, in which tokenizer.json stands, or ByT5, which has none.
-    fast_tokenizer(model, tokenizer.sentinels).save(str(folder / TOKENIZER_FILE))
-    settings = tokenizer_settings(len(tokenizer.sentinels))
+    fast, settings = fast_tokenizer(model, tokenizer.sentinels)
+    fast.save(str(folder / TOKENIZER_FILE))
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 

@@ -6,8 +6,8 @@ Plain data; it imports nothing of JAX, holds no weights and reads no files.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, cast
 
@@ -198,23 +198,31 @@ def _is_int(value: object) -> bool:
     return type(value) is int  # Not isinstance, for which True is an int.
 
 
-_SIZE: _Kind = ("a whole number of 1 or more", lambda v: _is_int(v) and v >= 1)
+# A size beyond is a slip of the pen, and breaks what counts with 32 bits: mT5's vocabulary, the
+# largest, has 250,112 rows, and the deepest stack that was released, ByT5's, 36 layers.
+_LARGEST, _DEEPEST = 1 << 24, 1000
+
+
+def _size(most: int) -> _Kind:
+    return f"a whole number of 1 to {most}", lambda v: _is_int(v) and 1 <= v <= most
+
+
 _ID: _Kind = ("one id, a whole number of 0 or more", lambda v: _is_int(v) and v >= 0)
 _FLAG: _Kind = ("true or false", lambda v: isinstance(v, bool))
 _TEXT: _Kind = ("text", lambda v: isinstance(v, str))
 _NOT_NEGATIVE: _Kind = ("a number of 0 or more", lambda v: _is_number(v) and v >= 0)
 _KINDS: dict[str, _Kind] = {
-    **dict.fromkeys(("vocab_size", "d_model", "d_kv", "d_ff", "num_heads"), _SIZE),
-    **dict.fromkeys(("num_layers", "num_decoder_layers"), _SIZE),
+    **dict.fromkeys(("vocab_size", "d_model", "d_kv", "d_ff", "num_heads"), _size(_LARGEST)),
+    **dict.fromkeys(("num_layers", "num_decoder_layers"), _size(_DEEPEST)),
     **dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs", "bias_per_layer"), _FLAG),
     **dict.fromkeys(("decoder_start_token_id", "pad_token_id", "eos_token_id"), _ID),
     "feed_forward_proj": _TEXT,
     # Half of them for either direction, and of that half one for each small distance.
     "relative_attention_num_buckets": (
-        "an even whole number of 4 or more",
-        lambda v: _is_int(v) and v >= 4 and v % 2 == 0,
+        f"an even whole number of 4 to {_LARGEST}",
+        lambda v: _is_int(v) and 4 <= v <= _LARGEST and v % 2 == 0,
     ),
-    "relative_attention_max_distance": _SIZE,
+    "relative_attention_max_distance": _size(_LARGEST),
     "dropout_rate": ("at least 0 and below 1", lambda v: _is_number(v) and 0 <= v < 1),
     "layer_norm_epsilon": _NOT_NEGATIVE,
     "initializer_factor": _NOT_NEGATIVE,
@@ -222,7 +230,8 @@ _KINDS: dict[str, _Kind] = {
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(cast(float, value))
+    # A whole number of JSON may be one that no float can be; NaN is below nothing.
+    return type(value) in (int, float) and abs(cast(float, value)) <= sys.float_info.max
 
 
 def _check_value(where: str, key: str, value: object) -> None:
@@ -248,6 +257,12 @@ def _within(where: str, values: Fields, cls: type[T5Config]) -> T5Config:
             raise UserError(
                 f"{where}: {name} is {values[name]}, but vocab_size is {values['vocab_size']}"
             )
+    heads, width = values["num_heads"], values["d_kv"]
+    if heads * width > _LARGEST:
+        raise UserError(
+            f"{where}: num_heads is {heads} and d_kv {width}, but their product has to be at most "
+            f"{_LARGEST}"
+        )
     try:
         return cls(**values)
     except UserError as error:

@@ -35,7 +35,7 @@ from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec, term_names
 from groot_jax.training.ahead import shapes_on
 from groot_jax.training.loop import Program, Stage, Update, num_updates, updates_between
-from groot_jax.training.optimizer import make_optimizer
+from groot_jax.training.optimizer import learning_rates, make_optimizer
 from groot_jax.training.run import Run
 from groot_jax.training.steps import jit_groot_step, loss_settings, losses_in_use
 
@@ -291,6 +291,8 @@ class GrootStage:
             shapes=partitioning.state_shapes(self._optimizer),
             updates=self.updates,
             programs=tuple(programs),
+            per_epoch=self._batches.per_epoch,
+            rates=learning_rates(self.settings, self.total),
             announce=self._announce,
         )
 

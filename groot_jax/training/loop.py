@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +31,8 @@ from groot_jax.training.checkpoints import (
 )
 from groot_jax.training.monitor import Monitor, say
 from groot_jax.training.optimizer import evaluated_params
+from groot_jax.training.profiling import Profiler
+from groot_jax.training.writers import open_writers
 
 
 class Program(Protocol):
@@ -60,6 +62,8 @@ class Stage:
     # (state, its step) -> an update for each step after it; no update may span an evaluation.
     updates: Callable[[TrainState, int], Iterator[Update]]
     programs: tuple[Program, ...]  # what is compiled for this stage alone
+    per_epoch: int = 1  # updates
+    rates: Sequence[float] = ()  # the learning rate of each update; none: not logged
     # (state, its step), before the first update: has compiled ahead what is known to come.
     announce: Callable[[TrainState, int], None] = lambda state, start: None
     merit: Merit = by_reward  # which evaluation is the best
@@ -82,7 +86,7 @@ def updates_between(stage: ConfigDict, per_epoch: int) -> int:
 def train(
     stage: Stage,
     workdir: Path,
-    settings: ConfigDict,
+    config: ConfigDict,
     evaluate: Callable[[Params], dict[str, float]],
     console: Console,
     hosts: Hosts,
@@ -90,11 +94,10 @@ def train(
 ) -> None:
     """Runs a stage's updates from its latest checkpoint; evaluates and saves now and then.
 
-    `settings` are those of `config.checkpoint`. `evaluate` measures parameters on dev; the stage's
-    `merit` reads what it finds; `samples` gives the lists that it kept. Raises UserError where a
-    checkpoint cannot be read or written.
+    `evaluate` measures parameters on dev; the stage's `merit` reads what it finds; `samples` gives
+    the lists that it kept. Raises UserError where a checkpoint cannot be read or written.
     """
-    system, total = stage.system, stage.total
+    system, total, settings = stage.system, stage.total, config.checkpoint
     with Checkpoints(
         workdir, system, keep=settings.keep, tie=settings.tie, merit=stage.merit
     ) as checkpoints:
@@ -113,9 +116,12 @@ def train(
         stage.announce(state, start)
         sums = _Sums()
         previous: Update | None = None
-        with Monitor(
-            workdir, system, start=start, total=total, console=console, main=hosts.main
-        ) as monitor:
+        folder = workdir / "profile" / system
+        with (
+            _monitor(stage, start, workdir, config, console, hosts) as monitor,
+            Profiler(config.profile.steps, folder, console, hosts.main) as profiler,
+        ):
+            profiler.after(start, state)
             begun = time.monotonic()
             dev = meta.evaluations[-1].metrics if meta.evaluations else {}
             # `step` counts updates that are done: the first of a fresh run ends step 1.
@@ -123,21 +129,20 @@ def train(
                 # The device works on this update. To read its loss would be to wait for it, with
                 # nothing left for the device to do after it: what is read is the one before.
                 if previous is not None:
-                    sentences = sums.add(previous)
-                    monitor.advance(step - 1, sentences, sums.shown() | _shown(dev))
+                    monitor.advance(step - 1, sums.add(previous), sums.shown() | _shown(dev))
+                    if (step - 1) % config.log_every == 0:
+                        sums = _logged(step - 1, stage, sums, monitor, hosts)
+                profiler.after(step, update.state)
                 previous = update
                 if step % stage.eval_every and step != total:
                     continue
                 # Evaluation needs these parameters anyway: this update is waited for.
-                sentences = sums.add(update)
-                monitor.advance(step, sentences, sums.shown() | _shown(dev))
+                monitor.advance(step, sums.add(update), sums.shown() | _shown(dev))
                 previous = None
-                monitor.log(step, "train", sums.means(hosts))
-                sums = _Sums()
-                stopped = time.monotonic()
-                dev = evaluate(evaluated_params(update.state))
+                sums = _logged(step, stage, sums, monitor, hosts)
+                with monitor.evaluating():
+                    dev = evaluate(evaluated_params(update.state))
                 now = time.monotonic()
-                monitor.exclude(now - stopped)
                 meta.seconds += now - begun
                 begun = now
                 monitor.log(step, "dev", dev | {"seconds": meta.seconds})
@@ -161,6 +166,21 @@ def train(
     let_go(stage.programs)
 
 
+def _monitor(
+    stage: Stage, start: int, workdir: Path, config: ConfigDict, console: Console, hosts: Hosts
+) -> Monitor:
+    return Monitor(
+        workdir,
+        stage.system,
+        start=start,
+        total=stage.total,
+        console=console,
+        main=hosts.main,
+        eval_every=stage.eval_every,
+        writers=open_writers(workdir, stage.system, start, config) if hosts.main else (),
+    )
+
+
 def let_go(programs: Iterable[Program]) -> None:
     """Of what is compiled: a system may have 50 programs, each of which holds 50 to 100 MiB."""
     for program in programs:
@@ -168,8 +188,17 @@ def let_go(programs: Iterable[Program]) -> None:
     release_freed_memory()
 
 
+def _logged(step: int, stage: Stage, sums: _Sums, monitor: Monitor, hosts: Hosts) -> _Sums:
+    """Writes a line of metrics.jsonl, the means of the updates since the last one and where and how
+    fast training is; the sums of the next."""
+    rate = {"learning_rate": stage.rates[step - 1]} if stage.rates else {}
+    place = {"epoch": step / stage.per_epoch, "sentences_per_second": monitor.speed()}
+    monitor.log(step, "train", sums.means(hosts) | rate | place)
+    return _Sums()
+
+
 class _Sums:
-    """Sums of (sum, denominator) over the updates since the last evaluation.
+    """Sums of (sum, denominator) over the updates since the last line of metrics.jsonl.
 
     Not a mean of the updates' means, since not every batch is full: .5 a sentence of 16 and 1.1 of
     4 are (8 + 4.4) / 20 = .62 a sentence, and not .8.
@@ -201,8 +230,8 @@ class _Sums:
         return {key: float(total) / max(float(count), 1e-9) for key, (total, count) in both.items()}
 
     def shown(self) -> dict[str, float]:
-        """For the progress bar: this update's loss, and rewards as a mean since the last
-        evaluation."""
+        """For the progress bar: this update's loss, and rewards as a mean since the last line of
+        metrics.jsonl."""
         means = self.means()
         names = {"reward@1": "reward@1", "beam_reward": "beams"}
         shown = {"loss": self._loss}

@@ -1,4 +1,5 @@
-"""What a run shows and leaves behind while it trains: progress bar, metrics.jsonl, TensorBoard.
+"""What a run shows and leaves behind while it trains: progress bar, metrics.jsonl, and what else
+`config.report_to` names.
 
 Takes plain numbers; may not touch the device.
 """
@@ -6,23 +7,19 @@ Takes plain numbers; may not touch the device.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from groot_jax.evaluation.records import SAMPLES_FILE, Json
+from groot_jax.runtime.compiling import CompileClock
 from groot_jax.runtime.files import write_text, writing
-from groot_jax.runtime.hiding import hidden
-
-# tensorboardX imports torch wherever it is installed, for its own convenience and at the price of
-# seconds and memory; with torch hidden it does without.
-with hidden("torch"):
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-    from tensorboardX.summary import scalar
+from groot_jax.training.writers import Writer
 
 METRICS_FILE = "metrics.jsonl"
 # On a terminal the bar is redrawn; elsewhere (a log file) a line is printed so many seconds apart.
@@ -37,83 +34,123 @@ class Monitor:
     """
 
     def __init__(
-        self, workdir: Path, system: str, *, start: int, total: int, console: Console, main: bool
+        self,
+        workdir: Path,
+        system: str,
+        *,
+        start: int,
+        total: int,
+        console: Console,
+        main: bool,
+        eval_every: int = 0,
+        writers: Sequence[Writer] = (),
     ) -> None:
-        self._system, self._total = system, total
-        self._console, self._main = console, main
+        """`total`: updates of the system, of which every `eval_every`th is followed by an
+        evaluation. `writers` get what metrics.jsonl gets, and are closed at the end."""
+        self._system, self._start, self._total = system, start, total
+        self._eval_every = eval_every or total
+        self._console, self._main, self._writers = console, main, writers
         self._path = workdir / METRICS_FILE
         self._samples_path = workdir / SAMPLES_FILE
         if main:
-            self._open_files(workdir / "tensorboard" / system, start)
+            _drop_after(self._path, system, start)
+            _drop_after(self._samples_path, system, start)
+            with writing(self._path):
+                self._file = self._path.open("a", encoding="utf-8")
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
             console=console,
             disable=not (main and console.is_terminal),
         )
         self._task = self._bar.add_task(system, total=total, completed=start, status="")
-        self._begun = self._last_line = time.monotonic()
-        self._sentences = 0
-        self._pause = 0.0
-
-    def _open_files(self, folder: Path, start: int) -> None:
-        _drop_after(self._path, self._system, start)
-        _drop_after(self._samples_path, self._system, start)
-        with writing(self._path):
-            self._file = self._path.open("a", encoding="utf-8")
-            folder.mkdir(parents=True, exist_ok=True)
-            # Not tensorboardX's own writer: its thread dies on a full disk, and then it blocks.
-            self._board = EventsWriter(str(folder / "events"))
-        # TensorBoard, too, drops what an earlier run logged from here on, when it reads this event.
-        log = SessionLog(status=SessionLog.START)
-        self._board.write_event(Event(wall_time=time.time(), step=start + 1, session_log=log))
+        self._compiling = CompileClock(self._compile_begins)
+        self._begun = time.monotonic()
+        self._last_line = -math.inf
+        self._step, self._sentences = start, 0
+        self._pauses: list[float] = []  # Seconds of each evaluation, compiling apart.
+        self._logged = (0, 0.0)  # Sentences, and seconds of training, at the last call of `speed`.
 
     def __enter__(self) -> Monitor:
         self._bar.start()
+        self._compiling.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._compiling.__exit__()
         self._bar.stop()
         if not self._main:
             return
-        with writing(self._path):
-            self._file.close()
-            self._board.close()
+        with ExitStack() as stack:  # Each is closed, whatever becomes of the others.
+            for writer in self._writers:
+                stack.callback(writer.close, kind is not None)
+            with writing(self._path):
+                self._file.close()
 
     def advance(self, step: int, sentences: int, values: Mapping[str, float]) -> None:
         """After an update: moves the bar, and prints a line now and then where there is no bar."""
+        self._step = step
         self._sentences += sentences
-        # Of this process alone: a run that continues has not trained in the time before it.
-        now = time.monotonic()
-        speed = self._sentences / max(now - self._begun - self._pause, 1e-9)
+        speed = self._sentences / max(self._trained(), 1e-9)
         shown = " ".join(f"{key} {value:.3f}" for key, value in values.items())
-        status = f"{shown} {speed:.0f} sent/s"
+        status = f"{shown} {speed:.0f} sent/s {clock(self._left())} left"
         self._bar.update(self._task, completed=step, status=status)
+        self._line(status)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """What is done inside is not training, and does not count in sentences per second."""
+        begun, compiled = time.monotonic(), self._compiling.seconds
+        yield
+        compiled = self._compiling.seconds - compiled
+        self._pauses.append(time.monotonic() - begun - compiled)
+
+    def speed(self) -> float:
+        """Sentences per second of training since the last call: without compiling, evaluations, and
+        what came before this process."""
+        sentences, seconds = self._logged
+        self._logged = now = (self._sentences, self._trained())
+        return (now[0] - sentences) / max(now[1] - seconds, 1e-9)
+
+    def _trained(self) -> float:
+        """Seconds of this process that were training."""
+        return time.monotonic() - self._begun - sum(self._pauses) - self._compiling.seconds
+
+    def _left(self) -> float:
+        """Seconds until all updates and evaluations are done, if they go on as they went."""
+        updates = (self._total - self._step) * self._trained() / max(self._step - self._start, 1)
+        # Of 10 updates, with an evaluation after each 4th and the last, two evaluations are left
+        # after the 5th, and all three after the 4th, whose own is about to be made.
+        evaluations = (
+            -(-self._total // self._eval_every) - max(self._step - 1, 0) // self._eval_every
+        )
+        mean = sum(self._pauses) / max(len(self._pauses), 1)
+        return updates + evaluations * mean
+
+    def _compile_begins(self) -> None:
+        self._bar.update(self._task, status="compiling ...")
+        self._line("compiling ...")
+
+    def _line(self, status: str) -> None:
+        # The first says that training has begun; later ones are so many seconds apart.
+        now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
-            say(self._console, f"{self._system} {step}/{self._total} {status}")
-
-    def exclude(self, seconds: float) -> None:
-        """Time that is not training (evaluations) does not count in sentences per second."""
-        self._pause += seconds
+            say(self._console, f"{self._system} {self._step}/{self._total} {status}")
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Writes one line of metrics.jsonl and its TensorBoard scalars."""
+        """Writes one line of metrics.jsonl, and the same to the other writers."""
         if not self._main:
             return
         # {"system": "nll", "step": 4, "split": "dev", "reward@1": 0.9, ...}
         line = {"system": self._system, "step": step, "split": split} | dict(values)
-        now = time.time()
         with writing(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()  # Who plots the file beside the run sees whole lines, and at once.
-            for key, value in values.items():
-                summary = scalar(f"{split}/{key}", value)
-                self._board.write_event(Event(wall_time=now, step=step, summary=summary))
-            self._board.flush()
+        for writer in self._writers:
+            writer.write(step, split, values)
 
     def log_samples(self, step: int, sentences: Sequence[Json]) -> None:
         """Writes one line of samples.jsonl: the lists of a few dev sentences after this step."""
@@ -122,6 +159,13 @@ class Monitor:
         line = {"system": self._system, "step": step, "sentences": list(sentences)}
         with writing(self._samples_path), self._samples_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def clock(seconds: float) -> str:
+    """65 is `1:05`, 3725 is `1:02:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def say(console: Console, text: str) -> None:

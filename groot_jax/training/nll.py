@@ -14,7 +14,7 @@ from groot_jax.task import initial_params
 from groot_jax.training.ahead import Ahead, shapes_on
 from groot_jax.training.checkpoints import Merit, by_reward
 from groot_jax.training.loop import Stage, Update, num_updates, updates_between
-from groot_jax.training.optimizer import make_optimizer
+from groot_jax.training.optimizer import learning_rates, make_optimizer
 from groot_jax.training.run import Run
 from groot_jax.training.setup import Partitioning
 from groot_jax.training.steps import jit_nll_step
@@ -62,6 +62,8 @@ def likelihood_stage(
         shapes=partitioning.state_shapes(optimizer),
         updates=updates,
         programs=(step,),
+        per_epoch=batches.per_epoch,
+        rates=learning_rates(settings, total),
         merit=merit,
         announce=announce,
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -39,6 +40,12 @@ def make_schedule(stage: ConfigDict, num_steps: int) -> optax.Schedule:
     # with the count since the boundary.
     rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
     return optax.join_schedules([rise, decay], [warmup])
+
+
+def learning_rates(stage: ConfigDict, num_steps: int) -> list[float]:
+    """That of each of the `num_steps` updates, by one program for all of them."""
+    rates = jax.jit(jax.vmap(make_schedule(stage, num_steps)))(np.arange(num_steps))
+    return np.asarray(rates).tolist()
 
 
 def make_optimizer(

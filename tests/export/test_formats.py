@@ -47,6 +47,19 @@ def test_ctranslate2(
             assert one[0][1] == pytest.approx(other[0][1], rel=0.1)
 
 
+def test_ctranslate2_with_labels_of_several_pieces(
+    make_trained: MakeTrained, expected, tmp_path: Path
+) -> None:
+    """Beams are compared after equally many choices, as in our search: after equally many pieces,
+    others would be dropped."""
+    pytest.importorskip("ctranslate2")
+    settings = {"text__tokenizer": "byt5", "loader__target_buckets": "80"}
+    trained = make_trained("tag_only", **settings)
+    assert len({len(pieces) for pieces in trained.task.format.tags.values()}) > 2
+    export(trained, tmp_path / "out", "ctranslate2")
+    assert_same(answers(tmp_path / "out", compute_type="float32"), expected(trained))
+
+
 @pytest.mark.parametrize("format_name", ["aligned", "fused_sentinel", "tag_only"])
 def test_stablehlo(make_trained: MakeTrained, expected, exported, format_name: str) -> None:
     folder = exported(format_name, "stablehlo")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from groot_jax.data.format import TAG
 from groot_jax.data.labeling import make_labeling
-from groot_jax.data.tokenizer import Tokenizer
-from groot_jax.data.vocabularies import SentencePieceVocabulary
+from groot_jax.data.tokenizer import Tokenizer, load_tokenizer
+from groot_jax.data.vocabularies import SentencePieceVocabulary, TokenizersVocabulary
 from groot_jax.errors import UserError
 from groot_jax.export.loaders.words import Grammar, State, Words, encoder
 from groot_jax.export.programs import program_lengths
-from groot_jax.export.words import facts_of, write_facts, write_tokenizer
+from groot_jax.export.words import _reading, facts_of, write_facts, write_tokenizer
 from tests.export.conftest import SENTENCES, MakeTrained
 
 FORMATS = ("sentinel_tag", "fused_sentinel", "tag_only", "aligned", "input_tag")
@@ -125,11 +128,60 @@ class Bytes:
 
 
 def test_bytes_need_no_file(tmp_path: Path) -> None:
-    from groot_jax.export.words import _reading
-
     reading = _reading(Tokenizer(Bytes()), {}, tmp_path)
     assert reading == {"pieces": "bytes", "prefix": " "}
     assert encoder(tmp_path, reading)("é") == [35, 198, 172]
+
+
+def vocabulary(own_sentinels: bool) -> SentencePieceVocabulary:
+    """A SentencePiece model whose special pieces have names of their own, with sentinels among its
+    pieces, as mT5's, or on top of it, as T5's."""
+    model = io.BytesIO()
+    names = [f"<extra_id_{i}>" for i in reversed(range(10))]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["add kent james to the [END] </s> <extra_id_3> soundtrack"]),
+        model_writer=model,
+        vocab_size=70,
+        hard_vocab_limit=False,
+        user_defined_symbols=names if own_sentinels else [],
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="[PAD]",
+        eos_piece="[END]",
+        unk_piece="[UNK]",
+        minloglevel=2,
+    )
+    return SentencePieceVocabulary(model.getvalue(), 10)
+
+
+@pytest.mark.parametrize("own_sentinels", [False, True], ids=["T5", "mT5"])
+def test_words_that_read_like_special_pieces_are_words(tmp_path: Path, own_sentinels: bool) -> None:
+    """By spiece.model, and then by the tokenizer.json that was made of it, alone."""
+    special = ("[END]", "[PAD]x", "a[UNK]", "</s>", "<extra_id_3>", "a<extra_id_3>b", "\u2581[END]")
+    words = ("kent", "soundtrack", "james", "日", *special)
+    first = Tokenizer(vocabulary(own_sentinels))
+    for folder in (tmp_path / "of spiece.model", tmp_path / "of tokenizer.json"):
+        folder.mkdir()
+        tokenizer = first
+        if folder.name == "of tokenizer.json":
+            alone = tmp_path / "alone"
+            alone.mkdir()
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                (alone / name).write_bytes((tmp_path / "of spiece.model" / name).read_bytes())
+            tokenizer = load_tokenizer(alone)
+            assert isinstance(tokenizer._pieces, TokenizersVocabulary)
+            assert tokenizer.sentinels == first.sentinels
+        write_tokenizer(tokenizer, folder)
+        facts = {"pad": 0, "eos": 1, "unknown": 2, "sentinels": list(tokenizer.sentinels)}
+        facts |= _reading(tokenizer, facts, folder) | {"tags": {}, "features": {}}
+        facts["lowercase"] = False
+        (folder / "labeling.json").write_text(json.dumps(facts))
+        reader = Words(folder)
+        for word in words:
+            assert tuple(reader._pieces(word)) == tokenizer.word(word) == first.word(word), word
+            assert not {0, 1, *first.sentinels} & {*first.word(word)}
 
 
 def test_a_tokenizer_that_reads_otherwise_is_refused(

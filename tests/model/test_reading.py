@@ -181,7 +181,12 @@ def test_whole_number_weights_are_refused_by_the_header(folder, dtype):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"d_model": "16"}, "d_model is '16', but has to be a whole number of 1 or more"),
+        ({"d_model": "16"}, "d_model is '16', but has to be a whole number of 1 to"),
+        ({"vocab_size": 1 << 33}, "vocab_size is 8589934592, but .* of 1 to 16777216"),
+        ({"num_layers": 10**9}, "num_layers is 1000000000, but .* of 1 to 1000"),
+        ({"relative_attention_num_buckets": 1 << 40}, "num_buckets is 1099511627776, but"),
+        ({"num_heads": 8192, "d_kv": 8192}, "num_heads is 8192 and d_kv 8192, but their product"),
+        ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon is 1000"),
         ({"d_ff": 20.0}, "d_ff is 20.0, but"),
         ({"num_layers": 0}, "num_layers is 0, but"),
         ({"num_heads": True}, "num_heads is True, but"),

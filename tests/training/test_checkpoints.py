@@ -17,6 +17,7 @@ import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from groot_jax.config import default_config
 from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError
 from groot_jax.runtime.hosts import Hosts
@@ -307,8 +308,7 @@ def test_a_run_with_an_average_is_measured_by_it(tmp_path: Path) -> None:
 
     start = averaging_run(0)
     stage = Stage("groot", 3, 1, lambda: start, shapes_of(start), updates, ())
-    settings = ConfigDict({"keep": 1, "tie": 0.0})
-    train(stage, tmp_path, settings, evaluate, Console(quiet=True), Hosts())
+    train(stage, tmp_path, default_config(), evaluate, Console(quiet=True), Hosts())
     jax.tree.map(np.testing.assert_array_equal, seen, [evaluated_params(state) for state in states])
     assert np.abs(seen[-1]["w"] - states[-1].params["w"]).max() > 0.01
 

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from groot_jax.config import default_config
 from groot_jax.contrast.update import TrainState
-from groot_jax.evaluation.records import read_samples
+from groot_jax.errors import UserError
+from groot_jax.evaluation.records import read_metrics, read_samples
 from groot_jax.reward.pool import Origin, PoolEntry
+from groot_jax.runtime.compiling import CompileClock
+from groot_jax.runtime.hosts import Hosts
+from groot_jax.training import loop, writers
 from groot_jax.training.groot import GrootStage, pool_figures
-from groot_jax.training.loop import Update, _Sums, updates_between
-from groot_jax.training.monitor import Monitor
+from groot_jax.training.loop import Stage, Update, _Sums, updates_between
+from groot_jax.training.monitor import Monitor, clock
+from groot_jax.training.profiling import Profiler
 
 
 @pytest.mark.parametrize(
@@ -124,3 +137,311 @@ def test_only_the_first_process_writes_samples_and_none_makes_no_file(tmp_path: 
         ) as monitor:
             monitor.log_samples(1, samples)
     assert not (tmp_path / "samples.jsonl").exists()
+
+
+# ---- What is logged, shown and traced ---------------------------------------------------------
+
+
+class Stopped(Exception):
+    pass
+
+
+def count_stage(stop: int = 0) -> Stage:
+    """Update n has the loss n, and two sentences but the 3rd, which has one."""
+
+    def updates(state: TrainState, start: int) -> Iterator[Update]:
+        for n in range(start + 1, 11):
+            if n == stop:
+                raise Stopped
+            state = TrainState(jnp.int32(n), state.params, ())
+            sentences = 1.0 if n == 3 else 2.0
+            metrics = {"loss": (n * sentences, sentences), "gold_score": (0.0, sentences)}
+            figures = {"reward@1/f1": (n * sentences, sentences)}
+            yield Update(state, cast(Any, metrics), figures)
+
+    start = TrainState(jnp.int32(0), {"w": jnp.zeros(2)}, ())
+    everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), start
+    )
+    rates = tuple(n / 100 for n in range(1, 11))
+    return Stage("groot", 10, 5, lambda: start, shapes, updates, (), per_epoch=4, rates=rates)
+
+
+def train_counting(workdir: Path, stop: int = 0, **settings: Any) -> None:
+    config = default_config()
+    config.update({"log_every": 2, "report_to": (), **settings})
+    scores = iter((0.5, 0.6))
+    loop.train(
+        count_stage(stop),
+        workdir,
+        config,
+        lambda params: dict.fromkeys(("reward@1", "mean_reward"), next(scores)),
+        Console(quiet=True),
+        Hosts(),
+    )
+
+
+def test_every_so_many_updates_and_each_evaluation_have_a_line_of_their_own_means(tmp_path):
+    train_counting(tmp_path)
+    lines = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
+    assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10]
+    # The 3rd update has one sentence of the 4th's two: (3 + 8) / 3.
+    means = [1.5, 11 / 3, 5.0, 6.0, 7.5, 9.5]
+    assert [line["loss"] for line in lines] == pytest.approx(means)
+    assert [line["reward@1/f1"] for line in lines] == pytest.approx(means)
+    assert [line["learning_rate"] for line in lines] == [0.02, 0.04, 0.05, 0.06, 0.08, 0.1]
+    assert [line["epoch"] for line in lines] == [0.5, 1.0, 1.25, 1.5, 2.0, 2.5]
+    assert all(0 < line["sentences_per_second"] < float("inf") for line in lines)
+
+
+def test_a_run_that_was_killed_logs_what_one_that_was_not_does(tmp_path: Path) -> None:
+    train_counting(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train_counting(tmp_path / "killed", stop=10)  # After the lines of 6 and 8.
+    assert [line["step"] for line in read_metrics(tmp_path / "killed")][-2:] == [6, 8]
+    train_counting(tmp_path / "killed")
+    whole, killed = (
+        [
+            {k: v for k, v in line.items() if "second" not in k}
+            for line in read_metrics(tmp_path / name)
+            if line["split"] == "train"
+        ]
+        for name in ("whole", "killed")
+    )
+    assert whole == killed
+
+
+class Told:
+    def __init__(self) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+
+    def write(self, *line: Any) -> None:
+        self.lines.append(line)
+
+    def close(self, failed: bool) -> None:
+        self.lines.append((failed,))
+
+
+def test_other_writers_get_what_the_file_gets_and_hear_how_it_ended(tmp_path, monkeypatch):
+    told = Told()
+    monkeypatch.setattr(loop, "open_writers", lambda *_: [told])
+    with pytest.raises(Stopped):
+        train_counting(tmp_path, stop=7)
+    names = ("system", "step", "split")
+    lines = [
+        (line["step"], line["split"], {k: v for k, v in line.items() if k not in names})
+        for line in read_metrics(tmp_path)
+    ]
+    assert [line[:2] for line in lines] == [(2, "train"), (4, "train"), (5, "train"), (5, "dev")]
+    assert told.lines == [*lines, (True,)]
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
+    """Moves the clock of the monitor, and of compiling, forward."""
+    time = SimpleNamespace(at=1000.0)
+    monkeypatch.setattr("time.monotonic", lambda: time.at)
+
+    def move(seconds: float) -> None:
+        time.at += seconds
+
+    yield move
+
+
+COMPILE = "/jax/core/compile/backend_compile_duration"
+TRACE = "/jax/core/compile/jaxpr_trace_duration"
+
+
+def events(*names: str) -> None:
+    """As JAX tells them: a name begins its event, a name with a minus ends it."""
+    for name in names:
+        if name.startswith("-"):
+            jax.monitoring.record_event_time_span(name[1:], 0.0, 1.0, fun_name="f")
+        else:
+            jax.monitoring.record_scalar(name, 0.0, fun_name="f")
+
+
+def test_compiling_counts_once_however_its_events_hold_one_another(now) -> None:
+    begun: list[int] = []
+    with CompileClock(lambda: begun.append(1)) as compiling:
+        events(TRACE)
+        now(1.0)
+        events(TRACE)
+        now(2.0)
+        events(f"-{TRACE}")
+        now(4.0)
+        events(f"-{TRACE}", "/jax/other")
+        now(8.0)
+        assert compiling.seconds == 7.0
+        events(COMPILE)
+        now(16.0)
+        events(f"-{COMPILE}")
+        assert (compiling.seconds, len(begun)) == (23.0, 2)
+    events(COMPILE, f"-{COMPILE}")
+    assert len(begun) == 2
+
+
+def test_compiling_is_seen_where_jax_compiles() -> None:
+    begun: list[int] = []
+    with CompileClock(lambda: begun.append(1)) as compiling:
+        jax.jit(lambda x: jnp.sin(x) * 3.25)(np.ones(7)).block_until_ready()
+    assert compiling.seconds > 0 and begun
+
+
+def test_a_log_says_that_it_compiles_how_fast_it_is_without_and_how_long_it_takes(tmp_path, now):
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    settings: dict[str, Any] = {"start": 0, "total": 10, "main": True, "eval_every": 4}
+    with Monitor(tmp_path, "groot", console=console, **settings) as shown:
+        events(COMPILE)
+        now(100.0)
+        events(f"-{COMPILE}")
+        for step in (1, 2, 3, 4):
+            now(10.0)
+            shown.advance(step, 20, {"loss": step})
+        assert shown.speed() == 2.0
+        with shown.evaluating():
+            events(TRACE)
+            now(50.0)
+            events(f"-{TRACE}")
+            now(30.0)
+        now(20.0)
+        shown.advance(5, 20, {"loss": 5.0})
+        assert shown.speed() == 1.0
+    # 5 updates of 12 s each, and evaluations at 8 and 10 of 30 s.
+    assert out.getvalue().splitlines() == [
+        "groot 0/10 compiling ...",
+        "groot 1/10 loss 1.000 2 sent/s 1:30 left",
+        "groot 3/10 loss 3.000 2 sent/s 1:10 left",
+        "groot 5/10 loss 5.000 2 sent/s 2:00 left",
+    ]
+
+
+def test_times_are_as_a_clock_shows_them() -> None:
+    assert [clock(s) for s in (0.4, 65, 3599.7, 3725, 90061)] == [
+        *("0:00", "1:05", "1:00:00", "1:02:05", "25:01:01")
+    ]
+
+
+def test_a_package_that_is_not_there_is_named_before_anything_is_read(monkeypatch) -> None:
+    writers.check_writers(("tensorboard",))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"report_to names wandb.*pip install 'groot-jax\[wandb\]'"):
+        writers.check_writers(("tensorboard", "wandb"))
+
+
+class StandIn:
+    """wandb, as far as it is used; offline runs of the real one are in the test below."""
+
+    Settings = SimpleNamespace
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def init(self, **given: Any) -> Any:
+        self.calls.append(("init", given))
+        names = ("define_metric", "log", "finish")
+        return SimpleNamespace(
+            **{n: lambda *a, n=n, **k: self.calls.append((n, (*a, k))) for n in names}
+        )
+
+
+def test_a_run_of_wandb_that_is_continued_is_the_same_one(tmp_path, monkeypatch) -> None:
+    wandb = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_PROJECT", "shop")
+    config = default_config()
+    for system in ("groot", "groot", "nll"):
+        one = writers.WeightsAndBiases(tmp_path / "w", system, config)
+        one.write(4, "dev", {"reward@1": 0.5})
+        one.close(failed=system == "nll")
+    given = [about for name, about in wandb.calls if name == "init"]
+    assert given[0]["id"] == given[1]["id"] != given[2]["id"]
+    assert {(one["project"], one["group"], one["resume"]) for one in given} == {
+        ("shop", "w", "allow")
+    }
+    assert given[0]["name"] == "w/groot" and given[0]["config"]["groot"]["tau"] == 0.3
+    assert ("log", ({"update": 4, "dev/reward@1": 0.5}, {})) in wandb.calls
+    assert [about[0]["exit_code"] for name, about in wandb.calls if name == "finish"] == [0, 0, 1]
+
+
+def test_what_wandb_refuses_is_one_sentence(tmp_path, monkeypatch) -> None:
+    def refuses(**_: Any) -> None:
+        raise ValueError("No API key\nconfigured")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuses, Settings=dict))
+    with pytest.raises(UserError, match=r"No API key configured.*WANDB_MODE=offline"):
+        writers.WeightsAndBiases(tmp_path, "groot", default_config())
+
+
+def records_of(content: bytes) -> Iterator[bytes]:
+    """Of a log of LevelDB's format, behind 7 bytes of wandb's own: a checksum, a length and a kind
+    before each part of a record, of which none crosses a block."""
+    at, whole = 7, b""
+    while at + 7 <= len(content):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        whole += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # Whole, or the last part.
+            yield whole
+            whole = b""
+
+
+@pytest.mark.slow
+def test_wandb_keeps_an_offline_run_in_the_work_directory(tmp_path, monkeypatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    proto = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    one = writers.WeightsAndBiases(tmp_path, "groot", default_config())
+    for step, loss in ((4, 0.5), (8, 0.25), (8, 0.25)):  # The last as after a kill.
+        one.write(step, "train", {"loss": loss})
+    one.close(failed=False)
+    wandb.teardown()  # Waits for the process that writes.
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    found = []
+    for data in records_of(path.read_bytes()):
+        record = proto.Record()
+        record.ParseFromString(data)
+        if record.HasField("history"):
+            items = {
+                i.key or ".".join(i.nested_key): json.loads(i.value_json)
+                for i in record.history.item
+            }
+            found.append((items["update"], items["train/loss"]))
+    assert found == [(4, 0.5), (8, 0.25), (8, 0.25)]
+
+
+def test_the_named_updates_are_traced_and_no_others(tmp_path, monkeypatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append("on"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("off"))
+    out = io.StringIO()
+
+    def traced(steps: str, start: int, end: int, main: bool = True) -> list[str]:
+        calls.clear()
+        with Profiler(steps, tmp_path / "p", Console(file=out, width=200), main) as profiler:
+            for step in range(start, end + 1):
+                profiler.after(step, TrainState(jnp.int32(step), {}, ()))
+                calls.append(str(step))
+        return calls
+
+    assert traced("2:4", 0, 6) == ["0", "1", "on", "2", "3", "off", "4", "5", "6"]
+    assert traced("0:1", 0, 2) == ["on", "0", "off", "1", "2"]
+    assert traced("2:9", 3, 5) == ["on", "3", "4", "5", "off"]  # Continued, and ended early.
+    assert traced("2:4", 5, 6) == traced("", 5, 6) == ["5", "6"]
+    assert traced("2:4", 1, 5, main=False) == ["1", "2", "3", "4", "5"]
+    assert out.getvalue().count(f"xprof --logdir={tmp_path / 'p'}") == 3
+
+
+def test_a_trace_is_a_file_that_xprof_reads(tmp_path: Path) -> None:
+    train_counting(tmp_path, profile={"steps": "3:4"})
+    (path,) = (tmp_path / "profile" / "groot" / "plugins" / "profile").glob("*/*.xplane.pb")
+    planes = {plane.name for plane in jax.profiler.ProfileData.from_file(str(path)).planes}
+    assert "/host:CPU" in planes

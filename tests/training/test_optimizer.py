@@ -12,7 +12,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from groot_jax.training.optimizer import averaged, make_optimizer, make_schedule
+from groot_jax.training.optimizer import averaged, learning_rates, make_optimizer, make_schedule
 
 PARAMS = {
     "layer_0": {"wi": {"kernel": jnp.full((4, 4), 2.0)}, "layer_norm": {"scale": jnp.ones(4)}},
@@ -89,6 +89,17 @@ def test_the_first_update_is_no_idle_one(warmup, rates):
     # From there on it falls, to a tenth where the last update would follow.
     assert all(a > b for a, b in pairwise(found[max(len(rates) - 1, 1) :]))
     np.testing.assert_allclose(found[10], 0.1, rtol=1e-5)
+
+
+def test_the_logged_rate_of_an_update_is_the_one_that_the_optimizer_takes():
+    """Of weights of 2 without a gradient it takes off rate * decay * 2."""
+    settings = stage(warmup=0.4, schedule="cosine")
+    transform = make_optimizer(optimizer("adamw", 0.5), settings, 0.0, 6)
+    state, zeros, taken = transform.init(PARAMS), jax.tree.map(jnp.zeros_like, PARAMS), []
+    for _ in range(6):
+        updates, state = transform.update(zeros, state, PARAMS)
+        taken.append(-float(updates["layer_0"]["wi"]["kernel"][0, 0]))
+    assert learning_rates(settings, 6) == pytest.approx(taken, rel=1e-5)
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.9999])

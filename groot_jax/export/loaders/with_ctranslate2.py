@@ -71,36 +71,43 @@ class Labeler(Words):
             listed.append(outputs)
         return listed
 
-    def _logits(self, view: Any) -> Any:
-        """Of one step, of all columns."""
+    def _log_probs(self, view: Any) -> Any:
+        """Of one step, of all columns, from its logits."""
         view = view if view.device == "cpu" else view.to_device(self._cpu)
-        return self._numpy.array(view).reshape(-1).astype("float64")
+        logits = self._numpy.array(view).reshape(-1).astype("float64")
+        return logits - self._numpy.logaddexp.reduce(logits)
 
     def _step_by_step(self, sentence: Sentence, source: list[str], beams: int) -> Found:
-        """A beam search under the grammar, a call of the model for each token."""
+        """A beam search under the grammar, a call of the model for each choice: what the grammar
+        leaves no choice about is written on the way, and beams are compared after equally many
+        choices, as in training."""
+        template, whole = sentence.template, len(sentence.template)
         running: list[tuple[float, list[int], State]] = [(0.0, [], State())]
         ended: Found = []
         while running:
-            prefixes = [[self._token[id_] for id_ in ids] for _, ids, _ in running]
+            forced = [self._forced(template, ids, state) for _, ids, state in running]
+            prefixes = [[self._token[id_] for id_ in ids] for ids, _ in forced]
             step = self.model.translate_batch(
                 [source] * len(running),
                 **self._options,
                 target_prefix=prefixes,
                 beam_size=1,
-                max_decoding_length=len(prefixes[0]) + 1,
+                max_decoding_length=max(map(len, prefixes)) + 1,
                 return_logits_vocab=True,
             )
             grown: list[tuple[float, list[int], State]] = []
-            for (score, ids, state), result in zip(running, step, strict=True):
-                logits = self._logits(result.logits[0][len(ids)])
-                norm = self._numpy.logaddexp.reduce(logits)
-                for id_ in self.grammar.allowed(sentence.template, state):
-                    after = self.grammar.after(sentence.template, state, id_)
+            for (score, before, _), (ids, state), result in zip(running, forced, step, strict=True):
+                # One row for each id from the first that is not counted yet, and for the next one.
+                rows = [
+                    self._log_probs(view) for view in result.logits[0][len(before) : len(ids) + 1]
+                ]
+                for row, id_ in zip(rows, ids[len(before) :], strict=False):
+                    score += float(row[self._column[id_]])
+                for id_ in self.grammar.allowed(template, state):
+                    after = self.grammar.after(template, state, id_)
                     assert after is not None
-                    total = score + float(logits[self._column[id_]] - norm)
-                    grown.append((total, [*ids, id_], after))
+                    grown.append((score + float(rows[-1][self._column[id_]]), [*ids, id_], after))
             grown.sort(key=lambda item: -item[0])
-            whole = len(sentence.template)
             best = grown[: 2 * beams]
             ended += [(ids, score) for score, ids, state in best if state.place == whole]
             running = [item for item in best if item[2].place < whole][:beams]
@@ -109,6 +116,19 @@ class Labeler(Words):
             if len(ended) >= beams and running and running[0][0] <= ended[beams - 1][1]:
                 break
         return ended[:beams]
+
+    def _forced(
+        self, template: Sequence[int], ids: list[int], state: State
+    ) -> tuple[list[int], State]:
+        """An output up to where there is a choice, or up to its last id, which ends it."""
+        while state.place < len(template) - 1:
+            allowed = self.grammar.allowed(template, state)
+            if len(allowed) > 1:
+                break
+            after = self.grammar.after(template, state, allowed[0])
+            assert after is not None
+            ids, state = [*ids, allowed[0]], after
+        return ids, state
 
 
 if __name__ == "__main__":

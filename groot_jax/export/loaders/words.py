@@ -229,9 +229,29 @@ def encoder(folder: Path, facts: dict[str, Any]) -> Callable[[str], list[int]]:
         return lambda text: [byte + 3 for byte in (facts["prefix"] + text).encode()]
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / facts["pieces"]))
+    file = json.loads((folder / facts["pieces"]).read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_str(json.dumps(_without_names(file, facts)))
     tokenizer.encode_special_tokens = True
     return lambda text: tokenizer.encode(facts["prefix"] + text, add_special_tokens=False).ids
+
+
+def _without_names(file: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """A unigram model in which special pieces have names that no text holds.
+
+    Among the words they would be pieces like any others, and `</s>` in a sentence the end of it.
+    """
+    model = file["model"]
+    if model.get("type") != "Unigram":
+        return file
+    added = file.get("added_tokens") or []
+    special = {facts["pad"], facts["eos"], facts["unknown"]}
+    special |= {token["id"] for token in added if token["special"]}
+    vocabulary = [
+        [f"\ue000{piece}" if id_ in special else piece, score]
+        for id_, (piece, score) in enumerate(model["vocab"])
+    ]
+    kept = [token for token in added if token["id"] not in special]
+    return file | {"model": model | {"vocab": vocabulary}, "added_tokens": kept}
 
 
 def _features(folder: Path, facts: dict[str, Any]) -> Callable[[str], list[int]] | None:
