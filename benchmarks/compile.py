@@ -152,7 +152,8 @@ def main() -> None:
     if args.quick:
         overrides += _TINY
     if args.no_ahead:
-        Ahead.compile = Ahead.run = lambda *_: None  # type: ignore[method-assign]
+        for name in ("compile", "run"):
+            setattr(Ahead, name, lambda *_: None)
     if args.once:
         argv = [f"--config={args.config}", f"--workdir={args.workdir}", *overrides]
         Path(args.once).write_text(json.dumps(watched(argv)), encoding="utf-8")

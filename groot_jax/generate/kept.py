@@ -49,7 +49,7 @@ def kept(traced: Callable[..., Any], args: Sequence[Any], facts: object) -> Call
         flat = jax.jit(lambda *leaves: tuple(traced(*jax.tree.unflatten(tree, leaves))))
         try:
             program = export.export(flat)(*shapes)
-            _write(path, program.serialize())
+            _write(path, bytes(program.serialize()))
         except Exception:
             return traced
     call = jax.jit(program.call)

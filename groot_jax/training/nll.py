@@ -50,7 +50,9 @@ def likelihood_stage(
 
     def announce(state: TrainState, start: int) -> None:
         # The first size is needed at once, and compiled by its own call.
-        for blank in batches.blanks(start, total)[1:] if ahead else ():
+        if ahead is None:
+            return
+        for blank in batches.blanks(start, total)[1:]:
             ahead.compile(step, state, shapes_on(nll_batch(blank), layout.batch), key, columns)
 
     return Stage(

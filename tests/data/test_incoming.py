@@ -127,7 +127,7 @@ def test_lines_come_in_blocks_and_bad_ones_keep_their_places(tmp_path):
     data = b"\xef\xbb\xbfa\r\nbad\ncaf\xe9\nd\ne"
     blocks, _ = blocks_of(tmp_path / "f", data, size=2)
     kinds = [[type(line).__name__ for line in block] for block in blocks]
-    assert kinds == [["Incoming", "BadLine"], ["BadLine", "Incoming"], ["Incoming"]]
+    assert kinds == [["Incoming", "BadLine"], ["BadLine", "Incoming", "Incoming"]]
     assert blocks[0][0].words == ("a",) and blocks[1][0].error.startswith("f:3: is not UTF-8")
     with pytest.raises(UserError, match="f:2: a bad word"):
         blocks_of(tmp_path / "f", data, size=2, strict=True)

@@ -22,7 +22,7 @@ class Compiled:
     def __init__(self) -> None:
         self.found: list[tuple[str, str]] = []
 
-    def __call__(self, event: str, _: float, **facts: Any) -> None:
+    def __call__(self, event: str, duration_secs: float, **facts: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             self.found.append((str(facts.get("fun_name")), threading.current_thread().name))
 
