@@ -39,9 +39,7 @@ from groot_jax.training.setup import Partitioning
 if TYPE_CHECKING:
     from groot_jax.contrast.given import GivenScores
 
-# Encoded sentences that are kept: four of the job's largest blocks of 1,024, or fewer of long
-# sentences, of each of which several pieces are tried.
-_KEPT = 4096
+_KEPT = 4096  # Encoded sentences, four of the job's largest blocks; of long ones several pieces.
 
 
 class Labeler:

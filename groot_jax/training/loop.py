@@ -112,10 +112,9 @@ def train(
         else:
             state = checkpoints.restore(latest, stage.shapes)
             say(console, f"{system}: continues from step {latest}")
-        start = latest or 0
-        stage.announce(state, start)
-        sums = _Sums()
+        start, sums = latest or 0, _Sums()
         previous: Update | None = None
+        stage.announce(state, start)
         folder = workdir / "profile" / system
         with (
             _monitor(stage, start, workdir, config, console, hosts) as monitor,
