@@ -15,7 +15,6 @@ from groot_jax.errors import prepare_job
 if __name__ == "__main__":
     prepare_job()  # Ahead of the imports below, which take seconds.
 
-import argparse
 import json
 from typing import TYPE_CHECKING
 
@@ -173,7 +172,7 @@ def _show_search(console: Console, best: list[tuple[Choice, StepReport]]) -> Non
     console.print(table)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> configs.JobParser:
     parser = configs.job_parser(
         "groot_jax.preflight",
         "Compile the steps of training for a TPU slice, without one: do they fit?",

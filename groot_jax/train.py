@@ -27,13 +27,14 @@ from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.data.unlabeled import with_unlabeled
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.evaluate import evaluate_systems, show_results
+from groot_jax.evaluate import evaluate_systems, show_results, worse_systems
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.recorder import Recorder, reported_rewards
 from groot_jax.model.config import run_settings
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.runtime.files import expanded
+from groot_jax.runtime.machine import note_job
 from groot_jax.task import Task, check_corpus, init_folder, load_task, make_task, save_task
 from groot_jax.training import loop
 from groot_jax.training.ahead import Ahead
@@ -95,19 +96,15 @@ def main(argv: list[str] | None = None) -> None:
             card = make_card(loaded, corpus, task.format)
             if hosts.main:
                 write_card(workdir, card)
+                note_job(workdir, "train", argv)
             for line in (*corpus.notes[known:], *card.lines()):
                 say(console, line)
             lock.began()
             run = Run(config, workdir, corpus, task, oracle, hosts, ahead)
             for stage in stages(run):
                 loop.train(
-                    stage,
-                    workdir,
-                    config,
-                    run.evaluator.evaluate,
-                    console,
-                    hosts,
-                    lambda: run.evaluator.samples,
+                    *(stage, workdir, config, run.evaluator.evaluate, console, hosts),
+                    samples=lambda: run.evaluator.samples,
                 )
                 ahead.drop(stage.programs)
             if args.split != "none":
@@ -226,7 +223,7 @@ def close(run: Run, console: Console, split: str) -> None:
     recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
     evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
     if run.hosts.main:
-        show_results(run.workdir, run.config, console)
+        show_results(run.workdir, run.config, console, worse_systems(run.workdir, run.config))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class Lowerable(Protocol):
 
 class Ahead:
     """One thread that compiles what it is given, in that order; a context manager, which at its end
-    drops what has not begun and waits for what has.
+    drops what has not begun and waits for what has, but not after an error.
 
     `enabled`: without, nothing is compiled but by the calls themselves. So it is where several
     processes run together, which have to compile the same programs in the same order.
@@ -44,7 +44,8 @@ class Ahead:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        # A signal is not kept waiting by a program that nobody will call.
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
     def compile(self, function: Lowerable, *args: Any) -> None:
         """Compiles `function`, a jitted one, for arrays like these: shapes with their shardings, or

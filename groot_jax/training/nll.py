@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import OutputColumns, Params, TrainState, nll_batch
 from groot_jax.data.batches import TrainingBatches
+from groot_jax.generate.beam_search import Beams
 from groot_jax.mesh import arrays
 from groot_jax.task import initial_params
 from groot_jax.training.ahead import Ahead, shapes_on
@@ -30,6 +31,7 @@ def likelihood_stage(
     initial: Callable[[], Params],
     merit: Merit = by_reward,
     ahead: Ahead | None = None,
+    name_sentence: Callable[[int], str] = str,
 ) -> Stage:
     """Likelihood of the targets of `batches`, from the `initial` parameters; stage 0 and
     pretraining, whose `settings` are `config.nll` and `config.pretrain`. `ahead` compiles for the
@@ -38,15 +40,15 @@ def likelihood_stage(
     total = num_updates(settings, batches.per_epoch)
     optimizer = make_optimizer(config.optimizer, settings, config.optimizer.clip, total)
     layout = partitioning.layout
-    step = jit_nll_step(settings, optimizer, partitioning)
+    step = jit_nll_step(settings, optimizer, partitioning, config.optimizer.nonfinite == "skip")
     key = arrays.named_key(config.seed, system, layout.everywhere)
 
-    def updates(state: TrainState, start: int) -> Iterator[Update]:
+    def updates(state: TrainState, start: int, _: Sequence[Beams]) -> Iterator[Update]:
         # Nothing here waits for the device: a batch is on its way while the one before is computed.
         for batch in batches.from_step(start, config.loader.threads):
             data = arrays.put(nll_batch(batch), layout.batch)
             state, metrics = step(state, data, key, columns)
-            yield Update(state, metrics, {})
+            yield Update(state, metrics, {}, batch.index_B)
 
     def announce(state: TrainState, start: int) -> None:
         # The first size is needed at once, and compiled by its own call.
@@ -68,6 +70,7 @@ def likelihood_stage(
         rates=learning_rates(settings, total),
         merit=merit,
         announce=announce,
+        name_sentence=name_sentence,
     )
 
 
@@ -83,6 +86,7 @@ def nll_stage(run: Run, then: Callable[[], None] = lambda: None) -> Stage:
         run.columns,
         lambda: initial_params(run.task, partitioning.params),
         ahead=run.ahead,
+        name_sentence=run.name_sentence,
     )
 
     def announce(state: TrainState, start: int) -> None:
