@@ -14,7 +14,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import dropwhile
 
 import jax
@@ -33,13 +33,11 @@ from groot_jax.mesh import arrays
 from groot_jax.mesh.rows import counted_rows, padded_rows
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec, term_names
-from groot_jax.training.ahead import shapes_on
+from groot_jax.training.ahead import shapes_on, spread
 from groot_jax.training.loop import Program, Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import learning_rates, make_optimizer
 from groot_jax.training.run import Run
 from groot_jax.training.steps import jit_groot_step, loss_settings, losses_in_use
-
-_SAMPLE = 24  # Batches whose pools are looked at before a stage begins, at most.
 
 
 @dataclass(frozen=True)
@@ -193,14 +191,17 @@ class GrootStage:
 
     # ---- What is known to come ----
 
-    def announce_search(self) -> None:
-        """Has the search of this system's batches compiled ahead."""
+    def announce_early(self) -> None:
+        """Has compiled ahead what is known before there are parameters."""
+        self._announce_search()
+        self._announce_updates()
+
+    def _announce_search(self) -> None:
         if self._contrasts:
-            key = self._noise if self._noisy else None
-            blanks = self._batches.blanks(0, self.total)
+            key, blanks = self._noise if self._noisy else None, self._batches.blanks(0, self.total)
             self._run.compile_search(self._generator, blanks, key)
 
-    def announce_updates(self, params: Params | None = None, start: int = 0) -> None:
+    def _announce_updates(self, params: Params | None = None, start: int = 0) -> None:
         """Has updates compiled ahead, for the sizes that some batches from `start` on ask for.
 
         How large token trees are is known once candidates are: with `params`, any of their shape,
@@ -210,40 +211,30 @@ class GrootStage:
         # A Python function of the user's may cost money or have a memory: it is not asked for more.
         if self._contrasts and (params is None or ":" in self._run.config.reward.name):
             return
-        run, known = self._run, set()
-        for step in self._sample(start):
+        run, per_epoch = self._run, self._batches.per_epoch
+        state = run.partitioning.state_shapes(self._optimizer)
+        left = range(start, min(self.total, (start // per_epoch + 1) * per_epoch))
+        for step in spread(left, 1 / 25 if self._contrasts else 1.0):
+            if self._batches.is_unlabeled(step):
+                continue
             batch = self._batches[step]
             beams = None if params is None else self.generate(params, batch, step)
             ranked = self.correct_and_rank(beams, batch)
             pools = shapes_on(self.encode(ranked, ranked.pools()), run.partitioning.layout.batch)
-            shapes = tuple(x.shape for x in jax.tree.leaves(pools))
-            if shapes not in known:
-                known.add(shapes)
-                state = run.partitioning.state_shapes(self._optimizer)
-                run.ahead.compile(self._step, state, pools, self._key, run.columns, self._losses)
-
-    def _sample(self, start: int) -> list[int]:
-        """Steps of labeled batches, spread over what is left of an epoch."""
-        per_epoch = self._batches.per_epoch
-        left = range(start, min(self.total, (start // per_epoch + 1) * per_epoch))
-        # A 25th at most of the searches of an epoch is spent on this: retail has 750 batches, and
-        # 24 of them meet all sizes that every tenth batch has.
-        count = min(_SAMPLE, len(left) // 25 if self._contrasts else len(left))
-        steps = left[:: -(-len(left) // count)] if count else ()
-        return [step for step in steps if not self._batches.is_unlabeled(step)]
+            run.ahead.compile(self._step, state, pools, self._key, run.columns, self._losses)
 
     def _announce(self, state: TrainState, start: int) -> None:
         """Before the first update: what this system and those after it will call."""
         run = self._run
         if not run.ahead.enabled:
             return
-        self.announce_search()
+        self._announce_search()
         run.compile_search(run.generator, run.evaluator.one_of_each_size)
         for system in (self.system, *_after(run, self.system)):
             if system not in run.announced:
                 run.announced.add(system)
                 stage = self if system == self.system else GrootStage(run, system)
-                stage.announce_updates(state.params, start if stage is self else 0)
+                stage._announce_updates(state.params, start if stage is self else 0)
 
     @cached_property
     def _start(self) -> Params:
@@ -327,14 +318,8 @@ class GrootStage:
 
 def announce_systems(run: Run) -> None:
     """Has compiled ahead, while stage 0 trains, what is known by then of the systems after it."""
-
-    def announce(system: str) -> None:
-        stage = GrootStage(run, system)
-        stage.announce_search()
-        stage.announce_updates()
-
     for system in run.config.systems:
-        run.ahead.run(partial(announce, system))
+        run.ahead.run(lambda system=system: GrootStage(run, system).announce_early())
 
 
 def _after(run: Run, system: str) -> list[str]:

@@ -24,7 +24,7 @@ from rich.console import Console
 from groot_jax.contrast.update import Metrics, Params, TrainState
 from groot_jax.errors import RunAgain, signals_at_once, signals_wished
 from groot_jax.evaluation.records import Json
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
 from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.runtime.parting import meet, meet_after_failure, part

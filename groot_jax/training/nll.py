@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import OutputColumns, Params, TrainState, nll_batch
 from groot_jax.data.batches import TrainingBatches
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
 from groot_jax.mesh import arrays
 from groot_jax.task import initial_params
 from groot_jax.training.ahead import Ahead, shapes_on

@@ -16,10 +16,10 @@ from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence, Span, labeling_of_word_tags
 from groot_jax.data.tokenizer import train_tokenizer
-from groot_jax.generate.beam_search import Beams, beam_search
+from groot_jax.generate.beam_search import beam_search
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar, plan_steps
-from groot_jax.generate.inputs import search_input
+from groot_jax.generate.inputs import Beams, search_input
 from groot_jax.generate.selection import best_continuations
 from groot_jax.mesh.layout import Layout, make_mesh
 from groot_jax.model.config import preset

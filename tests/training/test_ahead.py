@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groot_jax.training.ahead import Ahead
+from groot_jax.training.ahead import Ahead, spread
 
 SHARDING = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
 
@@ -51,6 +51,7 @@ def test_a_call_finds_the_program_that_the_thread_has_compiled(compiled: Compile
     given = placed(3)
     with Ahead() as ahead:
         ahead.compile(double, given)
+        ahead.compile(double, placed(4))
         ahead.compile(double, placed(4))
         ahead._pool.submit(lambda: None).result()  # Both are done, or this would not be.
         assert [name for name, _ in compiled.found] == ["jit(double)"] * 2
@@ -105,3 +106,10 @@ def test_errors_are_left_to_the_call_and_processes_of_one_run_compile_in_order(
         ahead.compile(double, placed(10))
         ahead.run(lambda: 1 / 0)
     assert len(compiled.found) == 1
+
+
+def test_steps_are_spread_over_what_is_left() -> None:
+    assert [*spread(range(5, 5), 1.0)] == [*spread(range(24), 1 / 25)] == []
+    assert [*spread(range(7, 107), 1 / 25)] == [7, 32, 57, 82]
+    assert [*spread(range(10), 1.0)] == [*range(10)]
+    assert len(spread(range(750), 1 / 25)) == 24 and spread(range(750), 1.0)[-1] > 700
