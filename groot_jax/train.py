@@ -118,7 +118,7 @@ def stages(run: Run) -> Iterator[Stage]:
     Each is made when the one before is done, whose memory it then can have.
     """
     if run.config.nll.enabled and not run.config.nll.checkpoint:
-        yield nll_stage(run, partial(announce_systems, run))
+        yield nll_stage(run, lambda: run.ahead.run(partial(announce_systems, run)))
     for system in run.config.systems:
         yield GrootStage(run, system).stage()
 

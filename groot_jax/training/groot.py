@@ -192,7 +192,7 @@ class GrootStage:
     # ---- What is known to come ----
 
     def announce_early(self) -> None:
-        """Has compiled ahead what is known before there are parameters."""
+        """As `announce_systems`, of this one."""
         self._announce_search()
         self._announce_updates()
 
@@ -317,9 +317,9 @@ class GrootStage:
 
 
 def announce_systems(run: Run) -> None:
-    """Has compiled ahead, while stage 0 trains, what is known by then of the systems after it."""
+    """Has compiled ahead what is known of the systems before there are parameters."""
     for system in run.config.systems:
-        run.ahead.run(lambda system=system: GrootStage(run, system).announce_early())
+        GrootStage(run, system).announce_early()
 
 
 def _after(run: Run, system: str) -> list[str]:
