@@ -215,7 +215,7 @@ def _pass(groot: ObservedStage, steps: int) -> LoopResult:
     begun = time.perf_counter()
     # Metrics are (sum, denominator); the denominator of gold's score is the number of sentences.
     sentences, previous = 0.0, None
-    stream = stage.updates(state, 0)
+    stream = stage.updates(state, 0, ())
     del state  # The first update takes its memory; nothing else may hold on to it.
     for update in islice(stream, min(steps, stage.total)):
         if previous is not None:  # As training reads them: one update late.

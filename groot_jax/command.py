@@ -7,7 +7,10 @@ import sys
 
 from groot_jax import completion, config
 
-JOBS = ("train", "evaluate", "predict", "serve", "report", "export", "preflight", "pretrain")
+JOBS = (
+    *("train", "evaluate", "predict", "serve", "report", "export", "preflight", "pretrain"),
+    "verify",
+)
 _USAGE = (
     f"usage: groot JOB ..., where JOB is {', '.join(JOBS)}; groot JOB --help explains it\n"
     "       groot completion prints a script for bash: source <(groot completion)\n"

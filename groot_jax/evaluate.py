@@ -21,6 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -44,7 +45,13 @@ from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.monitor import say
 from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import training_ended
-from groot_jax.training.systems import choose_step, home_of, systems_of, trained_systems
+from groot_jax.training.systems import (
+    choose_step,
+    home_of,
+    recorded_meta,
+    systems_of,
+    trained_systems,
+)
 
 _POLL_SECONDS = 1.0  # After which a watch asks again what training has written.
 
@@ -104,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint = args.checkpoint or "best"
         evaluate_systems(recorder, workdir, shapes, console, split, systems, checkpoint)
     if hosts.main:
-        show_results(results, config, console)
+        show_results(results, config, console, worse_systems(workdir, config))
     hosts.close()
 
 
@@ -191,9 +198,10 @@ def evaluate_systems(
     kind = checkpoint if checkpoint in ("best", "latest") else "step"
     for system in systems or found:
         home, tie = home_of(workdir, config, system), config.checkpoint.tie
-        with Checkpoints(home, system, tie=tie, read_only=True) as checkpoints:
-            step = choose_step(checkpoints, checkpoint)
-            params = checkpoints.restore_params(step, shapes)
+        with Checkpoints(
+            home, system, tie=tie, read_only=True, hosts=recorder.hosts
+        ) as checkpoints:
+            step, params = checkpoints.read_params(partial(choose_step, wanted=checkpoint), shapes)
         seconds = recorder.record(params, system, step, kind, split)
         best = "best " if kind == "best" else ""
         say(console, f"{system}: {best}step {step} scored on {split} in {seconds:.1f} s")
@@ -239,7 +247,7 @@ def watch(
             home = home_of(workdir, config, system)
             error: Exception | None = None
             try:
-                with Checkpoints(home, system, read_only=True) as checkpoints:
+                with Checkpoints(home, system, read_only=True, hosts=hosts) as checkpoints:
                     params = checkpoints.restore_params(step, shapes)
             except (UserError, OSError) as e:
                 error = e
@@ -267,13 +275,26 @@ def watch(
     return wanted
 
 
-def show_results(folder: Path, config: ConfigDict, console: Console) -> None:
-    """Writes results.json and the report from all records; prints the table."""
+def worse_systems(workdir: Path, config: ConfigDict) -> dict[str, str]:
+    """The systems whose best on dev is below what they started from, each with a sentence."""
+    found, tie = {}, config.checkpoint.tie
+    for system in systems_of(workdir, config):
+        meta = recorded_meta(workdir, system)
+        if meta is not None and (line := meta.worse(tie)):
+            found[system] = line
+    return found
+
+
+def show_results(
+    folder: Path, config: ConfigDict, console: Console, worse: dict[str, str] | None = None
+) -> None:
+    """Writes results.json and the report from all records; prints the table, and below it what is
+    wrong with a system (`worse_systems`)."""
     results = write_results(folder, config.evaluate.bootstrap)
     path = write_report(folder, results)
     for split in ("dev", "test"):
         if any(split in system for system in results["systems"].values()):
-            console.print(results_table(results, split))
+            console.print(results_table(results, split, worse))
     say(console, f"report: {path}")
 
 

@@ -110,7 +110,7 @@ class Labeler:
             config.reward.name = reward
             with told_as("config.reward.name", "reward"):
                 score = one_by_one(make_reward(RewardSpec(**config.reward)))
-        trained = load_trained(Path(workdir), config, system, checkpoint)
+        trained = load_trained(Path(workdir), config, system, checkpoint, hosts)
         labeler = cls(
             trained.task, trained.partitioning, trained.params, score, hosts, trained.tuning()
         )

@@ -134,7 +134,9 @@ def close(
     # and either all take part in gathering the parameters or none does.
     folder = workdir / MODEL_FOLDER
     if not hosts.broadcast(folder.exists()):
-        with Checkpoints(workdir, SYSTEM, merit=by_loss, read_only=True) as checkpoints:
+        with Checkpoints(
+            workdir, SYSTEM, merit=by_loss, read_only=True, hosts=hosts
+        ) as checkpoints:
             step = checkpoints.best()
             assert step is not None  # The loop has just ended with a checkpoint.
             params = checkpoints.restore_params(step, partitioning.param_shapes)

@@ -337,7 +337,14 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
             f"{path} is not what training wrote ({type(error).__name__}: {error}): bring the file "
             "back, or train in another --workdir"
         ) from error
-    tokenizer = load_tokenizer(path.parent / "tokenizer")
+    try:
+        tokenizer = load_tokenizer(path.parent / "tokenizer")
+    except Exception as error:  # Each library that reads a part of it has errors of its own.
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(
+            f"{path.parent / 'tokenizer'} is not what training wrote ({why}): move {path.parent} "
+            "away and run groot_jax.train again, which makes it anew from the same data"
+        ) from error
     format_ = make_format(format_name, tokenizer, types)
     ladder = Ladder(*lengths_allowed(config.loader, tokenizer.bytes), rungs)
     start = start and (str(start[0]), int(start[1]))

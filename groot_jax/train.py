@@ -26,7 +26,7 @@ from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.data.unlabeled import with_unlabeled
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.evaluate import evaluate_systems, show_results
+from groot_jax.evaluate import evaluate_systems, show_results, worse_systems
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.recorder import Recorder, reported_rewards
 from groot_jax.model.config import run_settings
@@ -100,13 +100,8 @@ def main(argv: list[str] | None = None) -> None:
             run = Run(config, workdir, corpus, task, oracle, hosts)
             for stage in stages(run):
                 loop.train(
-                    stage,
-                    workdir,
-                    config,
-                    run.evaluator.evaluate,
-                    console,
-                    hosts,
-                    lambda: run.evaluator.samples,
+                    *(stage, workdir, config, run.evaluator.evaluate, console, hosts),
+                    samples=lambda: run.evaluator.samples,
                 )
             if args.split != "none":
                 close(run, console, args.split)
@@ -224,7 +219,7 @@ def close(run: Run, console: Console, split: str) -> None:
     recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
     evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
     if run.hosts.main:
-        show_results(run.workdir, run.config, console)
+        show_results(run.workdir, run.config, console, worse_systems(run.workdir, run.config))
 
 
 if __name__ == "__main__":

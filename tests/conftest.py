@@ -9,11 +9,14 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from groot_jax import errors
 
 # Here, before any test imports JAX.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -38,10 +41,27 @@ gc.set_threshold(50_000)
 # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# A job that fails ends its process at once; in this one it raises SystemExit.
+errors.leave = sys.exit
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that processes side by side end together."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--chaos", type=int, default=0, metavar="N", help="kills, signals and flipped bits"
+    )
+
+
+@pytest.fixture(scope="session")
+def chaos(request: pytest.FixtureRequest) -> int:
+    """How many faults are asked for; 0: the few of every run of the tests."""
+    return int(request.config.getoption("--chaos"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that processes side by side end together. Tests that are
+    marked `chaos` take hours: they run with `-m chaos` alone."""
+    if "chaos" not in config.getoption("-m"):
+        items[:] = [item for item in items if not item.get_closest_marker("chaos")]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

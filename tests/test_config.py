@@ -16,6 +16,7 @@ from groot_jax.config import (
     job_parser,
     load,
     load_dumped,
+    make_workdir,
     parse_job,
     variant,
 )
@@ -469,6 +470,7 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("reward.batch", "true", {}, {"reward.name": "mine:reward"}),
         ("reward.deadline", "3", {}, {"reward.name": "mine:reward"}),
         ("optimizer.b1", "0.8", {"optimizer.name": "adafactor"}, {}),
+        ("optimizer.max_skipped", "3", {}, {"optimizer.nonfinite": "skip"}),
         ("data.unlabeled", "queries.txt", {}, {"groot.unlabeled": "0.5"}),
         ("data.unlabeled", "queries.txt", {}, {"variants.groot.unlabeled": "0.5"}),
         ("groot.teacher", "policy", {}, {"groot.unlabeled": "0.5", "data.unlabeled": "a.txt"}),
@@ -675,3 +677,15 @@ def test_a_damaged_config_json_is_named(tmp_path: Path, text: str) -> None:
 def test_a_pool_smaller_than_its_beams_is_no_fault_of_consensus() -> None:
     settings = (("groot.pool.size", "4"), ("groot.pool.beams", "8"))
     assert load(RETAIL, settings).groot.pool.size == 4
+
+
+def test_a_work_directory_without_its_config_json_is_told_from_a_strange_folder(
+    tmp_path: Path,
+) -> None:
+    for name in ("checkpoints", "task"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"has lost its config\.json: bring a copy back"):
+        make_workdir(tmp_path)
+    (tmp_path / "task").rmdir()
+    with pytest.raises(UserError, match="holds other files"):
+        make_workdir(tmp_path)

@@ -183,7 +183,7 @@ def read_tuning(workdir: Path, system: str, step: int, reward: str) -> Tuning:
         return tuning if kept["reward"] == reward else Tuning(tuning.temperature)
     except FileNotFoundError:
         return Tuning()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({error!r}); remove it, and groot_jax.evaluate writes it again"
         ) from None
@@ -221,13 +221,24 @@ def _preference(record: Record) -> tuple[int, int]:
     return (_KINDS.index(record["checkpoint"]), record["step"])
 
 
+# What the table and the report take for granted of a record.
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("system", "decide", "split", "checkpoint", "reward"), str),
+    **dict.fromkeys(("metrics", "per_sentence"), dict),
+    "step": int,
+    "samples": list,
+}
+
+
 def _read_record(path: Path) -> Record:
     try:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
         _preference(record)
         for key in Record.__annotations__:
-            record[key]  # type: ignore[literal-required]
-    except (ValueError, KeyError, TypeError) as error:
+            value, kind = record[key], _TYPES.get(key, object)  # type: ignore[literal-required]
+            if not isinstance(value, kind):
+                raise TypeError(f"{key} is no {kind.__name__}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is not an evaluation's file ({error}): remove it and evaluate again"
         ) from error

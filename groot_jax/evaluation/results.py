@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -124,14 +124,18 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def results_table(results: Results, split: str) -> Table:
-    """Systems as rows, the main metrics as columns, the best of each column in bold."""
+def results_table(results: Results, split: str, worse: Mapping[str, str] | None = None) -> Table:
+    """Systems as rows, the main metrics as columns, the best of each column in bold. `worse`: what
+    is wrong with a system, which stands below the table."""
     rewards = {
         str(systems[split]["reward"]) for systems in results["systems"].values() if split in systems
     }
     title = f"{split} split" + (f", reward {', '.join(sorted(rewards))}" if rewards else "")
     # Fits 80 columns with the longest of the usual names.
     table = Table(title=title, box=None, padding=(0, 0, 0, 1), pad_edge=False)
+    notes = [f"{name}: {why}" for name, why in (worse or {}).items() if name in results["systems"]]
+    if notes:
+        table.caption, table.caption_justify = escape("\n".join(notes)), "left"
     table.add_column("system", no_wrap=True)
     for _, heading, _ in COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)

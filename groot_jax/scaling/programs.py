@@ -205,7 +205,9 @@ class Programs:
         optimizer = self._optimizer(stage, clip)
         state = self.partitioning.state_shapes(optimizer)
         # Its declared type lacks `lower`.
-        jitted: Any = jit(stage, optimizer, self.partitioning)
+        jitted: Any = jit(
+            stage, optimizer, self.partitioning, self.config.optimizer.nonfinite == "skip"
+        )
         return jitted.lower(
             state, _placed(batch, layout.batch), key, columns, *_placed(losses, layout.everywhere)
         )

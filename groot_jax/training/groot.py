@@ -47,6 +47,7 @@ class Ranked:
     batch: Batch
     tokens_BxKxT: np.ndarray | None  # of the beams; None where nothing was generated
     pools: Callable[[], Mapping[int, Pool]]  # by example; waits for the oracle
+    beams: Beams | None = None  # on the devices: what a checkpoint keeps of it
 
 
 class GrootStage:
@@ -66,9 +67,10 @@ class GrootStage:
         self.total = num_updates(settings, per_epoch)
         self._eval_every = updates_between(settings, per_epoch)
         self._optimizer = make_optimizer(run.config.optimizer, settings, settings.clip, self.total)
+        nonfinite = run.config.optimizer.nonfinite
         self._step = run.shared(
             _update_key(settings),
-            lambda: jit_groot_step(settings, self._optimizer, partitioning),
+            lambda: jit_groot_step(settings, self._optimizer, partitioning, nonfinite == "skip"),
         )
         systems = [configs.variant(run.config, name) for name in run.config.systems]
         losses = loss_settings(settings, losses_in_use([settings, *systems]))
@@ -97,13 +99,13 @@ class GrootStage:
 
     def generate(self, params: Params, batch: Batch, step: int) -> Beams | None:
         """Starts the search for the k best labelings of each sentence; returns at once."""
+        if not self._generates(step):
+            return None
         if self._batches.is_unlabeled(step):
             # As its teacher would label it for a user. No gold has been learned by heart here, so
             # there is nothing for noise to undo.
             teacher = self._start if self.settings.teacher == "start" else params
             return self._run.generator(teacher, batch)
-        if not self._contrasts:
-            return None
         # By the step, not by a key that each search passes on: a run that continues draws the same.
         key = None
         if self._noisy:
@@ -111,6 +113,9 @@ class GrootStage:
             number = arrays.put(np.uint32(step), self._run.partitioning.layout.everywhere)
             key = self._fold_in(self._noise, number)
         return self._generator(params, batch, key)
+
+    def _generates(self, step: int) -> bool:
+        return self._contrasts or self._batches.is_unlabeled(step)
 
     def correct_and_rank(self, beams: Beams | None, batch: Batch) -> Ranked:
         """Waits for the beams and hands them to the oracle, which corrects, scores and ranks while
@@ -141,6 +146,7 @@ class GrootStage:
             batch,
             arrays.read(beams.tokens_BxKxT),
             lambda: dict(zip(indices, handle.result(), strict=True)),
+            beams,
         )
 
     def contrast(self, state: TrainState, ranked: Ranked) -> Update:
@@ -153,10 +159,13 @@ class GrootStage:
         # sentence, which only one of them may count.
         counted = set(batch.index_B[self._counted_B].tolist())
         figures = pool_figures([pools[i] for i in pools if i in counted], self._terms)
+        index_B = batch.index_B
         if any(example is not None and example.unlabeled for example in batch.examples):
             # Expected rewards are no rewards, and no mean shall be of both.
             figures = {f"unlabeled_{name}": figure for name, figure in figures.items()}
-        return Update(state, metrics, figures)
+            # Numbered behind those of the training split: see `Run.name_sentence`.
+            index_B = np.where(index_B < 0, -1, index_B + len(self._run.corpus.train))
+        return Update(state, metrics, figures, index_B)
 
     def encode(self, ranked: Ranked, pools: Mapping[int, Pool]) -> PoolBatch:
         """The pools as the arrays of an update, on the host."""
@@ -187,11 +196,15 @@ class GrootStage:
 
     # ---- Their order ----
 
-    def updates(self, state: TrainState, start: int) -> Iterator[Update]:
+    def updates(
+        self, state: TrainState, start: int, flight: Sequence[Beams] = ()
+    ) -> Iterator[Update]:
         """Update n runs on the device while batch n + lag, generated just before it, is scored.
 
-        Beams are never made across an evaluation: after one, and so after a resume, generation
-        starts anew from the parameters at hand. A run that was killed makes the same beams again.
+        Beams are never made across an evaluation: after one, generation starts anew from the
+        parameters at hand. Between two, a checkpoint holds those that wait for their update, the
+        `flight`: they come from parameters that are gone. So a run that was killed, wherever, goes
+        on with the same beams.
         """
         # With lag 1 and 4 updates between evaluations the device gets, by its batch,
         #
@@ -203,6 +216,11 @@ class GrootStage:
         source = self._batches.from_step(start, self._run.config.loader.threads)
         ahead = start  # The next batch to generate for.
         ready: deque[Ranked] = deque()
+        waiting = deque(self._fitting(flight))
+        while waiting:  # Batches of which nothing is generated have no beams there.
+            beams = waiting.popleft() if self._generates(ahead) else None
+            ready.append(self.correct_and_rank(beams, next(source)))
+            ahead += 1
         for step in range(start, self.total):
             segment_end = min(self.total, (step // self._eval_every + 1) * self._eval_every)
             made = []
@@ -215,7 +233,14 @@ class GrootStage:
             update = self.contrast(state, ready.popleft())
             ready.extend(self.correct_and_rank(*item) for item in made)
             state = update.state
-            yield update
+            made_ahead = tuple(item.beams for item in ready if item.beams is not None)
+            yield dataclasses.replace(update, flight=made_ahead)
+
+    def _fitting(self, flight: Sequence[Beams]) -> Sequence[Beams]:
+        """None on another mesh, whose batches have more rows of padding or fewer: generation then
+        starts anew."""
+        rows = len(self._counted_B)
+        return flight if all(len(beams.tokens_BxKxT) == rows for beams in flight) else ()
 
     def stage(self) -> Stage:
         """As the loop of all training sees it."""
@@ -236,6 +261,9 @@ class GrootStage:
             shapes=partitioning.state_shapes(self._optimizer),
             updates=self.updates,
             programs=tuple(programs),
+            rows=partitioning.layout.batch,
+            start=run.stage_0_reward,
+            name_sentence=run.name_sentence,
             per_epoch=self._batches.per_epoch,
             rates=learning_rates(self.settings, self.total),
         )

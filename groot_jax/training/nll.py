@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import OutputColumns, Params, TrainState, nll_batch
 from groot_jax.data.batches import TrainingBatches
+from groot_jax.generate.beam_search import Beams
 from groot_jax.mesh import arrays
 from groot_jax.task import initial_params
 from groot_jax.training.checkpoints import Merit, by_reward
@@ -27,6 +28,7 @@ def likelihood_stage(
     columns: OutputColumns,
     initial: Callable[[], Params],
     merit: Merit = by_reward,
+    name_sentence: Callable[[int], str] = str,
 ) -> Stage:
     """Likelihood of the targets of `batches`, from the `initial` parameters; stage 0 and
     pretraining, whose `settings` are `config.nll` and `config.pretrain`."""
@@ -34,15 +36,15 @@ def likelihood_stage(
     total = num_updates(settings, batches.per_epoch)
     optimizer = make_optimizer(config.optimizer, settings, config.optimizer.clip, total)
     layout = partitioning.layout
-    step = jit_nll_step(settings, optimizer, partitioning)
+    step = jit_nll_step(settings, optimizer, partitioning, config.optimizer.nonfinite == "skip")
     key = arrays.named_key(config.seed, system, layout.everywhere)
 
-    def updates(state: TrainState, start: int) -> Iterator[Update]:
+    def updates(state: TrainState, start: int, _: Sequence[Beams]) -> Iterator[Update]:
         # Nothing here waits for the device: a batch is on its way while the one before is computed.
         for batch in batches.from_step(start, config.loader.threads):
             data = arrays.put(nll_batch(batch), layout.batch)
             state, metrics = step(state, data, key, columns)
-            yield Update(state, metrics, {})
+            yield Update(state, metrics, {}, batch.index_B)
 
     return Stage(
         system,
@@ -56,6 +58,7 @@ def likelihood_stage(
         per_epoch=batches.per_epoch,
         rates=learning_rates(settings, total),
         merit=merit,
+        name_sentence=name_sentence,
     )
 
 
@@ -70,4 +73,5 @@ def nll_stage(run: Run) -> Stage:
         run.batches(settings.batch_size, run.config.seed),
         run.columns,
         lambda: initial_params(run.task, partitioning.params),
+        name_sentence=run.name_sentence,
     )

@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 
 from ml_collections import ConfigDict
 
+from groot_jax import config as configs
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import Params
 from groot_jax.data.augment import Augmenter
@@ -122,14 +123,42 @@ class Run:
         elsewhere = self.config.nll.checkpoint
         if not elsewhere and not self.config.nll.enabled:
             return initial_params(self.task, self.partitioning.params)
+        with self._stage_0() as checkpoints:
+            return checkpoints.read_params(_best, self.partitioning.param_shapes)[1]
+
+    def _stage_0(self) -> Checkpoints:
+        elsewhere, tie = self.config.nll.checkpoint, self.config.checkpoint.tie
         workdir = expanded(elsewhere, "config.nll.checkpoint") if elsewhere else self.workdir
-        tie = self.config.checkpoint.tie
         # By this run's `tie`: what is best there may be another one than that run itself took.
-        with Checkpoints(workdir, "nll", tie=tie, read_only=True) as checkpoints:
-            step = checkpoints.best()
-            if step is None:
-                raise UserError(
-                    f"{checkpoints.folder} holds no checkpoint of stage 0; run groot_jax.train "
-                    "there first"
-                )
-            return checkpoints.restore_params(step, self.partitioning.param_shapes)
+        return Checkpoints(workdir, "nll", tie=tie, read_only=True, hosts=self.hosts)
+
+    def stage_0_reward(self) -> float | None:
+        """reward@1 on dev of what stage 1 starts from; None where nobody has measured it, or by
+        another measure: `nll.checkpoint` may be of other data, or have another reward."""
+        elsewhere = self.config.nll.checkpoint
+        if not elsewhere and not self.config.nll.enabled:
+            return None
+        if elsewhere:
+            path = expanded(elsewhere, "config.nll.checkpoint") / configs.CONFIG_FILE
+            differing = configs.differing_keys(configs.load_dumped(path), self.config)
+            if any(key.startswith(("data.", "reward.", "generate.k")) for key in differing):
+                return None
+        with self._stage_0() as checkpoints:
+            step = _best(checkpoints)
+            looks = checkpoints.meta(step).evaluations
+            return next((one.metrics["reward@1"] for one in looks if one.step == step), None)
+
+    def name_sentence(self, index: int) -> str:
+        """Where a sentence of training stands, as `file:line`; its number where it came from none.
+        Those without labels are numbered behind the others."""
+        sentences = (*self.corpus.train, *self.corpus.unlabeled)
+        return sentences[index].source or f"sentence {index}"
+
+
+def _best(checkpoints: Checkpoints) -> int:
+    step = checkpoints.best()
+    if step is None:
+        raise UserError(
+            f"{checkpoints.folder} holds no checkpoint of stage 0; run groot_jax.train there first"
+        )
+    return step
