@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import jax
@@ -81,16 +81,30 @@ def labeler_of(model: ConfigDict, chosen: tuple[str, int] | None = None) -> Earl
                 "config.model.init_system and init_checkpoint mean nothing: leave them out"
             )
         return None
+    workdir = expanded(model.init, "config.model.init")
+    try:
+        # A run asks for its format, its tokenizer and its shape one after the other.
+        written = tuple(path.stat().st_mtime_ns for path in _files_of(workdir) if path.exists())
+        config, format_, model_config = _read(workdir, written)
+    except UserError as error:
+        raise UserError(f"config.model.init: {error}") from error
+    return Earlier(workdir, model, config, format_, model_config, chosen)
+
+
+def _files_of(workdir: Path) -> tuple[Path, ...]:
+    return workdir / configs.CONFIG_FILE, workdir / "task" / "task.json"
+
+
+@lru_cache(maxsize=1)
+def _read(workdir: Path, written: tuple[int, ...]) -> tuple[ConfigDict, Format, T5Config]:
+    """Config, format and shape of a labeler whose files were `written` then."""
+    del written
     # Imported here: a task, too, is made with what stands in this file.
     from groot_jax.task import load_task
 
-    workdir = expanded(model.init, "config.model.init")
-    try:
-        config = configs.load_dumped(workdir / configs.CONFIG_FILE)
-        task = load_task(workdir, config)
-    except UserError as error:
-        raise UserError(f"config.model.init: {error}") from error
-    return Earlier(workdir, model, config, task.format, task.model_config, chosen)
+    config = configs.load_dumped(workdir / configs.CONFIG_FILE)
+    task = load_task(workdir, config)
+    return config, task.format, task.model_config
 
 
 def tokenizer_for(earlier: Earlier, config: ConfigDict, types: Sequence[str]) -> Tokenizer:

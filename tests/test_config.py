@@ -108,6 +108,21 @@ def test_updates_to_trace_are_two_numbers_in_order(steps: str) -> None:
     assert with_override("profile.steps", "0:20").profile.steps == "0:20"
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "named"),
+    [
+        ("data.scheme", "train=bio,dev=bio, train=iob1", "names train twice"),
+        ("mesh.rules.batch", "data,fsdp,data", "each once"),
+        ("systems", "groot,groot", "names a system twice"),
+    ],
+)
+def test_what_is_said_twice_is_not_taken_in_silence(key: str, text: str, named: str) -> None:
+    said = message((key, text), base=f"{CONFIGS / 'columns.py'}:train=a.txt")
+    assert named in said and f"config.{key}" in said
+    with pytest.raises(UserError, match="train= is given twice"):
+        load(f"{CONFIGS / 'columns.py'}:train=a.txt,test=b.txt,train=c.txt")
+
+
 def test_metrics_go_only_where_something_is_known() -> None:
     assert "config.report_to is 'tensorbord'" in message(("report_to", "wandb,tensorbord"))
     assert with_override("report_to", "").report_to == ()

@@ -262,6 +262,7 @@ def _check_columns(data: ConfigDict) -> None:
             "the two their own columns"
         )
     # "bio", or "train=bio, dev=iob1"
+    named_splits: list[str] = []
     for part in data.scheme.split(",") if "=" in data.scheme else (f"train={data.scheme}",):
         split, _, name = (side.strip() for side in part.partition("="))
         if split not in ("train", "dev", "test") or name.lower() not in _SCHEMES:
@@ -270,6 +271,11 @@ def _check_columns(data: ConfigDict) -> None:
                 f"config.data.scheme is {data.scheme!r}; it can be {', '.join(_SCHEMES)}{hint}, or "
                 "one for each split: train=bio,dev=iob1"
             )
+        if split in named_splits:
+            raise UserError(
+                f"config.data.scheme is {data.scheme!r}, which names {split} twice: leave one out"
+            )
+        named_splits.append(split)
 
 
 def _check_text_and_model(config: ConfigDict) -> None:
@@ -309,12 +315,12 @@ def _check_mesh(mesh: ConfigDict) -> None:
         )
     for name, rule in mesh.rules.items():
         # "data, fsdp" -> data and fsdp; "" -> none: that dimension is whole on every device.
-        for axis in filter(None, (part.strip() for part in rule.split(","))):
-            if axis not in axes:
-                raise UserError(
-                    f"config.mesh.rules.{name} is {rule!r}; it can be '' or mesh axes with commas "
-                    f"between them: {', '.join(axes)}"
-                )
+        given = [part.strip() for part in rule.split(",") if part.strip()]
+        if not {*given} <= {*axes} or len({*given}) < len(given):
+            raise UserError(
+                f"config.mesh.rules.{name} is {rule!r}; it can be '' or mesh axes, each once, with "
+                f"commas between them: {', '.join(axes)}"
+            )
 
 
 def _check_systems(config: ConfigDict) -> None:

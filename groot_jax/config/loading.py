@@ -82,10 +82,10 @@ def finish(
 def parse_arg(arg: str, **defaults: str) -> dict[str, str]:
     """For config files: reads `name=value,name=value`, what follows `--config=file.py:`.
 
-    Raises UserError for a name that is not among `defaults`.
+    Raises UserError for a name that is not among `defaults`, and for one that is given twice.
     """
     # parse_arg("train=a.txt", train="", dev="") -> {"train": "a.txt", "dev": ""}
-    values = dict(defaults)
+    values, given = dict(defaults), set[str]()
     for part in filter(None, arg.split(",")):
         name, equals, value = part.partition("=")
         if not equals or name not in defaults:
@@ -93,6 +93,9 @@ def parse_arg(arg: str, **defaults: str) -> dict[str, str]:
                 f"--config: {part!r} is not one of {', '.join(f'{n}=...' for n in defaults)}, "
                 "separated by commas, which are what this config file takes after its colon"
             )
+        if name in given:
+            raise UserError(f"--config: {name}= is given twice: leave one out")
+        given.add(name)
         values[name] = value
     return values
 

@@ -248,8 +248,8 @@ def token_accuracy(candidate: Labeling, gold: Labeling, words: Words) -> float:
 
 def parse_type_weights(text: str) -> dict[str, float]:
     """Reads "brand=2, color=0.5" as {"brand": 2.0, "color": 0.5}. A type may hold `=`: the last one
-    counts. Raises a UserError that names the part which is no weight."""
-    weights = {}
+    counts. Raises a UserError that names the part which is no weight, or a type's second one."""
+    weights: dict[str, float] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         type_, equals, value = part.rpartition("=")
         try:
@@ -260,6 +260,10 @@ def parse_type_weights(text: str) -> dict[str, float]:
             raise UserError(
                 f"config.reward.type_weights has the part {part!r}, which is not of the form "
                 "type=weight with a weight of at least 0"
+            )
+        if type_.strip() in weights:
+            raise UserError(
+                f"config.reward.type_weights weighs the type {type_.strip()!r} twice: leave one out"
             )
         weights[type_.strip()] = weight
     return weights

@@ -161,7 +161,7 @@ def test_a_bad_name_is_refused_in_a_sentence_that_says_what_is_wrong(name, said)
 
 def test_type_weights_are_read_and_bad_ones_named():
     assert parse_type_weights(" brand=2,color=0.5, a=b=0,") == {"brand": 2, "color": 0.5, "a=b": 0}
-    for bad in ("brand", "brand=x", "=2", "brand=-1", "brand=inf", "brand=nan"):
+    for bad in ("brand", "brand=x", "=2", "brand=-1", "brand=inf", "brand=nan", "ok=2"):
         with pytest.raises(UserError, match=r"config\.reward\.type_weights"):
             parse_type_weights(f"ok=1, {bad}")
 
