@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,7 @@ def test_data_that_changed_under_their_old_name_are_refused(
         before = path.read_text()
         path.write_text("".join(reversed(before.splitlines(keepends=True))))
         for job in ("train", "evaluate"):
-            said = error_of(lambda job=job: own.run(job, tmp_path / "w"), capsys)
+            said = error_of(partial(own.run, job, tmp_path / "w"), capsys)
             assert f"the {split} split does not hold the sentences" in said
         # A work directory of an earlier version holds no digests to compare with.
         shutil.copytree(tmp_path / "w", tmp_path / split)
