@@ -80,16 +80,16 @@ $(VENV)/.stamp-run: $(METADATA) | $(VENV)/.stamp-venv
 
 $(VENV)/.stamp-test: $(METADATA) | $(VENV)/.stamp-venv
 	@echo "Installing groot_jax and the test tools into $(VENV)."
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --editable '.[test,serve]'
 	@touch $(VENV)/.stamp-run $@
 
 # Not compiled: of the thousands of modules of torch, spaCy and transformers tests import few, which
 # Python compiles then.
 $(VENV)/.stamp-parity: $(METADATA) | $(VENV)/.stamp-venv
 	@echo "Installing groot_jax, the test tools, torch, the reference of the parity tests, libtpu," \
-		"the compiler of preflight's, what benchmarks/peers.py compares with and what exports need," \
-		"into $(VENV)."
-	@$(PIP) --no-compile --editable '.[test,parity,tpu,peers,ctranslate2,stablehlo]'
+		"the compiler of preflight's, what benchmarks/peers.py compares with, what exports need," \
+		"wandb and what the page is tested with, into $(VENV)."
+	@$(PIP) --no-compile --editable '.[test,serve,parity,tpu,peers,ctranslate2,stablehlo,wandb,browser]'
 	@touch $(VENV)/.stamp-run $(VENV)/.stamp-test $@
 
 $(VENV)/.stamp-transformers5: $(VENV)/.stamp-parity constraints-transformers5.txt
