@@ -188,7 +188,7 @@ class Checkpoints:
 
         Raises UserError where the save cannot begin, and where the one before failed.
         """
-        # Orbax has copied the arrays to the host when `save` returns; the next update may take them.
+        # Orbax has copied the arrays when `save` returns: the next update may take their memory.
         self.wait()
         if self._broken:
             self._open(create=False)
