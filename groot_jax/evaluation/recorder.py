@@ -77,9 +77,17 @@ class Recorder:
             for split, sentences in (("dev", corpus.dev), ("test", corpus.test))
         }
 
-    def record(self, params: Any, system: str, step: int, checkpoint: str, split: str) -> float:
-        """Writes the records of one checkpoint on one split, and its predictions; the seconds that
-        it took.
+    def record(
+        self,
+        params: Any,
+        system: str,
+        step: int,
+        checkpoint: str,
+        split: str,
+        predictions: bool = True,
+    ) -> float:
+        """Writes the records of one checkpoint on one split, and, where they are asked for, its
+        `predictions`; the seconds that it took.
 
         `checkpoint` is how it was asked for: best, latest or step. Dev chooses what decisions need,
         and the rule; without a dev split `threshold` is left out, and the temperature of others is
@@ -115,7 +123,7 @@ class Recorder:
         }
         if dev_beams is not None:
             shared["dev_chose"] = tuning.rule
-        predictions = Predictions(sentences, beams, tuning.temperature)
+        answers = Predictions(sentences, beams, tuning.temperature)
         # Rules agree on most sentences: what the report shows of these is scored once for all.
         once = remembering(score)
         for rule in config.evaluate.decide:
@@ -125,7 +133,7 @@ class Recorder:
             known = of_dev.get(rule) if evaluator is dev else None
             decided = known or decide(rule, sentences, beams, score, tuning, limit)
             scores = score_beams(sentences, decided, rewards, penalty)
-            predictions.add(rule, decided, scores, name)
+            answers.add(rule, decided, scores, name)
             metrics = summarise(totals(scores, name), name) | shared
             metrics["confusion"] = confusion(sentences, decided)
             if rule == "threshold":
@@ -150,7 +158,8 @@ class Recorder:
                 samples=make_samples(sentences, decided, once, config.evaluate.samples, penalty),
             )
             write_eval(self._folder, record)
-        predictions.write(self._folder, system, split, step)
+        if predictions:
+            answers.write(self._folder, system, split, step)
         return time.monotonic() - begun
 
 
