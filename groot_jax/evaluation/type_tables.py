@@ -10,7 +10,6 @@ from groot_jax.evaluation.metrics import Summary
 from groot_jax.evaluation.records import Json
 from groot_jax.evaluation.results import Results, dev_choices
 
-
 _SHOWN = 40  # Types of a matrix: of 200 it would have 40,000 cells.
 OTHERS = "(others)"
 
@@ -79,7 +78,7 @@ def _matrix(
     order: list[str | None] = [*types, None]
     cells: dict[tuple[str | None, str | None], tuple[int, int]] = {}
     for gold, found, same, other in confusion["cells"]:
-        place = tuple(type_ if type_ in order else OTHERS for type_ in (gold, found))
+        place = (gold if gold in order else OTHERS, found if found in order else OTHERS)
         before = cells.get(place, (0, 0))
         cells[place] = (before[0] + same, before[1] + other)
     most = max((sum(n) for (gold, found), n in cells.items() if gold != found), default=1)
