@@ -71,13 +71,13 @@ $(VENV)/.stamp-run: $(METADATA)
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-run
 	@echo "Installing the test tools into $(VENV)."
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --editable '.[test,serve]'
 	@touch $@
 
 $(VENV)/.stamp-parity: $(VENV)/.stamp-test
 	@echo "Installing torch, the reference of the parity tests, libtpu, the compiler of preflight's," \
 		"what benchmarks/peers.py compares with, what exports need and wandb, into $(VENV)."
-	@$(PIP) --editable '.[parity,tpu,peers,ctranslate2,stablehlo,wandb]'
+	@$(PIP) --editable '.[parity,tpu,peers,ctranslate2,stablehlo,wandb,browser]'
 	@touch $@
 
 $(VENV)/.stamp-transformers5: $(VENV)/.stamp-parity constraints-transformers5.txt

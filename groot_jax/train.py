@@ -14,13 +14,14 @@ if __name__ == "__main__":
     prepare_job()  # Ahead of the imports below, which take seconds.
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
+from groot_jax.calls import make_callable
 from groot_jax.data.card import make_card, read_lines_of, write_card
 from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
@@ -29,6 +30,7 @@ from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluate import evaluate_systems, show_results, worse_systems
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.recorder import Recorder, reported_rewards
+from groot_jax.evaluation.results import NO_RESULTS, Results
 from groot_jax.model.config import run_settings
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
@@ -62,7 +64,14 @@ def main(argv: list[str] | None = None) -> None:
         "test split), dev, or nothing",
     )
     args = configs.parse_job(parser, argv)
-    config, workdir = args.config, args.workdir
+    run_training(args.config, args.workdir, args.split, argv)
+
+
+def run_training(
+    config: ConfigDict, workdir: Path, split: str, argv: Sequence[str] | None = None
+) -> Results:
+    """As `main`; what W/results.json holds then, nothing where `split` is none. `argv`: the command
+    line that says the same."""
     check_writers(config.report_to)
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
@@ -103,9 +112,9 @@ def main(argv: list[str] | None = None) -> None:
                     *(stage, workdir, config, run.evaluator.evaluate, console, hosts),
                     samples=lambda: run.evaluator.samples,
                 )
-            if args.split != "none":
-                close(run, console, args.split)
+            results = NO_RESULTS if split == "none" else close(run, console, split)
     hosts.close()
+    return results
 
 
 def stages(run: Run) -> Iterator[Stage]:
@@ -210,7 +219,7 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
 # ---- Close ------------------------------------------------------------------------------------
 
 
-def close(run: Run, console: Console, split: str) -> None:
+def close(run: Run, console: Console, split: str) -> Results:
     """Scores the best checkpoint of every system on a split (dev where there is no test split), and
     writes the report."""
     # Dev chose the checkpoints, and flatters them: it stands in only where there is nothing else,
@@ -218,9 +227,12 @@ def close(run: Run, console: Console, split: str) -> None:
     split = split if run.corpus.test else "dev"
     recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
     evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
-    if run.hosts.main:
-        show_results(run.workdir, run.config, console, worse_systems(run.workdir, run.config))
+    if not run.hosts.main:
+        return NO_RESULTS
+    return show_results(run.workdir, run.config, console, worse_systems(run.workdir, run.config))
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     exit_on_user_error(main, "; run the same command again to continue")

@@ -13,7 +13,6 @@ from groot_jax.errors import prepare_job
 if __name__ == "__main__":
     prepare_job()  # Ahead of the imports below.
 
-import argparse
 import json
 from pathlib import Path
 
@@ -25,11 +24,17 @@ from groot_jax.training.checksums import META_FILE, damage, read_guarded, verifi
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the job. Raises UserError for what is no work directory, and where one is damaged."""
-    parser = argparse.ArgumentParser(
-        prog="groot verify", description="Compare a work directory with the sums of its files."
+    parser = configs.JobParser(
+        prog="python -m groot_jax.verify",
+        description="Compare a work directory with the sums of its files.",
     )
-    parser.add_argument("workdir", metavar="W", help="work directory of a training")
-    workdir = expanded(parser.parse_args(argv).workdir, "W")
+    parser.add_argument(
+        "workdir",
+        type=lambda text: expanded(text, "WORKDIR"),
+        metavar="WORKDIR",
+        help="work directory of a training",
+    )
+    workdir = configs.parse_flags(parser, argv).workdir
     configs.load_dumped(workdir / configs.CONFIG_FILE)
     found = [*_checkpoints(workdir), *_lines(workdir)]
     for name, problem in found:
@@ -73,10 +78,12 @@ def _lines(workdir: Path) -> list[tuple[str, str]]:
         problem = ""
         try:
             text = path.read_text(encoding="utf-8")
-            for line in text.splitlines() if path.suffix == ".jsonl" else [text]:
+            # What follows the last line break of metrics.jsonl is the line of a run that was killed
+            # while it wrote, which the next one drops.
+            for line in text.split("\n")[:-1] if path.suffix == ".jsonl" else [text]:
                 if not isinstance(json.loads(line), dict):
                     raise ValueError("a line is no object")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             problem = f"cannot be read ({error})"
         found.append((str(path.relative_to(workdir)), problem))
     return found

@@ -162,7 +162,8 @@ class Programs:
             real_RxN = batch.forest.sentence_RxN >= 0
             share = 1 / len(batch.source_BxS)
             nodes = np.full(rows, real_RxN.sum() * share)
-            self_pairs = np.full(rows, batch.forest.attend_RxNxN[real_RxN].sum() * share)
+            # A node attends to itself and to one node at each depth above it.
+            self_pairs = np.full(rows, (batch.forest.depth_RxN[real_RxN] + 1).sum() * share)
         columns = len(self._task.grammar.columns_C)
         backward = step != "generate"
         return needed_flops(self.model_config, sources, nodes, self_pairs, columns, backward)

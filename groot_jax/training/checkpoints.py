@@ -108,15 +108,17 @@ class Checkpoints:
         self._share = (jax.process_index(), jax.process_count())
         self._writing: int | None = None  # The step of a save that has not landed yet.
         self._summing: threading.Thread | None = None
-        self._open()
+        self._there = ""  # A file that lies in the folder by now.
+        self._broken = False  # Orbax's manager raises a failure again at whatever it is asked.
+        self._open(create=not read_only)
 
-    def _open(self) -> None:
+    def _open(self, create: bool) -> None:
         with self._saving():
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 item_names=("state", "meta", "flight"),
                 options=ocp.CheckpointManagerOptions(
-                    create=not self._read_only,
+                    create=create,
                     preservation_policy=self._policy,
                     enable_async_checkpointing=True,
                     # A reader beside a training job must not clean up what that is writing.
@@ -132,8 +134,9 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            with self._saving():
-                self._manager.close()
+            if not self._broken:
+                with self._saving():
+                    self._manager.close()
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
@@ -172,8 +175,9 @@ class Checkpoints:
             with self._saving():
                 self._manager.wait_until_finished()
         except UserError:
-            self._open()  # Orbax's manager would raise the same again at whatever it is asked.
+            self._broken = True
             raise
+        self._there = META_FILE
         folder = self.folder / str(step)
         self._summing = threading.Thread(target=_sum, args=(folder, *self._share), daemon=True)
         self._summing.start()
@@ -186,6 +190,9 @@ class Checkpoints:
         # Orbax copies the arrays to the host before `save` returns, so that the next update may
         # take their memory; what goes on in the background is the writing.
         self.wait()
+        if self._broken:
+            self._open(create=False)
+            self._broken = False
         self._policy.evaluations = meta.evaluations
         meta.averaged = isinstance(state.opt_state, AveragedState)
         meta.flight = [list(beams.tokens_BxKxT.shape) for beams in flight]
@@ -225,7 +232,7 @@ class Checkpoints:
         # is there, so that their room does not count.
         needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05) + 2**20
         trial = f".trial.{self._hosts.index}" if self._hosts.count > 1 else ""
-        check_writable(self.folder, needed, trial)
+        check_writable(self.folder, needed, trial, self._there)
 
     # ---- Reading ----
 

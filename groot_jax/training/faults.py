@@ -50,9 +50,10 @@ def full_disk(folder: Path, why: str) -> str:
     )
 
 
-def check_writable(folder: Path, needed: int, trial: str = "") -> None:
+def check_writable(folder: Path, needed: int, trial: str = "", there: str = "") -> None:
     """Raises UserError where a disk has fewer free bytes than are needed, before it is filled to
-    the brim for nothing; or where it takes no file of the name `trial`."""
+    the brim for nothing; where it takes no file of the name `trial`; or where it has lost the file
+    `there`."""
     try:
         free = shutil.disk_usage(folder).free
         if trial:
@@ -65,6 +66,13 @@ def check_writable(folder: Path, needed: int, trial: str = "") -> None:
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise save_error(error, folder) from error
+    # Orbax makes folders that are not there: under a mount that has gone, all that follows would
+    # lie unseen, and be hidden when it comes back.
+    if there and not (folder / there).is_file():
+        raise UserError(
+            f"{folder}: what was saved there is gone (was a disk mounted there?), so the "
+            "checkpoint was not written: bring it back and run the same command again"
+        )
     if free < needed:
         mebibytes = f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} are free"
         raise UserError(full_disk(folder, mebibytes))

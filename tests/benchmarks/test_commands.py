@@ -104,3 +104,11 @@ def test_programs_are_counted_cold_and_warm():
     assert functions["nll_step"]["programs"] == functions["search"]["programs"] == 1
     parts = sum(row["programs"] for name, row in functions.items() if name != "all")
     assert parts == functions["all"]["programs"] == cold["programs"]
+
+
+def test_a_pass_with_saves_is_timed_beside_one_without(tmp_path: Path):
+    result = run("saves", f"--cache={tmp_path}")
+    assert all(positive(result["sentences_per_second"][name][0]) for name in ("none", "saves"))
+    assert result["saves"] == len(result["blocked_seconds"]) >= 1
+    pairs = zip(result["blocked_seconds"], result["copied_seconds"], strict=True)
+    assert all(blocked >= copied > 0 for blocked, copied in pairs)

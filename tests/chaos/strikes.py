@@ -1,11 +1,14 @@
 """Trains a tiny model again and again under kills and signals at random moments, and compares.
 
-    python tests/chaos/strikes.py FOLDER STRIKES PROCESSES SEED ARGUMENT_OF_TRAIN...
+    python tests/chaos/strikes.py FOLDER STRIKES PROCESSES SEED SECONDS ARGUMENT_OF_TRAIN...
 
 A training is struck, started again and struck again until it gets to its end; then the parameters,
 the optimizer's state and the metrics have to be, to the bit, those of a training that nobody
 disturbed, and its checkpoints whole. Then comes the next training, until there were so many
 strikes. Prints one line of JSON. What it takes is imported once: each training is a fork.
+
+SECONDS 0: as above. Above 0, a single training gets a SIGTERM so many seconds after each start and
+saves nothing but then, until it gets to its end, which may take STRIKES at most.
 """
 
 from __future__ import annotations
@@ -121,7 +124,7 @@ def compared(whole: Path, struck: Path) -> list[str]:
 
 def main() -> None:
     folder, (strikes, count, seed) = Path(sys.argv[1]), map(int, sys.argv[2:5])
-    argv, rng = sys.argv[5:], random.Random(seed)
+    steady, argv, rng = float(sys.argv[5]), sys.argv[6:], random.Random(seed)
     log = folder / "log"
     begun = time.monotonic()
 
@@ -141,17 +144,19 @@ def main() -> None:
     workdir = folder / "struck"
     while struck < strikes or workdir.exists():
         every = rng.choice(["every_steps=1", "every_steps=2", "every_minutes=0.002"])
+        every = "every_minutes=0" if steady else every
         pids = begin(workdir, f"--config.checkpoint.{every}")
         statuses = None
         if struck < strikes:
-            statuses = wait(pids, rng.uniform(0.0, 1.1) * duration)
+            statuses = wait(pids, steady or rng.uniform(0.0, 1.1) * duration)
         if statuses is None and struck < strikes:
             struck += 1
             number, victim = rng.choice(SIGNALS), rng.randrange(count)
+            number = signal.SIGTERM if steady else number
             since = time.monotonic()
             if pids[victim] not in _STATUS:
                 os.kill(pids[victim], number)
-            if rng.random() < 0.1 and number != signal.SIGKILL:
+            if not steady and rng.random() < 0.1 and number != signal.SIGKILL:
                 time.sleep(0.05)
                 if os.waitpid(pids[victim], os.WNOHANG)[0] == 0:
                     os.kill(pids[victim], signal.SIGINT)  # A second one, which leaves at once.
@@ -177,6 +182,8 @@ def main() -> None:
             else:
                 same += 1
             shutil.rmtree(workdir)
+            if steady:
+                break
         elif struck >= strikes and 1 in statuses:
             wrong.append(log.read_text()[-600:])
             break

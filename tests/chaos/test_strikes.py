@@ -40,10 +40,18 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     return Jobs(corpus, tmp_path_factory.getbasetemp().parent / "groot_jax-cache")
 
 
-def strike(jobs: Jobs, folder: Path, strikes: int, processes: int, seed: int) -> dict[str, Any]:
-    argv = jobs.argv("train", folder / "w", *FLAGS)[1:]
+def strike(
+    jobs: Jobs,
+    folder: Path,
+    strikes: int,
+    processes: int,
+    seed: int = 0,
+    seconds: float = 0.0,
+    flags: tuple[str, ...] = FLAGS,
+) -> dict[str, Any]:
+    argv = jobs.argv("train", folder / "w", *flags)[1:]
     done = subprocess.run(
-        [sys.executable, STRIKES, folder, *map(str, (strikes, processes, seed)), *argv],
+        [sys.executable, STRIKES, folder, *map(str, (strikes, processes, seed, seconds)), *argv],
         env=job_environment(),
         stdout=subprocess.PIPE,
         text=True,
@@ -51,14 +59,15 @@ def strike(jobs: Jobs, folder: Path, strikes: int, processes: int, seed: int) ->
     )
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(done.stdout)
-    assert summary["wrong"] == [] and summary["strikes"] == strikes
+    assert summary["wrong"] == []
+    assert summary["strikes"] == strikes or (seconds and 2 <= summary["strikes"] < strikes)
     assert summary["same"] == summary["trainings"] >= 1
     return summary
 
 
 @pytest.mark.slow
 def test_a_few_strikes_change_no_bit(jobs: Jobs, tmp_path: Path) -> None:
-    strike(jobs, tmp_path, 6, 1, seed=0)
+    strike(jobs, tmp_path, 6, 1)
 
 
 @pytest.mark.chaos
@@ -67,3 +76,16 @@ def test_strikes_change_no_bit(jobs: Jobs, tmp_path: Path, processes: int, chaos
     """Four of five on one process, since two take three times as long."""
     share = {1: 0.8, 2: 0.2}[processes]
     strike(jobs, tmp_path, round((chaos or 500) * share), processes, seed=processes)
+
+
+@pytest.mark.chaos
+def test_a_training_that_is_terminated_every_20_seconds_gets_to_its_end(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    """A minute's worth of training, which evaluates at the end of each stage and saves at signals
+    alone."""
+    long = (
+        *("--config.nll.epochs=800", "--config.nll.eval_every=800"),
+        *("--config.groot.epochs=200", "--config.groot.eval_every=200"),
+    )
+    strike(jobs, tmp_path, 60, 1, seconds=20.0, flags=(*FLAGS, *long))

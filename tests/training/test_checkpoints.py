@@ -191,6 +191,21 @@ def test_a_save_that_cannot_fit_is_refused_before_it_begins(
     assert saved_steps(tmp_path, "groot") == [1]
 
 
+def test_a_folder_that_has_lost_what_was_saved_there_is_not_filled_anew(tmp_path: Path) -> None:
+    """As where a mount has gone: Orbax would make the folder that lay below it."""
+    with Checkpoints(tmp_path, "groot") as checkpoints:
+        checkpoints.save(2, state(2.0), Meta(EVALUATIONS[:2]))
+        checkpoints.wait()
+        checkpoints.check_writable(state(3.0))
+        checkpoints.folder.rename(tmp_path / "away")
+        checkpoints.folder.mkdir()
+        with pytest.raises(UserError, match="what was saved there is gone"):
+            checkpoints.check_writable(state(3.0))
+        checkpoints.folder.rmdir()
+        (tmp_path / "away").rename(checkpoints.folder)
+        checkpoints.check_writable(state(3.0))
+
+
 def test_of_several_processes_each_tries_whether_its_files_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

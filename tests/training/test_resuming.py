@@ -17,6 +17,9 @@ import optax
 import pytest
 from rich.console import Console
 
+from groot_jax import verify
+from groot_jax.config import CONFIG_FILE, default_config
+from groot_jax.config.workdir import dump
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import Beams
@@ -45,7 +48,7 @@ FLIGHT = Beams(
 
 def meta(step: int) -> Meta:
     looks = [Evaluation(n, {"reward@1": n / 100, "mean_reward": 0.5}) for n in range(5, step, 5)]
-    return Meta(looks, sums={"metrics": {}, "figures": [{}], "last": {}})
+    return Meta(looks, sums={"metrics": {}, "figures": [{}], "skipped": 0})
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +246,33 @@ def test_a_reader_refuses_a_damaged_one_by_its_file(workdir: Path) -> None:
         pytest.raises(Damaged, match="15 is damaged .*is not what was written"),
     ):
         checkpoints.restore_params(15, SHAPES.params)
+
+
+def test_verify_names_what_is_damaged_and_changes_nothing(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said() -> list[str]:
+        before = {path: path.read_bytes() for path in files(workdir)}
+        try:
+            verify.main([str(workdir)])
+        finally:
+            assert {path: path.read_bytes() for path in files(workdir)} == before
+        return capsys.readouterr().out.splitlines()
+
+    dump(default_config(), workdir / CONFIG_FILE)
+    (workdir / "metrics.jsonl").write_text('{"step": 2}\n{"st')
+    names = [f"checkpoints/groot/{name}" for name in ("10", "15", META_FILE)]
+    assert said() == [f"{name}: whole" for name in (*names, "metrics.jsonl")]
+    for sums in (workdir / names[0]).glob("checksums.*"):
+        sums.unlink()  # As of version 0.1: nothing can be said of it, and nothing is wrong.
+    assert said()[0] == f"{names[0]}: has no sums to compare with"
+    flip(largest(workdir / names[1]), random.Random(4))
+    flip(workdir / names[2], random.Random(4))
+    (workdir / "metrics.jsonl").write_text("3\n")
+    with pytest.raises(UserError, match=r"3 of 4 are damaged \(checkpoints/groot/15, .*newest"):
+        said()
+    lines = capsys.readouterr().out.splitlines()
+    assert "is not what was written" in lines[1] and lines[3].endswith("(a line is no object)")
 
 
 def test_what_was_to_go_when_a_job_was_killed_goes_at_the_next_start(workdir: Path) -> None:
