@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple, TypeAlias
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
 EXTRAS = "cuda12,ctranslate2"
+BENCHMARKS = ("generate", "update", "floor", "loop")
 LEAST = 20.0  # Seconds without which a benchmark is not begun.
 # The sentence of the page that a first section makes untrue.
 NONE_YET = "Nobody has run these measurements on a GPU yet."
@@ -176,23 +178,15 @@ def device_of(python: Path, env: dict[str, str]) -> tuple[str, str]:
 # ---- The page ---------------------------------------------------------------------------------
 
 
-def section(device: str, outcomes: Sequence[tuple[str, Step, Outcome]]) -> str:
-    """The Markdown of a device, with the marks around it by which it is found again."""
-    lines = [
-        f"<!-- begin {device} -->",
-        f"## On {device}",
-        "",
-        "    python benchmarks/gpu.py run",
-        "",
-    ]
-    lines += ["Medians of three alternated runs; `ours` and the baselines in bfloat16.", ""]
-    titles = dict.fromkeys(step.title for _, step, _ in outcomes)
-    for title in titles:
+def tables(outcomes: Sequence[tuple[str, Step, Outcome]]) -> dict[str, str]:
+    """Title -> Markdown, of the benchmarks that were run or were to be."""
+    found: dict[str, str] = {}
+    for title in dict.fromkeys(step.title for _, step, _ in outcomes):
         own = [(size, step, outcome) for size, step, outcome in outcomes if step.title == title]
         columns = own[0][1].columns
         # A benchmark that has one row for all has no column for the size.
         headings = [*([] if "size" in columns else ["size"]), *columns.values()]
-        lines += [f"**{title}**", "", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+        lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
         left_out = []
         for size, _, outcome in own:
             if outcome.result is None:
@@ -201,8 +195,9 @@ def section(device: str, outcomes: Sequence[tuple[str, Step, Outcome]]) -> str:
             for row in outcome.result.get("results", [outcome.result]):
                 cells = [*([] if "size" in columns else [size]), *map(_cell, _values(row, columns))]
                 lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", *([f"Left out: {' '.join(left_out)}", ""] if left_out else [])]
-    return "\n".join([*lines, f"<!-- end {device} -->"])
+        lines += ["", f"Left out: {' '.join(left_out)}"] if left_out else []
+        found[title] = "\n".join(lines)
+    return found
 
 
 def _values(row: Result, columns: dict[str, str]) -> list[Any]:
@@ -219,14 +214,20 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def with_section(text: str, device: str, new: str) -> str:
-    """The page with the section in the place of that device's earlier one, or at its end."""
+def with_tables(text: str, device: str, new: dict[str, str]) -> str:
+    """The page with these tables in the section of that device, at its end if there is none. Its
+    other tables, of earlier runs, stay."""
     begin, end = f"<!-- begin {device} -->", f"<!-- end {device} -->"
     text = text.replace(NONE_YET, "What was run on a GPU stands at the end of the page.")
-    if begin in text and end in text:
-        before, _, rest = text.partition(begin)
-        return before + new + rest.partition(end)[2]
-    return text.rstrip("\n") + f"\n\n{new}\n"
+    before, found, rest = text.partition(begin)
+    old, _, after = rest.partition(end) if found else ("", "", "")
+    # **Title**, a blank line, and the table up to the next title.
+    kept = dict(re.findall(r"\*\*(.+?)\*\*\n\n(.*?)\s*(?=\n\*\*|\Z)", old, re.DOTALL))
+    lines = [begin, f"## On {device}", "", "    python benchmarks/gpu.py run", ""]
+    lines += ["Medians of three alternated runs; `ours` and the baselines in bfloat16.", ""]
+    for title, table in (kept | new).items():
+        lines += [f"**{title}**", "", table, ""]
+    return before.rstrip("\n") + "\n\n" + "\n".join([*lines, end]) + (after or "\n")
 
 
 def write(page: Path, text: str) -> None:
@@ -251,10 +252,15 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit(
             "JAX finds no GPU here and would run on the CPU: see `nvidia-smi`, or add --quick"
         )
+    only = args.only.split(",")
+    if unknown := [name for name in only if name not in BENCHMARKS]:
+        raise SystemExit(f"--only={args.only}: {unknown[0]!r} is none of {', '.join(BENCHMARKS)}")
     sizes = ["nano"] if args.quick else args.sizes.split(",")
     outcomes: list[tuple[str, Step, Outcome]] = []
     for size in sizes:
         for step in steps_of(size, args.quick):
+            if step.name not in only:
+                continue
             left = args.deadline - (time.monotonic() - begun)
             if left < LEAST:
                 outcome = Outcome(None, f"no time left of {args.deadline:.0f} s")
@@ -266,7 +272,7 @@ def run(args: argparse.Namespace) -> int:
             outcomes.append((size, step, outcome))
             # At once: what was measured stays, whatever becomes of the rest.
             text = args.page.read_text(encoding="utf-8")
-            write(args.page, with_section(text, device, section(device, outcomes)))
+            write(args.page, with_tables(text, device, tables(outcomes)))
     print(f"{args.page} has the tables of {device}")
     return int(any(outcome.reason.startswith("failed") for _, _, outcome in outcomes))
 
@@ -281,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = commands.add_parser("run", help="install, measure, write the page; needs no network")
     runs.add_argument("--wheels", type=Path, help="what `wheels` fetched; without: as it is here")
     runs.add_argument("--sizes", default="base,large", help="models, in their order (base,large)")
+    runs.add_argument("--only", default=",".join(BENCHMARKS), help="some of the benchmarks")
     runs.add_argument("--deadline", type=float, default=600.0, help="seconds for all of it (600)")
     runs.add_argument("--page", type=Path, default=PAGE, help="where the tables go")
     runs.add_argument("--quick", action="store_true", help="tiny shapes, on a CPU too")

@@ -96,8 +96,8 @@ def main(argv: list[str] | None = None) -> None:
         }
         state = State()
         app = make_app(labeler, settings, state, about)
-        _say(f"{labeler.system}, step {labeler.step}, on {address_of(listener)}")
-        make_server(app, state, args.drain, args.timeout).run([listener])
+        place = f"{labeler.system}, step {labeler.step}, on {address_of(listener)}"
+        make_server(app, state, args.drain, args.timeout, lambda: _say(place)).run([listener])
     _say("ended, all requests answered")
     hosts.close()
 

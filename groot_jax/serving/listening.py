@@ -11,6 +11,7 @@ import asyncio
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
@@ -54,9 +55,16 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def make_server(app: Starlette, state: State, drain: float, grace: float) -> uvicorn.Server:
+def make_server(
+    app: Starlette,
+    state: State,
+    drain: float,
+    grace: float,
+    listening: Callable[[], None] = lambda: None,
+) -> uvicorn.Server:
     """A server whose `run([socket])` ends `drain` seconds after SIGTERM, or at once after Ctrl-C,
-    when what was asked is answered, but within `grace` seconds."""
+    when what was asked is answered, but within `grace` seconds. `listening` is called when it takes
+    connections."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -67,14 +75,20 @@ def make_server(app: Starlette, state: State, drain: float, grace: float) -> uvi
         backlog=_BACKLOG,
         timeout_graceful_shutdown=max(1, round(grace)),
     )
-    return _Server(config, state, drain)
+    return _Server(config, state, drain, listening)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, state: State, drain: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: State, drain: float, listening: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._state, self._drain = state, drain
+        self._state, self._drain, self._listening = state, drain, listening
         self._ends = float("inf")  # When it takes no more connections.
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal is not kept for later, as uvicorn does to end by it: this end is a good one.

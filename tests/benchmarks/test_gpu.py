@@ -34,6 +34,7 @@ def run_with(monkeypatch, tmp_path: Path, results: dict[str, Any], **changes: An
     if not page.exists():
         page.write_text(PAGE, encoding="utf-8")
     options = {"wheels": None, "sizes": "base", "deadline": 600.0, "page": page, "quick": False}
+    options["only"] = ",".join(gpu.BENCHMARKS)
     return gpu.run(argparse.Namespace(**options | changes))
 
 
@@ -52,6 +53,13 @@ def test_figures_come_into_the_page_with_the_devices_name_and_replace_its_last_o
     second = (tmp_path / "performance.md").read_text(encoding="utf-8")
     assert second.count("## On Tensor 9000") == 1
     assert "Left out" not in second and "2.5" in second
+    # What is not run again stays, and so does the rest of the page.
+    moved = second + "\n## More\n"
+    (tmp_path / "performance.md").write_text(moved, encoding="utf-8")
+    later = RESULTS | {"loop": {"sentences_per_second": 500.0}}
+    assert run_with(monkeypatch, tmp_path, later, only="loop") == 0
+    expected = moved.replace("| base | 410 |  |  | 9.31 |", "| base | 500 |  |  |  |")
+    assert (tmp_path / "performance.md").read_text(encoding="utf-8") == expected != moved
 
 
 def test_what_the_deadline_leaves_no_time_for_is_named(monkeypatch, tmp_path):
@@ -67,6 +75,15 @@ def test_a_benchmark_that_fails_or_takes_too_long_says_so(tmp_path):
     assert failed.result is None and "--no-such-flag" in failed.reason
     late = gpu.run_step(Path(sys.executable), step, 0.01, {"PATH": ""})
     assert late == gpu.Outcome(None, "not done in 0 s")
+
+
+def test_the_steps_are_the_benchmarks_that_only_may_name(monkeypatch, tmp_path):
+    assert [step.name for step in gpu.steps_of("base", quick=False)] == [*gpu.BENCHMARKS]
+    assert run_with(monkeypatch, tmp_path, RESULTS, only="loop,floor") == 0
+    text = (tmp_path / "performance.md").read_text(encoding="utf-8")
+    assert "| base | 410 |" in text and "**Generation" not in text
+    with pytest.raises(SystemExit, match="'lop' is none of generate, update, floor, loop"):
+        run_with(monkeypatch, tmp_path, RESULTS, only="lop")
 
 
 def test_it_asks_for_a_gpu_and_for_a_page(monkeypatch, tmp_path):

@@ -68,9 +68,14 @@ def test_tiles_see_the_path_of_each_node_and_nothing_else(seed, kinds):
     assert np.asarray(tiles.mask).sum() == expected.sum()  # No key stands there twice.
 
 
-@pytest.mark.parametrize("variant", ["v1_0", "umt5"])
-def test_decode_by_tiles_equals_decode_by_mask_and_so_do_gradients(variant, tiny, random_params):
-    config = tiny(variant)
+@pytest.mark.parametrize(
+    ("variant", "changes"),
+    [("v1_0", {}), ("umt5", {}), ("v1_1", {"remat": "full", "scan_layers": True})],
+)
+def test_decode_by_tiles_equals_decode_by_mask_and_so_do_gradients(
+    variant, changes, tiny, random_params
+):
+    config = tiny(variant, **changes)
     model, params = T5(config), random_params(config)
     token_BxN, depth_BxN, end_BxN = forest(3, 3)
     rng = np.random.default_rng(0)
