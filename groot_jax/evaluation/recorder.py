@@ -111,12 +111,7 @@ class Recorder:
         # function that hangs; the others are worked out here. It comes last in the report.
         rewards = {key: one_by_one(reward) for key, reward in reported_rewards(config).items()}
         rewards[name] = score
-        tuning, limit = Tuning(), config.decide.hypotheses
-        of_dev: dict[str, list[Beam]] = {}
-        if dev_beams is not None:
-            rules = config.evaluate.decide
-            tuning, of_dev = tune(dev.sentences, dev_beams, score, rules, limit)
-            write_tuning(self._folder, system, step, name, tuning, len(dev_beams))
+        tuning, of_dev = self._tuned(dev_beams, system, step)
         shared: Summary = {
             "calibration": _calibration(sentences, beams, tuning.temperature),
             "digest": self._digests[split],
@@ -131,6 +126,7 @@ class Recorder:
             if rule == "threshold" and dev_beams is None:
                 continue
             known = of_dev.get(rule) if evaluator is dev else None
+            limit = config.decide.hypotheses
             decided = known or decide(rule, sentences, beams, score, tuning, limit)
             scores = score_beams(sentences, decided, rewards, penalty)
             answers.add(rule, decided, scores, name)
@@ -161,6 +157,18 @@ class Recorder:
         if predictions:
             answers.write(self._folder, system, split, step)
         return time.monotonic() - begun
+
+    def _tuned(
+        self, dev_beams: Sequence[Beam] | None, system: str, step: int
+    ) -> tuple[Tuning, dict[str, list[Beam]]]:
+        """As `tune`, kept for `predict`; nothing is chosen where dev was not searched."""
+        if dev_beams is None:
+            return Tuning(), {}
+        config, dev = self.task.config, self._evaluators["dev"].sentences
+        limit, rules = config.decide.hypotheses, config.evaluate.decide
+        tuning, decided = tune(dev, dev_beams, self._oracle.score, rules, limit)
+        write_tuning(self._folder, system, step, config.reward.name, tuning, len(dev_beams))
+        return tuning, decided
 
 
 def _calibration(
