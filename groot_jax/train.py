@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -38,8 +39,9 @@ from groot_jax.runtime.files import expanded
 from groot_jax.runtime.machine import note_job
 from groot_jax.task import Task, check_corpus, init_folder, load_task, make_task, save_task
 from groot_jax.training import loop
+from groot_jax.training.ahead import Ahead
 from groot_jax.training.checkpoints import saved_steps
-from groot_jax.training.groot import GrootStage
+from groot_jax.training.groot import GrootStage, announce_systems
 from groot_jax.training.loop import Stage
 from groot_jax.training.monitor import say
 from groot_jax.training.nll import nll_stage
@@ -90,7 +92,8 @@ def run_training(
             corpus = with_unlabeled(corpus, config)
         for line in (*read_lines_of(corpus), *corpus.notes):
             say(console, line)
-        with open_oracle(config) as oracle:
+        # Processes of one run have to compile the same programs in the same order.
+        with open_oracle(config) as oracle, Ahead(enabled=hosts.count == 1) as ahead:
             if hosts.main:
                 open_task(config, workdir, corpus, oracle, lock)
             hosts.barrier()  # The task is on disk, for all processes to read.
@@ -106,12 +109,13 @@ def run_training(
             for line in (*corpus.notes[known:], *card.lines()):
                 say(console, line)
             lock.began()
-            run = Run(config, workdir, corpus, task, oracle, hosts)
+            run = Run(config, workdir, corpus, task, oracle, hosts, ahead)
             for stage in stages(run):
                 loop.train(
                     *(stage, workdir, config, run.evaluator.evaluate, console, hosts),
                     samples=lambda: run.evaluator.samples,
                 )
+                ahead.drop(stage.programs)
             results = NO_RESULTS if split == "none" else close(run, console, split)
     hosts.close()
     return results
@@ -123,7 +127,7 @@ def stages(run: Run) -> Iterator[Stage]:
     Each is made when the one before is done, whose memory it then can have.
     """
     if run.config.nll.enabled and not run.config.nll.checkpoint:
-        yield nll_stage(run)
+        yield nll_stage(run, lambda: run.ahead.run(partial(announce_systems, run)))
     for system in run.config.systems:
         yield GrootStage(run, system).stage()
 

@@ -26,6 +26,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 # Bytes of a line. A book has one or two million; what has more is no line, and may never end.
 LONGEST_LINE = 1 << 24
 _DEEPEST = 500  # Of JSON: Python goes about 990 deep, less those who call it.
+LARGEST = 16  # Lines of the largest block over those of the first.
 
 
 class Incoming(NamedTuple):
@@ -120,13 +121,18 @@ def read_blocks(
     parse: LineParser,
     strict: bool = False,
 ) -> Iterator[list[Incoming | BadLine]]:
-    """Lists of `size` lines, and of fewer where the next one is not there yet.
+    """Lists of `size` lines, then of twice as many each, up to `LARGEST` times `size`; and of fewer
+    where the next one is not there yet.
 
     `check` gets words and their `file:line`, and raises UserError where they will not do. An empty
     line is a sentence of no words, so that answers stay beside their lines. A bad line is a
     `BadLine`, or, where `strict`, a UserError after what comes before it was handed out.
     """
+    # Many sentences fill batches of each length: 64 of four lengths would all be searched as if
+    # they were as long as the longest. Twice as many each time: who watches the answers of a slow
+    # model never waits much longer for the next ones than all before them took.
     # size 2; a, b and c at once, a pause, d -> [a, b] [c] [d].
+    largest = size * LARGEST
     block: list[Incoming | BadLine] = []
     number = 0
     for raw in _lines(descriptor):
@@ -140,6 +146,7 @@ def read_blocks(
             block.append(found)
         if len(block) == size or (raw is None and block):
             yield block
+            size = min(2 * size, largest) if len(block) == size else size
             block = []
     if block:
         yield block

@@ -124,9 +124,11 @@ def test_the_job_prints_tables_and_writes_one_harmless_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = evaluated(tmp_path / "one", 1), evaluated(tmp_path / "<b>two", 3)
-    job: dict[str, Any] = {"started": "2026-01-31", "cpu": "<i>CPU", "devices": "1 cpu"}
+    keys = ("job", "started", "command", "host", "cores", "devices", "processes", "python")
+    job: dict[str, Any] = dict.fromkeys(keys, "x") | {"cpu": "<i>CPU"}
     job["versions"] = {"groot_jax": "0.2.0", "jax": "0.10.2"}
-    (one / "jobs.jsonl").write_text(json.dumps(job) + "\n")
+    # The first is of another version, and says less.
+    (one / "jobs.jsonl").write_text('{"job": "train"}\n' + json.dumps(job) + "\n")
     report.main([str(one), str(two)])
     out = capsys.readouterr().out
     assert "dev split, 4 sentences, reward f1" in out and "<b>two" in out and "0.750" in out
