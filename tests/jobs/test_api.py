@@ -70,7 +70,7 @@ def test_train_and_evaluate_return_what_they_write(jobs: Jobs, tmp_path: Path) -
     assert other["systems"]["nll"]["dev"]["reward"] == "exact"
 
 
-def test_mistakes_are_user_errors(tmp_path: Path, trained: Path) -> None:
+def test_mistakes_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(groot_jax.UserError, match="there is no file no.py"):
         groot_jax.train("no.py", tmp_path)
     with pytest.raises(groot_jax.UserError, match="split='all'"):
