@@ -279,14 +279,15 @@ class Labeler:
         windows = self._windows(tuple(words))
         return self._size(tuple(words[slice(*windows[0])])) if windows else (0, 0)
 
-    def compile(self, k: int, batch_size: int) -> None:
-        """Compiles the search of `label_all` for this `k` and `batch_size`, for each shape that
-        training had. A program is kept as config.compilation_cache says."""
+    def compile(self, k: int, batch_size: int) -> frozenset[tuple[int, int]]:
+        """Compiles the search of `label_all` for this `k` and `batch_size`, for each `batch_shape`
+        that training had, which it returns. Programs are kept as config.compilation_cache says."""
         generator = self._generator(max(k, self._task.config.generate.k))
         own_B = generator.own_rows(batch_size)
         example = self._encoded(("a",))
         for rung in self._task.ladder.rungs:
             generator.label(self._params, [collate([example], len(own_B), rung, own_B)])
+        return frozenset(self._task.ladder.rungs)
 
     @property
     def types(self) -> tuple[str, ...]:

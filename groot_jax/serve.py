@@ -70,20 +70,23 @@ def main(argv: list[str] | None = None) -> None:
             oracle()
         width = config.generate.k
         max_k = args.max_k or width
+        widths = (width,) if max_k <= width else (width, max_k)
+        sizes = batch_sizes(args.batch_size)
+        shapes = _compile(labeler, widths, sizes)
         settings = Settings(
             split=config.text.split,
             k=min(args.k, max_k),
             decide=rule,
             max_k=max_k,
-            widths=(width,) if max_k <= width else (width, max_k),
-            sizes=batch_sizes(args.batch_size),
+            widths=widths,
+            sizes=sizes,
+            shapes=shapes,
             delay=args.delay / 1000,
             timeout=args.timeout,
             max_bytes=args.max_bytes,
             max_sentences=args.max_sentences,
             max_waiting=args.max_waiting,
         )
-        _compile(labeler, settings.widths, settings.sizes)
         about = {
             "system": labeler.system,
             "step": labeler.step,
@@ -150,14 +153,16 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _compile(labeler: Labeler, widths: tuple[int, ...], sizes: tuple[int, ...]) -> None:
-    """All programs that the lengths of training need, so that no request waits for one."""
+def _compile(
+    labeler: Labeler, widths: tuple[int, ...], sizes: tuple[int, ...]
+) -> frozenset[tuple[int, int]]:
+    """All programs that the lengths of training need, so that no request waits for one; the shapes
+    of their batches."""
     begun = time.monotonic()
     _say(f"compiling {len(widths) * len(sizes)} searches for each length of sentence")
-    for width in widths:
-        for size in sizes:
-            labeler.compile(width, size)
+    shapes = [labeler.compile(width, size) for width in widths for size in sizes]
     _say(f"compiled in {time.monotonic() - begun:.0f} s")
+    return shapes[0]
 
 
 def _usable(labeler: Labeler, rule: str) -> bool:

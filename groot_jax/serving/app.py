@@ -48,7 +48,8 @@ class Settings:
     """What a server does. `k` and `decide` hold where a request says nothing; `max_k` is the
     largest that it may ask for; `max_bytes` of a body, `max_sentences` of a list, `max_waiting`
     of all requests together; `timeout` in seconds, for all that a request takes; `delay` in
-    seconds, see `Batcher`; `widths` and `sizes`, see there, too."""
+    seconds, see `Batcher`; `widths` and `sizes`, see there, too. `shapes`: those that searches are
+    compiled for; None: all."""
 
     split: str = "spaces"
     k: int = 5
@@ -56,6 +57,7 @@ class Settings:
     max_k: int = 10
     widths: tuple[int, ...] = (10,)
     sizes: tuple[int, ...] = (1, 4, 16)
+    shapes: frozenset[tuple[int, int]] | None = None
     delay: float = 0.002
     timeout: float = 30.0
     max_bytes: int = 1 << 20
@@ -98,6 +100,7 @@ class Server:
     state: State
     about: Mapping[str, Any]
     batcher: Batcher
+    rare: Batcher
     metrics: Metrics
     page: tuple[bytes, str] = field(default_factory=lambda: read_page(_PAGE))
 
@@ -123,7 +126,8 @@ class Server:
 
     async def health(self, request: Request) -> Response:
         """GET /health."""
-        failure, draining = self.batcher.failure, self.state.draining
+        failure = self.batcher.failure or self.rare.failure
+        draining = self.state.draining
         status = "draining" if draining else "failing" if failure else "ok"
         why = {"error": failure} if failure else {}
         return _json({"status": status, **why, **self.about}, 200 if status == "ok" else 503)
@@ -223,13 +227,19 @@ class Server:
             return _Asked(sentence, error=str(error))
         return _Asked(sentence._replace(words=words), k, rule, spans_only)
 
+    def _batcher(self, one: _Asked) -> Batcher:
+        # A sentence of a length that training had not may have its search compiled, which takes
+        # seconds: in another thread, one at a time, so that others need not wait for it.
+        shape, known = self.labeler.batch_shape(one.sentence.words), self.settings.shapes
+        return self.batcher if known is None or shape in known or shape == (0, 0) else self.rare
+
     async def _answer(self, asked: _Asked | list[_Asked]) -> Response:
         several = asked if isinstance(asked, list) else [asked]
         good = [one for one in several if not one.error]
         try:
-            self.batcher.room(len(good))
+            self.batcher.room(len(good) + self.rare.waiting)
             found = await asyncio.gather(
-                *(self.batcher.label(one.sentence.words, one.k, one.rule) for one in good)
+                *(self._batcher(one).label(one.sentence.words, one.k, one.rule) for one in good)
             )
         except Overloaded:
             most = f"over {self.settings.max_waiting} sentences wait (--max-waiting)"
@@ -255,22 +265,21 @@ def make_app(
 ) -> Starlette:
     """The application of one server, as ASGI servers take it."""
     # The gauge asks for a batcher that is made after it.
-    metrics = Metrics(lambda: batcher.waiting)
-    batcher = Batcher(
-        labeler,
-        settings.sizes,
-        settings.widths,
-        settings.delay,
-        settings.max_waiting,
-        metrics.count,
+    metrics = Metrics(lambda: batcher.waiting + rare.waiting)
+    most = settings.max_waiting
+    batcher, rare = (
+        Batcher(labeler, sizes, settings.widths, settings.delay, most, metrics.count)
+        for sizes in (settings.sizes, (1,))
     )
-    server = Server(labeler, settings, state, about, batcher, metrics)
+    server = Server(labeler, settings, state, about, batcher, rare, metrics)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         batcher.start()
+        rare.start()
         yield
         await batcher.close()
+        await rare.close()
 
     routes = {
         "/label": ("POST", server.label),

@@ -24,8 +24,8 @@ from groot_jax.errors import UserError
 from groot_jax.serving.app import State
 
 _BACKLOG = 2048  # Connections that wait to be taken.
-# Seconds that a connection stays open unused. Load balancers keep theirs for 60; were it closed here
-# first, they might be about to ask on it.
+# Seconds that a connection stays open unused. Load balancers keep theirs for 60; were it closed
+# here first, they might be about to ask on it.
 _KEPT_OPEN = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ONE_WISH = 2.0  # Seconds in which the same signal means the same wish.

@@ -180,6 +180,28 @@ def test_who_asks_too_much_or_too_long_is_told_to_come_again():
     assert len(labeler.calls) == 2
 
 
+def test_a_sentence_of_a_length_that_is_not_compiled_for_holds_nobody_up():
+    labeler = StandIn()
+    label_all, gate = labeler.label_all, threading.Event()
+
+    def slow_for_long(sentences: Any, *rest: Any) -> Any:
+        if len(sentences[0]) > 4:
+            assert gate.wait(60)
+        return label_all(sentences, *rest)
+
+    labeler.label_all = slow_for_long  # type: ignore[method-assign]
+    with serving(labeler, shapes=frozenset({(8, 8)})) as port:
+        long: list[int] = []
+        asking = threading.Thread(target=lambda: long.append(Client(port).label(b"a b c d e f")[0]))
+        asking.start()
+        time.sleep(0.1)
+        assert Client(port).label([{"text": "a"}, {"text": ""}])[0] == 200 and long == []
+        gate.set()
+        asking.join(60)
+    assert long == [200]
+    assert [rows for sentences, *_, rows in labeler.calls if len(sentences[0]) > 4] == [1]
+
+
 # ---- What is told of it -----------------------------------------------------------------------
 
 
