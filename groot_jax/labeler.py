@@ -320,8 +320,9 @@ class Labeler:
         refused = self._task.config.text.long_sentences == "refuse"
         advice = "set --config.text.long_sentences=window"
         if len(known) > self.max_words and refused:
+            begins = " ".join(known[:6])[:80]  # Six words may have millions of letters.
             raise UserError(
-                f"a sentence of {len(known)} words ('{_begin(known)} ...') is over the limit "
+                f"a sentence of {len(known)} words ('{begins} ...') is over the limit "
                 f"of {self.max_words}; shorten it, or {advice}"
             )
         try:
@@ -389,11 +390,6 @@ class Labeler:
         batches = evaluation_batches(examples, len(own_B), self._task.ladder, own_B)
         found = generator.label(self._params, batches)
         return gather_beams(found, len(examples), self._hosts)
-
-
-def _begin(words: Sequence[str]) -> str:
-    """How a sentence begins, for a message: six words, whose letters may be millions."""
-    return " ".join(words[:6])[:80]
 
 
 def _is_count(value: object) -> bool:
