@@ -1,4 +1,5 @@
-"""What a user would pick instead: T5 of transformers in Flax and in torch, and scoring by tiling.
+"""What a user would pick instead: T5 of CTranslate2, of transformers in Flax and in torch, and
+scoring by tiling.
 
 Everything is jitted where it can be, batched and cached as the library offers it. torch is used
 where it is installed, on the device that the benchmark runs on.
@@ -6,6 +7,7 @@ where it is installed, on the device that the benchmark runs on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,11 +30,13 @@ from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import PoolBatch
 from groot_jax.data.batches import Batch
 from groot_jax.data.format import Format
+from groot_jax.export.translator import write_model
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import relative_position_bucket
 from groot_jax.reward.pool import Pool
 
 Array: TypeAlias = Any  # numpy on the host, jax.Array once it is on a device
+Translator: TypeAlias = Any  # CTranslate2's; it is not installed everywhere either.
 TorchT5: TypeAlias = Any  # torch is not installed everywhere, and never where types are checked.
 
 
@@ -264,5 +268,70 @@ def torch_generate(
         # [B * K, 1 + T] -> [B, K, T]; copying to the host waits for the device.
         tokens: np.ndarray = output.reshape(len(source), k, -1)[:, :, 1:].cpu().numpy()
         return tokens
+
+    return generate
+
+
+# ---- CTranslate2 ------------------------------------------------------------------------------
+
+
+def ct2_translators(
+    config: T5Config, params: Params, folder: Path, unknown: int
+) -> dict[str, Translator]:
+    """The model in CTranslate2, converted into `folder`, once for each type that is compared and
+    that it has here: float32, int8 and, on a GPU, bfloat16. None without CTranslate2.
+
+    int8 is its own quantisation of kernels, each row of one with a scale, and of what they are
+    multiplied with. It gets all cores for one batch, as our program does.
+    """
+    if find_spec("ctranslate2") is None:
+        return {}
+    # Before torch is imported or with it: the writer hides it from CTranslate2's converters.
+    write_model(config, params, folder, "float32", unknown=unknown)
+    import ctranslate2
+
+    cpu = jax.default_backend() == "cpu"
+    device = "cpu" if cpu else "cuda"
+    if device == "cuda" and not ctranslate2.get_cuda_device_count():
+        return {}
+    types = ("float32", "int8") if cpu else ("float32", "int8", "bfloat16")
+    supported = ctranslate2.get_supported_compute_types(device)
+    return {
+        type_: ctranslate2.Translator(
+            str(folder),
+            device=device,
+            compute_type=type_,
+            inter_threads=1,
+            intra_threads=len(os.sched_getaffinity(0)) if cpu else 0,
+        )
+        for type_ in types
+        if type_ in supported
+    }
+
+
+def ct2_generate(
+    translator: Translator, source_BxS: np.ndarray, *, k: int, steps: int
+) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+    """A call that returns tokens_BxKxT and scores_BxK, best first.
+
+    Every output has `steps` tokens: its own stop rule, which ends a sentence when the best beam has
+    ended, never comes to bear.
+    """
+    sources = [[f"<id_{id_}>" for id_ in ids if id_] for ids in np.asarray(source_BxS).tolist()]
+
+    def generate() -> tuple[np.ndarray, np.ndarray]:
+        results = translator.translate_batch(
+            sources,
+            beam_size=k,
+            num_hypotheses=k,
+            length_penalty=0.0,
+            min_decoding_length=steps,
+            max_decoding_length=steps,
+            max_input_length=0,
+            return_scores=True,
+        )
+        # `<id_7>` -> 7.
+        tokens = [[[int(t[4:-1]) for t in ids] for ids in r.hypotheses] for r in results]
+        return np.array(tokens, np.int32), np.array([r.scores for r in results], np.float32)
 
     return generate

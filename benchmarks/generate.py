@@ -1,18 +1,22 @@
-"""Our beam search against what transformers offers, on the same weights and sentences.
+"""Our beam search against CTranslate2 and transformers, on the same weights and sentences.
 
     python benchmarks/generate.py [--json] [--sizes=mini,small] [--dtype=bfloat16]
 
-Four modes of ours. `full`: no grammar, softmax over the whole vocabulary, the very work that
-transformers' Flax and torch do. `legal`: the same sentences labeled as Sentinel + Tag under the
-grammar (one token more than the baselines decode: EOS). `fused`: the same sentences in
-fused_sentinel, `aligned` in aligned (a position a word, two pieces in it). What comes out is
-checked before anything is timed: `full` against both baselines, the others against a plain beam
-search on the host and teacher forcing.
+Four modes of ours. `full`: no grammar, softmax over the whole vocabulary, the very work that the
+baselines do. `legal`: the same sentences labeled as Sentinel + Tag under the grammar (one token
+more than the baselines decode: EOS). `fused`: the same sentences in fused_sentinel, `aligned` in
+aligned (a position a word, two pieces in it). What comes out is checked before anything is timed:
+`full` against the baselines that compute in float32, the others against a plain beam search on the
+host and teacher forcing.
 
 Times are medians of alternated runs in milliseconds a batch. Columns:
-  ours_ms, hf_..._ms    a search; hf_flax: transformers' Flax inside one jit, hf_flax_call: as its
+  ours_ms               a search of ours
+  ct2_..._ms            CTranslate2 in that type, with all cores for one batch
+  hf_..._ms             hf_flax: transformers' Flax inside one jit, hf_flax_call: as its
                         documentation calls it, hf_torch_...: torch in that type
-  hf_..._ratio          their time over ours
+  ..._ratio             their time over ours
+  ..._spread            the rounds of that ratio: half of them lie within
+  ct2_int8_first        share of sentences whose first output in int8 is that of float32
   outputs_equal         whether the check passed
   floor_ratio           time of the products that the answer needs, at the best rate that this
                         machine shows in plain products, over our time
@@ -41,9 +45,9 @@ import numpy as np
 from benchmarks import baselines, measure, work, workload
 from groot_jax.data.batches import Batch
 from groot_jax.data.format import TAG, Format
-from groot_jax.generate.beam_search import Beams, beam_search
+from groot_jax.generate.beam_search import beam_search
 from groot_jax.generate.grammar import make_grammar, plan_steps
-from groot_jax.generate.steps import SearchInput, search_input
+from groot_jax.generate.inputs import Beams, SearchInput, search_input
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import save_pretrained
 from groot_jax.model.t5 import T5
@@ -51,7 +55,12 @@ from groot_jax.model.t5 import T5
 MODES = ("legal", "full", "fused", "aligned")
 TOLERANCE = 1e-4  # Of scores, relative.
 # hf_flax: its generate under one jit; hf_flax_call: called as it is.
-BASELINES = ("hf_flax", "hf_flax_call", "hf_torch_float32", "hf_torch_bfloat16")
+BASELINES = (
+    *("ct2_float32", "ct2_int8", "ct2_bfloat16"),
+    *("hf_flax", "hf_flax_call", "hf_torch_float32", "hf_torch_bfloat16"),
+)
+GROUPS = ("ct2", "hf_flax", "hf_torch")
+CT2_TOLERANCE = 1e-3  # Of CTranslate2's scores, relative: it sums in another order.
 REFERENCE_SENTENCES = 2  # Searched again on the host, slowly.
 
 
@@ -257,13 +266,16 @@ def compile_all(
     cases: dict[str, Case],
     source_BxS: np.ndarray,
     shape: workload.Shape,
+    with_flax: bool,
 ) -> Programs:
-    """Our modes and transformers' Flax."""
+    """Our modes and, where it is asked for, transformers' Flax."""
     programs = Programs({}, {})
     for mode, case in cases.items():
         program, seconds = measure.compiled(case.search(config), params, case.inputs)
         programs.calls[mode] = partial(program, params, case.inputs)
         programs.seconds[mode] = seconds
+    if not with_flax:
+        return programs
     model = baselines.flax_t5(config)
     theirs = baselines.flax_params(model, config, params)
     generate = baselines.flax_generate(model, k=shape.k, steps=shape.steps)
@@ -283,9 +295,10 @@ def check(
     cases: dict[str, Case],
     calls: dict[str, measure.Call],
     k: int,
-) -> dict[str, bool]:
-    """Whether the outputs of each mode are right. All calls compute in float32."""
-    equal = {}
+) -> dict[str, bool | None]:
+    """Whether the outputs of each mode are right; None where there is nothing to compare with. All
+    calls that are read compute in float32."""
+    equal: dict[str, bool | None] = {}
     for mode, case in cases.items():
         beams = calls[mode]()
         # Theirs know no grammar: what they can be compared with is the free search alone.
@@ -293,11 +306,31 @@ def check(
             equal[mode] = agrees(beams, config, params, case, k)
             continue
         ours = np.asarray(beams.tokens_BxKxT)
-        theirs = [np.asarray(calls["hf_flax"]()[0])]
+        same = []
+        if "hf_flax" in calls:
+            same.append(np.array_equal(ours, np.asarray(calls["hf_flax"]()[0])))
         if "hf_torch_float32" in calls:
-            theirs.append(calls["hf_torch_float32"]())
-        equal[mode] = all(np.array_equal(ours, other) for other in theirs)
+            same.append(np.array_equal(ours, calls["hf_torch_float32"]()))
+        if "ct2_float32" in calls:
+            tokens_BxKxT, scores_BxK = calls["ct2_float32"]()
+            same.append(np.array_equal(ours, tokens_BxKxT))
+            same.append(np.allclose(beams.scores_BxK, scores_BxK, rtol=CT2_TOLERANCE, atol=0))
+        equal[mode] = all(same) if same else None
     return equal
+
+
+def ct2_calls(
+    config: T5Config, params: measure.Params, source_BxS: np.ndarray, shape: workload.Shape
+) -> dict[str, measure.Call]:
+    """CTranslate2's search in each type that it has here; none without it."""
+    with tempfile.TemporaryDirectory() as folder:
+        translators = baselines.ct2_translators(
+            config, params, Path(folder), workload.UNKNOWN
+        )  # It has read the file when it is made.
+    return {
+        f"ct2_{type_}": baselines.ct2_generate(translator, source_BxS, k=shape.k, steps=shape.steps)
+        for type_, translator in translators.items()
+    }
 
 
 def torch_calls(
@@ -329,21 +362,35 @@ def run_size(
     # Theirs read Sentinel + Tag, whatever the modes. Their 32 tokens a sentence are as many as a
     # sentinel and a tag for each of 16 words.
     source_BxS = make_case("legal", shape, config).batch.source_BxS
-    torch = torch_calls(config, params, source_BxS, shape)
-    programs = compile_all(config, params, cases, source_BxS, shape)
+    others: dict[str, measure.Call] = {}
+    if "ct2" in args.baselines:
+        others |= ct2_calls(config, params, source_BxS, shape)
+    if "hf_torch" in args.baselines:
+        others |= torch_calls(config, params, source_BxS, shape)
+    flax = "hf_flax" in args.baselines
+    programs = compile_all(config, params, cases, source_BxS, shape, flax)
     with exact():
         plain = dataclasses.replace(config, dtype="float32")
         # A type of 8 bits of mantissa orders close candidates otherwise, in ours and in theirs; so
         # outputs are compared in float32, with programs that are not timed.
         checked = programs
         if not is_exact(config):
-            checked = compile_all(plain, params, cases, source_BxS, shape)
-        equal = check(plain, params, cases, checked.calls | torch, shape.k)
-    times = measure.alternate(programs.calls | torch, args.rounds)
+            checked = compile_all(plain, params, cases, source_BxS, shape, flax)
+        equal = check(plain, params, cases, checked.calls | others, shape.k)
+    first = same_first(others)
+    times = measure.all_rounds(programs.calls | others, args.rounds)
     return [
-        _row(size, mode, case, config, shape, rates, times, programs.seconds, equal[mode])
+        _row(size, mode, case, config, shape, rates, times, programs.seconds, equal[mode], first)
         for mode, case in cases.items()
     ]
+
+
+def same_first(calls: dict[str, measure.Call]) -> float | None:
+    """Share of sentences whose first output CTranslate2 keeps in int8; None where it lacks it."""
+    if not {"ct2_float32", "ct2_int8"} <= calls.keys():
+        return None
+    exact_BxT, rounded_BxT = (calls[f"ct2_{type_}"]()[0][:, 0] for type_ in ("float32", "int8"))
+    return float((exact_BxT == rounded_BxT).all(1).mean())
 
 
 def _row(
@@ -353,11 +400,13 @@ def _row(
     config: T5Config,
     shape: workload.Shape,
     rates: work.Rates,
-    times: dict[str, float],
+    rounds: dict[str, list[float]],
     seconds: dict[str, float],
-    equal: bool,
+    equal: bool | None,
+    first: float | None,
 ) -> measure.Row:
     need = work.total(needed(case, config, shape).values())
+    times = measure.medians(rounds)
     ours = times[mode]
     row: measure.Row = {"size": size, "mode": mode, "ours_ms": measure.rounded(ours)}
     for name in BASELINES:
@@ -365,12 +414,15 @@ def _row(
     for name in BASELINES:
         ratio = times[name] / ours if name in times else None
         row[f"{name}_ratio"] = measure.rounded(ratio, 3)
+        both = (rounds[name], rounds[mode]) if name in rounds else None
+        row[f"{name}_spread"] = measure.spread(*both) if both else None
     return row | {
+        "ct2_int8_first": measure.rounded(first, 3),
         "outputs_equal": equal,
         **work.shares(need, ours, rates, config.dtype),
         "gflop": measure.rounded(1e-9 * need.flops),
         "compile_s": measure.rounded(seconds[mode], 3),
-        "hf_flax_compile_s": measure.rounded(seconds["hf_flax"], 3),
+        "hf_flax_compile_s": measure.rounded(seconds.get("hf_flax"), 3),
         "dtype": config.dtype,
         "steps": case.steps,
         "source": case.source,
@@ -382,10 +434,10 @@ COLUMNS = (
     "size",
     "mode",
     "ours_ms",
-    "hf_flax_ms",
-    "hf_flax_call_ms",
-    "hf_torch_float32_ms",
-    "hf_torch_bfloat16_ms",
+    *(f"{name}_ms" for name in BASELINES),
+    "ct2_float32_ratio",
+    "ct2_float32_spread",
+    "ct2_int8_ratio",
     "hf_flax_ratio",
     "hf_flax_call_ratio",
     "hf_torch_float32_ratio",
@@ -400,7 +452,9 @@ COLUMNS = (
 def main() -> None:
     parser = measure.arguments(__doc__)
     parser.add_argument("--modes", default=",".join(MODES), help=", ".join(MODES))
+    parser.add_argument("--baselines", default=",".join(GROUPS), help=", ".join(GROUPS))
     args = measure.parse(parser)
+    args.baselines = tuple(name for name in GROUPS if name in args.baselines.split(","))
     args.modes = tuple(mode for mode in MODES if mode in args.modes.split(","))
     shape = workload.QUICK if args.quick else workload.Shape()
     rates = work.measure_rates(args.dtype, quick=args.quick, rounds=args.rounds)

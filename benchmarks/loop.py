@@ -26,8 +26,8 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -48,7 +48,7 @@ from groot_jax.contrast.update import Metrics, PoolBatch, TrainState
 from groot_jax.data.batches import Batch, TrainingBatches, encode
 from groot_jax.data.corpus import read_corpus
 from groot_jax.errors import exit_on_user_error
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Candidate, Pool, PoolSettings, ScoringTask, build_pools
 from groot_jax.reward.rewards import RewardSpec, make_reward
@@ -56,7 +56,7 @@ from groot_jax.reward.worker import make_chunk_scorer
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, initial_params, load_task
 from groot_jax.training.groot import GrootStage, Ranked
-from groot_jax.training.loop import let_go
+from groot_jax.training.loop import Update, let_go
 from groot_jax.training.optimizer import make_optimizer
 from groot_jax.training.run import Run
 from groot_jax.training.setup import device_setup
@@ -72,7 +72,7 @@ _PLAIN_FORMAT = (
     "--config.model.normalise=full",
     "--config.generate.grammar=false",
 )
-_TINY = (
+TINY = (
     "--config.data.train_limit=64",
     "--config.generate.k=3",
     "--config.groot.pool.size=4",
@@ -172,6 +172,16 @@ class LoopResult(NamedTuple):
 def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
     """`steps` updates of the system `groot`, by `groot_jax.train` itself, after a first pass: no
     evaluations on dev, no checkpoints, the same batches twice."""
+    with observed_stage(config) as groot:
+        for _ in range(2):  # The first pass compiles.
+            groot.recorder = Recorder()
+            result = run_pass(groot, steps)
+    return result
+
+
+@contextmanager
+def observed_stage(config: ConfigDict) -> Iterator[ObservedStage]:
+    """The system `groot` in a work directory of its own, as the job makes it."""
     stages: list[ObservedStage] = []
 
     def make_scoring(*args: Any) -> Any:
@@ -200,27 +210,29 @@ def groot_loop(config: ConfigDict, steps: int) -> LoopResult:
             run = Run(config, folder, corpus, task, oracle, Hosts())
             groot = ObservedStage(run, "groot")
             stages.append(groot)
-            for _ in range(2):  # The first pass compiles.
-                groot.recorder = Recorder()
-                result = _pass(groot, steps)
+            yield groot
             let_go(groot.stage().programs)
     finally:
         sys.setswitchinterval(before)
-    return result
 
 
-def _pass(groot: ObservedStage, steps: int) -> LoopResult:
+def run_pass(
+    groot: ObservedStage, steps: int, after: Callable[[int, Update], None] | None = None
+) -> LoopResult:
+    """So many updates from the start of the stage; `after` gets each, with its number."""
     stage = groot.stage()
     state = jax.block_until_ready(stage.fresh())
     begun = time.perf_counter()
     # Metrics are (sum, denominator); the denominator of gold's score is the number of sentences.
     sentences, previous = 0.0, None
-    stream = stage.updates(state, 0)
+    stream = stage.updates(state, 0, ())
     del state  # The first update takes its memory; nothing else may hold on to it.
-    for update in islice(stream, min(steps, stage.total)):
+    for step, update in enumerate(islice(stream, min(steps, stage.total)), 1):
         if previous is not None:  # As training reads them: one update late.
             sentences += float(jax.device_get(previous.metrics)["gold_score"][1])
         previous = update
+        if after is not None:
+            after(step, update)
     assert previous is not None
     sentences += float(jax.device_get(previous.metrics)["gold_score"][1])
     seconds = time.perf_counter() - begun
@@ -369,7 +381,7 @@ def main() -> None:
     # The user's come last, so that they win.
     overrides = [f"--config.model.dtype={args.dtype}", *args.override]
     if args.quick:
-        overrides += _TINY
+        overrides += TINY
         args.steps = min(args.steps, 4)
     sleeping = (
         *overrides,

@@ -13,6 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
@@ -96,7 +97,26 @@ def compiled(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[
 
 
 def alternate(calls: Mapping[str, Call], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each call over `rounds` rounds of all of them, after one unmeasured.
+    """Median milliseconds of each call over `rounds` of `all_rounds`."""
+    return medians(all_rounds(calls, rounds))
+
+
+def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median of each call's rounds."""
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def spread(times: Sequence[float], base: Sequence[float]) -> list[float | None]:
+    """First and third quartile of time / base over the rounds that both were measured in."""
+    ratios = [time / own for time, own in zip(times, base, strict=True)]
+    if len(ratios) == 1:
+        return [rounded(ratios[0], 3)] * 2
+    quartiles = statistics.quantiles(ratios, n=4, method="inclusive")
+    return [rounded(quartiles[0], 3), rounded(quartiles[2], 3)]
+
+
+def all_rounds(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each call in `rounds` rounds of all of them, after one unmeasured.
 
     Calls a and b run as a b, a b, a b, ... The first round is the unmeasured one: it compiles what
     is not compiled yet, and fills caches. A call ends when the arrays that it returns are there.
@@ -109,7 +129,7 @@ def alternate(calls: Mapping[str, Call], rounds: int) -> dict[str, float]:
             jax.block_until_ready(call())
             if measured:
                 times[name].append(1e3 * (time.perf_counter() - begun))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def peak_flops(dtype: str) -> float | None:
@@ -123,12 +143,28 @@ def peak_flops(dtype: str) -> float | None:
 
 
 def device() -> Row:
-    """What ran: backend, kind of device, and cores that this process may use."""
+    """What ran: backend, kind of device, cores that this process may use, and which of the vector
+    instructions that products live on the processor has."""
     # A container or taskset may leave fewer cores than the machine has; macOS cannot tell.
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
     kind = jax.devices()[0].device_kind
-    return {"backend": jax.default_backend(), "device": kind, "cores": cores}
+    return {
+        "backend": jax.default_backend(),
+        "device": kind,
+        "cores": cores,
+        "vectors": _vector_instructions(),
+    }
+
+
+def _vector_instructions() -> list[str]:
+    """As Linux names them; nothing elsewhere."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return []
+    known = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    return [name for name in known if name in flags]
 
 
 def show(rows: Sequence[Row], columns: Sequence[str] = ()) -> None:

@@ -62,8 +62,8 @@ def write(folder: Path) -> None:
     from safetensors.numpy import save_file
 
     from groot_jax.model.config import T5Config
+    from groot_jax.model.param_tree import param_shapes
     from groot_jax.model.pretrained import torch_name
-    from groot_jax.model.t5 import param_shapes
 
     transformers.logging.set_verbosity_error()
     source_BxS, inputs_BxT = ids()

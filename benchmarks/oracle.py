@@ -85,7 +85,8 @@ def main() -> None:
             # Pools of 16 sentences -> their trees -> which row of which bin each lies in -> arrays.
             trees = [build_tree(pool, 0) for pool in targets[at : at + BATCH]]
             nodes = [len(tree.tokens) for tree in trees]
-            plan = plan_bins(nodes, sources_BxS.sum(1).tolist(), buckets)
+            T = max(len(ids) for pool in targets[at : at + BATCH] for ids in pool)
+            plan = plan_bins(nodes, sources_BxS.sum(1).tolist(), buckets, T)
             edges = round_up(max(len(tree.edge_labels) for tree in trees), buckets)
             plant(trees, plan, sources_BxS, sources_BxS, settings.size, edges)
 

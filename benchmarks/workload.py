@@ -22,7 +22,7 @@ from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import Tokenizer
-from groot_jax.generate.steps import SearchInput
+from groot_jax.generate.inputs import SearchInput
 from groot_jax.model.config import T5Config, preset
 from groot_jax.model.t5 import init_params
 from groot_jax.reward.pool import Pool, PoolEntry
@@ -30,6 +30,7 @@ from groot_jax.reward.rewards import RewardSpec, make_reward
 
 VOCABULARY = 32128  # T5's rows.
 TYPES = tuple(f"t{i}" for i in range(97))  # 97 + 100 sentinels + O, I and EOS: 200 legal columns.
+UNKNOWN = 2  # The id of the unknown piece.
 _LABELS = ("O", "I", *TYPES)
 _FIRST_WORD = 3 + len(_LABELS)
 _SIZE = VOCABULARY - 128  # Room above for the whole pieces that the fused format appends.
@@ -66,7 +67,7 @@ class _Pieces:
     """
 
     size = _SIZE
-    pad_id, eos_id, unk_id = 0, 1, 2
+    pad_id, eos_id, unk_id = 0, 1, UNKNOWN
     sentinels = tuple(_SIZE - 1 - i for i in range(100))
 
     def encode(self, text: str) -> list[int]:

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     # Columns of the words and of the tags, numbered from 1, negative from the end; 0: as the file
     # shows, which is refused where it shows two.
     config.data.word_column = 0
-    config.data.tag_column = 0
+    config.data.tag_column = 0  # Of the tags, in the same way.
     config.data.separator = "auto"  # auto | tab | space
     # auto | bio | iob1 | bioes | bilou | bmes | ioe1 | ioe2 | io, for all splits, or each for its
     # own: "train=bio,dev=iob1". `auto`: what the fewest tags of a split break.
@@ -134,6 +134,14 @@ def get_config() -> ConfigDict:
     # no core.
     config.reward.workers = -1
     config.reward.deadline = 10.0  # Seconds that one call may take.
+    # Times that a call is made once more after an error, 0.5, 1, 2, ... seconds later; and times
+    # that another process takes up the work of a scoring process that ended or hung.
+    config.reward.retries = 2
+    # stop | drop, when all that failed. drop: the candidate leaves its sentence's pool and is
+    # counted. A reward that returns None leaves a candidate out by itself.
+    config.reward.on_error = "stop"
+    # Seconds without a sign of life, outside of calls, until a scoring process counts as lost.
+    config.reward.timeout_s = 60.0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # adamw | adafactor
@@ -141,6 +149,13 @@ def get_config() -> ConfigDict:
     config.optimizer.clip = 10.0  # Global norm; 0 = none. Stage 1 has its own.
     config.optimizer.b1 = 0.9  # AdamW: how long gradients are remembered, .9: some ten updates;
     config.optimizer.b2 = 0.98  # and their squares, some fifty.
+    # When a loss or a gradient is no finite number: stop | skip (leave that update out).
+    config.optimizer.nonfinite = "stop"
+    config.optimizer.max_skipped = 10  # Updates left out in a row, after which training ends.
+    # Nats by which gold's mean log-probability may fall, over 20 updates or more since an
+    # evaluation; then dev is evaluated at once, and a system that has lost half of its reward (of
+    # pretraining: doubled its loss) has collapsed and ends. 0: it never does.
+    config.optimizer.max_gold_drop = 5.0
     # Decay of an exponential moving average of the parameters, in every stage and system; 0: none.
     # With it, the average is what is evaluated, chosen as best and used, for one copy of them more.
     config.optimizer.ema = 0.0
@@ -273,9 +288,16 @@ def get_config() -> ConfigDict:
     config.decide = ConfigDict()
     config.decide.hypotheses = 64  # Labelings of a sentence that consensus chooses among, at most.
 
-    # A checkpoint is written at every evaluation on dev: the best and the latest are kept.
+    # A checkpoint is written before every evaluation on dev, and in between: by time, by steps, and
+    # when a signal or an error ends the job. The best and the latest are kept.
     config.checkpoint = ConfigDict()
-    config.checkpoint.keep = 1  # Latest checkpoints kept, beside the best.
+    config.checkpoint.every_minutes = 10.0  # Minutes of training between two; 0: not by time.
+    config.checkpoint.every_steps = 0  # Updates between two; 0: not by updates.
+    # Latest checkpoints kept, beside the best. Two at least, whatever stands here: where the newest
+    # is damaged, training goes on from the one before.
+    config.checkpoint.keep = 2
+    # Minutes for which a save that fails is tried again while training goes on; then the job ends.
+    config.checkpoint.retry_minutes = 5.0
     # An evaluation becomes the best where the best before it is more than `tie` below the highest
     # dev reward at rank 1, or where it is itself within `tie` of that and has the higher mean over
     # the top k. (Of pretraining: where its loss is the lowest.)

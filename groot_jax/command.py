@@ -5,8 +5,17 @@ from __future__ import annotations
 import runpy
 import sys
 
-JOBS = ("train", "evaluate", "predict", "export", "preflight", "pretrain")
-_USAGE = f"usage: groot JOB ..., where JOB is {', '.join(JOBS)}; groot JOB --help explains it"
+from groot_jax import completion, config
+
+JOBS = (
+    *("train", "evaluate", "predict", "serve", "report", "export", "preflight", "pretrain"),
+    "verify",
+)
+_USAGE = (
+    f"usage: groot JOB ..., where JOB is {', '.join(JOBS)}; groot JOB --help explains it\n"
+    "       groot completion prints a script for bash: source <(groot completion)\n"
+    "       groot --version"
+)
 
 
 def main() -> None:
@@ -15,6 +24,12 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("-h", "--help"):
         print(_USAGE)
+        return
+    if name == "--version":
+        print(config.version())
+        return
+    if name == "completion":
+        completion.main(JOBS)
         return
     if name not in JOBS:
         print(_USAGE, file=sys.stderr)

@@ -1,15 +1,19 @@
 """The one exception that means "the user can mend this", and how a job ends on it.
 
-A job prints its message as one sentence and exits with status 1; anything else is a bug and keeps
-its traceback.
+A job prints its message as one sentence and exits with a status that says what to do next:
+
+    1           what the sentence says has to be mended first; or a bug, with its traceback
+    75          nothing of the job's: another process of the run was lost, say; run it again
+    128 + n     signal n: 129 SIGHUP, 130 SIGINT, 143 SIGTERM; run it again to continue
+
+Every failure leaves at once, without the end of the interpreter, which waits for threads: those of
+a save that cannot be written held a job for 301 s after its sentence.
 """
 
 from __future__ import annotations
 
-import atexit
 import errno
 import io
-import math
 import os
 import re
 import signal
@@ -17,14 +21,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_TERMINATE_ONCE_IN = 30.0  # Seconds in which further SIGTERMs are taken for the same one.
+RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: "temporary failure, the user is invited to retry".
+# Seconds in which the same signal means the same wish: Slurm sends SIGTERM to a task and to srun,
+# which passes it on.
+_ONE_WISH = 2.0
+# Seconds from a signal to the end, whatever the job is in the midst of. Launchers grant 120 s.
+LEAVE_WITHIN = 100.0
 _AGAIN_IN = 0.05  # Seconds until a signal that Python dropped is sent again.
+_WORDS = {signal.SIGHUP: "hung up", signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 # Called with what ends a job, before it ends: other processes of the run may have to be told.
 at_failure: list[Callable[[BaseException], None]] = []
@@ -34,6 +45,10 @@ at_peer_failure: list[Callable[[], None]] = []
 
 class UserError(Exception):
     """One sentence that names what is at fault (file:line, key, sentence) and what to do."""
+
+
+class RunAgain(UserError):
+    """A UserError that the same command gets over as it is: it exits with status 75."""
 
 
 @contextmanager
@@ -46,12 +61,29 @@ def told_as(key: str, given: str) -> Iterator[None]:
 
 
 class Terminated(BaseException):
-    """A SIGTERM: unwinds the job as Ctrl-C does."""
+    """A SIGTERM or SIGHUP, which is its argument: unwinds the job as Ctrl-C does."""
+
+
+def raise_signal(number: int) -> NoReturn:
+    """Unwinds the job as the signal does where nothing delays it."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Terminated(number)
+
+
+def exit_status(error: BaseException) -> int:
+    """With which a job ends on what unwinds it."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, Terminated):
+        return 128 + int(error.args[0] if error.args else signal.SIGTERM)
+    return RUN_AGAIN if isinstance(error, RunAgain) else 1
 
 
 def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
     """Runs `main`; a UserError, or a disk that is full, becomes one line on stderr and exit
-    status 1. Ctrl-C and SIGTERM, too, become one line, which `advice` ends."""
+    status 1 or 75 (see the module). Ctrl-C, SIGTERM and SIGHUP, too, become one line, which
+    `advice` ends."""
     _quiet_after_failure()
     for stream in (sys.stdout, sys.stderr):
         # A terminal, or PYTHONIOENCODING, that lacks a letter gets its number and not a traceback:
@@ -59,28 +91,24 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _signals():
+        with _signals(advice):
             _telling(main)
     except UserError as error:
-        _fail(str(error))
-    # 128 + the signal's number, as a shell says it: 130 for SIGINT (2), 143 for SIGTERM (15).
-    except KeyboardInterrupt:
-        print(f"interrupted{advice}", file=sys.stderr)
-        _leave_at_once(130)
-    except Terminated:
-        print(f"terminated{advice}", file=sys.stderr)
-        _leave_at_once(143)
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        _leave(exit_status(error))
+    except (KeyboardInterrupt, Terminated) as error:
+        status = exit_status(error)
+        print(f"{_WORDS[signal.Signals(status - 128)]}{advice}", file=sys.stderr)
+        _leave(status)
     except BrokenPipeError:
         # Whoever read the output has enough of it. Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(1)
-
-
-def _fail(sentence: str) -> None:
-    # Saves that were cut off would complain once more when the interpreter takes them apart.
-    atexit.register(setattr, sys, "unraisablehook", lambda _: None)
-    print("error:", " ".join(sentence.splitlines()), file=sys.stderr)
-    _leave(1)
+    except Exception:
+        # A bug. Not left to the interpreter, whose own end would wait for threads, and for the
+        # other processes of the run.
+        traceback.print_exc()
+        _leave(1)
 
 
 def _telling(main: Callable[[], object]) -> None:
@@ -88,7 +116,8 @@ def _telling(main: Callable[[], object]) -> None:
     try:
         try:
             main()
-            sys.stdout.flush()  # What is written late may find the disk full, the reader gone.
+            if sys.stdout is not None:  # It is where the shell's `>&-` has closed it.
+                sys.stdout.flush()  # What is written late may find the disk full, the reader gone.
         except Exception as error:
             # As a UserError before anybody is told: the others print the sentence too.
             if sentence := _out_of_memory(error) or _disk_full(error):
@@ -97,11 +126,6 @@ def _telling(main: Callable[[], object]) -> None:
     except BaseException as error:
         for tell in at_failure:
             tell(error)
-        bug = isinstance(error, Exception) and not isinstance(error, UserError | BrokenPipeError)
-        if at_failure and bug:
-            # Not left to the interpreter, whose own end would wait for the other processes.
-            traceback.print_exc()
-            _leave_at_once(1)
         raise
 
 
@@ -135,57 +159,138 @@ def _out_of_memory(error: Exception) -> str:
 
 
 def _leave(status: int) -> NoReturn:
-    if at_failure:  # There is a run of several: see `_telling`.
-        _leave_at_once(status)
-    sys.exit(status)
+    """Without the interpreter's own end: see the module; and threads that compile would crash."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    leave(status)
 
 
-def _leave_at_once(status: int) -> NoReturn:
-    """Without the interpreter's own end, in which threads that compile meanwhile would crash."""
-    with suppress(OSError):
-        sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+leave: Callable[[int], NoReturn] = os._exit  # Tests put an exception in its place.
+
+# ---- Signals ----------------------------------------------------------------------------------
+
+
+class Wish:
+    """What signals ask of a piece of work that ends by itself, at a moment of its own choice."""
+
+    def __init__(self) -> None:
+        self.number = 0  # The signal that came first; 0: none has.
+
+
+_wish: Wish | None = None  # Of the work that is under way; None: a signal raises at once.
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """SIGINT and SIGTERM as exceptions, unless whoever started the job ignores them, as a shell
-    that runs a script does with SIGINT for what it starts by `&`.
+def signals_wished() -> Iterator[Wish]:
+    """In this block the first signal raises nothing: it is noted in the `Wish`, which the block
+    asks now and then, and raises at the block's end. A second one ends the process at once, as
+    everywhere."""
+    global _wish
+    before, _wish = _wish, Wish()
+    wish = _wish
+    try:
+        yield wish
+    finally:
+        _wish = before
+    if wish.number:  # It came after the block had asked for the last time.
+        raise_signal(wish.number)
+
+
+@contextmanager
+def signals_at_once() -> Iterator[None]:
+    """Within `signals_wished`, for work that loses nothing when it is cut off: signals raise, one
+    that has come already, too."""
+    global _wish
+    before, _wish = _wish, None
+    try:
+        if before is not None and before.number:
+            raise_signal(before.number)
+        yield
+    finally:
+        _wish = before
+
+
+class _Ending:
+    """A thread that hears signals while the main one is in C++, where handlers of Python's do not
+    run: from the first on, who asks again leaves at once, and all leave within `LEAVE_WITHIN`."""
+
+    def __init__(self, numbers: Collection[int], advice: str) -> None:
+        self._numbers, self._advice = numbers, advice
+        self.resent = 0  # Signals on their way that are no new wish: see `_signals`.
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        # The interpreter writes the number of each signal here, as a byte, when it arrives.
+        self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        threading.Thread(target=self._run, name="signals", daemon=True).start()
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(self._before)
+        os.close(self._writing)  # The thread then reads the end.
+
+    def _run(self) -> None:
+        first, since = 0, 0.0
+        while number := int.from_bytes(os.read(self._reading, 1)):
+            if number not in self._numbers:
+                continue
+            if self.resent:
+                self.resent -= 1
+            elif not first:
+                first, since = number, time.monotonic()
+                timer = threading.Timer(LEAVE_WITHIN, self._leave, (number,))
+                timer.daemon = True
+                timer.start()
+            elif number == signal.SIGINT or time.monotonic() - since > _ONE_WISH:
+                self._leave(number)
+        os.close(self._reading)
+
+    def _leave(self, number: int) -> None:
+        for say in at_peer_failure:
+            with suppress(Exception):
+                say()
+        text = f"{_WORDS[signal.Signals(number)]}, and left at once{self._advice}\n"
+        os.write(2, text.encode())
+        leave(128 + number)
+
+
+@contextmanager
+def _signals(advice: str) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP as exceptions, unless whoever started the job ignores them, as a
+    shell that runs a script does with SIGINT for what it starts by `&`, and nohup with SIGHUP.
 
     Where Python drops what is raised (callbacks of the garbage collector, of which JAX has one,
     and finalisers), the signal is sent again.
     """
-    raised = -math.inf  # When SIGTERM last raised; at first every time is long after it.
+    heard = False  # One is enough; of more, `_Ending` hears.
 
-    def terminate(*_: object) -> None:
-        nonlocal raised
-        # Schedulers send it again while what is under way is saved.
-        if time.monotonic() - raised > _TERMINATE_ONCE_IN:
-            raised = time.monotonic()
-            raise Terminated
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal heard
+        if heard:
+            return
+        heard = True
+        if _wish is None:
+            raise_signal(number)
+        _wish.number = number
 
     def dropped(event: sys.UnraisableHookArgs) -> None:
-        nonlocal raised
+        nonlocal heard
         # The hook is told of any exception that is dropped; all but those of signals go on to it.
-        number = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}.get(event.exc_type)
-        if number not in mine:
+        if not issubclass(event.exc_type, KeyboardInterrupt | Terminated):
             hook(event)
             return
-        raised = -math.inf  # That one did not count.
+        heard = False  # That one did not count.
+        ending.resent += 1
+        number = exit_status(event.exc_value or KeyboardInterrupt()) - 128
         # Later, from another thread: the callback that swallowed it is still at work.
         again = threading.Timer(_AGAIN_IN, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()
 
-    wanted: dict[int, Callable[[int, FrameType | None], object]] = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: terminate,
-    }
-    before = {number: signal.getsignal(number) for number in wanted}
-    mine = [number for number in wanted if before[number] not in (signal.SIG_IGN, None)]
+    before = {number: signal.getsignal(number) for number in _WORDS}
+    mine = [number for number in _WORDS if before[number] not in (signal.SIG_IGN, None)]
+    ending = _Ending(mine, advice)
     for number in mine:
-        signal.signal(number, wanted[number])
+        signal.signal(number, handle)
     hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
@@ -193,14 +298,15 @@ def _signals() -> Iterator[None]:
         sys.unraisablehook = hook
         for number in mine:
             signal.signal(number, before[number])
+        ending.close()
 
 
 @contextmanager
 def signals_delayed() -> Iterator[None]:
-    """SIGINT and SIGTERM wait for the end of what may not be cut in two; for the main thread."""
+    """Signals wait for the end of what may not be cut in two; for the main thread."""
     caught: list[int] = []
     # Who ignores a signal goes on ignoring it: SIG_IGN and SIG_DFL are numbers, no functions.
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _WORDS}
     mine = [number for number in before if callable(before[number])]
     for number in mine:
         signal.signal(number, lambda number, _: caught.append(number))
@@ -210,34 +316,41 @@ def signals_delayed() -> Iterator[None]:
         for number in mine:
             signal.signal(number, before[number])
         if caught:  # One is enough: it ends the job.
-            signal.raise_signal(caught[0])
+            handler = before[signal.Signals(caught[0])]
+            assert callable(handler)
+            # Called and not raised anew: it is no second signal.
+            handler(caught[0], None)
 
 
-def prepare_job(interrupted: str = "interrupted\n") -> None:
+def prepare_job(speak: bool = True) -> None:
     """For a process that is a job: its module calls this before its own imports, which bring in JAX
     and take seconds.
 
     XLA logs at level ERROR that a program takes long to compile, in a block that asks for a bug
     report. What ends a job comes as an exception, or at level FATAL. Until `exit_on_user_error`
-    takes over, Ctrl-C prints `interrupted` and ends the process with status 130: where imports are
-    cut depends on chance.
+    takes over, a signal prints its word, if the job shall `speak`, and ends the process with 128
+    and its number: where imports are cut depends on chance.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     # A handler that ends at once and no KeyboardInterrupt: raised inside an import, that prints a
     # traceback, or is swallowed by an `except` around the import of an optional part.
-    def leave(*_: object) -> None:
-        os.write(2, interrupted.encode())
-        os._exit(130)
+    def end(number: int, _: FrameType | None) -> None:
+        if speak:
+            os.write(2, f"{_WORDS[signal.Signals(number)]}\n".encode())
+        os._exit(128 + number)
 
-    # Not where whoever started the job ignores SIGINT, or a program around it handles it.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, leave)
+    # Not where whoever started the job ignores a signal, or a program around it handles it.
+    for number in _WORDS:
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, end)
 
 
 def _quiet_after_failure() -> None:
-    """When one array of a checkpoint fails, those under way find the reader's event loop closed,
-    and each would print a traceback beside the sentence that says what happened."""
+    """When one array of a checkpoint fails, those under way find the event loop of the reader or
+    writer closed, and each would print a traceback beside the sentence that says what happened;
+    those that have not begun, that a coroutine was never awaited."""
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     before = sys.unraisablehook
 
     def hook(event: sys.UnraisableHookArgs) -> None:

@@ -3,9 +3,9 @@
     python -m groot_jax.evaluate --workdir=W [--split=test]
         [--checkpoint=STEP|best|latest] [--system=NAME] [--watch] [--output=FOLDER]
 
-Writes W/eval/*.json, W/decisions/*.json, W/results.json and W/report/index.html, and prints the
-table. Under other settings or data than those of training they go to a folder of their own,
-W/other/<digest>/.
+Writes W/eval/*.json, W/predictions/*.jsonl, W/decisions/*.json, W/results.json and
+W/report/index.html, and prints the table. Under other settings or data than those of training they
+go to a folder of their own, W/other/<digest>/.
 """
 
 from __future__ import annotations
@@ -21,35 +21,49 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
+from groot_jax.calls import make_callable
 from groot_jax.config.keys import flatten
 from groot_jax.contrast.update import Params
-from groot_jax.data.card import make_card, read_lines_of, write_card
+from groot_jax.data.card import make_card, read_card, read_lines_of, write_card
 from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.recorder import Recorder, reported_rewards
 from groot_jax.evaluation.report import write_report
-from groot_jax.evaluation.results import results_table, write_results
+from groot_jax.evaluation.results import NO_RESULTS, Results, results_table, write_results
 from groot_jax.runtime.files import expanded, writing
+from groot_jax.runtime.machine import note_job
 from groot_jax.task import Task, check_corpus, check_types, digests_of, load_task
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.monitor import say
 from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import training_ended
-from groot_jax.training.systems import choose_step, home_of, systems_of, trained_systems
+from groot_jax.training.systems import (
+    choose_step,
+    home_of,
+    recorded_meta,
+    systems_of,
+    trained_systems,
+)
 
 _POLL_SECONDS = 1.0  # After which a watch asks again what training has written.
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the job. Raises UserError for what the user can mend."""
+    run_evaluation(argv)
+
+
+def run_evaluation(argv: list[str] | None) -> Results:
+    """As `main`; what results.json holds then."""
     parser = configs.job_parser("groot_jax.evaluate", "Score checkpoints of a work directory.")
     parser.add_argument("--split", choices=("test", "dev"), help="test; with --watch: dev")
     parser.add_argument("--checkpoint", metavar="STEP|best|latest", help="which one; without: best")
@@ -89,19 +103,24 @@ def main(argv: list[str] | None = None) -> None:
         results = workdir
         if hosts.main:
             results = results_folder(workdir, task, loaded, console, args.output)
-            if not has_data_of_training(task, digests_of(loaded)):  # They have another card.
+            if not has_data_of_training(task, digests_of(loaded)):
                 for line in read_lines_of(loaded):
                     say(console, line)
+            # Each folder of results has its own; work directories of earlier versions have none.
+            if results != workdir or read_card(workdir) is None:
                 write_card(results, make_card(loaded, corpus, task.format))
+            note_job(results, "evaluate", argv)
         recorder = Recorder(task, corpus, oracle, hosts, generator, results)
         shapes = partitioning.param_shapes
         if args.watch:
             systems = watch(recorder, workdir, shapes, console, split, systems)
         checkpoint = args.checkpoint or "best"
         evaluate_systems(recorder, workdir, shapes, console, split, systems, checkpoint)
+    shown = NO_RESULTS
     if hosts.main:
-        show_results(results, config, console)
+        shown = show_results(results, config, console, worse_systems(workdir, config))
     hosts.close()
+    return shown
 
 
 def _await_training(args: argparse.Namespace) -> None:
@@ -187,9 +206,10 @@ def evaluate_systems(
     kind = checkpoint if checkpoint in ("best", "latest") else "step"
     for system in systems or found:
         home, tie = home_of(workdir, config, system), config.checkpoint.tie
-        with Checkpoints(home, system, tie=tie, read_only=True) as checkpoints:
-            step = choose_step(checkpoints, checkpoint)
-            params = checkpoints.restore_params(step, shapes)
+        with Checkpoints(
+            home, system, tie=tie, read_only=True, hosts=recorder.hosts
+        ) as checkpoints:
+            step, params = checkpoints.read_params(partial(choose_step, wanted=checkpoint), shapes)
         seconds = recorder.record(params, system, step, kind, split)
         best = "best " if kind == "best" else ""
         say(console, f"{system}: {best}step {step} scored on {split} in {seconds:.1f} s")
@@ -235,7 +255,7 @@ def watch(
             home = home_of(workdir, config, system)
             error: Exception | None = None
             try:
-                with Checkpoints(home, system, read_only=True) as checkpoints:
+                with Checkpoints(home, system, read_only=True, hosts=hosts) as checkpoints:
                     params = checkpoints.restore_params(step, shapes)
             except (UserError, OSError) as e:
                 error = e
@@ -247,7 +267,8 @@ def watch(
                     raise error
                 line = f"{system}: step {step} was replaced before it was read"
             else:
-                seconds = recorder.record(params, system, step, "step", split)
+                # Megabytes for each of dozens of checkpoints, of which most are gone soon.
+                seconds = recorder.record(params, system, step, "step", split, predictions=False)
                 line = f"{system}: step {step} scored on {split} in {seconds:.1f} s"
             say(console, line)
         if ended and not new:
@@ -263,15 +284,31 @@ def watch(
     return wanted
 
 
-def show_results(folder: Path, config: ConfigDict, console: Console) -> None:
-    """Writes results.json and the report from all records; prints the table."""
+def worse_systems(workdir: Path, config: ConfigDict) -> dict[str, str]:
+    """The systems whose best on dev is below what they started from, each with a sentence."""
+    found, tie = {}, config.checkpoint.tie
+    for system in systems_of(workdir, config):
+        meta = recorded_meta(workdir, system)
+        if meta is not None and (line := meta.worse(tie)):
+            found[system] = line
+    return found
+
+
+def show_results(
+    folder: Path, config: ConfigDict, console: Console, worse: dict[str, str] | None = None
+) -> Results:
+    """Writes results.json, which it returns, and the report from all records; prints the table, and
+    below it what is wrong with a system (`worse_systems`)."""
     results = write_results(folder, config.evaluate.bootstrap)
     path = write_report(folder, results)
     for split in ("dev", "test"):
         if any(split in system for system in results["systems"].values()):
-            console.print(results_table(results, split))
+            console.print(results_table(results, split, worse))
     say(console, f"report: {path}")
+    return results
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     exit_on_user_error(main)

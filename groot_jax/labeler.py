@@ -9,28 +9,26 @@ import dataclasses
 import math
 import reprlib
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import islice, pairwise
 from numbers import Integral
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
-from groot_jax.contrast.given import GivenScores
-from groot_jax.contrast.projection import OutputColumns
-from groot_jax.contrast.update import Params
-from groot_jax.data.batches import Example, encode, evaluation_batches
+from groot_jax.config import CONFIG_FILE, load_dumped
+from groot_jax.data.batches import Example, collate, encode, evaluation_batches
 from groot_jax.data.labeling import Labeling, Sentence, Span, half_character
 from groot_jax.data.splitting import split_text
 from groot_jax.data.windows import Bounds, window_bounds
-from groot_jax.errors import UserError
+from groot_jax.errors import UserError, told_as
 from groot_jax.evaluation.decisions import BY_REWARD, RULES, Tuning
 from groot_jax.evaluation.decisions import decide as decide_by
 from groot_jax.evaluation.evaluator import gather_beams
 from groot_jax.evaluation.joining import join_windows
 from groot_jax.evaluation.metrics import Beam, TripleReward, one_by_one
-from groot_jax.generate.generator import Generator
-from groot_jax.model.t5 import T5
+from groot_jax.model.param_tree import Params
 from groot_jax.prediction import Prediction, make_prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.hosts import Hosts
@@ -38,9 +36,10 @@ from groot_jax.task import Task
 from groot_jax.trained import load_trained
 from groot_jax.training.setup import Partitioning
 
-# Encoded sentences that are kept: 16 blocks of the job's 64, or some blocks of long sentences, of
-# each of which several pieces are tried.
-_KEPT = 1024
+if TYPE_CHECKING:
+    from groot_jax.contrast.given import GivenScores
+
+_KEPT = 4096  # Encoded sentences, four of the job's largest blocks; of long ones several pieces.
 
 
 class Labeler:
@@ -61,7 +60,11 @@ class Labeler:
         self._score = score
         self._tuning = tuning or Tuning()
         self._hosts = hosts or Hosts()
-        self._generators: dict[int, Generator] = {}
+        # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
+        layout = partitioning.layout
+        self._generator = cache(lambda width: task.generator(layout, k=width, keep=True))
+        # Where its parameters come from, if `load` has read them.
+        self.system, self.step = "", 0
         # A sentence is checked, by the job even twice, before it is searched: three times the same
         # encoding. (On the function of one labeler: a cache on the class would keep it alive.)
         self._encoded = lru_cache(_KEPT)(self._encode)
@@ -74,6 +77,7 @@ class Labeler:
         system: str | None = None,
         checkpoint: str = "best",
         config: ConfigDict | None = None,
+        reward: str | None = None,
         score: TripleReward | None = None,
         hosts: Hosts | None = None,
     ) -> Labeler:
@@ -83,8 +87,11 @@ class Labeler:
           system: `groot`, `nll`, ...; without: the last of `config.systems` that was trained.
           checkpoint: best (on dev), latest, or a step.
           config: where given, replaces W/config.json.
-          score: rewards of (candidate, gold, words) triples, for the rules `mbr` and `consensus`;
-            without: the training reward, one call after the other.
+          reward: of the rules `mbr` and `consensus`, by its name: `f0.5`, `module:function`, as
+            config.reward.name; without: the training reward. Dev has chosen a rule and a threshold
+            for the training reward alone.
+          score: in its place, a function of a list of (candidate, gold, words) that returns their
+            rewards.
           hosts: the processes that label together, where there are several.
 
         Raises UserError where there is nothing to load.
@@ -94,9 +101,21 @@ class Labeler:
                 f"score={score!r} has to be a function of a list of (candidate, gold, words) that "
                 "returns a list of rewards: docs/decisions.md shows one"
             )
-        trained = load_trained(Path(workdir), config, system, checkpoint)
-        tuning = trained.tuning()
-        return cls(trained.task, trained.partitioning, trained.params, score, hosts, tuning)
+        if reward is not None:
+            if score is not None:
+                raise UserError("Labeler.load: reward and score are two rewards: leave one out")
+            config = (
+                config or load_dumped(Path(workdir) / CONFIG_FILE)
+            ).copy_and_resolve_references()
+            config.reward.name = reward
+            with told_as("config.reward.name", "reward"):
+                score = one_by_one(make_reward(RewardSpec(**config.reward)))
+        trained = load_trained(Path(workdir), config, system, checkpoint, hosts)
+        labeler = cls(
+            trained.task, trained.partitioning, trained.params, score, hosts, trained.tuning()
+        )
+        labeler.system, labeler.step = trained.system, trained.step
+        return labeler
 
     def label(self, words: Sequence[str], k: int = 5, decide: str = "auto") -> Prediction:
         """Labels one sentence, given as its words, in a process of its own; `k`, `decide` and
@@ -133,13 +152,6 @@ class Labeler:
         if not _is_count(k):
             raise UserError(f"k={k!r}: ask for a whole number of labelings, 1 or more")
         decide = self.rule(decide)
-        if decide == "threshold" and self._tuning.threshold is None:
-            raise UserError(
-                "decide='threshold' needs a confidence that dev has chosen for this checkpoint "
-                f"and the reward {self._task.config.reward.name}: there is one for the reward of "
-                "training alone, once groot_jax.evaluate has scored the checkpoint with threshold "
-                "in config.evaluate.decide; take that reward, or consensus, which needs none"
-            )
         checked = [self.check(words) for words in sentences]
         found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
         beams = None if found is None else [beam for beam, _ in found]
@@ -156,9 +168,17 @@ class Labeler:
         ]
 
     def rule(self, decide: str) -> str:
-        """The rule that `decide` names. UserError where there is none of that name."""
+        """The rule that `decide` names. UserError where there is none of that name, and where it
+        needs what dev has not chosen."""
         if decide not in ("auto", *RULES):
             raise UserError(f"decide={decide!r} is not known; use auto, {', '.join(RULES)}")
+        if decide == "threshold" and self._tuning.threshold is None:
+            raise UserError(
+                "decide='threshold' needs a confidence that dev has chosen for this checkpoint "
+                f"and the reward {self._task.config.reward.name}: there is one for the reward of "
+                "training alone, once groot_jax.evaluate has scored the checkpoint with threshold "
+                "in config.evaluate.decide; take that reward, or consensus, which needs none"
+            )
         return self._tuning.rule if decide == "auto" else decide
 
     def _rewards(self) -> TripleReward:
@@ -239,6 +259,11 @@ class Labeler:
 
     @cached_property
     def _given(self) -> GivenScores:
+        # Here and not above: most answers need none, and it brings in Flax and optax.
+        from groot_jax.contrast.given import GivenScores
+        from groot_jax.contrast.projection import OutputColumns
+        from groot_jax.model.t5 import T5
+
         grammar = self._task.grammar
         return GivenScores(
             T5(self._task.model_config),
@@ -247,6 +272,26 @@ class Labeler:
             OutputColumns(grammar.columns_C, grammar.column_of_V),
             self._partitioning.layout,
         )
+
+    def batch_shape(self, words: Sequence[str]) -> tuple[int, int]:
+        """Source and target tokens that a batch of such a sentence, or of its first window, is
+        padded to: those of the same shape are best labeled together. `words`: what `check` gave."""
+        windows = self._windows(tuple(words))
+        return self._size(tuple(words[slice(*windows[0])])) if windows else (0, 0)
+
+    def compile(self, k: int, batch_size: int) -> None:
+        """Compiles the search of `label_all` for this `k` and `batch_size`, for each shape that
+        training had. A program is kept as config.compilation_cache says."""
+        generator = self._generator(max(k, self._task.config.generate.k))
+        own_B = generator.own_rows(batch_size)
+        example = self._encoded(("a",))
+        for rung in self._task.ladder.rungs:
+            generator.label(self._params, [collate([example], len(own_B), rung, own_B)])
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types that spans may have."""
+        return tuple(self._task.format.types)
 
     @property
     def max_words(self) -> int:
@@ -275,7 +320,7 @@ class Labeler:
         advice = "set --config.text.long_sentences=window"
         if len(known) > self.max_words and refused:
             raise UserError(
-                f"a sentence of {len(known)} words ('{' '.join(known[:6])} ...') is over the limit "
+                f"a sentence of {len(known)} words ('{_begin(known)} ...') is over the limit "
                 f"of {self.max_words}; shorten it, or {advice}"
             )
         try:
@@ -337,16 +382,17 @@ class Labeler:
         ]
         if not examples:
             return [] if self._hosts.main else None
-        # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
-        generator = self._generators.get(width)
-        if generator is None:
-            generator = self._task.generator(self._partitioning.layout, k=width)
-            self._generators[width] = generator
+        generator = self._generator(width)
         size = batch_size or min(len(examples), self._task.config.evaluate.batch_size)
         own_B = generator.own_rows(size)
         batches = evaluation_batches(examples, len(own_B), self._task.ladder, own_B)
         found = generator.label(self._params, batches)
         return gather_beams(found, len(examples), self._hosts)
+
+
+def _begin(words: Sequence[str]) -> str:
+    """How a sentence begins, for a message: six words, whose letters may be millions."""
+    return " ".join(words[:6])[:80]
 
 
 def _is_count(value: object) -> bool:

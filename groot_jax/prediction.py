@@ -49,20 +49,11 @@ class Prediction:
         """What the job prints: figures rounded to six digits, spans with their words, and with
         the characters of the text that they are where there is one."""
         return {
-            "words": list(self.words),
+            **self._sentence(),
             "decide": self.decide,
             "labelings": [
                 {
-                    "spans": [
-                        {
-                            "start": span.start,
-                            "end": span.end,
-                            "type": span.type,
-                            **self._characters(span),
-                            "confidence": round(self.confidence[span], 6),
-                        }
-                        for span in scored.labeling
-                    ],
+                    "spans": self._spans(scored.labeling),
                     "score": round(scored.score, 6),
                     "probability": round(scored.probability, 6),
                     "well_formed": scored.well_formed,
@@ -70,6 +61,27 @@ class Prediction:
                 for scored in self.labelings
             ],
         }
+
+    def to_spans(self) -> Json:
+        """The first labeling alone: words, the text where there is one, and spans as `to_json` has
+        them."""
+        best = self.labelings[0].labeling if self.labelings else ()
+        return {**self._sentence(), "spans": self._spans(best)}
+
+    def _sentence(self) -> Json:
+        return {"words": list(self.words), **({} if self.text is None else {"text": self.text})}
+
+    def _spans(self, labeling: Labeling) -> list[Json]:
+        return [
+            {
+                "start": span.start,
+                "end": span.end,
+                "type": span.type,
+                **self._characters(span),
+                "confidence": round(self.confidence[span], 6),
+            }
+            for span in labeling
+        ]
 
     def _characters(self, span: Span) -> Json:
         if self.text is None or self.offsets is None:

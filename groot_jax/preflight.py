@@ -1,7 +1,7 @@
 """Preflight job: compiles the steps of training for a TPU slice, with no TPU: do they fit?
 
     python -m groot_jax.preflight --config=configs/t5_base.py --topology=v5e:4x4
-        [--config.mesh.fsdp=4] [--search] [--json]
+        [--config.mesh.fsdp=4] [--profile] [--search] [--json]
 
 For each step (stage 0, generation, update) it prints what a chip holds against its memory, what it
 computes and exchanges, and a roofline estimate of its time. Exit status 1 where one does not fit.
@@ -15,7 +15,6 @@ from groot_jax.errors import prepare_job
 if __name__ == "__main__":
     prepare_job()  # Ahead of the imports below, which take seconds.
 
-import argparse
 import json
 from typing import TYPE_CHECKING
 
@@ -66,6 +65,8 @@ def main(argv: list[str] | None = None) -> None:
         "steps": found,
     }
     _show(console, tpu_slice, found)
+    if args.profile:
+        _show_profiles(console, found)
     if args.search:
         best = check.search(question, args.tries)
         _show_search(console, best)
@@ -155,6 +156,26 @@ def _show(console: Console, tpu_slice: Slice, found: dict[str, StepReport]) -> N
     )
 
 
+def _show_profiles(console: Console, found: dict[str, StepReport]) -> None:
+    """What takes longest in each step, with its place in the model."""
+    for step, result in found.items():
+        if "profile" not in result:  # Refused: there is no program.
+            continue
+        table = Table(title=f"{step}: what takes longest on a chip", title_justify="left")
+        for name in ("ms", "HBM MiB", "GFLOP", "times"):
+            table.add_column(name, justify="right")
+        table.add_column("where", overflow="fold")
+        for item in result["profile"]:
+            table.add_row(
+                f"{1e3 * item['seconds']:,.2f}",
+                f"{_MIB * item['hbm_bytes']:,.0f}",
+                f"{1e-9 * item['flops']:,.1f}",
+                f"{item['times']:,.0f}",
+                item["source"],
+            )
+        console.print(table)
+
+
 def _show_search(console: Console, best: list[tuple[Choice, StepReport]]) -> None:
     table = Table(title="Updates under other meshes and batches", title_justify="left")
     for name in ("data", "fsdp", "tensor", "batch", "GiB a chip", "ms", "sentences/s", "bound by"):
@@ -173,7 +194,7 @@ def _show_search(console: Console, best: list[tuple[Choice, StepReport]]) -> Non
     console.print(table)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> configs.JobParser:
     parser = configs.job_parser(
         "groot_jax.preflight",
         "Compile the steps of training for a TPU slice, without one: do they fit?",
@@ -196,6 +217,9 @@ def _parser() -> argparse.ArgumentParser:
         "--source", type=int, help="source tokens to pad to; without: the bucket of the sentences"
     )
     parser.add_argument("--target", type=int, help="target tokens to pad to; likewise")
+    parser.add_argument(
+        "--profile", action="store_true", help="list what takes longest, and where in the model"
+    )
     parser.add_argument(
         "--search", action="store_true", help="try other meshes and batch sizes, list the best"
     )

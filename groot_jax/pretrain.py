@@ -25,6 +25,7 @@ from groot_jax.data.text import Text, load_text
 from groot_jax.errors import exit_on_user_error
 from groot_jax.mesh.rows import own_rows
 from groot_jax.runtime.hosts import Hosts
+from groot_jax.runtime.machine import note_job
 from groot_jax.task import init_folder, make_params
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, by_loss
@@ -74,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
         text = fitting(config, task.denoising, text)
         for note in text.notes:
             say(console, note)
+        if hosts.main:
+            note_job(workdir, "pretrain", argv)
         lock.began()
         partitioning = make_partitioning(config, task.model_config)
         columns = output_columns(task, partitioning)
@@ -131,7 +134,9 @@ def close(
     # and either all take part in gathering the parameters or none does.
     folder = workdir / MODEL_FOLDER
     if not hosts.broadcast(folder.exists()):
-        with Checkpoints(workdir, SYSTEM, merit=by_loss, read_only=True) as checkpoints:
+        with Checkpoints(
+            workdir, SYSTEM, merit=by_loss, read_only=True, hosts=hosts
+        ) as checkpoints:
             step = checkpoints.best()
             assert step is not None  # The loop has just ended with a checkpoint.
             params = checkpoints.restore_params(step, partitioning.param_shapes)

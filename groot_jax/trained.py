@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
-from groot_jax.contrast.update import Params
 from groot_jax.evaluation.decisions import Tuning
 from groot_jax.evaluation.records import read_tuning
+from groot_jax.model.param_tree import Params
+from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, load_task
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.setup import Partitioning, keep_programs, make_partitioning
@@ -40,6 +42,7 @@ def load_trained(
     config: ConfigDict | None = None,
     system: str | None = None,
     checkpoint: str = "best",
+    hosts: Hosts | None = None,
 ) -> Trained:
     """Reads a checkpoint of a work directory.
 
@@ -47,6 +50,7 @@ def load_trained(
       config: where given, replaces W/config.json.
       system: `groot`, `nll`, ...; without: the last of `config.systems` that was trained.
       checkpoint: best (on dev), latest, or a step.
+      hosts: the processes that load together, where there are several.
 
     Raises UserError where there is nothing to load.
     """
@@ -56,8 +60,8 @@ def load_trained(
     task = load_task(workdir, config)
     system = choose_system(workdir, config, system)
     home, tie = home_of(workdir, config, system), config.checkpoint.tie
-    with Checkpoints(home, system, tie=tie, read_only=True) as checkpoints:
-        step = choose_step(checkpoints, checkpoint)
+    with Checkpoints(home, system, tie=tie, read_only=True, hosts=hosts) as checkpoints:
         partitioning = make_partitioning(config, task.model_config)
-        params = checkpoints.restore_params(step, partitioning.param_shapes)
+        choose = partial(choose_step, wanted=checkpoint)
+        step, params = checkpoints.read_params(choose, partitioning.param_shapes)
     return Trained(workdir, task, partitioning, params, system, step)

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
-from groot_jax.contrast.update import Params
 from groot_jax.data.format import Format
 from groot_jax.data.tokenizer import Tokenizer, tag_labels
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
-from groot_jax.model.pretrained import resize_embeddings
-from groot_jax.model.t5 import param_shapes
+from groot_jax.model.param_tree import Params, param_shapes
 from groot_jax.runtime.files import expanded
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.systems import choose_step, choose_system, home_of
@@ -81,16 +78,30 @@ def labeler_of(model: ConfigDict, chosen: tuple[str, int] | None = None) -> Earl
                 "config.model.init_system and init_checkpoint mean nothing: leave them out"
             )
         return None
+    workdir = expanded(model.init, "config.model.init")
+    try:
+        # A run asks for its format, its tokenizer and its shape one after the other.
+        written = tuple(path.stat().st_mtime_ns for path in _files_of(workdir) if path.exists())
+        config, format_, model_config = _read(workdir, written)
+    except UserError as error:
+        raise UserError(f"config.model.init: {error}") from error
+    return Earlier(workdir, model, config, format_, model_config, chosen)
+
+
+def _files_of(workdir: Path) -> tuple[Path, ...]:
+    return workdir / configs.CONFIG_FILE, workdir / "task" / "task.json"
+
+
+@lru_cache(maxsize=1)
+def _read(workdir: Path, written: tuple[int, ...]) -> tuple[ConfigDict, Format, T5Config]:
+    """Config, format and shape of a labeler whose files were `written` then."""
+    del written
     # Imported here: a task, too, is made with what stands in this file.
     from groot_jax.task import load_task
 
-    workdir = expanded(model.init, "config.model.init")
-    try:
-        config = configs.load_dumped(workdir / configs.CONFIG_FILE)
-        task = load_task(workdir, config)
-    except UserError as error:
-        raise UserError(f"config.model.init: {error}") from error
-    return Earlier(workdir, model, config, task.format, task.model_config, chosen)
+    config = configs.load_dumped(workdir / configs.CONFIG_FILE)
+    task = load_task(workdir, config)
+    return config, task.format, task.model_config
 
 
 def tokenizer_for(earlier: Earlier, config: ConfigDict, types: Sequence[str]) -> Tokenizer:
@@ -142,6 +153,11 @@ def grown_params(earlier: Earlier, format_: Format, model_config: T5Config) -> P
     dimension, of the rows of the labels that were trained: it begins as a type like any other. So
     is its column of a head of its own.
     """
+    # Here and not above, for predict, which starts from no labeler and needs no Flax.
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
+    from groot_jax.model.pretrained import resize_embeddings
+
     params = resize_embeddings(earlier.params(), model_config.vocab_size)
     known = earlier.format.tokenizer.vocab_size
     new = [p[0] for p in format_.tags.values() if len(p) == 1 and p[0] >= known]

@@ -304,8 +304,9 @@ class Launch:
                 return _DONE
             if "running" in states:
                 continue
-            # Idle or interrupted; or silent, since what was installed is gone with the machine.
-            if not states or not states <= {"finished", "failed"}:
+            # Idle or interrupted; or silent, since what was installed is gone with the machine. A
+            # worker that failed by itself (status 1) would do so again, whatever the others say.
+            if "failed" not in states:
                 return f"{self._args.name} was interrupted"
             failed = [worker for worker in workers if worker.state == "failed"]
             which = ", ".join(f"worker {worker.number} ({worker.detail})" for worker in failed)

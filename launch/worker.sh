@@ -118,7 +118,9 @@ status() {
   else
     case $(cat "$run/exit") in
       0) echo "$me: finished" ;;
-      130 | 143) echo "$me: interrupted" ;;
+      # Signals (129, 130, 143), another process that was lost (75), a process that the system or
+      # XLA ended (137 for want of memory, 134, 135, 139): the same command continues.
+      75 | 129 | 130 | 134 | 135 | 137 | 139 | 143) echo "$me: interrupted" ;;
       *) echo "$me: failed: exit status $(cat "$run/exit")" ;;
     esac
   fi

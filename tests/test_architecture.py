@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "config", "data", "generate", "model", "evaluation", "runtime", "training"),
         *("task", "trained"),
     },
+    "serving": {"errors", "data", "prediction"},
     "scaling": {
         *("errors", "config", "data", "mesh", "model", "generate", "reward", "contrast"),
         *("training", "runtime", "task", "warm_start"),
@@ -140,6 +141,14 @@ def test_scoring_processes_and_launchers_start_without_jax(folder: Path) -> None
     done = python(
         f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
         "print([m for m in ('jax', 'flax', 'tensorflow', 'torch') if m in sys.modules])"
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_predict_starts_without_what_only_training_needs() -> None:
+    done = python(
+        "import sys, groot_jax.predict\n"
+        "print([m for m in ('flax', 'optax', 'grain', 'rich') if m in sys.modules])"
     )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 

@@ -16,6 +16,7 @@ from groot_jax.config import (
     job_parser,
     load,
     load_dumped,
+    make_workdir,
     parse_job,
     variant,
 )
@@ -77,7 +78,7 @@ def test_every_default_has_a_type_that_the_command_line_can_set() -> None:
 
 def test_every_checked_key_exists() -> None:
     known = flatten(default_config())
-    assert [k for k in [*checks._CHOICES, *checks._RANGES] if k not in known] == []
+    assert [k for k in [*checks.CHOICES, *checks._RANGES] if k not in known] == []
 
 
 def test_every_number_has_a_range() -> None:
@@ -105,6 +106,21 @@ def test_config_files_load_from_any_working_directory(
 def test_updates_to_trace_are_two_numbers_in_order(steps: str) -> None:
     assert "config.profile.steps" in message(("profile.steps", steps))
     assert with_override("profile.steps", "0:20").profile.steps == "0:20"
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "named"),
+    [
+        ("data.scheme", "train=bio,dev=bio, train=iob1", "names train twice"),
+        ("mesh.rules.batch", "data,fsdp,data", "each once"),
+        ("systems", "groot,groot", "names a system twice"),
+    ],
+)
+def test_what_is_said_twice_is_not_taken_in_silence(key: str, text: str, named: str) -> None:
+    said = message((key, text), base=f"{CONFIGS / 'columns.py'}:train=a.txt")
+    assert named in said and f"config.{key}" in said
+    with pytest.raises(UserError, match="train= is given twice"):
+        load(f"{CONFIGS / 'columns.py'}:train=a.txt,test=b.txt,train=c.txt")
 
 
 def test_metrics_go_only_where_something_is_known() -> None:
@@ -469,6 +485,7 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("reward.batch", "true", {}, {"reward.name": "mine:reward"}),
         ("reward.deadline", "3", {}, {"reward.name": "mine:reward"}),
         ("optimizer.b1", "0.8", {"optimizer.name": "adafactor"}, {}),
+        ("optimizer.max_skipped", "3", {}, {"optimizer.nonfinite": "skip"}),
         ("data.unlabeled", "queries.txt", {}, {"groot.unlabeled": "0.5"}),
         ("data.unlabeled", "queries.txt", {}, {"variants.groot.unlabeled": "0.5"}),
         ("groot.teacher", "policy", {}, {"groot.unlabeled": "0.5", "data.unlabeled": "a.txt"}),
@@ -675,3 +692,15 @@ def test_a_damaged_config_json_is_named(tmp_path: Path, text: str) -> None:
 def test_a_pool_smaller_than_its_beams_is_no_fault_of_consensus() -> None:
     settings = (("groot.pool.size", "4"), ("groot.pool.beams", "8"))
     assert load(RETAIL, settings).groot.pool.size == 4
+
+
+def test_a_work_directory_without_its_config_json_is_told_from_a_strange_folder(
+    tmp_path: Path,
+) -> None:
+    for name in ("checkpoints", "task"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"has lost its config\.json: bring a copy back"):
+        make_workdir(tmp_path)
+    (tmp_path / "task").rmdir()
+    with pytest.raises(UserError, match="holds other files"):
+        make_workdir(tmp_path)

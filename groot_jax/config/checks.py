@@ -17,7 +17,7 @@ from groot_jax.errors import UserError
 _SCHEDULES = ("constant", "linear", "cosine")
 _AVERAGES = ("token", "sentence")
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "data.reader": ("auto", "columns", "seq", "jsonl", "arrow", "tfds", "retail"),
     "data.column_order": ("auto", "tag_first", "word_first"),
     "data.separator": ("auto", "tab", "space"),
@@ -31,7 +31,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "dots", "full"),
     "model.normalise": ("legal", "full"),
+    "reward.on_error": ("stop", "drop"),
     "optimizer.name": ("adamw", "adafactor"),
+    "optimizer.nonfinite": ("stop", "skip"),
     "nll.schedule": _SCHEDULES,
     "nll.average": _AVERAGES,
     "groot.schedule": _SCHEDULES,
@@ -95,6 +97,8 @@ _RANGES: dict[str, _Rule] = {
     "reward.malformed_penalty": _SHARE,
     "reward.workers": ("-1 (choose) or 0 and more", lambda v: v >= -1),
     "reward.deadline": ("above 0 and at most a million seconds", lambda v: 0 < v <= 1e6),
+    "reward.retries": _AT_LEAST_0,
+    "reward.timeout_s": ("1 or more and at most a million seconds", lambda v: 1 <= v <= 1e6),
     "groot.pool.size": _AT_LEAST_2,
     "groot.pool.beams": _AT_LEAST_0,
     "groot.pool.consensus": _AT_LEAST_0,
@@ -103,6 +107,8 @@ _RANGES: dict[str, _Rule] = {
     "groot.unlabeled": _SHARE,
     "optimizer.weight_decay": _AT_LEAST_0,
     "optimizer.clip": _AT_LEAST_0,
+    "optimizer.max_skipped": _AT_LEAST_1,
+    "optimizer.max_gold_drop": _AT_LEAST_0,
     "optimizer.b1": _PART,
     "optimizer.b2": _PART,
     "optimizer.ema": _PART,
@@ -127,7 +133,10 @@ _RANGES: dict[str, _Rule] = {
     "evaluate.bootstrap": _AT_LEAST_1,
     "evaluate.samples": _AT_LEAST_0,
     "decide.hypotheses": _AT_LEAST_1,
+    "checkpoint.every_minutes": _AT_LEAST_0,
+    "checkpoint.every_steps": _AT_LEAST_0,
     "checkpoint.keep": _AT_LEAST_1,
+    "checkpoint.retry_minutes": _AT_LEAST_0,
     "log_every": _AT_LEAST_1,
     "checkpoint.tie": _AT_LEAST_0,
     "loader.threads": _AT_LEAST_0,
@@ -161,7 +170,7 @@ def validate(config: ConfigDict, has_data: bool = True) -> None:
     if not config.evaluate.decide:
         raise UserError(
             "config.evaluate.decide is empty: name one or more of "
-            f"{', '.join(_CHOICES['evaluate.decide'])}"
+            f"{', '.join(CHOICES['evaluate.decide'])}"
         )
     for key, names in (
         ("evaluate.decide", config.evaluate.decide),
@@ -183,9 +192,9 @@ def _check_value(key: str, value: Value, shown: str = "") -> None:
     # Before the ranges: nan >= 0 is false and would be called too small, inf >= 0 would pass.
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{shown} is {value}, but has to be a finite number")
-    if key in _CHOICES and value not in _CHOICES[key]:
-        hint = nearest(str(value), _CHOICES[key])
-        raise UserError(f"{shown} is {value!r}; it can be {', '.join(_CHOICES[key])}{hint}")
+    if key in CHOICES and value not in CHOICES[key]:
+        hint = nearest(str(value), CHOICES[key])
+        raise UserError(f"{shown} is {value!r}; it can be {', '.join(CHOICES[key])}{hint}")
     if not isinstance(value, int | float):
         return
     if key in _RANGES and not _RANGES[key][1](value):
@@ -253,6 +262,7 @@ def _check_columns(data: ConfigDict) -> None:
             "the two their own columns"
         )
     # "bio", or "train=bio, dev=iob1"
+    named_splits: list[str] = []
     for part in data.scheme.split(",") if "=" in data.scheme else (f"train={data.scheme}",):
         split, _, name = (side.strip() for side in part.partition("="))
         if split not in ("train", "dev", "test") or name.lower() not in _SCHEMES:
@@ -261,6 +271,11 @@ def _check_columns(data: ConfigDict) -> None:
                 f"config.data.scheme is {data.scheme!r}; it can be {', '.join(_SCHEMES)}{hint}, or "
                 "one for each split: train=bio,dev=iob1"
             )
+        if split in named_splits:
+            raise UserError(
+                f"config.data.scheme is {data.scheme!r}, which names {split} twice: leave one out"
+            )
+        named_splits.append(split)
 
 
 def _check_text_and_model(config: ConfigDict) -> None:
@@ -300,12 +315,12 @@ def _check_mesh(mesh: ConfigDict) -> None:
         )
     for name, rule in mesh.rules.items():
         # "data, fsdp" -> data and fsdp; "" -> none: that dimension is whole on every device.
-        for axis in filter(None, (part.strip() for part in rule.split(","))):
-            if axis not in axes:
-                raise UserError(
-                    f"config.mesh.rules.{name} is {rule!r}; it can be '' or mesh axes with commas "
-                    f"between them: {', '.join(axes)}"
-                )
+        given = [part.strip() for part in rule.split(",") if part.strip()]
+        if not {*given} <= {*axes} or len({*given}) < len(given):
+            raise UserError(
+                f"config.mesh.rules.{name} is {rule!r}; it can be '' or mesh axes, each once, with "
+                f"commas between them: {', '.join(axes)}"
+            )
 
 
 def _check_systems(config: ConfigDict) -> None:

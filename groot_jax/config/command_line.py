@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import groot_jax
+from groot_jax.config.explaining import all_configs, all_keys, explained
 from groot_jax.config.keys import Flat, check_keys, flatten, nearest
 from groot_jax.config.loading import default_config, finish, load
 from groot_jax.config.workdir import CONFIG_FILE, load_dumped
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded
 
+# Asks a job for its flags, one a line, and nothing else: see completion.py.
+LIST_FLAGS = "--list-flags"
 
-class _Parser(argparse.ArgumentParser):
+
+class JobParser(argparse.ArgumentParser):
+    """As argparse's; its mistakes are UserErrors. `--help` explains the keys of the config too,
+    where a job has one (`keys`), and names the built-in configs, where it is given one (`files`).
+    """
+
+    def __init__(
+        self, prog: str, description: str, epilog: str = "", keys: bool = False, files: bool = False
+    ) -> None:
+        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+        self.keys, self._files = keys, files
+        self.add_argument("--version", action="version", version=version())
+
     def format_help(self) -> str:
-        defaults = flatten(default_config())
-        keys = "\n".join(f"  --config.{key}={value}" for key, value in defaults.items())
-        return (
-            super().format_help()
-            + "\nThe keys of the config with their defaults; configs/default.py explains each:\n"
-            + f"{keys}\n"
-        )
+        files = all_configs() if self._files else ""
+        return super().format_help() + files + (all_keys() if self.keys else "")
+
+    def list_flags(self) -> str:
+        """Each flag, and each value of those that have a choice, for completion."""
+        words = ["--config.="] if self.keys else []
+        for action in self._actions:
+            # One that takes a value, such as --workdir, waits for it behind its "=".
+            takes = "=" if action.nargs != 0 else ""
+            long = [flag for flag in action.option_strings if flag.startswith("--")]
+            words += [flag + takes for flag in long] or action.option_strings
+            words += [f"{flag}={choice}" for flag in long for choice in action.choices or ()]
+        return "\n".join(words)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}; --help lists what there is")
@@ -31,17 +55,18 @@ class _Parser(argparse.ArgumentParser):
 
 def job_parser(
     prog: str, description: str, config_file: bool = False, workdir: bool = True
-) -> argparse.ArgumentParser:
+) -> JobParser:
     """A parser with what every job takes; the job adds flags of its own.
 
     `config_file`: the job starts from `--config=FILE.py`; otherwise from `--workdir`'s config.json.
     Without `workdir` it has no such folder and reads no data, which the config need not name then.
     """
-    parser = _Parser(
+    parser = JobParser(
         prog=f"python -m {prog}",
         description=description,
         epilog="--config.KEY=VALUE changes one key of the config, such as --config.groot.tau=0.2.",
-        allow_abbrev=False,
+        keys=True,
+        files=config_file,
     )
     if config_file:
         parser.add_argument(
@@ -63,7 +88,7 @@ def job_parser(
 
 
 def parse_job(
-    parser: argparse.ArgumentParser,
+    parser: JobParser,
     argv: Sequence[str] | None = None,
     before_reading: Callable[[argparse.Namespace], None] = lambda args: None,
 ) -> argparse.Namespace:
@@ -73,14 +98,7 @@ def parse_job(
     Raises UserError for every mistake; `--help` prints and exits as usual.
     """
     plain, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
-    # argparse would say "unrecognized arguments" and no more; this names the flag that was meant.
-    known = [option for action in parser._actions for option in action.option_strings]
-    for word in plain:
-        flag = word.partition("=")[0]
-        if flag.startswith("--") and flag != "--" and flag not in known:
-            hint = nearest(flag, known)
-            raise UserError(f"{parser.prog}: there is no flag {flag}{hint}; --help lists them")
-    args = parser.parse_args(plain)
+    args = parse_flags(parser, plain)
     # The job that trains, or that only computes with a config, is given a file; all others read
     # what training wrote, of which they may change what training did not use up.
     if hasattr(args, "config"):
@@ -94,6 +112,31 @@ def parse_job(
         args.config = finish(config, overrides)
         _check_settled(before, flatten(args.config), args.workdir)
     return args
+
+
+def parse_flags(parser: JobParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags alone, of a job without a config. Raises UserError for every mistake."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if LIST_FLAGS in words:
+        print(parser.list_flags())
+        parser.exit()
+    # argparse would say "unrecognized arguments" and no more; this names the flag that was meant.
+    known = [option for action in parser._actions for option in action.option_strings]
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag == "--help" and equals and parser.keys:
+            print(explained(value), end="")
+            parser.exit()
+        if flag.startswith("--") and flag != "--" and flag not in known:
+            hint = nearest(flag, known)
+            raise UserError(f"{parser.prog}: there is no flag {flag}{hint}; --help lists them")
+    return parser.parse_args(words)
+
+
+def version() -> str:
+    """`groot_jax 0.2.0, jax 0.10.2, Python 3.12.1`: what a report of a bug begins with."""
+    jax = importlib.metadata.version("jax")
+    return f"groot_jax {groot_jax.__version__}, jax {jax}, Python {platform.python_version()}"
 
 
 # What evaluation and prediction read of the config. All else, training has settled: the sizes of

@@ -45,8 +45,24 @@ def load(
         default = default_config()
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not a ConfigDict")
+    return _complete(config, default, overrides, has_data, str(path))
+
+
+def checked(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """A copy of a config that Python has made, as `load` gives one. Raises UserError."""
+    copy = config.copy_and_resolve_references()
+    return _complete(copy, default_config(), overrides, True, "config")
+
+
+def _complete(
+    config: ConfigDict,
+    default: ConfigDict,
+    overrides: Sequence[tuple[str, str]],
+    has_data: bool,
+    where: str,
+) -> ConfigDict:
     # Keys before values, and both before what is read under which: each relies on the one before.
-    check_keys(config, default, str(path))
+    check_keys(config, default, where)
     config = finish(config, overrides, has_data)
     check_read(config, default)
     # Other jobs start elsewhere and look there too.
@@ -82,10 +98,10 @@ def finish(
 def parse_arg(arg: str, **defaults: str) -> dict[str, str]:
     """For config files: reads `name=value,name=value`, what follows `--config=file.py:`.
 
-    Raises UserError for a name that is not among `defaults`.
+    Raises UserError for a name that is not among `defaults`, and for one that is given twice.
     """
     # parse_arg("train=a.txt", train="", dev="") -> {"train": "a.txt", "dev": ""}
-    values = dict(defaults)
+    values, given = dict(defaults), set[str]()
     for part in filter(None, arg.split(",")):
         name, equals, value = part.partition("=")
         if not equals or name not in defaults:
@@ -93,6 +109,9 @@ def parse_arg(arg: str, **defaults: str) -> dict[str, str]:
                 f"--config: {part!r} is not one of {', '.join(f'{n}=...' for n in defaults)}, "
                 "separated by commas, which are what this config file takes after its colon"
             )
+        if name in given:
+            raise UserError(f"--config: {name}= is given twice: leave one out")
+        given.add(name)
         values[name] = value
     return values
 
@@ -102,6 +121,11 @@ def _configs_home() -> Path:
     package = Path(__file__).resolve().parents[1]
     installed = package / "built_in"
     return installed if installed.is_dir() else package.parent
+
+
+def built_in_configs() -> dict[str, Path]:
+    """Name -> file of the configs that come with the package, `default` among them."""
+    return {path.stem: path for path in sorted((_configs_home() / "configs").glob("*.py"))}
 
 
 def _path_and_arg(config_arg: str) -> tuple[Path, str]:
@@ -139,8 +163,10 @@ def _configs_importable(path: Path) -> Iterator[None]:
 def _get_config_of(path: Path) -> Callable[..., ConfigDict]:
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near += [p.stem for p in (_configs_home() / "configs").glob("*.py")]
-        raise UserError(f"--config: there is no file {path}{nearest(path.name, sorted(near))}")
+        built_in = sorted({*built_in_configs()} - {"default"})
+        hint = nearest(path.name, sorted([*near, *built_in]))
+        hint = hint or f"; built in are {', '.join(built_in)}"
+        raise UserError(f"--config: there is no file {path}{hint}")
     # By its path, under a name of its own: it need not lie in a package or on the path of imports.
     spec = importlib.util.spec_from_file_location(f"groot_jax_config_{path.stem}", path)
     if spec is None or spec.loader is None:

@@ -178,14 +178,25 @@ _USES = (
         lambda c: "utility" in _reported(c),
     ),
     _Use(
-        ("reward.batch", "reward.deadline"),
+        ("reward.batch", "reward.deadline", "reward.on_error"),
         "a Python function in config.reward.name or config.evaluate.rewards",
         lambda c: any(":" in name for name in _reported(c)),
+    ),
+    _Use(
+        ("reward.retries", "reward.timeout_s"),
+        "scoring processes: a Python function in config.reward.name or config.evaluate.rewards, or "
+        "config.reward.workers above 0",
+        lambda c: c.reward.workers > 0 or any(":" in name for name in _reported(c)),
     ),
     _Use(
         ("optimizer.b1", "optimizer.b2"),
         "config.optimizer.name=adamw",
         lambda c: c.optimizer.name == "adamw",
+    ),
+    _Use(
+        ("optimizer.max_skipped",),
+        "config.optimizer.nonfinite=skip",
+        lambda c: c.optimizer.nonfinite == "skip",
     ),
     # A file that sets tau also serves a run of `nll_continued` alone, where nothing is contrasted.
     _Use(

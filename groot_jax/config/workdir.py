@@ -23,7 +23,9 @@ LOCK_FILE, STATUS_FILE = "train.lock", "status.json"  # See training/status.py.
 # computes, which systems it trains and what is reported, never what a system is trained to be.
 # (`groot.accumulate` and `loader.node_buckets`, for when memory is short, draw dropout anew.)
 _FREE_KEYS = (
+    "checkpoint.every_",
     "checkpoint.keep",
+    "checkpoint.retry_minutes",
     "compilation_cache",
     "decide.hypotheses",
     "distributed.start_timeout",
@@ -38,9 +40,15 @@ _FREE_KEYS = (
     "loader.threads",
     "log_every",
     "mesh.",
+    "optimizer.max_",
+    "optimizer.nonfinite",
     "profile.",
     "report_to",
     "reward.deadline",
+    # A run that an error has stopped may be continued without the candidates that raise it.
+    "reward.on_error",
+    "reward.retries",
+    "reward.timeout_s",
     "reward.workers",
     "systems",
 )
@@ -65,7 +73,7 @@ def load_dumped(path: Path) -> ConfigDict:
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not the JSON that training wrote: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is not the JSON that training wrote: it holds no object")
@@ -73,8 +81,11 @@ def load_dumped(path: Path) -> ConfigDict:
     for key, value in _BEFORE.items():
         section, name = key.split(".")
         defaults[section][name] = value
-    _fill(values, defaults.to_dict())
-    return ConfigDict(values).lock()
+    try:
+        _fill(values, defaults.to_dict())
+        return ConfigDict(values).lock()
+    except ValueError as error:  # Of ConfigDict: a key that holds a dot.
+        raise UserError(f"{path} is not what training wrote: {error}") from error
 
 
 # What training did before a key was there, where that is not its default: a run that began without
@@ -89,8 +100,20 @@ def _fill(values: dict[str, object], defaults: dict[str, object]) -> None:
     # A variant is not filled: what it leaves out is what it does not change.
     for key, default in defaults.items():
         value = values.setdefault(key, default)
+        if not _is_like(value, default):
+            raise ValueError(f"{key} is {value!r}, which is of another type than {default!r}")
         if isinstance(value, dict) and isinstance(default, dict) and key != "variants":
             _fill(value, default)
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether a value can stand where the default does: sections, numbers, texts and lists of
+    either."""
+    if isinstance(default, tuple):
+        items = value if isinstance(value, tuple) else (None,)
+        return not default or all(type(item) is type(default[0]) for item in items)
+    # 1 is written for 1.0; but True, which Python counts as a number, is none.
+    return type(value) is type(default) or (type(value) is int and type(default) is float)
 
 
 def _lists_to_tuples(values: dict[str, object]) -> dict[str, object]:
@@ -111,6 +134,11 @@ def make_workdir(workdir: Path, flag: str = "--workdir") -> None:
     # What a kill may have left of the first moments of a run is ours.
     first = (LOCK_FILE, STATUS_FILE, f".{CONFIG_FILE}.", f".{STATUS_FILE}.")
     strangers = {name for name in names if not name.startswith(first)}
+    if {"checkpoints", "task"} <= strangers and CONFIG_FILE not in strangers:
+        raise UserError(
+            f"{flag}={workdir} is a work directory that has lost its {CONFIG_FILE}: bring a copy "
+            f"back (that of another run of the same command is the same), or name a new folder"
+        )
     if strangers and CONFIG_FILE not in strangers:
         raise UserError(
             f"{flag}={workdir} holds other files ({', '.join(sorted(strangers)[:3])}) and no "
@@ -180,10 +208,11 @@ def differing_keys(theirs: ConfigDict, ours: ConfigDict) -> list[str]:
         alone = (theirs if name in theirs.variants else ours).variants[name]
         return name not in standard or flatten(alone) != flatten(standard[name])
 
-    return [key for key in sorted({*there, *here}) if not _is_free(key) and differs(key)]
+    return [key for key in sorted({*there, *here}) if not is_free(key) and differs(key)]
 
 
-def _is_free(key: str) -> bool:
+def is_free(key: str) -> bool:
+    """Whether a work directory may be continued with another value of the key."""
     # variants.risk.accumulate is as free as groot.accumulate.
     section, _, rest = key.partition(".")
     if section == "variants":

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from groot_jax.model.tree_attention import keys_a_query
+
 # Position-wise layers cost a node as much as attention to so many others. By operations it would be
 # some 7 d_model (3584 on T5-small), but attention runs at a fraction of their rate: there three
 # quarters of an update were position-wise at 192 nodes and 28 source tokens.
@@ -33,26 +35,32 @@ class Plan(NamedTuple):
     node_B: np.ndarray  # its first node in the bin
     source_B: np.ndarray  # its sentence's first source token in the bin
 
-    @property
-    def cost(self) -> int:
+    def cost(self, num_positions: int) -> int:
         """Estimated time of the decoder, in pairs of attention."""
-        return self.rows * self.nodes * (_PAIRS_A_NODE + self.nodes + self.sources)
+        keys = keys_a_query(self.nodes, num_positions) + self.sources
+        return self.rows * self.nodes * (_PAIRS_A_NODE + keys)
 
 
 def plan_bins(
-    nodes_B: Sequence[int], sources_B: Sequence[int], buckets: Sequence[int], groups: int = 1
+    nodes_B: Sequence[int],
+    sources_B: Sequence[int],
+    buckets: Sequence[int],
+    num_positions: int,
+    groups: int = 1,
 ) -> Plan:
-    """The cheapest plan for trees of so many nodes, whose sentences have so many source tokens.
+    """The cheapest plan for trees of so many nodes, whose sentences have so many source tokens; all
+    depths are below `num_positions`.
 
     A pure function of the sizes; N and U are among `buckets`, or multiples of the last. Each of
     `groups` equal groups of consecutive trees gets bins of its own, R / groups.
     """
-    # Wide bins waste less of their ends, but each node attends to all nodes of its bin.
+    # Wide bins waste less of their ends, but each node attends to all source tokens of its bin, and
+    # to all of its nodes where they are few.
     least = round_up(max(1, *nodes_B), buckets)
     widths = [least, *(n for n in buckets if n > least)]
     # 24 trees of 100 nodes: 24 bins of 128, 12 of 256, or 5 of 512, which are made 6.
     plans = [_plan(nodes_B, sources_B, n, buckets, groups) for n in widths]
-    return min(plans, key=lambda plan: plan.cost)
+    return min(plans, key=lambda plan: plan.cost(num_positions))
 
 
 def round_up(size: int, buckets: Sequence[int]) -> int:

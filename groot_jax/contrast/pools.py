@@ -74,9 +74,10 @@ def pool_batch(
     # Rows of other processes are padding here, without a tree: theirs come in by their sizes alone.
     if merge_sizes is not None:
         sizes = merge_sizes(sizes)
+    T = batch.fused_target_BxT.shape[1]
     forest = plant(
         trees,
-        plan_bins(sizes.nodes_B, sizes.sources_B, buckets, groups),
+        plan_bins(sizes.nodes_B, sizes.sources_B, buckets, T, groups),
         batch.source_BxS,
         batch.fused_target_BxT,
         M,
@@ -90,7 +91,7 @@ def pool_batch(
         rewards_BxM=rewards_BxM,
         in_contrast_BxM=in_contrast_BxM,
         gold_BxM=gold_BxM,
-        num_positions=batch.fused_target_BxT.shape[1],
+        num_positions=T,
         groups=groups,
     )
 

@@ -26,11 +26,13 @@ class Tree(NamedTuple):
         node 0  start token    edge 0: a
         node 1  a              edge 1: b, edge 3: EOS
         node 2  b              edge 2: EOS                 paths: 0 1 2 and 0 3
+
+    Nodes stand in depth-first order, and all three end at 3.
     """
 
     tokens: list[int]  # input token of each node: the start token at the root
     depths: list[int]  # number of target tokens before it
-    parents: list[int]  # node it hangs on; the root at itself
+    ends: list[int]  # first node after those below it, which follow it
     edge_nodes: list[int]  # node at which each edge's token is predicted
     edge_labels: list[int]  # that token
     paths: list[list[int]]  # edges of each candidate, in order
@@ -40,14 +42,14 @@ class Forest(NamedTuple):
     """The trees of B sentences in R bins of N nodes and U source tokens (see `packing.py`).
 
     Sentences and bins are counted within their group. Edges stay with their sentence, padded to E.
-    All int32 but for the two that are bool.
+    All int32 but for the one that is bool.
     """
 
     token_RxN: AnyArray
     depth_RxN: AnyArray
     fused_RxN: AnyArray  # id whose embedding is added to the token's
     aligned_RxN: AnyArray | None  # place in the bin's U of the encoder output added to it
-    attend_RxNxN: AnyArray  # bool: a node sees itself and the nodes above it
+    end_RxN: AnyArray  # first node after those below it: see `model/tree_attention.py`
     sentence_RxN: AnyArray  # whose node it is, -1: padding
     source_place_RxU: AnyArray  # b * S + s of each source token of the bin; -1: padding
     edge_node_BxE: AnyArray  # r * N + n
@@ -61,11 +63,12 @@ def build_tree(pool: Sequence[Sequence[int]], start_token: int) -> Tree:
     # No candidates: a row of padding, or a sentence whose gold cannot be written.
     if not pool:
         return Tree([], [], [], [], [], [])
-    tree = Tree([start_token], [0], [0], [], [], [])
+    tree = Tree([start_token], [0], [0], [], [], [[] for _ in pool])
     edge_at: dict[tuple[int, int], int] = {}  # (node, next token) -> edge
     node_at: dict[int, int] = {}  # edge -> the node that it enters
-    for sequence in pool:
-        node, path = 0, []
+    # Sorted, sequences that go on alike follow one another: nodes come in depth-first order.
+    for candidate in sorted(range(len(pool)), key=lambda m: tuple(pool[m])):
+        sequence, node, path = pool[candidate], 0, tree.paths[candidate]
         # Down the tree as long as the prefix is known, then along edges and nodes of its own.
         for t, token in enumerate(sequence):
             edge = edge_at.setdefault((node, token), len(tree.edge_labels))
@@ -75,12 +78,17 @@ def build_tree(pool: Sequence[Sequence[int]], start_token: int) -> Tree:
             path.append(edge)
             if t + 1 == len(sequence):
                 break  # Nothing is predicted after EOS, so its edge enters no node.
-            parent, node = node, node_at.setdefault(edge, len(tree.tokens))
+            node = node_at.setdefault(edge, len(tree.tokens))
             if node == len(tree.tokens):
                 tree.tokens.append(token)
                 tree.depths.append(t + 1)
-                tree.parents.append(parent)
-        tree.paths.append(path)
+                tree.ends.append(0)
+    # Back to front: behind a node and what is below it comes the next one no deeper.
+    next_at = [len(tree.tokens)] * (max(tree.depths) + 1)  # depth -> the next node no deeper
+    for node in reversed(range(len(tree.tokens))):
+        depth = tree.depths[node]
+        tree.ends[node] = next_at[depth]
+        next_at[depth:] = [node] * (len(next_at) - depth)
     return tree
 
 
@@ -100,13 +108,13 @@ def plant(
     aligned_BxT: source position that goes with them; None: none does.
     """
     (B, S), M, R, N = source_BxS.shape, num_candidates, plan.rows, plan.nodes
-    attend_RxNxN = np.zeros((R, N, N), bool)
     forest = Forest(
         token_RxN=np.zeros((R, N), np.int32),
         depth_RxN=np.zeros((R, N), np.int32),
         fused_RxN=np.zeros((R, N), np.int32),
         aligned_RxN=None if aligned_BxT is None else np.zeros((R, N), np.int32),
-        attend_RxNxN=attend_RxNxN,
+        # Nothing is below padding, which sees itself alone.
+        end_RxN=np.tile(np.arange(1, N + 1, dtype=np.int32), (R, 1)),
         sentence_RxN=np.full((R, N), -1, np.int32),
         source_place_RxU=np.full((R, plan.sources), -1, np.int32),
         edge_node_BxE=np.zeros((B, num_edges), np.int32),
@@ -114,8 +122,6 @@ def plant(
         path_BxMxE=np.zeros((B, M, num_edges), bool),
         length_BxM=np.zeros((B, M), np.int32),
     )
-    # Roots and padding point at themselves.
-    parent_RxN = np.tile(np.arange(N, dtype=np.int32), (R, 1))
     for b, tree in enumerate(trees):
         if not tree.tokens:
             continue
@@ -132,7 +138,7 @@ def plant(
         if forest.aligned_RxN is not None and aligned_BxT is not None:
             # A sentence's source tokens lie in the bin as in the sentence, without its padding.
             forest.aligned_RxN[row, nodes] = plan.source_B[b] + aligned_BxT[b, depths]
-        parent_RxN[row, nodes] = np.add(tree.parents, first)
+        forest.end_RxN[row, nodes] = np.add(tree.ends, first)
         forest.sentence_RxN[row, nodes] = sentence
         places, start = np.flatnonzero(source_BxS[b]), plan.source_B[b]
         forest.source_place_RxU[row, start : start + len(places)] = sentence * S + places
@@ -141,20 +147,4 @@ def plant(
         for m, path in enumerate(tree.paths):
             forest.path_BxMxE[b, m, path] = True
             forest.length_BxM[b, m] = len(path)
-    _mark_ancestors(attend_RxNxN, parent_RxN, int(forest.depth_RxN.max()))
     return forest
-
-
-def _mark_ancestors(attend_RxNxN: np.ndarray, parent_RxN: np.ndarray, max_depth: int) -> None:
-    """Which nodes a node may attend to: itself and all nodes above it.
-
-    Paths are followed `max_depth` steps up, the depth of the deepest node, in all bins at once; a
-    root, which points at itself, is marked again and again. Parents 0 0 1 0 -> rows 1000, 1100,
-    1110, 1001.
-    """
-    R, N = parent_RxN.shape
-    rows_R = np.arange(R)[:, None]
-    at_RxN = np.broadcast_to(np.arange(N), (R, N))
-    for _ in range(max_depth + 1):
-        attend_RxNxN[rows_R, np.arange(N)[None], at_RxN] = True
-        at_RxN = np.take_along_axis(parent_RxN, at_RxN, 1)

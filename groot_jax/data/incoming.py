@@ -7,26 +7,52 @@ nothing of labels or models.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeGuard
 
 from groot_jax.data.splitting import split_text
 from groot_jax.errors import UserError
 
 Words = tuple[str, ...]
+INPUTS = ("auto", "text", "jsonl")
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+# Bytes of a line. A book has one or two million; what has more is no line, and may never end.
+LONGEST_LINE = 1 << 24
+_DEEPEST = 500  # Of JSON: Python goes about 990 deep, less those who call it.
+LARGEST = 16  # Lines of the largest block over those of the first.
 
 
 class Incoming(NamedTuple):
     """A sentence to label. `text` and `offsets`, the places of its words in it (see `SplitText`),
-    are None where words were given."""
+    are None where words were given; `echoed`: what else its object holds, for its answer."""
 
     words: Words
     text: str | None = None
     offsets: tuple[tuple[int, int], ...] | None = None
+    echoed: Mapping[str, Any] = _NOTHING
+
+
+class BadLine(NamedTuple):
+    """A line that is no sentence: its number from 1, why, and what else its object holds."""
+
+    number: int
+    error: str
+    echoed: Mapping[str, Any] = _NOTHING
+
+
+class _BadObject(UserError):
+    """An object that is no sentence, with what else it holds."""
+
+    def __init__(self, sentence: str, echoed: Mapping[str, Any]) -> None:
+        super().__init__(sentence)
+        self.echoed = echoed
 
 
 @contextmanager
@@ -48,44 +74,90 @@ def open_input(name: str) -> Iterator[int]:
         yield file.fileno()
 
 
+@dataclass
+class LineParser:
+    """Turns the lines of one input into sentences.
+
+    `split`: how text becomes words, config.text.split. `kind`: `text`, `jsonl`, or `auto`, where a
+    line is JSON if it parses as an object with words or text. Another line that begins with { is
+    text there, which `note` is told of once; after a line of JSON it is an error instead.
+    """
+
+    split: str = "spaces"
+    kind: str = "auto"
+    note: Callable[[str], None] = lambda sentence: None
+    _json: bool = False
+    _noted: bool = False
+
+    def __call__(self, line: str, where: str) -> Incoming:
+        """The sentence of a line. Raises UserError, which begins with `where`."""
+        # [{ begins a whole document, which is to be an object a line.
+        looks = line.lstrip().startswith(("{", "[{"))
+        if self.kind == "text" or (self.kind == "auto" and not looks):
+            return of_text(line, self.split)
+        if not line.strip():
+            return Incoming((), line, ())
+        try:
+            value = _object(line, where)
+            problem = f"{where}: is JSON and has no words and no text"
+        except UserError as error:
+            if self.kind == "jsonl" or self._json:
+                raise
+            value, problem = {}, str(error).removesuffix("; mend the line")
+        if not {"words", "tokens", "text"} & {*value} and self.kind == "auto" and not self._json:
+            if not self._noted:
+                self._noted = True
+                self.note(f"{problem}: such lines are taken as text; --input=jsonl refuses them")
+            return of_text(line, self.split)
+        self._json = True
+        return sentence_of(value, where, self.split)
+
+
 def read_blocks(
     descriptor: int,
     name: str,
     check: Callable[[Sequence[str], str], Words],
     size: int,
-    split: str = "spaces",
-) -> Iterator[list[Incoming]]:
-    """Lists of `size` sentences, and of fewer where the next one is not there yet.
+    parse: LineParser,
+    strict: bool = False,
+) -> Iterator[list[Incoming | BadLine]]:
+    """Lists of `size` lines, then of twice as many each, up to `LARGEST` times `size`; and of fewer
+    where the next one is not there yet.
 
-    `split`: how text becomes words, config.text.split. `check` gets words and their `file:line`,
-    and raises UserError where they will not do. What comes before a bad line is handed out before
-    its error. An empty line is a sentence of no words, so that answers stay beside their lines.
+    `check` gets words and their `file:line`, and raises UserError where they will not do. An empty
+    line is a sentence of no words, so that answers stay beside their lines. A bad line is a
+    `BadLine`, or, where `strict`, a UserError after what comes before it was handed out.
     """
+    # Many sentences fill batches of each length: 64 of four lengths would all be searched as if
+    # they were as long as the longest. Twice as many each time: who watches the answers of a slow
+    # model never waits much longer for the next ones than all before them took.
     # size 2; a, b and c at once, a pause, d -> [a, b] [c] [d].
-    block: list[Incoming] = []
-    try:
-        number = 0
-        for line in _lines(descriptor):
-            if line is not None:
-                number += 1
-                where = f"{'stdin' if name == '-' else name}:{number}"
-                sentence = _sentence(line, number == 1, where, split)
-                block.append(sentence._replace(words=check(sentence.words, where)))
-            if len(block) == size or (line is None and block):
-                yield block
-                block = []
-    except UserError:
-        if block:
+    largest = size * LARGEST
+    block: list[Incoming | BadLine] = []
+    number = 0
+    for raw in _lines(descriptor):
+        if raw is not None:
+            number += 1
+            found = _line(raw, number, name, check, parse)
+            if isinstance(found, BadLine) and strict:
+                if block:
+                    yield block
+                raise UserError(found.error)
+            block.append(found)
+        if len(block) == size or (raw is None and block):
             yield block
-        raise
+            size = min(2 * size, largest) if len(block) == size else size
+            block = []
     if block:
         yield block
 
 
 def _lines(descriptor: int) -> Iterator[bytes | None]:
-    """Lines without their line feeds; None where reading on would have to wait."""
+    """Lines without their line feeds, of one that is over LONGEST_LINE as much as shows it; None
+    where reading on would have to wait."""
     # "red je", then "ans\nblue\n" -> nothing of the first, `red jeans` and `blue` of the second.
-    rest = b""
+    parts: list[bytes] = []
+    length = 0
     while True:
         # A timeout of 0 asks and does not wait; the read below waits.
         if not select.select([descriptor], [], [], 0)[0]:
@@ -93,19 +165,41 @@ def _lines(descriptor: int) -> Iterator[bytes | None]:
         data = os.read(descriptor, 1 << 16)
         if not data:
             break
-        *lines, rest = (rest + data).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+        # Joined once a line, and not once a read: 60 MB are 900 reads.
+        *ended, rest = data.split(b"\n")
+        for line in ended:
+            yield b"".join([*parts, line]) if length <= LONGEST_LINE else b"".join(parts)
+            parts, length = [], 0
+        if rest and length <= LONGEST_LINE:
+            parts.append(rest)
+            length += len(rest)
+    if parts:
+        yield b"".join(parts)
 
 
-def _sentence(raw: bytes, first: bool, where: str, split: str) -> Incoming:
-    # `utf-8-sig` takes a byte-order mark away, which only a file's first line can have.
+def _line(
+    raw: bytes,
+    number: int,
+    name: str,
+    check: Callable[[Sequence[str], str], Words],
+    parse: LineParser,
+) -> Incoming | BadLine:
+    where = f"{'stdin' if name == '-' else name}:{number}"
+    echoed: Mapping[str, Any] = _NOTHING
     try:
-        line = raw.decode("utf-8-sig" if first else "utf-8").removesuffix("\r")
+        if len(raw) > LONGEST_LINE:
+            raise UserError(f"{where}: is longer than {LONGEST_LINE >> 20} MiB; part it into lines")
+        # `utf-8-sig` takes a byte-order mark away, which only a file's first line can have.
+        line = raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\r")
+        sentence = parse(line, where)
+        echoed = sentence.echoed
+        return sentence._replace(words=check(sentence.words, where))
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: is not UTF-8 ({error.reason}); convert it") from None
-    return sentence_of_line(line, where, split)
+        return BadLine(number, f"{where}: is not UTF-8 ({error.reason}); convert it")
+    except _BadObject as error:
+        return BadLine(number, str(error), error.echoed)
+    except UserError as error:
+        return BadLine(number, str(error), echoed)
 
 
 def sentence_of_line(line: str, where: str, split: str = "spaces") -> Incoming:
@@ -117,22 +211,75 @@ def sentence_of_line(line: str, where: str, split: str = "spaces") -> Incoming:
     Raises UserError, which begins with `where`, for JSON that has neither.
     """
     if not line.lstrip().startswith("{"):
-        return Incoming(*_split(line, split))
+        return of_text(line, split)
+    return sentence_of(_object(line, where), where, split)
+
+
+def parse_json(text: str) -> Any:
+    """What JSON says. Raises ValueError or RecursionError, also for what could not be echoed: NaN
+    and numbers as large as 1e999, which Python writes as no JSON, and what is nested so deep that
+    it can be read and not written."""
+    value = json.loads(text, parse_constant=_number, parse_float=_number)
+    if text.count("[") + text.count("{") > _DEEPEST:
+        level: list[Any] = [value] if isinstance(value, dict | list) else []
+        for _ in range(_DEEPEST):
+            nested = (x.values() if isinstance(x, dict) else x for x in level)
+            level = [item for inner in nested for item in inner if isinstance(item, dict | list)]
+            if not level:
+                return value
+        raise ValueError(f"it is nested over {_DEEPEST} deep")
+    return value
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not JSON ({error}); mend the line") from None
-    words = value.get("words")
-    if words is None and isinstance(value.get("text"), str):
-        return Incoming(*_split(value["text"], split))
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UserError(
-            f'{where}: has no "words" (a list of strings) and no "text" (a string); give it one'
+    if not isinstance(value, dict):
+        raise UserError(f'{where}: is not an object such as {{"text": "..."}}; mend the line')
+    return value
+
+
+def sentence_of(value: Mapping[str, Any], where: str, split: str = "spaces") -> Incoming:
+    """The sentence of an object: its `words`, or `tokens` if they are strings, else its `text`.
+
+    Where it has a `text` that is parted into its words, too, they have places in it. Raises
+    UserError, which begins with `where`, for an object that has none of the three.
+    """
+    # What predict printed can be labeled again: its earlier answer is no part of the new one.
+    value = {key: item for key, item in value.items() if key not in ("decide", "labelings")}
+    words, text = value.get("words"), value.get("text")
+    used = "words"
+    if words is None and _are_strings(value.get("tokens")):
+        words, used = value["tokens"], "tokens"
+    echoed = {key: item for key, item in value.items() if key not in (used, "text")}
+    if isinstance(text, str) and words is None:
+        return of_text(text, split)._replace(echoed=echoed)
+    if not _are_strings(words):
+        raise _BadObject(
+            f'{where}: has no "words" (a list of strings) and no "text" (a string); give it one',
+            echoed,
         )
-    return Incoming(tuple(words))
+    if isinstance(text, str) and (whole := of_text(text, split)).words == tuple(words):
+        return whole._replace(echoed=echoed)
+    if "text" in value:
+        echoed = {key: item for key, item in value.items() if key != used}
+    return Incoming(tuple(words), echoed=echoed)
 
 
-def _split(text: str, split: str) -> tuple[Words, str, tuple[tuple[int, int], ...]]:
-    # Line breaks part words, one for one with spaces, so that characters keep their places.
+def of_text(text: str, split: str) -> Incoming:
+    """Text parted into words; line breaks part them as spaces do."""
+    # One for one with spaces, so that characters keep their places.
     words, offsets = split_text(text.replace("\r", " ").replace("\n", " "), split)
-    return words, text, offsets
+    return Incoming(words, text, offsets)
+
+
+def _are_strings(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

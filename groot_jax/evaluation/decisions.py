@@ -7,7 +7,7 @@ in one way. It needs no training, no model and may not change a candidate's scor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -166,22 +166,12 @@ def choose_threshold(
 
 
 def choose_rule(
-    sentences: Sequence[Sentence],
-    beams: Sequence[Beam],
-    score: TripleReward,
-    tuning: Tuning,
-    rules: Sequence[str] = RULES,
-    limit: int = 64,
+    sentences: Sequence[Sentence], decided: Mapping[str, Sequence[Beam]], score: TripleReward
 ) -> str:
-    """The rule of `rules` with the best mean reward at rank 1, the first in `RULES` on a tie; to be
-    chosen on dev. `limit`: `config.decide.hypotheses`."""
-    known = [rule for rule in RULES if rule in rules]
-    if len(known) == 1:
-        return known[0]
-    firsts = [
-        [beam[0].labeling if beam else () for beam in decided]
-        for decided in (decide(rule, sentences, beams, score, tuning, limit) for rule in known)
-    ]
+    """The rule whose first answers have the best mean reward, the first in `RULES` on a tie; to be
+    chosen on dev. `decided`: what each rule makes of dev."""
+    known = [rule for rule in RULES if rule in decided]
+    firsts = [[beam[0].labeling if beam else () for beam in decided[rule]] for rule in known]
     # Rules agree on most sentences: each labeling is scored once.
     triples = [
         [(y, sentence.labeling, sentence.words) for y, sentence in zip(ys, sentences, strict=True)]
@@ -199,14 +189,20 @@ def tune(
     score: TripleReward,
     rules: Sequence[str] = RULES,
     limit: int = 64,
-) -> Tuning:
+) -> tuple[Tuning, dict[str, list[Beam]]]:
     """What `decide` needs, chosen on dev for one model and one reward, and which of `rules` is the
-    best there."""
+    best there; and what each of them makes of dev, where there is a choice.
+
+    `limit`: `config.decide.hypotheses`.
+    """
     tuning = Tuning(
         temperature=choose_temperature(sentences, beams),
         threshold=choose_threshold(sentences, beams, score),
     )
-    return replace(tuning, rule=choose_rule(sentences, beams, score, tuning, rules, limit))
+    if len(rules) == 1:
+        return replace(tuning, rule=rules[0]), {}
+    decided = {rule: decide(rule, sentences, beams, score, tuning, limit) for rule in rules}
+    return replace(tuning, rule=choose_rule(sentences, decided, score)), decided
 
 
 def decide(

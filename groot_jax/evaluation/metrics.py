@@ -57,6 +57,19 @@ def one_by_one(reward: Reward) -> TripleReward:
     return lambda triples: [reward(candidate, gold, words) for candidate, gold, words in triples]
 
 
+def remembering(score: TripleReward) -> TripleReward:
+    """Asks for each (candidate, gold, words) once, and keeps what it was told."""
+    known: dict[tuple[Labeling, Labeling, Sequence[str]], float] = {}
+
+    def asked(triples: Sequence[tuple[Labeling, Labeling, Sequence[str]]]) -> list[float]:
+        new = list(dict.fromkeys(triple for triple in triples if triple not in known))
+        if new:
+            known.update(zip(new, score(new), strict=True))
+        return [known[triple] for triple in triples]
+
+    return asked
+
+
 def deduplicated(beam: Beam) -> list[Candidate]:
     """The first candidate of each labeling, in the beam's order: its copies take no rank.
 

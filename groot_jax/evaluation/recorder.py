@@ -17,6 +17,7 @@ from groot_jax.data.corpus import Corpus
 from groot_jax.data.labeling import Sentence
 from groot_jax.errors import told_as
 from groot_jax.evaluation.confidence import calibration_error, reliability
+from groot_jax.evaluation.confusion import confusion
 from groot_jax.evaluation.decisions import Tuning, decide, tune
 from groot_jax.evaluation.evaluator import Evaluator
 from groot_jax.evaluation.metrics import (
@@ -24,16 +25,18 @@ from groot_jax.evaluation.metrics import (
     Summary,
     one_by_one,
     per_sentence,
+    remembering,
     score_beams,
     summarise,
     totals,
 )
+from groot_jax.evaluation.predictions import Predictions
 from groot_jax.evaluation.records import Record, make_samples, write_eval, write_tuning
 from groot_jax.generate.generator import Generator
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.task import Task
+from groot_jax.task import Task, digests_of
 
 
 def reported_rewards(config: ConfigDict) -> dict[str, Reward]:
@@ -68,13 +71,23 @@ class Recorder:
         """Raises UserError for a sentence that no batch can hold."""
         self.task, self.hosts = task, hosts
         self._oracle, self._folder = oracle, folder
+        self._digests = digests_of(corpus)
         self._evaluators = {
             split: Evaluator(task, generator, oracle, sentences, hosts)
             for split, sentences in (("dev", corpus.dev), ("test", corpus.test))
         }
 
-    def record(self, params: Any, system: str, step: int, checkpoint: str, split: str) -> float:
-        """Writes the records of one checkpoint on one split; the seconds that it took.
+    def record(
+        self,
+        params: Any,
+        system: str,
+        step: int,
+        checkpoint: str,
+        split: str,
+        predictions: bool = True,
+    ) -> float:
+        """Writes the records of one checkpoint on one split, and, where they are asked for, its
+        `predictions`; the seconds that it took.
 
         `checkpoint` is how it was asked for: best, latest or step. Dev chooses what decisions need,
         and the rule; without a dev split `threshold` is left out, and the temperature of others is
@@ -98,23 +111,27 @@ class Recorder:
         # function that hangs; the others are worked out here. It comes last in the report.
         rewards = {key: one_by_one(reward) for key, reward in reported_rewards(config).items()}
         rewards[name] = score
-        tuning = Tuning()
+        tuning, of_dev = self._tuned(dev_beams, system, step)
+        shared: Summary = {
+            "calibration": _calibration(sentences, beams, tuning.temperature),
+            "digest": self._digests[split],
+        }
         if dev_beams is not None:
-            limit = config.decide.hypotheses
-            tuning = tune(dev.sentences, dev_beams, score, config.evaluate.decide, limit)
-            write_tuning(self._folder, system, step, name, tuning, len(dev_beams))
-        calibration = _calibration(sentences, beams, tuning.temperature)
+            shared["dev_chose"] = tuning.rule
+        answers = Predictions(sentences, beams, tuning.temperature)
+        # Rules agree on most sentences: what the report shows of these is scored once for all.
+        once = remembering(score)
         for rule in config.evaluate.decide:
             decided_at = time.monotonic()
             if rule == "threshold" and dev_beams is None:
                 continue
+            known = of_dev.get(rule) if evaluator is dev else None
             limit = config.decide.hypotheses
-            decided = decide(rule, sentences, beams, score, tuning, limit)
+            decided = known or decide(rule, sentences, beams, score, tuning, limit)
             scores = score_beams(sentences, decided, rewards, penalty)
-            metrics = summarise(totals(scores, name), name)
-            metrics["calibration"] = calibration
-            if dev_beams is not None:
-                metrics["dev_chose"] = tuning.rule
+            answers.add(rule, decided, scores, name)
+            metrics = summarise(totals(scores, name), name) | shared
+            metrics["confusion"] = confusion(sentences, decided)
             if rule == "threshold":
                 metrics["threshold"] = tuning.threshold
             # What the search took is part of every rule's time: each could have been asked alone.
@@ -134,10 +151,24 @@ class Recorder:
                 },
                 seconds=round(seconds, 3),
                 num_sentences=metrics["num_sentences"],
-                samples=make_samples(sentences, decided, score, config.evaluate.samples, penalty),
+                samples=make_samples(sentences, decided, once, config.evaluate.samples, penalty),
             )
             write_eval(self._folder, record)
+        if predictions:
+            answers.write(self._folder, system, split, step)
         return time.monotonic() - begun
+
+    def _tuned(
+        self, dev_beams: Sequence[Beam] | None, system: str, step: int
+    ) -> tuple[Tuning, dict[str, list[Beam]]]:
+        """As `tune`, kept for `predict`; nothing is chosen where dev was not searched."""
+        if dev_beams is None:
+            return Tuning(), {}
+        config, dev = self.task.config, self._evaluators["dev"].sentences
+        limit, rules = config.decide.hypotheses, config.evaluate.decide
+        tuning, decided = tune(dev, dev_beams, self._oracle.score, rules, limit)
+        write_tuning(self._folder, system, step, config.reward.name, tuning, len(dev_beams))
+        return tuning, decided
 
 
 def _calibration(

@@ -29,6 +29,12 @@ from groot_jax.runtime.files import write_text
 Json: TypeAlias = dict[str, Any]
 
 SAMPLES_FILE = "samples.jsonl"
+JOBS_FILE = "jobs.jsonl"
+# What the report says of a job: see runtime/machine.py.
+_OF_A_JOB = (
+    *("job", "started", "command", "host", "cpu", "cores", "devices", "processes", "python"),
+    "versions",
+)
 # How a checkpoint was asked for, the preferred last.
 _KINDS = ("step", "latest", "best")
 # Corrections of rank 1 that the report shows of a sentence, and labelings that the beam lacks.
@@ -106,10 +112,10 @@ def make_samples(
             {
                 "index": index,
                 "words": list(sentence.words),
-                "gold": _spans(gold),
+                "gold": spans_of(gold),
                 "candidates": [
                     {
-                        "spans": _spans(c.labeling),
+                        "spans": spans_of(c.labeling),
                         # JSON has no NaN, the score of what the search has not written.
                         "score": round(c.score, 4) if math.isfinite(c.score) else None,
                         "probability": round(chances[c.labeling], 5),
@@ -119,18 +125,19 @@ def make_samples(
                     for c, r in zip(candidates, rewards, strict=False)
                 ],
                 "corrections": [
-                    [_spans(y), round(r, 5)]
+                    [spans_of(y), round(r, 5)]
                     for y, r in zip(corrected, rewards[len(candidates) :], strict=False)
                 ],
                 "consensus": [
-                    [_spans(y), round(r, 5), round(e, 5)] for y, r, e in beyond[:_CORRECTIONS]
+                    [spans_of(y), round(r, 5), round(e, 5)] for y, r, e in beyond[:_CORRECTIONS]
                 ],
             }
         )
     return samples
 
 
-def _spans(labeling: Labeling) -> list[list[int | str]]:
+def spans_of(labeling: Labeling) -> list[list[int | str]]:
+    """A labeling for JSON: [[start, end, type], ...]."""
     return [[start, end, type_] for start, end, type_ in labeling]
 
 
@@ -181,7 +188,7 @@ def read_tuning(workdir: Path, system: str, step: int, reward: str) -> Tuning:
         return tuning if kept["reward"] == reward else Tuning(tuning.temperature)
     except FileNotFoundError:
         return Tuning()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({error!r}); remove it, and groot_jax.evaluate writes it again"
         ) from None
@@ -219,13 +226,24 @@ def _preference(record: Record) -> tuple[int, int]:
     return (_KINDS.index(record["checkpoint"]), record["step"])
 
 
+# What the table and the report take for granted of a record.
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("system", "decide", "split", "checkpoint", "reward"), str),
+    **dict.fromkeys(("metrics", "per_sentence"), dict),
+    "step": int,
+    "samples": list,
+}
+
+
 def _read_record(path: Path) -> Record:
     try:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
         _preference(record)
         for key in Record.__annotations__:
-            record[key]  # type: ignore[literal-required]
-    except (ValueError, KeyError, TypeError) as error:
+            value, kind = record[key], _TYPES.get(key, object)  # type: ignore[literal-required]
+            if not isinstance(value, kind):
+                raise TypeError(f"{key} is no {kind.__name__}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is not an evaluation's file ({error}): remove it and evaluate again"
         ) from error
@@ -244,6 +262,13 @@ def read_samples(workdir: Path) -> list[Json]:
     """The lines of W/samples.jsonl, read as those of the metrics: the lists of a few dev sentences
     at each evaluation during training, {"system", "step", "sentences": [...]}."""
     return _read_lines(workdir / SAMPLES_FILE)
+
+
+def read_jobs(workdir: Path) -> list[Json]:
+    """The lines of W/jobs.jsonl, read as those of the metrics: a job and its machine, see
+    runtime/machine.py."""
+    # One of another version may say other things of a job, and is no reason to have no report.
+    return [line for line in _read_lines(workdir / JOBS_FILE) if {*_OF_A_JOB} <= line.keys()]
 
 
 def _read_lines(path: Path) -> list[Json]:

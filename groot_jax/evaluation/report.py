@@ -1,7 +1,8 @@
 """The report of a work directory: one self-contained HTML file, no network, no other file.
 
-Everything comes from W/eval/*.json, W/metrics.jsonl, W/data_card.json and W/config.json; nothing is
-scored here. Text reaches the page through the template's escaping only, whatever a sentence holds.
+Everything comes from W/eval/*.json, W/metrics.jsonl, W/data_card.json, W/jobs.jsonl and
+W/config.json; nothing is scored here. Text reaches the page through the template's escaping only,
+whatever a sentence holds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from groot_jax.data.card import read_card
 from groot_jax.errors import UserError
@@ -27,12 +28,14 @@ from groot_jax.evaluation.plots import (
 from groot_jax.evaluation.records import (
     Json,
     Record,
+    read_jobs,
     read_metrics,
     read_records,
     read_samples,
     system_name,
 )
 from groot_jax.evaluation.results import COLUMNS, Results, best_values, dev_choices, figure
+from groot_jax.evaluation.type_tables import type_tables
 from groot_jax.runtime.files import write_text
 
 # Keys of metrics.jsonl that say where a line stands, not what was measured.
@@ -65,16 +68,7 @@ def write_report(workdir: Path, results: Results) -> Path:
     # tables come first, so that a system has one color in both kinds of chart.
     styles = system_styles(list(dict.fromkeys([*names, *(line["system"] for line in lines)])))
     config = workdir / "config.json"
-    # A name that the template misspells ends in an error, not in a hole in the page.
-    environment = Environment(
-        loader=PackageLoader("groot_jax.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = figure
-    html = environment.get_template("report.html.j2").render(
+    html = template("report.html.j2").render(
         title=workdir.resolve().name,
         palette=PALETTE,
         names=names,
@@ -95,16 +89,34 @@ def write_report(workdir: Path, results: Results) -> Path:
             for split in splits
             if (series := reliability_lines(results, split))
         },
+        types=type_tables(results, splits),
         curves=learning_curves(lines, styles),
         matrices={split: reward_matrices(results, split) for split in splits},
         browser=browser_data(records, names, splits),
         changes=list_changes(read_samples(workdir)),
         config=config.read_text(encoding="utf-8") if config.exists() else "",
         card=read_card(workdir),
+        jobs=read_jobs(workdir),
+        # The last line of a system has the seconds of all of them.
+        times={line["system"]: line["seconds"] for line in lines if "seconds" in line},
     )
     path = workdir / "report" / "index.html"
     write_text(path, html)
     return path
+
+
+def template(name: str) -> Template:
+    """A page of templates/."""
+    # A name that the template misspells ends in an error, not in a hole in the page.
+    environment = Environment(
+        loader=PackageLoader("groot_jax.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = figure
+    return environment.get_template(name)
 
 
 def learning_curves(lines: Sequence[Json], styles: Mapping[str, tuple[int, str]]) -> list[Json]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -24,7 +24,7 @@ COLUMNS = (
     ("span_recall", "R", True),
     ("span_f1", "F1", True),
     ("exact_match", "exact", True),
-    ("malformed@10", "malf", False),
+    ("malformed@10", "malformed", False),
 )
 # Per-sentence figures that are compared with the baseline's.
 COMPARED = ("reward@1", "mean_reward@10", "max_reward@10")
@@ -38,6 +38,10 @@ class Results(TypedDict):
 
     systems: dict[str, dict[str, Summary]]  # {"groot": {"test": metrics, "dev": metrics}, ...}
     differences: dict[str, Any]  # {"baseline": BASELINE, split: {system: {metric: Difference}}}
+
+
+# Where nothing was evaluated.
+NO_RESULTS: Results = {"systems": {}, "differences": {}}
 
 
 def differences(
@@ -70,7 +74,15 @@ def write_results(workdir: Path, resamples: int) -> Results:
     A baseline that was not evaluated gives no differences. Raises UserError where a file is
     damaged, or the disk refuses.
     """
-    records = read_records(workdir)
+    results = make_results(read_records(workdir), resamples)
+    # NaN and infinity are not JSON, though Python would write them.
+    text = json.dumps(results, indent=1, allow_nan=False)
+    write_text(workdir / "results.json", text + "\n")
+    return results
+
+
+def make_results(records: Sequence[Record], resamples: int) -> Results:
+    """The results of records in their order."""
     systems: dict[str, dict[str, Summary]] = {}
     for record in records:
         systems.setdefault(system_name(record), {})[record["split"]] = {
@@ -80,14 +92,10 @@ def write_results(workdir: Path, resamples: int) -> Results:
             "seconds": record["seconds"],
         }
     compared = differences(records, resamples)
-    results: Results = {
+    return {
         "systems": systems,
         "differences": {"baseline": BASELINE, **compared} if compared else {},
     }
-    # NaN and infinity are not JSON, though Python would write them.
-    text = json.dumps(results, indent=1, allow_nan=False)
-    write_text(workdir / "results.json", text + "\n")
-    return results
 
 
 def best_values(results: Results, split: str) -> dict[str, str]:
@@ -120,14 +128,18 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def results_table(results: Results, split: str) -> Table:
-    """Systems as rows, the main metrics as columns, the best of each column in bold."""
+def results_table(results: Results, split: str, worse: Mapping[str, str] | None = None) -> Table:
+    """Systems as rows, the main metrics as columns, the best of each column in bold. `worse`: what
+    is wrong with a system, which stands below the table."""
     rewards = {
         str(systems[split]["reward"]) for systems in results["systems"].values() if split in systems
     }
     title = f"{split} split" + (f", reward {', '.join(sorted(rewards))}" if rewards else "")
     # Fits 80 columns with the longest of the usual names.
     table = Table(title=title, box=None, padding=(0, 0, 0, 1), pad_edge=False)
+    notes = [f"{name}: {why}" for name, why in (worse or {}).items() if name in results["systems"]]
+    if notes:
+        table.caption, table.caption_justify = escape("\n".join(notes)), "left"
     table.add_column("system", no_wrap=True)
     for _, heading, _ in COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)

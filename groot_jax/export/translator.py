@@ -6,6 +6,7 @@ matrix, keys and values of a cross-attention another; T5 scales no queries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from groot_jax.errors import UserError
 from groot_jax.evaluation.records import Json
 from groot_jax.export.words import TOKENIZER_FILE
+from groot_jax.model.config import T5Config
+from groot_jax.model.layers import Params
 from groot_jax.model.pretrained import portable
 from groot_jax.runtime.hiding import hidden
 from groot_jax.trained import Trained
@@ -26,11 +29,32 @@ _NEVER = -3e4
 
 
 def write_ctranslate2(trained: Trained, facts: Json, folder: Path, quantization: str) -> None:
+    """As `write_model`, of a labeler and the facts of its export."""
+    write_model(
+        trained.task.model_config,
+        trained.params,
+        folder,
+        quantization,
+        unknown=facts["unknown"],
+        columns=facts["columns"],
+    )
+
+
+def write_model(
+    config: T5Config,
+    params: Params,
+    folder: Path,
+    quantization: str,
+    *,
+    unknown: int,
+    columns: Sequence[int] | None = None,
+) -> None:
     """model.bin, config.json and the vocabularies. `quantization`: of `QUANTIZATIONS`.
 
-    Where the softmax of the labeler runs over some columns alone, the decoder's vocabulary is these
-    and the start token. Raises UserError where CTranslate2 is missing or lacks the activation,
-    and for UMT5.
+    unknown: id of the unknown piece. columns: ids that the softmax runs over; None: all. Where some
+    do not share in it, the decoder's vocabulary is `columns` and the start token. Tokens have the
+    names of tokenizer.json in the folder, and `<id_7>` stands for id 7 without one. Raises
+    UserError where CTranslate2 is missing or lacks the activation, and for UMT5.
     """
     try:
         # It imports torch and transformers wherever they are installed, to no end here.
@@ -41,13 +65,13 @@ def write_ctranslate2(trained: Trained, facts: Json, folder: Path, quantization:
             "--format=ctranslate2: the package ctranslate2 is not installed; pip install "
             "'groot_jax[ctranslate2]'"
         ) from None
-    if trained.task.model_config.bias_per_layer:
+    if config.bias_per_layer:
         # It adds the first block's bias in all blocks, whatever the others' are.
         raise UserError(
             "--format=ctranslate2: it has one relative bias for all layers, and UMT5 one for each; "
             "take --format=transformers or --format=stablehlo"
         )
-    model, params = portable(trained.task.model_config, trained.params, folder)
+    model, params = portable(config, params, folder)
     params = jax.tree.map(np.array, params)  # Copies: quantization writes into what it is given.
     name = _ACTIVATIONS.get(model.activation)
     if name is None:
@@ -73,15 +97,15 @@ def write_ctranslate2(trained: Trained, facts: Json, folder: Path, quantization:
         head_VxD = np.ascontiguousarray(params["lm_head"]["kernel"].T)
     start = model.decoder_start_token_id
     kept = list(range(model.vocab_size))
-    if facts["columns"] is not None:
-        kept = [start, *(id_ for id_ in facts["columns"] if id_ != start)]
+    if columns is not None:
+        kept = [start, *(id_ for id_ in columns if id_ != start)]
         bias_C = np.zeros(len(kept), np.float32)
         # The start token has to be in the vocabulary; only what follows it shares in the softmax.
-        bias_C[0] = 0.0 if start in facts["columns"] else _NEVER
+        bias_C[0] = 0.0 if start in columns else _NEVER
         spec.decoder.projection.bias = bias_C
         head_VxD = head_VxD[kept]
     spec.encoder.embeddings[0].weight = table_VxD
-    spec.decoder.embeddings.weight = table_VxD[kept] if facts["columns"] is not None else table_VxD
+    spec.decoder.embeddings.weight = table_VxD if columns is None else table_VxD[kept]
     spec.decoder.projection.weight = head_VxD
     if model.tie_word_embeddings:  # `portable`: such a model scales, and no other one.
         spec.decoder.scale_outputs = np.float32(model.d_model**-0.5)
@@ -90,7 +114,7 @@ def write_ctranslate2(trained: Trained, facts: Json, folder: Path, quantization:
     spec.config.decoder_start_token = names[start]
     spec.config.bos_token = names[model.pad_token_id]
     spec.config.eos_token = names[model.eos_token_id]
-    spec.config.unk_token = names[facts["unknown"]]
+    spec.config.unk_token = names[unknown]
     spec.config.layer_norm_epsilon = model.layer_norm_epsilon
     spec.validate()
     spec.optimize(quantization=quantization)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,9 @@ from jax.nn.initializers import normal
 from groot_jax.mesh.layout import constrain
 from groot_jax.model.config import T5Config
 from groot_jax.model.dropout import dropped_out
+from groot_jax.model.param_tree import Params as Params
 from groot_jax.model.products import mixed, scores
+from groot_jax.model.tree_attention import Tiles
 
 Array: TypeAlias = jax.Array
 # key_BxHxDhxL, value_BxHxLxDh. Keys lie by L: a head is narrower than the 128 lanes of a TPU, and
@@ -29,7 +31,6 @@ KeyValue: TypeAlias = tuple[Array, Array]
 Layers: TypeAlias = tuple[KeyValue, ...]
 # A bias of each block of a stack, or a single one that all of them share.
 Biases: TypeAlias = tuple[Array, ...]
-Params: TypeAlias = dict[str, Any]  # Parameters: nested dicts of arrays, as transformers has them.
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -164,9 +165,13 @@ class Attention(nn.Module):
         heads = (*x_BxNxE.shape[:2], self.config.num_heads, self.config.d_kv)
         return constrain(x_BxNxE.reshape(heads).swapaxes(1, 2), "batch", "heads")
 
-    def key_value(self, x_BxNxD: Array) -> KeyValue:
-        """key_BxHxDhxN and value_BxHxNxDh of each position, in the compute type."""
-        return self._split(self.k(x_BxNxD)).swapaxes(2, 3), self._split(self.v(x_BxNxD))
+    def key_value(self, x_BxNxD: Array, tiles: Tiles | None = None) -> KeyValue:
+        """key_BxHxDhxN and value_BxHxNxDh of each position, in the compute type; those that each
+        tile attends to, in rows of tiles, where there are tiles."""
+        key_BxNxE, value_BxNxE = self.k(x_BxNxD), self.v(x_BxNxD)
+        if tiles is not None:
+            key_BxNxE, value_BxNxE = tiles.keys(key_BxNxE), tiles.keys(value_BxNxE)
+        return self._split(key_BxNxE).swapaxes(2, 3), self._split(value_BxNxE)
 
     def attend(self, x_BxNxD: Array, kv: KeyValue, bias: Array, deterministic: bool) -> Array:
         """[B, N, D]: attention of N queries over L keys; bias is float32, [B|1, H|1, N|1, L]."""
@@ -197,7 +202,8 @@ class SelfAttention(nn.Module):
     """Adds to the stream what its positions read of each other: x + attention(norm(x)).
 
     x_BxNxD -> [B, N, D], in the compute type; `bias` is float32, [B|1, H|1, N, L], and holds mask
-    and relative bias. `has_bias`: whether the table of that bias is here.
+    and relative bias. With `tiles` each tile of Q positions attends by itself, and the bias is
+    [B*G, H, Q, P+Q]. `has_bias`: whether the table of that bias is here.
     """
 
     config: T5Config
@@ -207,10 +213,14 @@ class SelfAttention(nn.Module):
         self.SelfAttention = Attention(self.config, has_relative_attention_bias=self.has_bias)
         self.layer_norm = Norm(self.config)
 
-    def __call__(self, x_BxNxD: Array, bias: Array, deterministic: bool) -> Array:
+    def __call__(
+        self, x_BxNxD: Array, bias: Array, deterministic: bool, tiles: Tiles | None = None
+    ) -> Array:
         normed = self.layer_norm(x_BxNxD)
-        kv = self.SelfAttention.key_value(normed)
-        out = self.SelfAttention.attend(normed, kv, bias, deterministic)
+        kv = self.SelfAttention.key_value(normed, tiles)
+        if tiles is not None:  # [B, N, D] -> [B*G, Q, D], and back.
+            normed = normed.reshape(-1, tiles.size, self.config.d_model)
+        out = self.SelfAttention.attend(normed, kv, bias, deterministic).reshape(x_BxNxD.shape)
         return x_BxNxD + dropout(self, out, self.config.dropout_rate, deterministic)
 
     def extend(

@@ -28,6 +28,7 @@ from groot_jax.model.layers import (
     SelfAttention,
     dropout,
 )
+from groot_jax.model.tree_attention import Tiles
 
 # What a block under remat keeps for the backward pass beside its input. dots: products with
 # weights, each a plain matrix product; those of attention have the batch dimensions B and H and
@@ -63,7 +64,7 @@ class Block(nn.Module):
     """One block, [B, N, D] -> [B, N, D] in the compute type.
 
     `bias` is that of self-attention, float32, [B|1, H|1, N, N]; `cross`, None in the encoder: keys
-    and values of the source, and the source's mask as a bias.
+    and values of the source, and the source's mask as a bias. `tiles`: see `SelfAttention`.
     """
 
     config: T5Config
@@ -79,8 +80,9 @@ class Block(nn.Module):
         bias: Array,
         cross: tuple[KeyValue, Array] | None,
         deterministic: bool,
+        tiles: Tiles | None = None,
     ) -> Array:
-        x_BxNxD = self.layer.attention(x_BxNxD, bias, deterministic)
+        x_BxNxD = self.layer.attention(x_BxNxD, bias, deterministic, tiles)
         if cross is not None:
             x_BxNxD = self.layer.cross_attention(x_BxNxD, *cross, deterministic)
         return residual(self.layer.feed_forward(x_BxNxD, deterministic))
@@ -159,7 +161,8 @@ class Stack(nn.Module):
 
     `biases`: float32, [B|1, H|1, N, N], of self-attention, one for all blocks or one for each.
     `cross`: each block's keys and values of the source, and the source's mask as a bias; None in
-    the encoder.
+    the encoder. `tiles`: those that self-attention goes by, and the biases are of; None: by
+    whole rows.
     """
 
     config: T5Config
@@ -175,6 +178,7 @@ class Stack(nn.Module):
         biases: Biases,
         cross: tuple[Layers, Array] | None,
         deterministic: bool,
+        tiles: Tiles | None = None,
     ) -> Array:
         rate = self.config.dropout_rate
         x_BxNxD = residual(dropout(self, x_BxNxD, rate, deterministic))
@@ -183,9 +187,9 @@ class Stack(nn.Module):
         blocks = self.block.blocks
         for i, block in enumerate(blocks[:1] if scanned else blocks):
             kv = (cross[0][i], cross[1]) if cross is not None else None
-            x_BxNxD = block(x_BxNxD, of_block(biases, i), kv, deterministic)
+            x_BxNxD = block(x_BxNxD, of_block(biases, i), kv, deterministic, tiles)
         if scanned and len(blocks) > 1:
-            x_BxNxD = self._scan(x_BxNxD, biases, cross, deterministic)
+            x_BxNxD = self._scan(x_BxNxD, biases, cross, deterministic, tiles)
         return dropout(self, self.final_layer_norm(x_BxNxD), rate, deterministic)
 
     def _scan(
@@ -194,6 +198,7 @@ class Stack(nn.Module):
         biases: Biases,
         cross: tuple[Layers, Array] | None,
         deterministic: bool,
+        tiles: Tiles | None,
     ) -> Array:
         """All blocks but the first, which holds the relative bias, as one loop over their stacked
         parameters: in T5 large the compiler has one block to work on instead of twenty-three.
@@ -222,7 +227,8 @@ class Stack(nn.Module):
             attended = (kv, cross[1]) if kv is not None and cross is not None else None
             rngs = {} if key is None else {"dropout": key}
             variables = {"params": params}
-            return block.apply(variables, x_BxNxD, bias, attended, deterministic, rngs=rngs), None
+            args = (x_BxNxD, bias, attended, deterministic, tiles)
+            return block.apply(variables, *args, rngs=rngs), None
 
         if c.remat != "none":
             # In a loop XLA cannot merge the second computation with the first, which `prevent_cse`

@@ -6,7 +6,6 @@ arguments and results, never hidden collections; no strings, no files, no search
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -18,8 +17,10 @@ from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain, gather, looked_up
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Array, Biases, Dense, Layers, Params, additive
+from groot_jax.model.param_tree import logical_axes
 from groot_jax.model.scratch import Start, started
 from groot_jax.model.stack import Stack, in_compute_type, of_block
+from groot_jax.model.tree_attention import in_tiles, tile_size, tree_mask
 
 
 class T5(nn.Module):
@@ -94,12 +95,13 @@ class T5(nn.Module):
         self,
         tokens_BxN: Array,
         positions_BxN: Array,
-        mask_BxNxN: Array,
+        mask_BxNxN: Array | None,
         cross: Layers,
         source_mask_BxNxS: Array,
         fused_BxN: Array | None = None,
         aligned_BxNxD: Array | None = None,
         *,
+        end_BxN: Array | None = None,
         num_positions: int | None = None,
         deterministic: bool = True,
     ) -> Array:
@@ -109,29 +111,44 @@ class T5(nn.Module):
           tokens_BxN: decoder input ids, the start id at a sentence's root.
           positions_BxN: depth of each node; relative bias goes by their difference. Leading
             dimension B, or 1 where all sentences share it.
-          mask_BxNxN: bool, itself included; leading dimension B or 1.
+          mask_BxNxN: bool, itself included; leading dimension B or 1. None: as `end_BxN` says.
           cross: result of `cross_kv`, shared by all nodes of a row.
           source_mask_BxNxS: bool, source columns that a node sees; padding is seen by none. Second
             dimension N, or 1 where all nodes of a row share it.
           fused_BxN: ids whose embedding is added to the token's; 0 adds nothing.
           aligned_BxNxD: encoder output that is added to the token's embedding, see `rows_at`.
+          end_BxN: for nodes in depth-first order, the first node after those below each; see
+            `tree_attention.py`. A row may hold several trees.
           num_positions: all positions are below it; N without it.
 
         A plain causal sequence is N = T, positions arange(T)[None], mask tril(ones)[None]. Two that
         begin alike, 0 5 6 and 0 5 7, are a tree of four nodes instead of six:
 
-            tokens 0 5 6 7   positions 0 1 2 2   mask 1 . . .
+            tokens 0 5 6 7   positions 0 1 2 2   mask 1 . . .   end 4 4 3 4
                                                       1 1 . .
                                                       1 1 1 .
                                                       1 1 . 1
         """
-        biases = self._tree_bias(positions_BxN, num_positions or tokens_BxN.shape[1])
-        mask = additive(mask_BxNxN[:, None])  # [B, N, N] -> [B, 1, N, N], for all heads.
+        T, tiles = num_positions or tokens_BxN.shape[1], None
+        if mask_BxNxN is None:
+            assert end_BxN is not None, "decode needs mask_BxNxN or end_BxN"
+            if size := tile_size(tokens_BxN.shape[1], T):
+                tiles = in_tiles(end_BxN, positions_BxN, size, T)
+            else:
+                mask_BxNxN = tree_mask(end_BxN)
+        if tiles is not None:
+            seen, (at_BxNxT, at_BxMxT) = tiles.mask, tiles.positions(T)
+        else:
+            assert mask_BxNxN is not None
+            seen = mask_BxNxN
+            at_BxNxT = at_BxMxT = jax.nn.one_hot(positions_BxN, T, dtype=jnp.float32)
+        biases = self._tree_bias(at_BxNxT, at_BxMxT)
+        mask = additive(seen[:, None])  # [B, N, N] -> [B, 1, N, N], for all heads.
         cross_bias = additive(source_mask_BxNxS[:, None])
         fused_BxNx1 = None if fused_BxN is None else fused_BxN[..., None]
         embedded = self._embed(tokens_BxN, fused_BxNx1, aligned_BxNxD)
         biases = tuple(b + mask for b in biases)
-        return self.decoder(embedded, biases, (cross, cross_bias), deterministic)
+        return self.decoder(embedded, biases, (cross, cross_bias), deterministic, tiles)
 
     def init_cache(self, batch: int, slots: int) -> Layers:
         """Zeros for `extend`: per decoder layer key_BxHxDhxL and value_BxHxLxDh, L = slots."""
@@ -237,8 +254,8 @@ class T5(nn.Module):
         mean = self.output_weights().mean(axis, keepdims=True, dtype=jnp.float32)
         return self.project(hidden, mean.astype(self.config.dtype))[..., 0]
 
-    def _tree_bias(self, positions_BxN: Array, num_positions: int) -> Biases:
-        """Relative bias of each pair of nodes, [B, H, N, N], by the difference in position; one for
+    def _tree_bias(self, at_BxNxT: Array, at_BxMxT: Array) -> Biases:
+        """Relative bias of each query and key, [B, H, N, M], by the difference in position; one for
         all blocks or one for each.
 
         Read off a small [H, T, T] table by two products with one-hot positions: gathering B*N*N
@@ -246,12 +263,11 @@ class T5(nn.Module):
         the search reads it: an accelerator would round the bias to bfloat16 on the way.
         """
         # bias[b, h, n, m] = table[h, position of n, position of m]: either product picks one row.
-        position_T = jnp.arange(num_positions)
+        position_T = jnp.arange(at_BxNxT.shape[-1])
         relative_1xTxT = position_T[None, None, :] - position_T[None, :, None]
-        at_BxNxT = jax.nn.one_hot(positions_BxN, num_positions, dtype=jnp.float32)
         exact = jax.lax.Precision.HIGHEST
         return tuple(
-            jnp.einsum("bnt,htu,bmu->bhnm", at_BxNxT, bias_1xHxTxT[0], at_BxNxT, precision=exact)
+            jnp.einsum("bnt,htu,bmu->bhnm", at_BxNxT, bias_1xHxTxT[0], at_BxMxT, precision=exact)
             for bias_1xHxTxT in self.decoder.relative_bias(relative_1xTxT)
         )
 
@@ -296,27 +312,12 @@ def init_params(
     return jax.jit(init, out_shardings=shardings)()
 
 
-def logical_axes(config: T5Config) -> Params:
-    """A PartitionSpec of logical axis names for each parameter, in the parameters' tree."""
-    return nn.get_partition_spec(_boxed_shapes(config))
-
-
 def decoding_params(config: T5Config, params: Params) -> Params:
     """What `extend` and `project` read of the parameters, for a loop: kernels in the compute type,
     and gathered once on a mesh that splits them like sentences."""
     read = {name: params[name] for name in ("decoder", "shared")}
     axes = logical_axes(config)
     return gather(in_compute_type(config, read), {name: axes[name] for name in read})
-
-
-def param_shapes(config: T5Config) -> Params:
-    """A ShapeDtypeStruct for each parameter, in the parameters' tree."""
-    return nn.unbox(_boxed_shapes(config))
-
-
-@functools.lru_cache(maxsize=8)
-def _boxed_shapes(config: T5Config) -> Params:
-    return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
 
 
 def _init(config: T5Config, key: Array) -> Params:

@@ -1,54 +1,47 @@
 """The oracle: pools and rewards for many sentences, made beside the accelerator's work.
 
 Chunks of sentences go to lanes: one thread of the job, or one scoring process each. Results do not
-depend on the number of lanes. A user's reward that fails, dies or hangs ends in a UserError that
-names the sentence, and nothing is left running. Knows labelings only; imports nothing of JAX.
+depend on the number of lanes, nor on processes that are lost: a chunk holds all that its results
+depend on, and a new process does it again. A user's reward that goes on failing, dying or hanging
+ends in a UserError that names the sentence, and nothing is left running. Knows labelings only;
+imports nothing of JAX.
 """
 
 from __future__ import annotations
 
-import ctypes
-import mmap
+import math
 import os
 import queue
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import asdict
-from multiprocessing.connection import Pipe
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from groot_jax.errors import UserError
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask, Triple
+from groot_jax.reward.process import POLL, Lost, Worker, late
 from groot_jax.reward.rewards import RewardSpec, calls_python, is_batched
-from groot_jax.reward.user_function import Board, called_for, late_message
-from groot_jax.reward.worker import (
-    Chunk,
-    ChunkScorer,
-    Results,
-    decode_pools,
-    make_chunk_scorer,
-    receive,
-    send,
-)
+from groot_jax.reward.user_function import Board
+from groot_jax.reward.worker import Chunk, ChunkScorer, Results, make_chunk_scorer
 
 # Items of a chunk. Fixed, so that what a batch-form reward sees together does not depend on the
 # number of workers: 30 tasks are chunks of 8, 8, 8 and 6. A task has a pool's worth of triples.
 _TASKS, _TRIPLES = 8, 256
-# Seconds beyond its deadline after which a call that even an alarm could not end is given up.
-_GRACE = 0.5
-_POLL = 0.1
-# Seconds that the import of a user's module may take; it may load a model.
-_START_LIMIT = 300.0
 # Seconds that a lane may take to notice that its process was killed.
 _CLOSE_LIMIT = 5.0
+
+_COUNTED = {
+    "replaced": "scoring processes replaced",
+    "retried": "calls made once more",
+    "dropped": "candidates dropped after errors",
+    "abstained": "candidates without a reward (None)",
+}
 
 T = TypeVar("T")
 
@@ -74,7 +67,11 @@ class Oracle:
 
     Starting it raises a UserError if the reward cannot be had. `spec.workers` processes score, or
     with 0 a thread of this process does, which runs what `make_scorer` makes: who wants to observe
-    it gives another.
+    it gives another. With 0 a user's function has a process all the same, unless it says that it
+    can do the job no harm (`my_reward.in_job = True`).
+
+    `counts` says how many processes were "replaced", calls "retried", candidates "dropped" after
+    errors and candidates that "abstained" (the reward was None); closing prints what is not 0.
     """
 
     def __init__(
@@ -86,21 +83,30 @@ class Oracle:
         self._spec = spec
         self._queue: queue.SimpleQueue[tuple[Chunk, Future] | None] = queue.SimpleQueue()
         self._failure: UserError | None = None
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._threads: list[threading.Thread] = []
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()  # Of `counts`, `_workers` and `_closing`.
+        self._closing = False
         # Of the lane in this process: what it is at. A worker's lies in the worker.
         self._local_board = Board()
         self._local_chunk: Chunk | None = None
+        self._seed = int(seed)
         count = choose_workers(spec)
         try:
-            if count == 0:
-                self._start_local_lane(make_scorer(spec, seed, self._local_board))
             # All are started before any is waited for: their imports run side by side.
-            for _ in range(count):
-                self._workers.append(_Worker(spec, seed))
-            for worker in self._workers:
-                worker.wait_until_ready()
-                self._start_lane(worker.work, worker.finish)
+            for _ in range(count or int(calls_python(spec))):
+                self._workers.append(Worker(spec, self._seed))
+            for lane in range(len(self._workers)):
+                self._wait_until_ready(lane)
+            # A process has seen that the module can be imported, and does not end what imports it.
+            if count == 0 and all(worker.in_job for worker in self._workers):
+                while self._workers:
+                    self._workers.pop().close()
+                self._start_local_lane(make_scorer(spec, seed, self._local_board))
+            for lane in range(len(self._workers)):
+                work = partial(self._work_in_process, lane)
+                self._start_lane(work, partial(self._finish, lane))
         except BaseException:
             self.close()
             raise
@@ -111,20 +117,23 @@ class Oracle:
         return Handle(self, (Chunk(part, (), settings) for part in _parts(tasks, _TASKS)))
 
     def score(self, triples: Sequence[Triple]) -> list[float]:
-        """The reward of each (candidate, gold, words), with no penalty for malformed outputs."""
+        """The reward of each (candidate, gold, words), with no penalty for malformed outputs; 0 for
+        a candidate that was dropped or abstained: in an evaluation each has its rank."""
         parts = _parts(triples, _TRIPLES)
         handle: Handle[float] = Handle(self, (Chunk((), part, PoolSettings()) for part in parts))
-        return handle.result()
+        return [0.0 if math.isnan(reward) else reward for reward in handle.result()]
 
     def score_terms(self, triples: Sequence[Triple]) -> list[list[float]]:
         """As `score`, with the terms of a weighted sum behind each reward: [.65, .5, 1.] for a
         labeling of f0.5 .5 and exact 1 under "0.7*f0.5 + 0.3*exact"."""
         chunks = (Chunk((), part, PoolSettings(), True) for part in _parts(triples, _TRIPLES))
         handle: Handle[list[float]] = Handle(self, chunks)
-        return handle.result()
+        return [[0.0 if math.isnan(x) else x for x in row] for row in handle.result()]
 
     def close(self) -> None:
         """Ends the lanes and their processes; work not begun is cancelled. Can be called twice."""
+        with self._lock:
+            self._closing = True
         # First, so that a lane which ends its chunk takes no other.
         with suppress(queue.Empty):
             while True:
@@ -135,14 +144,20 @@ class Oracle:
         # A lane at work may hang in a user's function: a process is killed, a thread left behind
         # (it is a daemon and ends with the job).
         self._join(0.5)
-        for worker in self._workers:
-            worker.kill()
+        with self._lock:
+            for worker in self._workers:
+                worker.kill()
         if self._workers:
             # Not for ever: whoever waited for a result may have been interrupted with its lock.
             self._join(_CLOSE_LIMIT)
         for worker in self._workers:
             worker.close()
-        self._threads, self._workers = [], []
+        with self._lock:
+            self._threads, self._workers = [], []
+        told = [f"{count} {_COUNTED[name]}" for name, count in self.counts.items() if count]
+        if told:
+            print(f"reward {self._spec.name!r}: {', '.join(told)}", file=sys.stderr, flush=True)
+        self.counts.clear()
 
     def __enter__(self) -> Oracle:
         return self
@@ -153,9 +168,74 @@ class Oracle:
     def _start_local_lane(self, score_chunk: ChunkScorer) -> None:
         def work(chunk: Chunk) -> Results:
             self._local_chunk = chunk
-            return score_chunk(chunk)
+            self._local_board.clear()
+            results = score_chunk(chunk)
+            self._count(self._local_board)
+            return results
 
         self._start_lane(work, lambda: None)
+
+    def _count(self, board: Board) -> None:
+        with self._lock:
+            for name in ("retried", "dropped", "abstained"):
+                self.counts[name] += getattr(board, name)
+
+    def _work_in_process(self, lane: int, chunk: Chunk) -> Results:
+        """The results of a chunk, by as many processes as it takes: `spec.retries` + 1 without the
+        end of a chunk or the loss of a candidate between them. Raises UserError or Lost."""
+        lost = 0
+        while True:
+            worker = self._workers[lane]
+            try:
+                results = worker.work(chunk)
+                self._count(worker.board)
+                return results
+            except Lost as error:
+                lost += 1
+                if lost > self._spec.retries:
+                    # Which candidate it was is known where it was called for alone.
+                    if self._spec.on_error != "drop" or error.call < 0:
+                        raise
+                    if chunk.skip is not None or not is_batched(self._spec):
+                        chunk = replace(chunk, skip=[*(chunk.skip or ()), error.call])
+                        with self._lock:
+                            self.counts["dropped"] += 1
+                    else:
+                        chunk = replace(chunk, skip=[])
+                    lost = 0
+                self._replace(lane, error)
+
+    def _finish(self, lane: int) -> None:
+        with self._lock:
+            # None where the oracle was closed while this lane was slow to notice.
+            worker = self._workers[lane] if lane < len(self._workers) else None
+        if worker:
+            worker.finish()
+
+    def _wait_until_ready(self, lane: int) -> None:
+        for attempt in range(self._spec.retries + 1):
+            try:
+                return self._workers[lane].wait_until_ready()
+            except Lost as error:
+                if attempt == self._spec.retries:
+                    raise UserError(str(error)) from None
+                self._replace(lane, error)
+
+    def _replace(self, lane: int, error: Lost) -> None:
+        """Starts another process in the place of one that is lost; raises the error where the
+        oracle is being closed, which is what ended the process."""
+        with self._lock:
+            if self._closing:
+                raise error
+            self._workers[lane].close()
+            try:
+                self._workers[lane] = Worker(self._spec, self._seed)
+            except OSError as refused:
+                raise UserError(
+                    f"{error}; another scoring process cannot be started: {refused.strerror}"
+                ) from refused
+            self.counts["replaced"] += 1
+        print(f"warning: {error}; another process goes on", file=sys.stderr, flush=True)
 
     def _start_lane(self, work: ChunkScorer, finish: Callable[[], None]) -> None:
         """A thread that takes chunks off the queue until it finds a None there."""
@@ -170,7 +250,7 @@ class Oracle:
                     if self._failure:
                         raise self._failure
                     future.set_result(work(chunk))
-                except _Lost as error:
+                except Lost as error:
                     self._failure = UserError(str(error))
                     future.set_exception(self._failure)
                 except BaseException as error:
@@ -196,15 +276,15 @@ class Oracle:
 
     def _wait(self, future: Future) -> list:
         # In turns: no alarm ends a call in the local lane, and only here is it seen to hang.
-        while not wait([future], timeout=_POLL).done:
+        while not wait([future], timeout=POLL).done:
             if self._failure:
                 # A lane may be stuck, and never come to tell this future.
                 if not self._workers:
                     raise self._failure
                 continue
             chunk = self._local_chunk
-            if chunk and (late := _late(self._local_board, chunk, self._spec)):
-                self._failure = UserError(late)
+            if chunk and (message := late(self._local_board, chunk, self._spec)):
+                self._failure = UserError(message)
                 raise self._failure
         return future.result()
 
@@ -226,127 +306,3 @@ def choose_workers(spec: RewardSpec) -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(8, max(1, cores - 1))
-
-
-def _call_in_work(board: Board, chunk: Chunk, spec: RewardSpec) -> str:
-    """Says which call the board is about."""
-    words = chunk.words()
-    # Read beside the lane that writes it: by now it may be at an item of a longer chunk.
-    item = min(board.item, len(words) - 1)
-    return called_for(spec.name, words[item], len(words) if is_batched(spec) else 1)
-
-
-def _late(board: Board, chunk: Chunk, spec: RewardSpec) -> str:
-    """A sentence about a call that even an alarm could not end in time; else nothing."""
-    began = board.began
-    if not began or time.monotonic() - began <= spec.deadline + _GRACE:
-        return ""
-    return late_message(_call_in_work(board, chunk, spec), spec.deadline)
-
-
-class _Lost(Exception):
-    """A scoring process is gone; the message is for the user."""
-
-
-class _Worker:
-    """The parent's end of one scoring process; used by one thread at a time."""
-
-    def __init__(self, spec: RewardSpec, seed: int):
-        self._spec = spec
-        environment = dict(os.environ)
-        root = Path(__file__).resolve().parents[2]
-        # A checkout is put first on the path; an installed package is found as it is, and its
-        # folder would hide the user's other paths if it came before them.
-        if root.name not in ("site-packages", "dist-packages"):
-            paths = filter(None, (str(root), environment.get("PYTHONPATH")))
-            environment["PYTHONPATH"] = os.pathsep.join(paths)
-        # A user's reward may use JAX; the accelerator belongs to the job.
-        environment["JAX_PLATFORMS"] = "cpu"
-        self._pipe, theirs = Pipe()
-        with theirs, tempfile.TemporaryFile() as file:
-            file.truncate(ctypes.sizeof(Board))
-            # Keeps the mapped memory, and with it the file, for as long as it lives itself.
-            self._board = Board.from_buffer(mmap.mmap(file.fileno(), ctypes.sizeof(Board)))
-            files = (theirs.fileno(), file.fileno())
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "groot_jax.reward.worker"),
-                    *(str(number) for number in (*files, os.getpid())),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # A user's prints are no output of the job.
-                env=environment,
-                pass_fds=files,
-            )
-        setup = {
-            "path": [path or os.getcwd() for path in sys.path],
-            "spec": asdict(spec),
-            "seed": int(seed),
-        }
-        with suppress(BrokenPipeError):  # `wait_until_ready` says what became of it.
-            send(self._pipe, setup)
-
-    def wait_until_ready(self) -> None:
-        """Raises a UserError if the process cannot score."""
-        name = self._spec.name
-        try:
-            if not self._pipe.poll(_START_LIMIT):
-                raise UserError(
-                    f"config.reward.name: the module of reward {name!r} was not imported after "
-                    f"{_START_LIMIT:g} seconds"
-                )
-            answer = receive(self._pipe)
-        except (EOFError, OSError):
-            raise UserError(
-                f"config.reward.name: the scoring process of reward {name!r} ended "
-                f"({self._ending()}) while it imported the reward's module"
-            ) from None
-        if "error" in answer:
-            raise UserError(answer["error"])
-
-    def work(self, chunk: Chunk) -> Results:
-        """Sends a chunk and waits for its results; raises UserError or _Lost."""
-        try:
-            # What the process wrote last is of the chunk before.
-            self._board.item, self._board.began = 0, 0.0
-            send(self._pipe, chunk)
-            while not self._pipe.poll(_POLL):
-                if late := _late(self._board, chunk, self._spec):
-                    self.kill()
-                    raise _Lost(late)
-            answer = receive(self._pipe)
-        except (EOFError, OSError):
-            at = _call_in_work(self._board, chunk, self._spec)
-            raise _Lost(f"{at} ended its scoring process ({self._ending()})") from None
-        if "error" in answer:
-            raise UserError(answer["error"])
-        if "bug" in answer:
-            raise RuntimeError(f"in a scoring process:\n{answer['bug']}")
-        return answer["results"] if chunk.triples else decode_pools(answer["results"])
-
-    def finish(self) -> None:
-        """Lets the process end by itself."""
-        self._pipe.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)
-
-    def kill(self) -> None:
-        """Ends the process whatever it is at; who waits for its answer finds the pipe closed."""
-        self._process.kill()
-
-    def close(self) -> None:
-        """Kills and reaps the process, frees what belongs to it."""
-        self._process.kill()
-        self._process.wait()
-        self._pipe.close()
-        del self._board
-
-    def _ending(self) -> str:
-        try:
-            code = self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            return "it closed its pipe"
-        if code >= 0:
-            return f"exit status {code}"
-        name = signal.Signals(-code).name
-        return f"{name}, out of memory?" if -code == signal.SIGKILL else name

@@ -211,6 +211,8 @@ def _joined_without_gold(
     if not entries:
         return []
     ranked = rank(entries, expected, penalty)
+    if not ranked:  # Each was dropped, or has no reward.
+        return []
     best = next(i for i, entry in enumerate(entries) if entry.labeling == ranked[0].labeling)
     beam = [i for i, entry in enumerate(entries) if entry.origin == "beam" and i != best]
     others = [i for i in _best_hypotheses(entries, expected, settings.size) if i != best]
@@ -236,17 +238,19 @@ def _best_copies(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def rank(entries: Sequence[PoolEntry], rewards: Sequence[float], penalty: float) -> Pool:
-    """Sorts entries with their rewards into a pool; parents follow."""
+    """Sorts entries with their rewards into a pool; parents follow. Who has no reward (NaN) is left
+    out, and its corrections have no parent."""
     final = [
         reward if entry.well_formed else max(0.0, reward - penalty)
         for entry, reward in zip(entries, rewards, strict=True)
     ]
-    order = sorted(range(len(entries)), key=lambda i: (final[i], _known(entries[i])), reverse=True)
+    ranked = [i for i, reward in enumerate(rewards) if not math.isnan(reward)]
+    order = sorted(ranked, key=lambda i: (final[i], _known(entries[i])), reverse=True)
     # A parent is an index before the sort and becomes its place after it: in the order [2, 0, 1],
     # parent 0 becomes 1. Who has no parent (-1) keeps having none.
     place = {-1: -1} | {i: position for position, i in enumerate(order)}
     return tuple(
-        entries[i]._replace(reward=final[i], parent=place[entries[i].parent]) for i in order
+        entries[i]._replace(reward=final[i], parent=place.get(entries[i].parent, -1)) for i in order
     )
 
 

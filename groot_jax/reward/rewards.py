@@ -37,6 +37,9 @@ class RewardSpec:
     batch: bool = False
     deadline: float = 10.0
     workers: int = -1
+    retries: int = 2
+    on_error: str = "stop"
+    timeout_s: float = 60.0
 
 
 def make_reward(spec: RewardSpec, board: Board | None = None) -> Reward:
@@ -45,8 +48,8 @@ def make_reward(spec: RewardSpec, board: Board | None = None) -> Reward:
     Names: f1, f0.5, f<beta>, exact, precision, recall, utility, token_accuracy, a weighted sum such
     as "0.7*f0.5 + 0.3*exact", or `package.module:function`. A name that cannot be had raises a
     UserError here; a user's function that raises, hangs past `spec.deadline` (seen here in the main
-    thread only) or returns no number of [0, 1] raises one when called. `board`: see
-    `user_function.Board`.
+    thread only) or returns no number of [0, 1] raises one when called; it
+    is NaN where `user_function.guard` says so. `board`: see `user_function.Board`.
     """
     board = board or Board()
     if is_batched(spec):
@@ -92,12 +95,19 @@ def make_batch_reward(spec: RewardSpec, board: Board) -> BatchReward:
             "works alone: name the function alone and sum inside it, or set config.reward.batch "
             "to False"
         )
-    return guard_batch(spec.name, import_function(spec.name), spec.deadline, board)
+    return guard_batch(spec.name, import_function(spec.name), spec, board)
 
 
 def calls_python(spec: RewardSpec) -> bool:
     """Whether a user's Python function takes part in the reward."""
     return any(":" in name for _, name in _parse(spec.name))
+
+
+def may_run_in_job(spec: RewardSpec) -> bool:
+    """Whether each Python function of the reward says, by an attribute `in_job = True`, that it can
+    do the job no harm. Imports them; raises a UserError where that fails."""
+    functions = [import_function(name) for _, name in _parse(spec.name) if ":" in name]
+    return all(getattr(function, "in_job", False) is True for function in functions)
 
 
 def is_batched(spec: RewardSpec) -> bool:
@@ -133,7 +143,7 @@ def _parse(text: str) -> list[tuple[float, str]]:
 
 def _single(name: str, spec: RewardSpec, board: Board) -> Reward:
     if ":" in name:
-        return guard(name, import_function(name), spec.deadline, board)
+        return guard(name, import_function(name), spec, board)
     if match := _F_BETA.fullmatch(name):
         return f_beta(float(match[1]), parse_type_weights(spec.type_weights))
     # Near misses of a name are looked for among these, so they are listed and not matched.
@@ -238,8 +248,8 @@ def token_accuracy(candidate: Labeling, gold: Labeling, words: Words) -> float:
 
 def parse_type_weights(text: str) -> dict[str, float]:
     """Reads "brand=2, color=0.5" as {"brand": 2.0, "color": 0.5}. A type may hold `=`: the last one
-    counts. Raises a UserError that names the part which is no weight."""
-    weights = {}
+    counts. Raises a UserError that names the part which is no weight, or a type's second one."""
+    weights: dict[str, float] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         type_, equals, value = part.rpartition("=")
         try:
@@ -250,6 +260,10 @@ def parse_type_weights(text: str) -> dict[str, float]:
             raise UserError(
                 f"config.reward.type_weights has the part {part!r}, which is not of the form "
                 "type=weight with a weight of at least 0"
+            )
+        if type_.strip() in weights:
+            raise UserError(
+                f"config.reward.type_weights weighs the type {type_.strip()!r} twice: leave one out"
             )
         weights[type_.strip()] = weight
     return weights

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import functools
 import importlib
 import math
 import os
@@ -25,7 +26,7 @@ from groot_jax.data.labeling import Labeling
 from groot_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from groot_jax.reward.rewards import BatchReward, Reward, Words
+    from groot_jax.reward.rewards import BatchReward, Reward, RewardSpec, Words
 
 Function = Callable[..., Any]  # The user's; what it takes and returns is seen when it is called.
 T = TypeVar("T")
@@ -34,14 +35,32 @@ T = TypeVar("T")
 class Board(ctypes.Structure):
     """What a lane is at, for whoever watches over its calls from another thread or process.
 
-    Two numbers of eight bytes each: of this process, or (`Board.from_buffer`) in memory that two
+    Numbers of eight bytes each: of this process, or (`Board.from_buffer`) in memory that two
     processes share. Each is written whole, so that it needs no lock.
     """
 
-    _fields_ = (("item", ctypes.c_int64), ("began", ctypes.c_double))
+    _fields_ = (
+        ("item", ctypes.c_int64),
+        ("call", ctypes.c_int64),
+        ("began", ctypes.c_double),
+        ("beat", ctypes.c_int64),
+        ("retried", ctypes.c_int64),
+        ("dropped", ctypes.c_int64),
+        ("abstained", ctypes.c_int64),
+    )
 
     item: int  # Number, in its chunk, of the item in work.
+    call: int  # Number, among the chunk's triples, of the one in work; of a batch the first.
     began: float  # `time.monotonic()` at which the user's call began; 0.0 outside of one.
+    beat: int  # Grows while the lane waits before it calls again.
+    # Since the chunk began: calls made once more, candidates left out after errors, and by None.
+    retried: int
+    dropped: int
+    abstained: int
+
+    def clear(self) -> None:
+        """As before a chunk."""
+        ctypes.memset(ctypes.addressof(self), 0, ctypes.sizeof(self))
 
 
 # Files whose frames say nothing about where a user's code went wrong: this one, which calls it, and
@@ -84,25 +103,74 @@ def import_function(name: str) -> Function:
     return target
 
 
-def guard(name: str, function: Function, deadline: float, board: Board) -> Reward:
+def guard(name: str, function: Function, spec: RewardSpec, board: Board) -> Reward:
     """A function of (candidate, gold, words) as a reward that raises UserErrors only.
 
-    It has `deadline` seconds a call; an alarm ends it in the main thread, elsewhere whoever reads
-    the board has to watch.
+    It has `spec.deadline` seconds a call; an alarm ends it in the main thread, elsewhere whoever
+    reads the board has to watch. A call that fails is made `spec.retries` times more. NaN stands
+    for a candidate without a reward: None was returned, or every call failed under
+    `spec.on_error="drop"`.
     """
 
     def reward(candidate: Labeling, gold: Labeling, words: Words) -> float:
-        arguments = (candidate, gold, words)
-        value = _call(function, arguments, deadline, board, lambda: called_for(name, words))
-        return _checked(value, name, words)
+        def call() -> float:
+            arguments = (candidate, gold, words)
+            at = functools.partial(called_for, name, words)
+            value = _call(function, arguments, spec.deadline, board, at)
+            return _checked(value, name, words, board)
+
+        try:
+            return _again(call, spec.retries, board)
+        except UserError as error:
+            return _dropped(error, spec, board)
 
     return reward
 
 
-def guard_batch(name: str, function: Function, deadline: float, board: Board) -> BatchReward:
+# Seconds before a call is made once more: 0.5, 1, 2, ... and at most 30, so that ten of them bridge
+# a service that is away for three minutes.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_BEAT = 0.1  # Seconds between signs of life while it waits.
+
+
+def _again(call: Callable[[], T], retries: int, board: Board) -> T:
+    """What the call returns, of `retries` + 1 times that it is made; the last UserError counts."""
+    for attempt in range(retries):
+        try:
+            return call()
+        except UserError:
+            board.retried += 1
+        end = time.monotonic() + min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE)
+        while (left := end - time.monotonic()) > 0:
+            board.beat += 1
+            time.sleep(min(_BEAT, left))
+    return call()
+
+
+_told: set[str] = set()  # Rewards of which this process has said that candidates are dropped.
+
+
+def _dropped(error: UserError, spec: RewardSpec, board: Board) -> float:
+    """NaN where a failing candidate is to be left out; else raises the error."""
+    if spec.on_error != "drop":
+        raise error
+    board.dropped += 1
+    if spec.name not in _told:
+        _told.add(spec.name)
+        print(
+            f"warning: {error}; config.reward.on_error=drop leaves the candidate out, and others "
+            "without saying so again",
+            file=sys.stderr,
+            flush=True,
+        )
+    return math.nan
+
+
+def guard_batch(name: str, function: Function, spec: RewardSpec, board: Board) -> BatchReward:
     """As `guard`, for a function that takes three lists and returns a list.
 
-    When a call fails, its items are tried one by one to find the sentence to name.
+    When all calls of a batch fail, its items are tried one by one, to find the sentence to name or
+    the candidates to drop.
     """
 
     def listing(*lists: list) -> list:
@@ -110,32 +178,45 @@ def guard_batch(name: str, function: Function, deadline: float, board: Board) ->
         values = function(*lists)
         return list(values) if isinstance(values, Iterable) else [values]
 
+    def once(lists: tuple[list, list, list]) -> list[float]:
+        words = lists[2]
+        at = functools.partial(called_for, name, words[0], len(words))
+        values = _call(listing, lists, spec.deadline, board, at)
+        if len(values) != len(words):
+            raise _WrongLength(
+                f"{at()} returned {len(values)} values for {len(words)} "
+                "candidates, but in batch form it returns a list with one float for each"
+            )
+        return [_checked(v, name, own, board) for v, own in zip(values, words, strict=True)]
+
     def score(
         candidates: Sequence[Labeling], golds: Sequence[Labeling], words: Sequence[Words]
     ) -> list[float]:
-        count = len(candidates)
-        if not count:
+        if not candidates:
             return []
         lists = (list(candidates), list(golds), list(words))
-
-        def at() -> str:
-            return called_for(name, words[0], count)
-
         try:
-            values = _call(listing, lists, deadline, board, at)
-        except UserError:
-            if count > 1:
-                for candidate, gold, own in zip(*lists, strict=True):
-                    score([candidate], [gold], [own])
+            return _again(lambda: once(lists), spec.retries, board)
+        except _WrongLength:
+            raise  # No matter of one candidate: what is returned has another form.
+        except UserError as error:
+            if len(candidates) == 1:
+                return [_dropped(error, spec, board)]
+            rewards = []
+            for candidate, gold, own in zip(*lists, strict=True):
+                try:
+                    rewards += once(([candidate], [gold], [own]))
+                except UserError as alone:
+                    rewards.append(_dropped(alone, spec, board))
+            if spec.on_error == "drop":
+                return rewards
             raise  # None fails alone: a batch of this size is too much, say.
-        if len(values) != count:
-            raise UserError(
-                f"{at()} returned {len(values)} values for {count} "
-                "candidates, but in batch form it returns a list with one float for each"
-            )
-        return [_checked(value, name, own) for value, own in zip(values, words, strict=True)]
 
     return score
+
+
+class _WrongLength(UserError):
+    """Of what a batch-form reward returned."""
 
 
 class _Late(BaseException):
@@ -154,6 +235,7 @@ def _call(
     # Python runs signal handlers in the main thread and lets only that one set them.
     alarm = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGALRM, _on_alarm) if alarm else None
+    process = os.getpid()
     board.began = time.monotonic()
     try:
         try:
@@ -162,6 +244,10 @@ def _call(
                 signal.setitimer(signal.ITIMER_REAL, deadline, deadline)
             return function(*arguments)
         finally:
+            # A child that their function forked comes back here, too. It has the board and the pipe
+            # of its parent, and would give the parent's answer a second time.
+            if os.getpid() != process:
+                os._exit(0)
             # Before anything else is done about an exception, which the next alarm would end.
             if alarm:
                 signal.setitimer(signal.ITIMER_REAL, 0.0)
@@ -177,9 +263,12 @@ def _on_alarm(signum: int, frame: object) -> None:
     raise _Late
 
 
-def _checked(value: Any, name: str, words: Words) -> float:
+def _checked(value: Any, name: str, words: Words, board: Board) -> float:
     """The value as a float of [0, 1]: True is 1.0, and 1.0000000001 is 1.0, as sums of floats that
-    should be 1 may lie beyond. Raises a UserError for any other."""
+    should be 1 may lie beyond; NaN for None. Raises a UserError for any other."""
+    if value is None:
+        board.abstained += 1
+        return math.nan
     try:
         # float("0.5") would be a number, and float(b"0.5") too: a mistake of theirs stays one.
         number = math.nan if isinstance(value, str | bytes) else float(value)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from groot_jax.errors import prepare_job
 
 if __name__ == "__main__":
-    prepare_job("")  # Ctrl-C reaches this process too, and its job speaks for both.
+    prepare_job(speak=False)  # Ctrl-C reaches this process too, and its job speaks for both.
 
 import ctypes
 import json
+import math
 import mmap
 import os
 import signal
@@ -35,20 +36,34 @@ from groot_jax.reward.pool import (
     Triple,
     build_pools,
 )
-from groot_jax.reward.rewards import RewardSpec, Words, is_batched, make_batch_reward, make_terms
+from groot_jax.reward.rewards import (
+    RewardSpec,
+    Words,
+    is_batched,
+    make_batch_reward,
+    make_terms,
+    may_run_in_job,
+)
 from groot_jax.reward.user_function import Board
+
+NO_MEMORY = 75  # Exit status of a scoring process that ran out of memory in code of this package.
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Work for one lane at a time: tasks, of which pools are made as `settings` say, or triples,
     of which the rewards are asked, with the `terms` of a weighted sum where they are wanted. The
-    items are whichever of the two there are."""
+    items are whichever of the two there are.
+
+    Where `skip` is a list, candidates are scored one by one, a batch-form reward's too, and those
+    of these numbers, counted over all of the chunk, get NaN without a call.
+    """
 
     tasks: Sequence[ScoringTask]
     triples: Sequence[Triple]
     settings: PoolSettings
     terms: bool = False
+    skip: Sequence[int] | None = None
 
     def words(self) -> list[Words]:
         """The sentence of each item."""
@@ -57,7 +72,8 @@ class Chunk:
 
 Results = list[Pool] | list[float] | list[list[float]]
 # Of each triple its reward, and behind it the terms of a weighted sum; the items are as in `Score`.
-_Rows = Callable[[Sequence[Triple], Sequence[int]], list[list[float]]]
+# A third argument is the number of the first triple, which the board is told.
+_Rows = Callable[..., list[list[float]]]
 ChunkScorer = Callable[[Chunk], Results]
 
 
@@ -67,9 +83,21 @@ def make_chunk_scorer(spec: RewardSpec, seed: int, board: Board) -> ChunkScorer:
     Before an item is worked on its number goes to `board.item`; a batch-form reward sees all items
     of a chunk in one call, under the first one's. Raises a UserError if the reward cannot be had.
     """
-    rows = _rows_together(spec, board) if is_batched(spec) else _rows_singly(spec, board)
+    rows_from = _rows_together(spec, board) if is_batched(spec) else _rows_singly(spec, board)
+    # "0.7*f0.5 + 0.3*exact" has three numbers a row, "exact" one.
+    terms_in_row = spec.name.count("+") + 1
+    unknown = [math.nan] * (1 if terms_in_row == 1 else 1 + terms_in_row)
 
     def score_chunk(chunk: Chunk) -> Results:
+        def rows(triples: Sequence[Triple], items: Sequence[int]) -> list[list[float]]:
+            if chunk.skip is None:
+                return rows_from(triples, items)
+            found = []
+            for number, (triple, item) in enumerate(zip(triples, items, strict=True)):
+                alone = [unknown] if number in chunk.skip else rows_from([triple], [item], number)
+                found += alone
+            return found
+
         if chunk.triples:
             found = rows(chunk.triples, range(len(chunk.triples)))
             return found if chunk.terms else [row[0] for row in found]
@@ -106,10 +134,10 @@ def with_terms(
 def _rows_singly(spec: RewardSpec, board: Board) -> _Rows:
     score = make_terms(spec, board)
 
-    def rows(triples: Sequence[Triple], items: Sequence[int]) -> list[list[float]]:
+    def rows(triples: Sequence[Triple], items: Sequence[int], first: int = 0) -> list[list[float]]:
         found = []
-        for triple, item in zip(triples, items, strict=True):
-            board.item = item
+        for number, (triple, item) in enumerate(zip(triples, items, strict=True), first):
+            board.item, board.call = item, number
             found.append(score(*triple))
         return found
 
@@ -119,8 +147,9 @@ def _rows_singly(spec: RewardSpec, board: Board) -> _Rows:
 def _rows_together(spec: RewardSpec, board: Board) -> _Rows:
     score_lists = make_batch_reward(spec, board)
 
-    def rows(triples: Sequence[Triple], items: Sequence[int]) -> list[list[float]]:
-        board.item = 0  # One call for all: its message names the first sentence.
+    def rows(triples: Sequence[Triple], items: Sequence[int], first: int = 0) -> list[list[float]]:
+        # One call for all: its message names the first sentence.
+        board.item, board.call = items[0] if items else 0, first
         columns = ([triple[i] for triple in triples] for i in range(3))
         return [[reward] for reward in score_lists(*columns)]  # type: ignore[arg-type]
 
@@ -151,7 +180,7 @@ def _fields(value: Chunk | ScoringTask | Candidate | PoolSettings) -> list:
 
 def decode_chunk(message: list) -> Chunk:
     """A chunk as it was before it was sent: users' functions are promised tuples and Spans."""
-    tasks, triples, settings, terms = message
+    tasks, triples, settings, terms, skip = message
     return Chunk(
         [
             ScoringTask(
@@ -165,6 +194,7 @@ def decode_chunk(message: list) -> Chunk:
         [(_labeling(found), _labeling(gold), tuple(words)) for found, gold, words in triples],
         PoolSettings(*settings),
         terms,
+        skip,
     )
 
 
@@ -190,6 +220,8 @@ def _end_with_job(job: int) -> None:
     for, and the pipe's end is seen only between calls. An orphan gets another parent."""
     while os.getppid() == job:
         time.sleep(0.5)
+    if os.getpgrp() == os.getpid():  # With what their function has started.
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
@@ -206,11 +238,13 @@ def main() -> None:
         # The job's: it may have been changed since the job began, by pytest or by a notebook.
         sys.path[:] = setup["path"]
         try:
-            score_chunk = make_chunk_scorer(RewardSpec(**setup["spec"]), setup["seed"], board)
+            spec = RewardSpec(**setup["spec"])
+            score_chunk = make_chunk_scorer(spec, setup["seed"], board)
+            in_job = may_run_in_job(spec)
         except UserError as error:
             send(pipe, {"error": str(error)})
             return
-        send(pipe, {"ready": True})
+        send(pipe, {"in_job": in_job})
         while True:
             chunk = decode_chunk(receive(pipe))
             answer: dict[str, object]
@@ -218,6 +252,8 @@ def main() -> None:
                 answer = {"results": score_chunk(chunk)}
             except UserError as error:
                 answer = {"error": str(error)}
+            except MemoryError:  # Outside of their function: another process may have more.
+                os._exit(NO_MEMORY)
             except Exception:  # Ours: a user's function raises UserErrors only (`guard`).
                 answer = {"bug": traceback.format_exc()}
             send(pipe, answer)

@@ -10,47 +10,49 @@ models or data.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import sys
 import threading
 import time
-import zlib
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import jax
-from jax._src import distributed  # No public way leads to the key-value store.
+from jax._src.lib import _jax
 
 from groot_jax import errors
-from groot_jax.errors import UserError
+from groot_jax.errors import RUN_AGAIN, RunAgain, UserError, exit_status
 from groot_jax.runtime.joining import place_from_environment, reach, roll_call
+from groot_jax.runtime.store import Message, client, get, put
 
-_PART = 1 << 20  # Bytes of one entry of the store; longer messages take several.
 _BEAT = 1.0  # Seconds between signs of life.
 # Keys of the store, which JAX writes to as well. Of three processes, after one `merge`:
 #   groot_jax/1/0/head, groot_jax/1/1/head, groot_jax/1/2/head    turn 1: what each has sent
 #   groot_jax/2/all/head                                           turn 2: what process 0 answered
 #   groot_jax/beat/0, groot_jax/beat/1, groot_jax/beat/2           signs of life, counted up
-#   groot_jax/stop                                                 why the run is over, once it is
+#   groot_jax/stop     once the run is over, status and why: "75 process 1 of 3 (host7, ..."
 _ROOT = "groot_jax/"
 
-Message = Any  # What JSON can hold; a tuple arrives as a list.
+_FAILED = "failed"  # {"failed": true} in the place of a message: see `Hosts.fail`.
+
+
+class PeerFailed(RunAgain):
+    """Another process of the run has failed, and says why."""
 
 
 class Hosts:
     """What the processes of a run do together; every one has to make the same calls in turn.
 
-    Calls are told apart by their number alone (`_turn`), so that a process which left one out
+    Calls are told apart by their number alone (`turn`), so that a process which left one out
     would read another call's messages from there on.
     """
 
     def __init__(self, index: int = 0, names: tuple[str, ...] = ("",)) -> None:
         self.index, self.names = index, names
         self.count = len(names)
-        self._turn = 0
+        self.turn = 0
         self._stale: list[str] = []  # Keys that all have read once process 0 hears from all again.
         self._watch: _Watch | None = None
 
@@ -64,13 +66,13 @@ class Hosts:
         if self.count == 1:
             return [value]
         key = self._next()
-        _put(f"{key}/{self.index}", value)
+        put(f"{key}/{self.index}", value)
         if not self.main:
             return None
-        values = [_get(f"{key}/{index}") for index in range(self.count)]
+        values = [_received(f"{key}/{index}") for index in range(self.count)]
         # Whoever has sent this message has read all that was sent to it before.
         for stale in self._stale:
-            _client().key_value_delete(stale)
+            client().key_value_delete(stale)
         self._stale = [key]
         return values
 
@@ -80,10 +82,18 @@ class Hosts:
             return value
         key = f"{self._next()}/all"
         if self.main:
-            _put(key, value)
+            put(key, value)
             self._stale.append(key)
             return value
-        return _get(key)
+        return _received(key)
+
+    def fail(self) -> None:
+        """Lets the others fail, too, at the call that they wait in, or at the next one."""
+        # Process 1 does not know whether that is one in which it is heard, or two further on:
+        # process 0 does not wait in a `broadcast`, and a `merge` counts as two.
+        for turn in range(self.turn + 1, self.turn + 5):
+            put(f"{_ROOT}{turn}/{'all' if self.main else self.index}", {_FAILED: True})
+        self.turn += 10
 
     def merge(self, value: Message, join: Callable[[list[Message]], Message]) -> Message:
         """`join` of the values of all processes, worked out once and the same for all."""
@@ -105,8 +115,15 @@ class Hosts:
         jax.distributed.shutdown()
 
     def _next(self) -> str:
-        self._turn += 1
-        return f"{_ROOT}{self._turn}"
+        self.turn += 1
+        return f"{_ROOT}{self.turn}"
+
+
+def _received(key: str) -> Message:
+    value = get(key)
+    if value == {_FAILED: True}:
+        raise PeerFailed("another process of the run has failed; its own output says why")
+    return value
 
 
 # ---- Coming together --------------------------------------------------------------------------
@@ -135,52 +152,22 @@ def connect(start_timeout: float, timeout: float) -> Hosts:
     # Without this, SIGTERM only sets a flag.
     jax.config.update("jax_enable_preemption_service", False)
     _say_when_aborted(hosts, place.coordinator)
-    jax.distributed.initialize(
-        place.coordinator,
-        place.count,
-        place.index,
-        local_device_ids=place.devices,
-        initialization_timeout=int(start_timeout),
-        # The watch is faster and says more; this, 130 s at the default of 60, is for when it can't.
-        heartbeat_timeout_seconds=int(2 * timeout) + 10,
-        shutdown_timeout_seconds=int(timeout),
-    )
+    with _losses_without_a_stack(hosts, place.coordinator):
+        jax.distributed.initialize(
+            place.coordinator,
+            place.count,
+            place.index,
+            local_device_ids=place.devices,
+            initialization_timeout=int(start_timeout),
+            # The watch is faster and says more; this, 130 s at the default of 60, is for when it
+            # can't.
+            heartbeat_timeout_seconds=int(2 * timeout) + 10,
+            shutdown_timeout_seconds=int(timeout),
+        )
     hosts._watch = _Watch(hosts, timeout)
     errors.at_failure.append(hosts._watch.failed)
     jax.devices()  # Processes wait for each other here.
     return hosts
-
-
-# ---- Messages ---------------------------------------------------------------------------------
-
-
-def _client() -> Any:
-    return distributed.global_state.client
-
-
-def _put(key: str, value: Message) -> None:
-    data = zlib.compress(json.dumps(value).encode(), 1)
-    parts = [data[at : at + _PART] for at in range(0, len(data), _PART)]
-    for number, part in enumerate(parts[1:], 1):
-        _client().key_value_set_bytes(f"{key}/part/{number}", part)
-    # Last, since it says that all are there: 4 bytes, how many parts, then the first of them.
-    _client().key_value_set_bytes(f"{key}/head", len(parts).to_bytes(4, "big") + parts[0])
-
-
-def _get(key: str) -> Message:
-    """Waits as long as it takes: whether the sender still lives is the watch's business."""
-    # In turns of ten seconds: a wait in C++ hears no Ctrl-C.
-    while True:
-        try:
-            head = _client().blocking_key_value_get_bytes(f"{key}/head", 10_000)
-            break
-        except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise
-    data = head[4:]
-    for number in range(1, int.from_bytes(head[:4], "big")):
-        data += _client().blocking_key_value_get_bytes(f"{key}/part/{number}", 60_000)
-    return json.loads(zlib.decompress(data))
 
 
 # ---- Ending together --------------------------------------------------------------------------
@@ -213,16 +200,22 @@ class _Watch:
         if isinstance(error, jax.errors.JaxRuntimeError):
             # Most likely of a connection to a process that died: the watch is about to say which.
             self._thread.join(self._timeout + 5 * _BEAT)
-        said = " ".join(str(error).splitlines()) or type(error).__name__
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        self._stop(f"process {_name(self._hosts, self._hosts.index)} stopped: {kind}{said[:1000]}")
+        status = exit_status(error)
+        said = " ".join(str(error).splitlines())
+        if status > 128:  # A signal, which ends them all; the same command continues.
+            said, status = signal.Signals(status - 128).name, RUN_AGAIN
+        elif not isinstance(error, UserError):
+            said = f"{type(error).__name__}: {said}"
+        me = _name(self._hosts, self._hosts.index)
+        self._stop(f"process {me} stopped: {said[:1000]}", status)
         if self._hosts.main:
             time.sleep(2 * _BEAT)  # The others hear it from here.
         self._end.set()
 
-    def _stop(self, sentence: str) -> None:
+    def _stop(self, sentence: str, status: int = RUN_AGAIN) -> None:
+        """Says why the run is over, and with which status the others end."""
         with suppress(jax.errors.JaxRuntimeError):  # Somebody was first.
-            _client().key_value_set_bytes(f"{_ROOT}stop", sentence.encode())
+            client().key_value_set_bytes(f"{_ROOT}stop", f"{status} {sentence}".encode())
 
     def _run(self) -> None:
         beat = 0
@@ -232,13 +225,14 @@ class _Watch:
             now = time.monotonic()
             try:
                 own = f"{_ROOT}beat/{self._hosts.index}"
-                _client().key_value_set_bytes(own, str(beat).encode(), allow_overwrite=True)
+                client().key_value_set_bytes(own, str(beat).encode(), allow_overwrite=True)
                 if self._hosts.main:
-                    beats = dict(_client().key_value_dir_get_bytes(f"{_ROOT}beat/"))
+                    beats = dict(client().key_value_dir_get_bytes(f"{_ROOT}beat/"))
                     if silent := self._silent(beats, now):
                         self._stop(silent)
-                if sentence := _sentence():
-                    self._leave(sentence)
+                if found := _sentence():
+                    status, _, sentence = found.partition(" ")
+                    self._leave(sentence, int(status))
                 refused = 0.0
             except jax.errors.JaxRuntimeError:
                 refused = refused or now
@@ -261,7 +255,7 @@ class _Watch:
                 )
         return ""
 
-    def _leave(self, sentence: str) -> None:
+    def _leave(self, sentence: str, status: int = RUN_AGAIN) -> None:
         if self._end.is_set():
             return
         # In a thread of its own: a file server that hangs must not keep this process.
@@ -270,7 +264,7 @@ class _Watch:
         if self._hosts.main:
             time.sleep(2 * _BEAT)  # The others hear it from here.
         last_words.join(2 * _BEAT)
-        _end_process(sentence)
+        _end_process(sentence, status)
 
 
 def _last_words() -> None:
@@ -279,9 +273,9 @@ def _last_words() -> None:
 
 
 def _sentence() -> str:
-    """Why the run is over; empty while it goes on."""
+    """Status and sentence with which the run is over; empty while it goes on."""
     try:
-        said: bytes = _client().key_value_try_get_bytes(f"{_ROOT}stop")
+        said: bytes = client().key_value_try_get_bytes(f"{_ROOT}stop")
     except jax.errors.JaxRuntimeError as error:
         if "NOT_FOUND" not in str(error):
             raise
@@ -300,13 +294,13 @@ def _lost(hosts: Hosts) -> str:
     )
 
 
-def _end_process(sentence: str) -> None:
+def _end_process(sentence: str, status: int) -> None:
     """At once, from a thread that is not the main one: that may be in C++ for as long as it takes,
     waiting for an array of the process that is gone."""
     os.write(2, f"error: {sentence}\n".encode())
     with suppress(OSError, ValueError):  # Whoever read it may be gone, the disk full.
         sys.stdout.flush()
-    os._exit(1)
+    os._exit(status)
 
 
 def _say_when_aborted(hosts: Hosts, coordinator: str) -> None:
@@ -316,7 +310,7 @@ def _say_when_aborted(hosts: Hosts, coordinator: str) -> None:
     def aborted(_: int) -> None:
         if not hosts.main and not _answers(coordinator):
             os.write(2, f"error: {_lost(hosts)}\n".encode())
-            os._exit(1)
+            os._exit(RUN_AGAIN)
         sentence = (
             f"process {_name(hosts, hosts.index)} was aborted by JAX or XLA, which is no mistake "
             "of yours: what stands above says where; run the same command again to continue"
@@ -328,6 +322,39 @@ def _say_when_aborted(hosts: Hosts, coordinator: str) -> None:
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
     _KEPT.append(handler)
     ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
+
+
+@contextmanager
+def _losses_without_a_stack(hosts: Hosts, coordinator: str) -> Iterator[None]:
+    """In this block JAX's client is made such that the loss of process 0 is a sentence. By default
+    it prints forty lines, a C++ stack among them, and aborts."""
+
+    def lost(*_: object) -> None:
+        if not hosts.main and not _answers(coordinator):
+            os.write(2, f"error: {_lost(hosts)}\n".encode())
+            os._exit(RUN_AGAIN)
+
+    def terminated() -> None:
+        lost()
+        # Something else: what C++ would have done.
+        ctypes.CFUNCTYPE(None)(before)() if before else os.abort()
+
+    # jaxlib 0.10 takes a callback, but ends in std::terminate instead of calling it, since it has
+    # no Python for its argument. Both ways are taken.
+    before = None
+    with suppress(OSError, AttributeError):
+        set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
+        set_terminate.restype, set_terminate.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+        handler = ctypes.CFUNCTYPE(None)(terminated)
+        _KEPT.append(handler)
+        before = set_terminate(ctypes.cast(handler, ctypes.c_void_p))
+    make = _jax.get_distributed_runtime_client
+    if before is not None:
+        _jax.get_distributed_runtime_client = partial(make, missed_heartbeat_callback=lost)
+    try:
+        yield
+    finally:
+        _jax.get_distributed_runtime_client = make
 
 
 def _answers(coordinator: str) -> bool:

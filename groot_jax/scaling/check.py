@@ -20,12 +20,12 @@ from ml_collections import ConfigDict
 from groot_jax.errors import UserError
 from groot_jax.mesh.sizes import MESH_AXES
 from groot_jax.model.config import T5Config
-from groot_jax.model.t5 import param_shapes
+from groot_jax.model.param_tree import param_shapes
 from groot_jax.scaling.chips import GIB, Slice, abstract_devices
 from groot_jax.scaling.cost import cost_of
 from groot_jax.scaling.hlo import Program
 from groot_jax.scaling.programs import Programs, model_of
-from groot_jax.scaling.roofline import estimate
+from groot_jax.scaling.roofline import estimate, profile
 from groot_jax.scaling.workload import Sentences, Workload, make_workload
 from groot_jax.training.setup import make_partitioning
 
@@ -41,6 +41,8 @@ _STATE_SHARE = 0.8  # Of a chip's memory, for a training state that leaves room 
 _COMPILERS = 2
 _LARGE = 2_000_000_000
 _QUICK = {"exec_time_optimization_effort": -1.0}
+
+_PROFILED = 20  # Places of the model that the report lists.
 
 # What --json says of one step: whether it `fits`, the `reason` where not, and figures of one chip.
 StepReport: TypeAlias = dict[str, Any]
@@ -161,6 +163,7 @@ def _check(programs: Programs, step: str, tpu_slice: Slice, quick: bool) -> Step
         "batch_size": rows,
         "sentences_per_second": rows / roof.seconds,
         "model_flop_utilisation": programs.needed_flops(step) / peak,
+        "profile": [item._asdict() for item in profile(cost, tpu_slice.chip, _PROFILED)],
     }
     if not result["fits"]:
         result["reason"] = f"it takes {_gib(needed)} a chip"

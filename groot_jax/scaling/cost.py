@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,12 +30,25 @@ _SLICES = {"dynamic-slice", "gather", "slice"}
 _BRANCHES = ("to_apply", "calls", "branch_computations", "true_computation", "false_computation")
 
 
+class Part(NamedTuple):
+    """What one instruction does each time, and how often it does; seconds are the caller's affair.
+
+    source: the operation of the model that it comes from, with the modules around it; where the
+    compiler names none, the instruction's own name.
+    """
+
+    flops: float
+    hbm_bytes: float
+    times: float
+    opcode: str
+    source: str
+
+
 @dataclass
 class Cost:
     """What a program does on one device."""
 
-    # (flops, hbm_bytes, times) of each instruction that has any; seconds are the caller's affair.
-    parts: list[tuple[float, float, float]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)  # of instructions that do anything
     # (kind, bytes, devices in a group, times, hidden behind other work); bytes: of the larger of
     # operand and result.
     transfers: list[tuple[str, float, int, float, bool]] = field(default_factory=list)
@@ -42,12 +56,12 @@ class Cost:
     @property
     def flops(self) -> float:
         """Of matrix products; a multiply and an add are two."""
-        return sum(times * flops for flops, _, times in self.parts)
+        return sum(part.times * part.flops for part in self.parts)
 
     @property
     def hbm_bytes(self) -> float:
         """Bytes read and written off the chip."""
-        return sum(times * moved for _, moved, times in self.parts)
+        return sum(part.times * part.hbm_bytes for part in self.parts)
 
     @property
     def collectives(self) -> dict[str, tuple[float, float]]:
@@ -123,7 +137,8 @@ class _Count:
             if not fused:
                 moved = self._moved(i)
                 if flops or moved:
-                    self.cost.parts.append((flops, moved, times))
+                    source = first(r'op_name="([^"]*)"', i.attributes) or i.name
+                    self.cost.parts.append(Part(flops, moved, times, i.opcode, source))
         return inside
 
     def _add_collective(self, i: Instruction, kind: str, times: float, hidden: bool) -> None:

@@ -25,7 +25,7 @@ from groot_jax.data.ladder import Ladder
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.grammar import plan_steps
-from groot_jax.generate.steps import search_input
+from groot_jax.generate.inputs import search_input
 from groot_jax.mesh.keys import new_key
 from groot_jax.mesh.rows import padded_rows
 from groot_jax.model.config import T5Config, released, run_settings
@@ -162,7 +162,8 @@ class Programs:
             real_RxN = batch.forest.sentence_RxN >= 0
             share = 1 / len(batch.source_BxS)
             nodes = np.full(rows, real_RxN.sum() * share)
-            self_pairs = np.full(rows, batch.forest.attend_RxNxN[real_RxN].sum() * share)
+            # A node attends to itself and to one node at each depth above it.
+            self_pairs = np.full(rows, (batch.forest.depth_RxN[real_RxN] + 1).sum() * share)
         columns = len(self._task.grammar.columns_C)
         backward = step != "generate"
         return needed_flops(self.model_config, sources, nodes, self_pairs, columns, backward)
@@ -205,7 +206,9 @@ class Programs:
         optimizer = self._optimizer(stage, clip)
         state = self.partitioning.state_shapes(optimizer)
         # Its declared type lacks `lower`.
-        jitted: Any = jit(stage, optimizer, self.partitioning)
+        jitted: Any = jit(
+            stage, optimizer, self.partitioning, self.config.optimizer.nonfinite == "skip"
+        )
         return jitted.lower(
             state, _placed(batch, layout.batch), key, columns, *_placed(losses, layout.everywhere)
         )

@@ -7,13 +7,14 @@ many small operations (a decoding step of a small model) by far.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import numpy as np
 
 from groot_jax.model.config import T5Config
-from groot_jax.scaling.chips import Slice
-from groot_jax.scaling.cost import Cost
+from groot_jax.scaling.chips import Chip, Slice
+from groot_jax.scaling.cost import Cost, Part
 
 
 class Estimate(NamedTuple):
@@ -31,14 +32,10 @@ def estimate(cost: Cost, tpu_slice: Slice) -> Estimate:
     adds to them where the compiler has nothing else run meanwhile, else it hides behind them."""
     chip = tpu_slice.chip
     by_flops = by_hbm = 0.0
-    for flops, moved, times in cost.parts:
-        # v5e: 197e12 / 819e9 = 241 FLOP a byte. A product that does less for each byte it reads
-        # and writes waits for memory: one with a vector does 1 for each byte of a bf16 matrix.
-        products, traffic = flops / chip.flops, moved / chip.hbm_rate
-        if products >= traffic:
-            by_flops += times * products
-        else:
-            by_hbm += times * traffic
+    for part in cost.parts:
+        seconds, by_products = seconds_of(part, chip)
+        by_flops += seconds if by_products else 0.0
+        by_hbm += 0.0 if by_products else seconds
     exposed = hidden = 0.0
     for kind, size, group, times, behind in cost.transfers:
         # Of a ring: each chip receives all parts but its own, in an all-reduce twice (once to add
@@ -55,6 +52,42 @@ def estimate(cost: Cost, tpu_slice: Slice) -> Estimate:
     terms = {"flops": by_flops, "hbm": by_hbm, "ici": exposed + max(hidden - busy, 0)}
     bound_by = max(terms, key=lambda name: terms[name])
     return Estimate(max(busy, hidden) + exposed, bound_by, by_flops, by_hbm, exposed + hidden)
+
+
+def seconds_of(part: Part, chip: Chip) -> tuple[float, bool]:
+    """Seconds that an instruction takes at least, all its runs together, and whether products take
+    them rather than memory."""
+    # v5e: 197e12 / 819e9 = 241 FLOP a byte. A product that does less for each byte it reads and
+    # writes waits for memory: one with a vector does 1 for each byte of a bf16 matrix.
+    products, traffic = part.flops / chip.flops, part.hbm_bytes / chip.hbm_rate
+    return part.times * max(products, traffic), products >= traffic
+
+
+class Item(NamedTuple):
+    """A line of a profile: instructions that come from the same place of the model."""
+
+    source: str  # numbers of layers and of repeated names are written as *
+    seconds: float  # the least that they take, all together
+    hbm_bytes: float
+    flops: float
+    times: float  # that one of them runs
+
+
+def profile(cost: Cost, chip: Chip, count: int) -> list[Item]:
+    """The `count` places of the model whose instructions take longest."""
+    found: dict[str, Item] = {}
+    for part in cost.parts:
+        source = re.sub(r"\d+", "*", f"{part.source} ({part.opcode})")
+        seconds, _ = seconds_of(part, chip)
+        old = found.get(source, Item(source, 0.0, 0.0, 0.0, 0.0))
+        found[source] = Item(
+            source,
+            old.seconds + seconds,
+            old.hbm_bytes + part.times * part.hbm_bytes,
+            old.flops + part.times * part.flops,
+            old.times + part.times,
+        )
+    return sorted(found.values(), key=lambda item: -item.seconds)[:count]
 
 
 def needed_flops(

@@ -1,113 +1,62 @@
 """Checkpoints of one system of a work directory: the best on dev and the latest, through Orbax.
 
-W/checkpoints/<system>/<step>/ holds `state` (parameters, optimizer, step) and `meta` (JSON: the
-evaluations on dev so far, whether the system is finished). A save lands whole or not at all.
+W/checkpoints/<system>/<step>/ holds `state` (parameters, optimizer, step), `meta` (JSON: the
+evaluations before it, and what else it takes to continue), `flight` (beams that wait for their
+update) and sums of the files (checksums.py). A save lands whole or not at all. meta.json beside the
+steps has all metas once more, each with the evaluation of its own state, made after the save.
 """
 
 from __future__ import annotations
 
-import errno
-import math
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError, signals_delayed
-from groot_jax.training.optimizer import AveragedState
+from groot_jax.generate.inputs import Beams
+from groot_jax.model.param_tree import Params
+from groot_jax.runtime.hosts import Hosts
+from groot_jax.training.checksums import (
+    META_FILE,
+    damage,
+    read_guarded,
+    verified,
+    write_checksums,
+    write_guarded,
+)
+from groot_jax.training.evaluations import Evaluation as Evaluation
+from groot_jax.training.evaluations import Merit, Meta, best_held, by_reward
+from groot_jax.training.evaluations import best_evaluation as best_evaluation
+from groot_jax.training.evaluations import by_loss as by_loss
+from groot_jax.training.faults import (
+    check_writable,
+    first_line,
+    of_a_connection,
+    save_error,
+    unreachable,
+)
+
+if TYPE_CHECKING:
+    from groot_jax.contrast.update import TrainState
+
+_ASIDE = "damaged"  # 15.damaged is what could not be read of checkpoint 15.
+_Found = TypeVar("_Found")
 
 
-@dataclass
-class Evaluation:
-    """Dev metrics at a step."""
-
-    step: int
-    metrics: dict[str, float]
+class Damaged(UserError):
+    """A checkpoint that does not hold what was written."""
 
 
-@dataclass
-class Meta:
-    """What a system needs to continue besides its arrays."""
-
-    evaluations: list[Evaluation] = field(default_factory=list)
-    finished: bool = False
-    seconds: float = 0.0  # spent in training so far
-
-    def to_json(self) -> dict[str, object]:
-        """{"looks": [{"step": 4, "reward@1": 0.9, ...}, ...], "finished": false, "seconds": 7.5}
-
-        On disk the evaluations keep the key that all checkpoints have them under.
-        """
-        return {
-            "looks": [{"step": one.step, **one.metrics} for one in self.evaluations],
-            "finished": self.finished,
-            "seconds": self.seconds,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Meta:
-        """Reads what `to_json` made."""
-        evaluations = [
-            Evaluation(int(one["step"]), {k: v for k, v in one.items() if k != "step"})
-            for one in value["looks"]
-        ]
-        return cls(evaluations, bool(value["finished"]), float(value["seconds"]))
-
-
-# The metrics of an evaluation -> (what has to be high, what decides among those that are high).
-Merit: TypeAlias = Callable[[Mapping[str, float]], tuple[float, float]]
-
-
-def by_reward(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Of labelers: the reward of rank 1, then the mean over the top k."""
-    return metrics["reward@1"], metrics["mean_reward"]
-
-
-def by_loss(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """The lowest loss, by however little."""
-    # A training that diverged has the loss NaN, which is neither above nor below any number.
-    loss = math.inf if math.isnan(metrics["loss"]) else metrics["loss"]
-    return -loss, -loss
-
-
-def best_evaluation(
-    evaluations: Sequence[Evaluation], tie: float, merit: Merit = by_reward
-) -> Evaluation | None:
-    """The best so far, one after the other: a new one takes the place of the best when that falls
-    more than `tie` below the highest first merit so far (the rank-1 reward), or when the new one is
-    within `tie` of it and has a higher second merit (the mean over the top k).
-
-    One that has lost its place never comes back: its checkpoint is gone.
-    """
-    # Under tie .005, as (reward@1, mean): (.800, .5), then (.797, .6), which is within the tie and
-    # has the higher mean: best. Then (.8025, .4): the top rises to .8025 and .797 falls out of the
-    # tie, so that the third is best, though the first would be within the tie as well.
-    best: Evaluation | None = None
-    top = -math.inf
-    for one in evaluations:
-        top = max(top, merit(one.metrics)[0])
-        near = [x for x in (best, one) if x and merit(x.metrics)[0] >= top - tie]
-        # Of equals the earlier one: nothing speaks for more training.
-        best = max(near, key=lambda x: (merit(x.metrics)[1], -x.step))
-    return best
-
-
-def _best_held(
-    evaluations: Sequence[Evaluation], steps: Collection[int], tie: float, merit: Merit
-) -> Evaluation | None:
-    """The best, or the best of those whose checkpoints are there, should its own be lost."""
-    best = best_evaluation(evaluations, tie, merit)
-    if best is None or best.step in steps:
-        return best
-    return best_evaluation([one for one in evaluations if one.step in steps], tie, merit)
+class Gone(UserError):
+    """A checkpoint that was there, and that training has removed meanwhile."""
 
 
 class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
@@ -125,11 +74,14 @@ class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
     ) -> list[bool]:
         """One answer a checkpoint; they come oldest first."""
         del context
-        steps = {c.step for c in checkpoints}
-        best = _best_held(self.evaluations, steps, self._tie, self._merit)
+        kept = self.kept([c.step for c in checkpoints])
+        return [c.step in kept for c in checkpoints]
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Which of these stay; oldest first."""
+        best = best_held(self.evaluations, steps, self._tie, self._merit)
         # The latest is for continuing, the best for all else. Both are one where training improves.
-        latest = {c.step for c in list(checkpoints)[-self._latest :]}
-        return [c.step in latest or (best is not None and c.step == best.step) for c in checkpoints]
+        return {*steps[-self._latest :], *([best.step] if best else [])} & {*steps}
 
 
 class Checkpoints:
@@ -144,22 +96,37 @@ class Checkpoints:
         tie: float = 0.0,
         merit: Merit = by_reward,
         read_only: bool = False,
+        hosts: Hosts | None = None,
     ) -> None:
+        """`keep`: latest ones that are kept, two at least, so that one can take the other's place;
+        `hosts`: the processes that make the same calls; without them, each reads by itself.
+        Raises UserError where their folder cannot be made or looked into."""
         self.folder = (workdir / "checkpoints" / system).absolute()
-        self._tie, self._merit = tie, merit
-        self._policy = _KeepBestAndLatest(keep, tie, merit)
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            item_names=("state", "meta"),
-            options=ocp.CheckpointManagerOptions(
-                create=not read_only,
-                preservation_policy=self._policy,
-                enable_async_checkpointing=True,
-                # A reader beside a training job must not clean up what that is writing. (Orbax's
-                # own `read_only` does no more, and warns of itself each time.)
-                cleanup_tmp_directories=not read_only,
-            ),
-        )
+        self._tie, self._merit, self._read_only = tie, merit, read_only
+        self._hosts = hosts or Hosts()
+        self._policy = _KeepBestAndLatest(max(keep, 2), tie, merit)
+        # This process's share of the files that are summed, as (which, of how many).
+        self._share = (jax.process_index(), jax.process_count())
+        self._writing: int | None = None  # The step of a save that has not landed yet.
+        self._summing: threading.Thread | None = None
+        self._there = ""  # A file that lies in the folder by now.
+        self._broken = False  # Orbax's manager raises a failure again at whatever it is asked.
+        self._open(create=not read_only)
+
+    def _open(self, create: bool) -> None:
+        with self._saving():
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                item_names=("state", "meta", "flight"),
+                options=ocp.CheckpointManagerOptions(
+                    create=create,
+                    preservation_policy=self._policy,
+                    enable_async_checkpointing=True,
+                    # A reader beside a training job must not clean up what that is writing.
+                    # (Orbax's own `read_only` does no more, and warns of itself each time.)
+                    cleanup_tmp_directories=not self._read_only,
+                ),
+            )
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -168,52 +135,106 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            with self._saving():
-                self._manager.close()
+            if not self._broken:
+                with self._saving():
+                    self._manager.close()
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            raise _save_error(error, self.folder) from error
+            # Of several processes one may have died: who that is, is found out elsewhere.
+            if self._share[1] > 1 and of_a_connection(error):
+                raise
+            raise save_error(error, self.folder) from error
+
+    # ---- Writing ----
+
+    def poll(self) -> None:
+        """Sees to a save that has landed. Raises UserError where it could not be written, after
+        which another can be tried."""
+        if self._writing is not None and not self._manager.is_saving_in_progress():
+            self._landed()
 
     def wait(self) -> None:
-        """Until all saves have landed. Raises UserError when one could not be written."""
-        with self._saving():
-            self._manager.wait_until_finished()
+        """Until all saves have landed. Raises as `poll` does."""
+        if self._writing is not None:
+            self._landed()
+        if self._summing is not None:
+            self._summing.join()
+            self._summing = None
 
-    def save(self, step: int, state: TrainState, meta: Meta) -> None:
+    @property
+    def writing(self) -> bool:
+        """Whether a save is on its way to the disk."""
+        return self._writing is not None
+
+    def _landed(self) -> None:
+        step, self._writing = self._writing, None
+        try:
+            with self._saving():
+                self._manager.wait_until_finished()
+        except UserError:
+            self._broken = True
+            raise
+        self._there = META_FILE
+        folder = self.folder / str(step)
+        self._summing = threading.Thread(target=_sum, args=(folder, *self._share), daemon=True)
+        self._summing.start()
+
+    def save(self, step: int, state: TrainState, meta: Meta, flight: Sequence[Beams] = ()) -> None:
         """Starts writing a checkpoint in the background; the one before has landed by then.
 
-        Raises UserError where the disk has no room, and where the save before failed.
+        Raises UserError where the save cannot begin, and where the one before failed.
         """
-        # Orbax copies the arrays to the host before `save` returns, so that the next update may
-        # take their memory; what goes on in the background is the writing.
+        # Orbax has copied the arrays when `save` returns: the next update may take their memory.
         self.wait()
-        self._check_room(state)
+        if self._broken:
+            self._open(create=False)
+            self._broken = False
         self._policy.evaluations = meta.evaluations
-        told = meta.to_json()
-        if isinstance(state.opt_state, AveragedState):
-            told["averaged"] = True  # Whoever reads parameters is to read their average.
+        meta.averaged = hasattr(state.opt_state, "average")  # `AveragedState`, without optax.
+        meta.flight = [list(beams.tokens_BxKxT.shape) for beams in flight]
+        items: dict[str, ocp.args.CheckpointArgs] = {
+            "state": ocp.args.StandardSave(state),
+            "meta": ocp.args.JsonSave(meta.to_json()),
+        }
+        if flight:
+            items["flight"] = ocp.args.StandardSave([beams._asdict() for beams in flight])
         # What this call begins goes on in the background, but not if the call is cut off.
         with self._saving(), signals_delayed():
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(told)
-                ),
-            )
+            self._manager.save(step, args=ocp.args.Composite(**items))
+            self._writing = step
+        self.record(step, meta)
 
-    def _check_room(self, state: TrainState) -> None:
-        """Raises UserError before a disk is filled to the brim for nothing."""
+    def record(self, step: int, meta: Meta) -> None:
+        """Writes the meta of a checkpoint once more, or anew after the evaluation of its state.
+        Raises UserError where the disk refuses."""
+        if self._share[0]:
+            return
+        held = {str(step), *map(str, self.steps())}
+        metas = {key: value for key, value in self._metas().items() if key in held}
+        write_guarded(self.folder / META_FILE, {**metas, str(step): meta.to_json()})
+
+    def tidy(self, meta: Meta) -> None:
+        """Removes what is to go by now: a job that was killed may not have come to it."""
+        self._policy.evaluations = meta.evaluations
+        steps = self.steps()
+        for step in sorted({*steps} - self._policy.kept(steps)):
+            with self._saving():
+                self._manager.delete(step)
+
+    def check_writable(self, state: TrainState) -> None:
+        """Before a save. Raises UserError where the disk has no room for it, or, in a run of
+        several processes, takes no file of this one's."""
         # The arrays, and 5 % and 1 MiB to spare. Checkpoints that are to go stay until the new one
         # is there, so that their room does not count.
         needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05) + 2**20
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            mebibytes = f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} are free"
-            raise UserError(_full_disk(self.folder, mebibytes))
+        trial = f".trial.{self._hosts.index}" if self._hosts.count > 1 else ""
+        check_writable(self.folder, needed, trial, self._there)
+
+    # ---- Reading ----
 
     def steps(self) -> list[int]:
         """Of the checkpoints that are there, in order."""
@@ -229,55 +250,146 @@ class Checkpoints:
         if latest is None:
             return None
         # The latest knows of all evaluations, those of checkpoints that are gone included.
-        best = _best_held(self.meta(latest).evaluations, self.steps(), self._tie, self._merit)
+        best = best_held(self.meta(latest).evaluations, self.steps(), self._tie, self._merit)
         return best.step if best else latest
 
     def meta(self, step: int) -> Meta:
-        """What was saved beside the state of a step. Raises UserError where it cannot be read."""
-        restored = self._restore(step, meta=ocp.args.JsonRestore())
-        return Meta.from_json(restored.meta)
+        """What was saved beside the state of a step. Raises Damaged, or another UserError."""
+        # Process 0 reads for all: on a disk with a cache others may see what it wrote later.
+        metas = self._hosts.broadcast(self._metas() if self._hosts.main else None)
+        recorded = metas.get(str(step))
+        value = recorded or self._restore(step, meta=ocp.args.JsonRestore()).meta
+        try:
+            return Meta.from_json(value)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Damaged(
+                self._unreadable(step, f"meta is not what was written: {error}")
+            ) from error
+
+    def _metas(self) -> dict[str, Any]:
+        return read_guarded(self.folder / META_FILE) or {}
+
+    def problem(self, step: int) -> str:
+        """What is damaged in this process's share of the files of a step; empty: nothing that
+        their sums tell. Raises UserError where they cannot be read."""
+        with self._reading(step):
+            return damage(self.folder / str(step), *self._share)
+
+    def checked(self, step: int, read: Callable[[], _Found]) -> _Found:
+        """What `read` reads of a step, while beside it this process's share of the files is
+        compared with their sums. Raises Damaged where they differ."""
+        # Beside it, since one after the other they took a tenth longer than the restore alone.
+        with ThreadPoolExecutor(1) as pool:
+            comparison = pool.submit(self.problem, step)
+            try:
+                found = read()
+            except UserError:
+                if problem := comparison.result():
+                    raise Damaged(self._unreadable(step, problem)) from None
+                raise
+            if problem := comparison.result():
+                raise Damaged(self._unreadable(step, problem))
+        return found
+
+    def set_aside(self, step: int) -> str:
+        """Takes a damaged checkpoint out of the way, for whoever wants to look; its new name."""
+        name = f"{step}.{_ASIDE}"
+        taken = sum(path.name.startswith(name) for path in self.folder.iterdir())
+        name = f"{name}.{taken + 1}" if taken else name
+        if not self._share[0]:
+            with self._saving():
+                (self.folder / str(step)).rename(self.folder / name)
+        return name
+
+    def reload(self) -> None:
+        """Looks anew which checkpoints there are."""
+        self._manager.reload()
 
     def restore(self, step: int, shapes: TrainState) -> TrainState:
-        """The state of a step, placed as `shapes`, each with its sharding, say.
-
-        Raises UserError where it cannot be read.
-        """
+        """The state of a step, placed as `shapes`, each with its sharding, say. Raises Damaged, or
+        another UserError where it cannot be read."""
         return self._restore(step, state=ocp.args.StandardRestore(shapes)).state
+
+    def restore_flight(self, step: int, shapes: Sequence[Beams]) -> list[Beams]:
+        """As `restore`, the beams that waited for their update."""
+        args = ocp.args.StandardRestore([beams._asdict() for beams in shapes])
+        return [Beams(**one) for one in self._restore(step, flight=args).flight]
 
     def restore_params(self, step: int, shapes: Params) -> Params:
         """What a step is to be used by: its parameters alone, since AdamW's moments are twice as
-        large as they are, or their average, where training kept one (`optimizer.ema`)."""
-        placed = ocp.checkpoint_utils.construct_restore_args(shapes)
-        return self._restore_params(step, shapes, placed)
+        large as they are, or their average, where training kept one (`optimizer.ema`). Files are
+        compared with their sums."""
+        return self._used(step, shapes, ocp.checkpoint_utils.construct_restore_args(shapes))
 
     def restore_params_to_host(self, step: int, shapes: Params) -> Params:
         """As `restore_params`, as arrays of numpy, whatever devices wrote them."""
-        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-        return self._restore_params(step, shapes, to_host)
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        return self._used(step, shapes, how)
 
-    def _restore_params(self, step: int, shapes: Params, restore_args: Any) -> Params:
-        averaged = self._restore(step, meta=ocp.args.JsonRestore()).meta.get("averaged", False)
-
-        def in_state(params: Any) -> dict[str, Any]:
-            return {"opt_state": {"average": params}} if averaged else {"params": params}
-
+    def _used(self, step: int, shapes: Params, how: Any) -> Params:
+        averaged = self.meta(step).averaged
         args = ocp.args.PyTreeRestore(
-            item=in_state(shapes),
-            restore_args=in_state(restore_args),
+            item={"opt_state": {"average": shapes}} if averaged else {"params": shapes},
+            restore_args={"opt_state": {"average": how}} if averaged else {"params": how},
             partial_restore=True,  # What `item` does not name is left on disk.
         )
-        state = self._restore(step, state=args).state
+        state = self.checked(step, lambda: self._restore(step, state=args).state)
         return state["opt_state"]["average"] if averaged else state["params"]
 
+    def read_params(
+        self, choose: Callable[[Checkpoints], int], shapes: Params
+    ) -> tuple[int, Params]:
+        """The step that `choose` names, and its parameters; chosen again where training, beside
+        this job, has removed that one meanwhile."""
+        for _ in range(_TRIES):
+            try:
+                step = choose(self)
+                return step, self.restore_params(step, shapes)
+            except Gone:
+                self.reload()
+        step = choose(self)
+        return step, self.restore_params(step, shapes)
+
     def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
-        try:
+        with self._reading(step):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        folder = self.folder / str(step)
+        try:
+            yield
         except Exception as error:
-            raise UserError(
-                f"{self.folder / str(step)} cannot be read ({type(error).__name__}: "
-                f"{_first_line(error)}); if it is damaged, remove that folder and run the same "
-                "command again"
-            ) from error
+            if self._share[1] > 1 and of_a_connection(error):
+                raise
+            why = f"{type(error).__name__}: {first_line(error)}"
+            try:
+                listed = folder.is_dir()
+                self.folder.stat()
+            except OSError as worse:
+                raise UserError(f"{folder} cannot be read ({worse.strerror})") from error
+            if not listed:
+                raise Gone(f"{folder} is no longer there") from error
+            # Sums that agree say that the files are what was written.
+            if unreachable(error) or verified(folder):
+                raise UserError(f"{folder} cannot be read ({why})") from error
+            raise Damaged(self._unreadable(step, why)) from error
+
+    def _unreadable(self, step: int, why: str) -> str:
+        return (
+            f"{self.folder / str(step)} is damaged ({why}): move that folder away and run the same "
+            "command again, which then takes another checkpoint"
+        )
+
+
+_TRIES = 5  # times that a reader chooses again, while training replaces what it has chosen
+
+
+def _sum(folder: Path, index: int, count: int) -> None:
+    # Without sums a checkpoint is read as it is: no reason to end a training. It may be gone, too.
+    with suppress(UserError, OSError):
+        if folder.is_dir():
+            write_checksums(folder, index, count)
 
 
 def saved_steps(workdir: Path, system: str) -> list[int]:
@@ -286,34 +398,3 @@ def saved_steps(workdir: Path, system: str) -> list[int]:
     folder = workdir / "checkpoints" / system
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of a message, its middle left out where it is long: the end says why."""
-    # TensorStore's messages end with places in its own source, which help nobody here.
-    line = (str(error).splitlines() or [""])[0].partition(" [source locations")[0]
-    return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
-
-
-def _full_disk(folder: Path, why: str) -> str:
-    return (
-        f"{folder}: the disk is full ({why}), so the checkpoint was not written; earlier "
-        "checkpoints are whole: make room and run the same command again"
-    )
-
-
-def _save_error(error: Exception, folder: Path) -> UserError:
-    """What kept a checkpoint from being written, in one sentence."""
-    # TensorStore reports a full disk as a ValueError with the system's text in it, and no errno.
-    text = str(error)
-    number = getattr(error, "errno", None)
-    full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
-    if full or "quota" in text.lower():
-        return UserError(_full_disk(folder, "no space left on device"))
-    cause = _first_line(error)
-    if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "Permission denied" in text:
-        return UserError(f"{folder}: cannot be written ({cause}); check its owner")
-    return UserError(
-        f"{folder}: the checkpoint was not written ({type(error).__name__}: {cause}); earlier "
-        "checkpoints are whole: mend the cause and run the same command again"
-    )

@@ -28,12 +28,12 @@ from groot_jax.contrast.update import Metrics, Params, PoolBatch, TrainState
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.format import Format
 from groot_jax.evaluation.metrics import REWARD_DECIMALS
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
 from groot_jax.mesh import arrays
 from groot_jax.mesh.rows import counted_rows, padded_rows
-from groot_jax.model.t5 import T5
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec, term_names
+from groot_jax.training.ahead import shapes_on, spread
 from groot_jax.training.loop import Program, Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import learning_rates, make_optimizer
 from groot_jax.training.run import Run
@@ -47,6 +47,7 @@ class Ranked:
     batch: Batch
     tokens_BxKxT: np.ndarray | None  # of the beams; None where nothing was generated
     pools: Callable[[], Mapping[int, Pool]]  # by example; waits for the oracle
+    beams: Beams | None = None  # on the devices: what a checkpoint keeps of it
 
 
 class GrootStage:
@@ -66,9 +67,10 @@ class GrootStage:
         self.total = num_updates(settings, per_epoch)
         self._eval_every = updates_between(settings, per_epoch)
         self._optimizer = make_optimizer(run.config.optimizer, settings, settings.clip, self.total)
+        nonfinite = run.config.optimizer.nonfinite
         self._step = run.shared(
             _update_key(settings),
-            lambda: jit_groot_step(settings, self._optimizer, partitioning),
+            lambda: jit_groot_step(settings, self._optimizer, partitioning, nonfinite == "skip"),
         )
         systems = [configs.variant(run.config, name) for name in run.config.systems]
         losses = loss_settings(settings, losses_in_use([settings, *systems]))
@@ -84,7 +86,7 @@ class GrootStage:
         if self._noisy:
             noisy = dataclasses.replace(task.model_config, dropout_rate=settings.generate_dropout)
             self._generator = run.shared(
-                _search_key(settings), lambda: task.generator(layout, model=T5(noisy))
+                _search_key(settings), lambda: task.generator(layout, model=noisy)
             )
         seed = run.config.seed
         self._key = arrays.named_key(seed, system, layout.everywhere)
@@ -97,13 +99,13 @@ class GrootStage:
 
     def generate(self, params: Params, batch: Batch, step: int) -> Beams | None:
         """Starts the search for the k best labelings of each sentence; returns at once."""
+        if not self._generates(step):
+            return None
         if self._batches.is_unlabeled(step):
             # As its teacher would label it for a user. No gold has been learned by heart here, so
             # there is nothing for noise to undo.
             teacher = self._start if self.settings.teacher == "start" else params
             return self._run.generator(teacher, batch)
-        if not self._contrasts:
-            return None
         # By the step, not by a key that each search passes on: a run that continues draws the same.
         key = None
         if self._noisy:
@@ -111,6 +113,9 @@ class GrootStage:
             number = arrays.put(np.uint32(step), self._run.partitioning.layout.everywhere)
             key = self._fold_in(self._noise, number)
         return self._generator(params, batch, key)
+
+    def _generates(self, step: int) -> bool:
+        return self._contrasts or self._batches.is_unlabeled(step)
 
     def correct_and_rank(self, beams: Beams | None, batch: Batch) -> Ranked:
         """Waits for the beams and hands them to the oracle, which corrects, scores and ranks while
@@ -141,6 +146,7 @@ class GrootStage:
             batch,
             arrays.read(beams.tokens_BxKxT),
             lambda: dict(zip(indices, handle.result(), strict=True)),
+            beams,
         )
 
     def contrast(self, state: TrainState, ranked: Ranked) -> Update:
@@ -153,10 +159,13 @@ class GrootStage:
         # sentence, which only one of them may count.
         counted = set(batch.index_B[self._counted_B].tolist())
         figures = pool_figures([pools[i] for i in pools if i in counted], self._terms)
+        index_B = batch.index_B
         if any(example is not None and example.unlabeled for example in batch.examples):
             # Expected rewards are no rewards, and no mean shall be of both.
             figures = {f"unlabeled_{name}": figure for name, figure in figures.items()}
-        return Update(state, metrics, figures)
+            # Numbered behind those of the training split: see `Run.name_sentence`.
+            index_B = np.where(index_B < 0, -1, index_B + len(self._run.corpus.train))
+        return Update(state, metrics, figures, index_B)
 
     def encode(self, ranked: Ranked, pools: Mapping[int, Pool]) -> PoolBatch:
         """The pools as the arrays of an update, on the host."""
@@ -180,6 +189,53 @@ class GrootStage:
         data = arrays.put(pools, self._run.partitioning.layout.batch)
         return self._step(state, data, self._key, self._run.columns, self._losses)
 
+    # ---- What is known to come ----
+
+    def announce_early(self) -> None:
+        """As `announce_systems`, of this one."""
+        self._announce_search()
+        self._announce_updates()
+
+    def _announce_search(self) -> None:
+        if self._contrasts:
+            key, blanks = self._noise if self._noisy else None, self._batches.blanks(0, self.total)
+            self._run.compile_search(self._generator, blanks, key)
+
+    def _announce_updates(self, params: Params | None = None, start: int = 0) -> None:
+        """Has updates compiled ahead, for the sizes that some batches from `start` on ask for.
+
+        How large token trees are is known once candidates are: with `params`, any of their shape,
+        they are searched for and ranked for a few batches, of which no update follows. A system
+        that contrasts nothing needs no parameters.
+        """
+        # A Python function of the user's may cost money or have a memory: it is not asked for more.
+        if self._contrasts and (params is None or ":" in self._run.config.reward.name):
+            return
+        run, per_epoch = self._run, self._batches.per_epoch
+        state = run.partitioning.state_shapes(self._optimizer)
+        left = range(start, min(self.total, (start // per_epoch + 1) * per_epoch))
+        for step in spread(left, 1 / 25 if self._contrasts else 1.0):
+            if self._batches.is_unlabeled(step):
+                continue
+            batch = self._batches[step]
+            beams = None if params is None else self.generate(params, batch, step)
+            ranked = self.correct_and_rank(beams, batch)
+            pools = shapes_on(self.encode(ranked, ranked.pools()), run.partitioning.layout.batch)
+            run.ahead.compile(self._step, state, pools, self._key, run.columns, self._losses)
+
+    def _announce(self, state: TrainState, start: int) -> None:
+        """Before the first update: what this system and those after it will call."""
+        run = self._run
+        if not run.ahead.enabled:
+            return
+        self._announce_search()
+        run.compile_search(run.generator, run.evaluator.one_of_each_size)
+        for system in (self.system, *_after(run, self.system)):
+            if system not in run.announced:
+                run.announced.add(system)
+                stage = self if system == self.system else GrootStage(run, system)
+                stage._announce_updates(state.params, start if stage is self else 0)
+
     @cached_property
     def _start(self) -> Params:
         """The parameters that stage 1 starts from: a copy that no update takes over."""
@@ -187,11 +243,15 @@ class GrootStage:
 
     # ---- Their order ----
 
-    def updates(self, state: TrainState, start: int) -> Iterator[Update]:
+    def updates(
+        self, state: TrainState, start: int, flight: Sequence[Beams] = ()
+    ) -> Iterator[Update]:
         """Update n runs on the device while batch n + lag, generated just before it, is scored.
 
-        Beams are never made across an evaluation: after one, and so after a resume, generation
-        starts anew from the parameters at hand. A run that was killed makes the same beams again.
+        Beams are never made across an evaluation: after one, generation starts anew from the
+        parameters at hand. Between two, a checkpoint holds those that wait for their update, the
+        `flight`: they come from parameters that are gone. So a run that was killed, wherever, goes
+        on with the same beams.
         """
         # With lag 1 and 4 updates between evaluations the device gets, by its batch,
         #
@@ -203,6 +263,11 @@ class GrootStage:
         source = self._batches.from_step(start, self._run.config.loader.threads)
         ahead = start  # The next batch to generate for.
         ready: deque[Ranked] = deque()
+        waiting = deque(self._fitting(flight))
+        while waiting:  # Batches of which nothing is generated have no beams there.
+            beams = waiting.popleft() if self._generates(ahead) else None
+            ready.append(self.correct_and_rank(beams, next(source)))
+            ahead += 1
         for step in range(start, self.total):
             segment_end = min(self.total, (step // self._eval_every + 1) * self._eval_every)
             made = []
@@ -215,13 +280,19 @@ class GrootStage:
             update = self.contrast(state, ready.popleft())
             ready.extend(self.correct_and_rank(*item) for item in made)
             state = update.state
-            yield update
+            made_ahead = tuple(item.beams for item in ready if item.beams is not None)
+            yield dataclasses.replace(update, flight=made_ahead)
+
+    def _fitting(self, flight: Sequence[Beams]) -> Sequence[Beams]:
+        """None on another mesh, whose batches have more rows of padding or fewer: generation then
+        starts anew."""
+        rows = len(self._counted_B)
+        return flight if all(len(beams.tokens_BxKxT) == rows for beams in flight) else ()
 
     def stage(self) -> Stage:
         """As the loop of all training sees it."""
         run, partitioning = self._run, self._run.partitioning
-        names = [*dropwhile(lambda name: name != self.system, run.config.systems)][1:]
-        later = [configs.variant(run.config, name) for name in names]
+        later = [configs.variant(run.config, name) for name in _after(run, self.system)]
         # What a later system needs stays. So does the search of dev, which all of them need.
         programs: list[Program] = []
         if _update_key(self.settings) not in map(_update_key, later):
@@ -236,9 +307,24 @@ class GrootStage:
             shapes=partitioning.state_shapes(self._optimizer),
             updates=self.updates,
             programs=tuple(programs),
+            rows=partitioning.layout.batch,
+            start=run.stage_0_reward,
+            name_sentence=run.name_sentence,
             per_epoch=self._batches.per_epoch,
             rates=learning_rates(self.settings, self.total),
+            announce=self._announce,
         )
+
+
+def announce_systems(run: Run) -> None:
+    """Has compiled ahead what is known of the systems before there are parameters."""
+    for system in run.config.systems:
+        GrootStage(run, system).announce_early()
+
+
+def _after(run: Run, system: str) -> list[str]:
+    """The systems that are trained after this one."""
+    return [*dropwhile(lambda name: name != system, run.config.systems)][1:]
 
 
 # Settings of a system that are no part of the program of its update, with what begins so: arguments

@@ -1,6 +1,7 @@
 """The loop of all training: updates, evaluations on dev, checkpoints, metrics, the progress bar.
 
 Knows neither where a stage's batches come from, nor what its updates do, nor what is measured.
+When a checkpoint is written is the business of keeping.py; where a system goes on, of resuming.py.
 """
 
 from __future__ import annotations
@@ -8,30 +9,35 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import jax
+import numpy as np
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax.contrast.update import Metrics, Params, TrainState
-from groot_jax.evaluation.metrics import Totals, merge_totals
+from groot_jax.errors import RunAgain, signals_at_once, signals_wished
 from groot_jax.evaluation.records import Json
+from groot_jax.generate.inputs import Beams
 from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.training.checkpoints import (
-    Checkpoints,
-    Evaluation,
-    Merit,
-    Meta,
-    best_evaluation,
-    by_reward,
-)
+from groot_jax.runtime.parting import meet, meet_after_failure, part
+from groot_jax.training.checkpoints import Checkpoints
+from groot_jax.training.evaluations import Evaluation, Merit, Meta, best_evaluation, by_reward
+from groot_jax.training.faults import of_a_connection
+from groot_jax.training.health import Health
+from groot_jax.training.keeping import Keeper
 from groot_jax.training.monitor import Monitor, say
 from groot_jax.training.optimizer import evaluated_params
 from groot_jax.training.profiling import Profiler
+from groot_jax.training.resuming import Resumed, resume
+from groot_jax.training.sums import Sums
 from groot_jax.training.writers import open_writers
 
 
@@ -48,6 +54,8 @@ class Update:
     state: TrainState
     metrics: Metrics
     figures: dict[str, tuple[float, float]]  # of this process's sentences, on the host already
+    index_B: np.ndarray | None = None  # which training sentences it was of; -1: padding
+    flight: tuple[Beams, ...] = ()  # of the batches after this one: what `updates` goes on with
 
 
 @dataclass(frozen=True)
@@ -59,13 +67,19 @@ class Stage:
     eval_every: int  # updates between evaluations on dev
     fresh: Callable[[], TrainState]  # step 0
     shapes: TrainState  # of every step, with their shardings
-    # (state, its step) -> an update for each step after it; no update may span an evaluation.
-    updates: Callable[[TrainState, int], Iterator[Update]]
+    # (state, its step, the flight of its update) -> an update for each step after it. Without the
+    # flight it may give others, but not after an evaluation, which none may span.
+    updates: Callable[[TrainState, int, Sequence[Beams]], Iterator[Update]]
     programs: tuple[Program, ...]  # what is compiled for this stage alone
     per_epoch: int = 1  # updates
     rates: Sequence[float] = ()  # the learning rate of each update; none: not logged
+    # (state, its step), before the first update: has compiled ahead what is known to come.
+    announce: Callable[[TrainState, int], None] = lambda state, start: None
     merit: Merit = by_reward  # which evaluation is the best
     patience: int = 0  # evaluations after the best one that end it; 0: none do
+    rows: NamedSharding | None = None  # how its beams lie over the devices; None: it has none
+    start: Callable[[], float | None] = lambda: None  # reward@1 on dev of what it starts from
+    name_sentence: Callable[[int], str] = str  # where a training sentence stands, for messages
 
 
 def num_updates(stage: ConfigDict, per_epoch: int) -> int:
@@ -92,90 +106,228 @@ def train(
 ) -> None:
     """Runs a stage's updates from its latest checkpoint; evaluates and saves now and then.
 
-    `evaluate` measures parameters on dev; the stage's `merit` reads what it finds; `samples` gives
-    the lists that it kept. Raises UserError where a checkpoint cannot be read or written.
+    `config` is that of the run. `evaluate` measures parameters on dev; the stage's `merit` reads
+    what it finds; `samples` gives the lists that it kept. Raises UserError where a checkpoint
+    cannot be read or written, and where a loss is not finite. A signal raises once the state at
+    hand is saved.
     """
-    system, total, settings = stage.system, stage.total, config.checkpoint
+    system, settings = stage.system, config.checkpoint
     with Checkpoints(
-        workdir, system, keep=settings.keep, tie=settings.tie, merit=stage.merit
+        *(workdir, system),
+        keep=settings.keep,
+        tie=settings.tie,
+        merit=stage.merit,
+        hosts=hosts,
     ) as checkpoints:
-        latest = checkpoints.latest()
-        meta = checkpoints.meta(latest) if latest is not None else Meta()
-        if meta.finished:
-            say(console, f"{system}: finished before, at step {latest}")
+        found = resume(checkpoints, system, stage.shapes, stage.rows, hosts, console)
+        if found is not None and found.meta.finished:
+            say(console, f"{system}: finished before, at step {found.step}")
             let_go(stage.programs)  # What an earlier system compiled and left for this one.
             return
-        if latest is None:
-            state = stage.fresh()
+        if found is None:
+            found = Resumed(0, Meta(start=stage.start()), stage.fresh())
         else:
-            state = checkpoints.restore(latest, stage.shapes)
-            say(console, f"{system}: continues from step {latest}")
-        start = latest or 0
-        sums = _Sums()
-        previous: Update | None = None
+            say(console, f"{system}: continues from step {found.step}")
+        assert found.state is not None
+        stage.announce(found.state, found.step)
         folder = workdir / "profile" / system
         with (
-            _monitor(stage, start, workdir, config, console, hosts) as monitor,
+            _monitor(stage, found, workdir, config, console, hosts) as monitor,
             Profiler(config.profile.steps, folder, console, hosts.main) as profiler,
+            signals_wished() as wish,
         ):
-            profiler.after(start, state)
-            begun = time.monotonic()
-            dev = meta.evaluations[-1].metrics if meta.evaluations else {}
-            # `step` counts updates that are done: the first of a fresh run ends step 1.
-            for step, update in enumerate(stage.updates(state, start), start + 1):
-                # The device works on this update. To read its loss would be to wait for it, with
-                # nothing left for the device to do after it: what is read is the one before.
-                if previous is not None:
-                    monitor.advance(step - 1, sums.add(previous), sums.shown() | _shown(dev))
-                    if (step - 1) % config.log_every == 0:
-                        sums = _logged(step - 1, stage, sums, monitor, hosts)
-                profiler.after(step, update.state)
-                previous = update
-                if step % stage.eval_every and step != total:
-                    continue
-                # Evaluation needs these parameters anyway: this update is waited for.
-                monitor.advance(step, sums.add(update), sums.shown() | _shown(dev))
-                previous = None
-                sums = _logged(step, stage, sums, monitor, hosts)
-                with monitor.evaluating():
-                    dev = evaluate(evaluated_params(update.state))
-                now = time.monotonic()
-                meta.seconds += now - begun
-                begun = now
-                monitor.log(step, "dev", dev | {"seconds": meta.seconds})
-                monitor.log_samples(step, samples())
-                meta.evaluations.append(Evaluation(step, dev))
-                best = best_evaluation(meta.evaluations, settings.tie, stage.merit)
-                assert best is not None
-                # Patience 4, and the best is evaluation 5 of 9: four have come since, none better.
-                since = sum(1 for one in meta.evaluations if one.step > best.step)
-                meta.finished = step == total or bool(stage.patience and since >= stage.patience)
-                say(console, _evaluation_line(system, step, total, dev, best.step == step))
-                # After the log: a run that is killed in between makes this step again, and then
-                # drops what was logged of it. The other way round it would be missing for good.
-                checkpoints.save(step, update.state, meta)
-                release_freed_memory()
-                if meta.finished and step < total:
-                    why = f"after {since} evaluations without a better one (patience)"
-                    say(console, f"{system}: ended at step {step}, {why}")
-                if meta.finished:
-                    break
+            keeper = Keeper(checkpoints, system, settings, hosts, console, wish)
+            tools = _Tools(console, hosts, checkpoints, monitor, profiler, keeper)
+            _Loop(stage, config, evaluate, samples, tools).run(found)
     let_go(stage.programs)
 
 
 def _monitor(
-    stage: Stage, start: int, workdir: Path, config: ConfigDict, console: Console, hosts: Hosts
+    stage: Stage, found: Resumed, workdir: Path, config: ConfigDict, console: Console, hosts: Hosts
 ) -> Monitor:
     return Monitor(
-        workdir,
-        stage.system,
-        start=start,
+        *(workdir, stage.system),
+        start=found.step,
+        evaluated=found.meta.evaluated,
         total=stage.total,
         console=console,
         main=hosts.main,
         eval_every=stage.eval_every,
-        writers=open_writers(workdir, stage.system, start, config) if hosts.main else (),
+        writers=open_writers(workdir, stage.system, found.step, config) if hosts.main else (),
     )
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What a system is trained with, as long as it is."""
+
+    console: Console
+    hosts: Hosts
+    checkpoints: Checkpoints
+    monitor: Monitor
+    profiler: Profiler
+    keeper: Keeper
+
+
+class _Loop:
+    """One system from where it stands to its end."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: ConfigDict,
+        evaluate: Callable[[Params], dict[str, float]],
+        samples: Callable[[], list[Json]],
+        tools: _Tools,
+    ) -> None:
+        self._stage, self._evaluate, self._samples = stage, evaluate, samples
+        self._settings, self._log_every = config.checkpoint, config.log_every
+        self._console, self._hosts, self._monitor = tools.console, tools.hosts, tools.monitor
+        self._checkpoints, self._keeper = tools.checkpoints, tools.keeper
+        self._profiler = tools.profiler
+        self._health = Health(stage.system, config.optimizer, stage.name_sentence)
+
+    def run(self, found: Resumed) -> None:
+        """All that is left to do."""
+        stage, start = self._stage, found.step
+        assert found.state is not None
+        self._meta, self._begun = found.meta, time.monotonic()
+        self._sums = Sums.from_json(found.meta.sums, self._hosts)
+        self._dev = found.meta.evaluations[-1].metrics if found.meta.evaluations else {}
+        # The last update that was begun, its step, and whether its metrics are counted.
+        self._at: tuple[int, Update, bool] = (start, Update(found.state, {}, {}), True)
+        self._profiler.after(start, found.state)
+        # It ended between a save and the line, or the evaluation, that is due then.
+        due = found.meta.due or self._evaluation_due(start)
+        due = due and start > found.meta.evaluated
+        self._log_train(start, due or start % self._log_every == 0)
+        if due and self._ends(start, found.state):
+            return
+        updates = stage.updates(found.state, start, found.flight)
+        del found  # Its arrays are given away to the first update.
+        with signals_at_once():  # It compiles, and nothing is lost yet.
+            first = next(updates)
+        try:
+            # `step` counts updates that are done: the first of a fresh run ends step 1.
+            for step, update in enumerate(chain([first], updates), start + 1):
+                # The device works on this update. To read its loss would be to wait for it, with
+                # nothing left for the device to do after it: what is read is the one before.
+                self._count()
+                self._at = (step, update, False)
+                self._profiler.after(step, update.state)
+                due = self._evaluation_due(step) or self._falling(step - 1)
+                if not self._keeper.due(step) and not due:
+                    continue
+                self._meta.due = due
+                # To be saved and evaluated: this update is waited for.
+                self._count()
+                self._log_train(step, due)
+                self._health.check_state(step, update.state)
+                self._keeper.save(step, update.state, self._begin_save)
+                if self._keeper.signal:
+                    self._keeper.landed(step, update.state, self._begin_save)
+                    self._keeper.leave()
+                if due and self._ends(step, update.state):
+                    break
+        except Exception as error:
+            self._rescue(error)
+            raise
+
+    def _evaluation_due(self, step: int) -> bool:
+        return step % self._stage.eval_every == 0 or step == self._stage.total
+
+    def _count(self, log: bool = True) -> None:
+        """Waits for the last update, unless it is counted, and shows it."""
+        step, update, counted = self._at
+        if counted:
+            return
+        self._at = (step, update, True)
+        sentences = self._sums.add(update.metrics, update.figures)
+        self._health.check(step, self._meta, self._sums.last, update.index_B)
+        self._monitor.advance(step, sentences, self._sums.shown() | _shown(self._dev))
+        self._log_train(step, log and step % self._log_every == 0)
+
+    def _log_train(self, step: int, due: bool) -> None:
+        """Writes a line of metrics.jsonl, if it is due: the means of the updates since the last
+        one, and where and how fast training is."""
+        if not due or self._sums.empty:
+            return
+        stage = self._stage
+        rate = {"learning_rate": stage.rates[step - 1]} if stage.rates else {}
+        place = {"epoch": step / stage.per_epoch, "sentences_per_second": self._monitor.speed()}
+        self._monitor.log(step, "train", self._sums.means(self._hosts) | rate | place)
+        self._sums = Sums()
+
+    def _falling(self, step: int) -> bool:
+        return self._health.falling(self._meta, step)
+
+    def _begin_save(self) -> None:
+        step, update, _ = self._at
+        now = time.monotonic()
+        self._meta.seconds += now - self._begun
+        self._begun = now
+        self._meta.sums = self._sums.to_json(self._hosts)
+        self._checkpoints.save(step, update.state, self._meta, update.flight)
+
+    def _rescue(self, error: Exception) -> None:
+        """Saves what was done before an error, where it can still be had."""
+        step, update, _ = self._at
+        leaves = jax.tree.leaves(update.state)
+        # An update that failed on the device has taken the memory of the state before it.
+        lost = any(leaf.is_deleted() for leaf in leaves) or not step or self._health.failed
+        # The watch over the processes says more of those that are lost.
+        if self._hosts.count > 1 and (of_a_connection(error) or type(error) is RunAgain):
+            return
+        steps = meet_after_failure(self._hosts, -1 if lost else step)
+        if steps is None or {*steps} != {step} or lost:
+            part(self._hosts, error)
+            return
+        with suppress(Exception):  # What ends the job says more.
+            # A line is of all processes, of which some may have counted this update before.
+            self._count(log=False)
+            self._health.check_state(step, update.state)
+            self._keeper.save(step, update.state, self._begin_save)
+            self._checkpoints.wait()
+        meet(self._hosts, "saved", None)
+        part(self._hosts, error)
+
+    def _ends(self, step: int, state: TrainState) -> bool:
+        """Evaluates a state on dev, after its save; whether the system ends with it."""
+        stage, meta, settings = self._stage, self._meta, self._settings
+        falling = self._falling(step)
+        with self._monitor.evaluating(), signals_at_once():  # What is cut off is made again.
+            dev = self._dev = self._evaluate(evaluated_params(state))
+        now = time.monotonic()
+        meta.seconds += now - self._begun
+        self._begun = now
+        self._monitor.log(step, "dev", dev | {"seconds": meta.seconds})
+        self._monitor.log_samples(step, self._samples())
+        meta.evaluations.append(Evaluation(step, dev))
+        meta.due = False
+        best = best_evaluation(meta.evaluations, settings.tie, stage.merit)
+        assert best is not None
+        # Patience 4, and the best is evaluation 5 of 9: four have come since, none better.
+        since = sum(1 for one in meta.evaluations if one.step > best.step)
+        why = ""
+        if stage.patience and since >= stage.patience:
+            why = f"after {since} evaluations without a better one (patience)"
+        why = self._health.collapsed(meta, falling) or why
+        meta.finished = step == stage.total or bool(why)
+        say(
+            self._console,
+            _evaluation_line(stage.system, step, stage.total, dev, best.step == step),
+        )
+        if meta.finished:
+            self._keeper.landed(step, state, self._begin_save)
+        # After the log: a run that is killed in between makes this evaluation again, and then
+        # drops what was logged of it. The other way round it would be missing for good.
+        self._keeper.record(step, meta)
+        release_freed_memory()
+        if meta.finished and step < stage.total:
+            say(self._console, f"{stage.system}: ended at step {step}, {why}")
+        if meta.finished and (line := meta.worse(settings.tie)):
+            say(self._console, f"{stage.system}: {line}")
+        return meta.finished
 
 
 def let_go(programs: Iterable[Program]) -> None:
@@ -183,56 +335,6 @@ def let_go(programs: Iterable[Program]) -> None:
     for program in programs:
         program.clear_cache()
     release_freed_memory()
-
-
-def _logged(step: int, stage: Stage, sums: _Sums, monitor: Monitor, hosts: Hosts) -> _Sums:
-    """Writes a line of metrics.jsonl, the means of the updates since the last one and where and how
-    fast training is; the sums of the next."""
-    rate = {"learning_rate": stage.rates[step - 1]} if stage.rates else {}
-    place = {"epoch": step / stage.per_epoch, "sentences_per_second": monitor.speed()}
-    monitor.log(step, "train", sums.means(hosts) | rate | place)
-    return _Sums()
-
-
-class _Sums:
-    """Sums of (sum, denominator) over the updates since the last line of metrics.jsonl.
-
-    Not a mean of the updates' means, since not every batch is full: .5 a sentence of 16 and 1.1 of
-    4 are (8 + 4.4) / 20 = .62 a sentence, and not .8.
-    """
-
-    def __init__(self) -> None:
-        self._metrics: Totals = {}  # of all sentences
-        self._figures: Totals = {}  # of this process's
-        self._loss = float("nan")
-
-    def add(self, update: Update) -> int:
-        """Waits for the update; the sentences that were in it."""
-        # Python's numbers: a sum in float32 stands still from 16,777,216 tokens on.
-        metrics = jax.tree.map(float, jax.device_get(update.metrics))
-        self._metrics = merge_totals([self._metrics, metrics])
-        self._figures = merge_totals([self._figures, update.figures])
-        loss, count = metrics["loss"]
-        self._loss = loss / count
-        return int(metrics["gold_score"][1])  # Its denominator is the number of sentences.
-
-    def means(self, hosts: Hosts | None = None) -> dict[str, float]:
-        """Of this process's sentences, or of all processes together."""
-        figures = self._figures
-        # The device has summed `_metrics` over all processes already.
-        if hosts is not None:
-            figures = hosts.merge(figures, merge_totals)
-        both = {**self._metrics, **figures}
-        # Where no beam of any sentence finished there is no rank 1 to be counted.
-        return {key: float(total) / max(float(count), 1e-9) for key, (total, count) in both.items()}
-
-    def shown(self) -> dict[str, float]:
-        """For the progress bar: this update's loss, and rewards as a mean since the last line of
-        metrics.jsonl."""
-        means = self.means()
-        names = {"reward@1": "reward@1", "beam_reward": "beams"}
-        shown = {"loss": self._loss}
-        return shown | {label: means[key] for key, label in names.items() if key in means}
 
 
 def _shown(dev: dict[str, float]) -> dict[str, float]:

@@ -42,19 +42,23 @@ class Monitor:
         total: int,
         console: Console,
         main: bool,
+        evaluated: int | None = None,
         eval_every: int = 0,
         writers: Sequence[Writer] = (),
     ) -> None:
-        """`total`: updates of the system, of which every `eval_every`th is followed by an
-        evaluation. `writers` get what metrics.jsonl gets, and are closed at the end."""
+        """`evaluated`: the last step whose evaluation counts, where that is before `start`: a run
+        that was killed may have logged one of `start`. `total`: updates of the system, of which
+        every `eval_every`th is followed by an evaluation. `writers` get what metrics.jsonl gets,
+        and are closed at the end."""
         self._system, self._start, self._total = system, start, total
         self._eval_every = eval_every or total
         self._console, self._main, self._writers = console, main, writers
         self._path = workdir / METRICS_FILE
         self._samples_path = workdir / SAMPLES_FILE
         if main:
-            _drop_after(self._path, system, start)
-            _drop_after(self._samples_path, system, start)
+            evaluated = start if evaluated is None else evaluated
+            _drop_after(self._path, system, start, evaluated)
+            _drop_after(self._samples_path, system, start, evaluated)
             with writing(self._path):
                 self._file = self._path.open("a", encoding="utf-8")
         self._bar = Progress(
@@ -145,7 +149,9 @@ class Monitor:
         if not self._main:
             return
         # {"system": "nll", "step": 4, "split": "dev", "reward@1": 0.9, ...}
-        line = {"system": self._system, "step": step, "split": split} | dict(values)
+        # NaN and infinity are not JSON, though Python would write them.
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        line = {"system": self._system, "step": step, "split": split} | finite
         with writing(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()  # Who plots the file beside the run sees whole lines, and at once.
@@ -174,18 +180,24 @@ def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _drop_after(path: Path, system: str, step: int) -> None:
+def _drop_after(path: Path, system: str, step: int, evaluated: int) -> None:
     # A run that logged steps 2 and 4 and was killed before the checkpoint of 4 was whole continues
     # from 2: it makes step 4 again, which then is in the file once.
     if not path.exists():
         return
     kept = []
+    with writing(path):
+        # A byte that is no UTF-8 costs its own line at most, and not the training.
+        text = path.read_text(encoding="utf-8", errors="replace")
     # Not `splitlines`, which breaks at U+2028 and U+0085 too: a word may hold them.
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in text.split("\n"):
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # Behind the last line, or that of a run that was killed while it wrote.
-        if entry.get("system") != system or entry.get("step", 0) <= step:
+        if not isinstance(entry, dict) or not isinstance(entry.get("step", 0), int | float):
+            continue
+        last = step if entry.get("split") == "train" else evaluated
+        if entry.get("system") != system or entry.get("step", 0) <= last:
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))

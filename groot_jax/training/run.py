@@ -6,25 +6,31 @@ Made once a job. Holds no parameter and takes no step.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar, cast
 
+import jax
 from ml_collections import ConfigDict
 
+from groot_jax import config as configs
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import Params
 from groot_jax.data.augment import Augmenter
-from groot_jax.data.batches import Hide, MixedBatches, TrainingBatches, encode
+from groot_jax.data.batches import Batch, Hide, MixedBatches, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus
 from groot_jax.errors import UserError
 from groot_jax.evaluation.evaluator import Evaluator
+from groot_jax.generate.generator import Generator
+from groot_jax.generate.inputs import search_input
 from groot_jax.mesh import arrays
 from groot_jax.mesh.rows import own_rows
 from groot_jax.reward.oracle import Oracle
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, initial_params
+from groot_jax.training.ahead import Ahead, shapes_on
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.setup import make_partitioning
 
@@ -42,12 +48,19 @@ class Run:
         task: Task,
         oracle: Oracle,
         hosts: Hosts,
+        ahead: Ahead | None = None,
     ) -> None:
-        """Lays the model over the mesh, encodes the training split and dev. Raises UserError where
-        the mesh does not fit the devices."""
+        """Lays the model over the mesh, encodes the training split and dev. `ahead` compiles what
+        is known to come; without, nothing does. Raises UserError where the mesh does not fit the
+        devices."""
         self.config, self.workdir, self.corpus, self.task = config, workdir, corpus, task
         self.oracle, self.hosts = oracle, hosts
+        self.ahead = ahead or Ahead(enabled=False)
+        self.announced: set[str] = (
+            set()
+        )  # Systems of which that is known by a look at their batches.
         self._shared: dict[tuple[object, ...], object] = {}
+        self._sharing = threading.Lock()  # `ahead` asks as well.
         self.partitioning = make_partitioning(config, task.model_config)
         # The ids that the softmax runs over, and the way back from ids to them, on every device.
         self.columns = arrays.put(
@@ -100,9 +113,18 @@ class Run:
     def shared(self, key: tuple[object, ...], make: Callable[[], _Compiled]) -> _Compiled:
         """What was made before for the same key, or what `make` makes now: systems that need the
         same programs compile them once."""
-        if key not in self._shared:
-            self._shared[key] = make()
-        return cast(_Compiled, self._shared[key])
+        with self._sharing:
+            if key not in self._shared:
+                self._shared[key] = make()
+            return cast(_Compiled, self._shared[key])
+
+    def compile_search(
+        self, generator: Generator, batches: Iterable[Batch], key: jax.Array | None = None
+    ) -> None:
+        """Compiles ahead the search of batches like these; `key` as for the search itself."""
+        for batch in batches:
+            inputs = shapes_on(search_input(batch), self.partitioning.layout.batch)
+            self.ahead.compile(generator.search, self.partitioning.param_shapes, inputs, key)
 
     def _hidden_words(self) -> Hide | None:
         """None where a format has nothing to show of a word but the word.
@@ -122,14 +144,42 @@ class Run:
         elsewhere = self.config.nll.checkpoint
         if not elsewhere and not self.config.nll.enabled:
             return initial_params(self.task, self.partitioning.params)
+        with self._stage_0() as checkpoints:
+            return checkpoints.read_params(_best, self.partitioning.param_shapes)[1]
+
+    def _stage_0(self) -> Checkpoints:
+        elsewhere, tie = self.config.nll.checkpoint, self.config.checkpoint.tie
         workdir = expanded(elsewhere, "config.nll.checkpoint") if elsewhere else self.workdir
-        tie = self.config.checkpoint.tie
         # By this run's `tie`: what is best there may be another one than that run itself took.
-        with Checkpoints(workdir, "nll", tie=tie, read_only=True) as checkpoints:
-            step = checkpoints.best()
-            if step is None:
-                raise UserError(
-                    f"{checkpoints.folder} holds no checkpoint of stage 0; run groot_jax.train "
-                    "there first"
-                )
-            return checkpoints.restore_params(step, self.partitioning.param_shapes)
+        return Checkpoints(workdir, "nll", tie=tie, read_only=True, hosts=self.hosts)
+
+    def stage_0_reward(self) -> float | None:
+        """reward@1 on dev of what stage 1 starts from; None where nobody has measured it, or by
+        another measure: `nll.checkpoint` may be of other data, or have another reward."""
+        elsewhere = self.config.nll.checkpoint
+        if not elsewhere and not self.config.nll.enabled:
+            return None
+        if elsewhere:
+            path = expanded(elsewhere, "config.nll.checkpoint") / configs.CONFIG_FILE
+            differing = configs.differing_keys(configs.load_dumped(path), self.config)
+            if any(key.startswith(("data.", "reward.", "generate.k")) for key in differing):
+                return None
+        with self._stage_0() as checkpoints:
+            step = _best(checkpoints)
+            looks = checkpoints.meta(step).evaluations
+            return next((one.metrics["reward@1"] for one in looks if one.step == step), None)
+
+    def name_sentence(self, index: int) -> str:
+        """Where a sentence of training stands, as `file:line`; its number where it came from none.
+        Those without labels are numbered behind the others."""
+        sentences = (*self.corpus.train, *self.corpus.unlabeled)
+        return sentences[index].source or f"sentence {index}"
+
+
+def _best(checkpoints: Checkpoints) -> int:
+    step = checkpoints.best()
+    if step is None:
+        raise UserError(
+            f"{checkpoints.folder} holds no checkpoint of stage 0; run groot_jax.train there first"
+        )
+    return step

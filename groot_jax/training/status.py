@@ -143,7 +143,7 @@ def training_ended(workdir: Path) -> bool:
         state, host, pid = status["state"], status["host"], int(status["pid"])
     except FileNotFoundError:
         return True
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is not what training wrote ({error}): remove it and run the same command again"
         ) from error

@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable
 from functools import partial, wraps
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -39,15 +40,23 @@ class Step(Protocol):
         *losses: LossSettings,
     ) -> tuple[TrainState, Metrics]: ...
 
+    def lower(self, *args: Any) -> Any:
+        """What is compiled for arguments like these: arrays, or shapes with shardings."""
+        ...
+
     def clear_cache(self) -> None:
         """Lets go of its compiled programs, which stay in memory otherwise."""
         ...
 
 
 def jit_nll_step(
-    stage: ConfigDict, optimizer: optax.GradientTransformation, partitioning: Partitioning
+    stage: ConfigDict,
+    optimizer: optax.GradientTransformation,
+    partitioning: Partitioning,
+    skip_nonfinite: bool = False,
 ) -> Step:
-    """The update of stage 0, of an NllBatch; `stage` is `config.nll`, or `config.pretrain`."""
+    """The update of stage 0, of an NllBatch; `stage` is `config.nll`, or `config.pretrain`.
+    `skip_nonfinite`: see `_unless_nonfinite`."""
     step = partial(
         nll_step,
         model=T5(partitioning.model_config),
@@ -55,7 +64,7 @@ def jit_nll_step(
         average=stage.average,
         label_smoothing=stage.label_smoothing,
     )
-    return _jit(step, optimizer, partitioning)
+    return _jit(step, optimizer, partitioning, skip_nonfinite)
 
 
 def losses_in_use(stages: Iterable[ConfigDict]) -> frozenset[str]:
@@ -77,7 +86,10 @@ def loss_settings(stage: ConfigDict, names: Collection[str]) -> LossSettings:
 
 
 def jit_groot_step(
-    stage: ConfigDict, optimizer: optax.GradientTransformation, partitioning: Partitioning
+    stage: ConfigDict,
+    optimizer: optax.GradientTransformation,
+    partitioning: Partitioning,
+    skip_nonfinite: bool = False,
 ) -> Step:
     """The update of stage 1, of a PoolBatch; `stage` is `config.groot`, or a variant of it. Of what
     `loss_settings` holds it reads nothing: these are arguments."""
@@ -89,21 +101,31 @@ def jit_groot_step(
         average=stage.nll_average,
         accumulate=stage.accumulate,
     )
-    return _jit(step, optimizer, partitioning)
+    return _jit(step, optimizer, partitioning, skip_nonfinite)
 
 
 def _jit(
     step: partial[tuple[TrainState, Metrics]],
     optimizer: optax.GradientTransformation,
     partitioning: Partitioning,
+    skip_nonfinite: bool,
 ) -> Step:
     @wraps(step.func)  # The program, and with it its place in the compilation cache, has its name.
-    def laid_out(*args: object) -> tuple[TrainState, Metrics]:
+    def laid_out(state: TrainState, *args: object) -> tuple[TrainState, Metrics]:
         with use_layout(partitioning.layout):
-            return step(*args)
+            found, metrics = step(state, *args)
+        return (_unless_nonfinite(state, found, metrics) if skip_nonfinite else found), metrics
 
     # The next state lies as this one: otherwise the compiler would choose, and the second update
     # would compile anew. Metrics are scalars, which lie anywhere.
     shardings = (partitioning.state_shardings(optimizer), None)
     # Its declared type lacks `clear_cache`.
     return cast(Step, jax.jit(laid_out, donate_argnums=0, out_shardings=shardings))
+
+
+def _unless_nonfinite(before: TrainState, after: TrainState, metrics: Metrics) -> TrainState:
+    """The state after an update; where its loss or gradient is not finite, the one before, of which
+    the step alone goes on: the next update is of the next batch."""
+    finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(metrics["grad_norm"][0])
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+    return dataclasses.replace(kept, step=after.step)

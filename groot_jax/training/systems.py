@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
+from groot_jax.training.checksums import META_FILE, read_guarded
+from groot_jax.training.evaluations import Meta
 
 
 def systems_of(workdir: Path, config: ConfigDict) -> list[str]:
@@ -73,3 +75,11 @@ def choose_step(checkpoints: Checkpoints, wanted: str, flag: str = "--checkpoint
             f"{', '.join(map(str, steps))}; give one of them, best or latest"
         )
     return int(wanted)
+
+
+def recorded_meta(workdir: Path, system: str) -> Meta | None:
+    """Of the latest checkpoint, read without JAX, by one process of several, say; None where none
+    is recorded."""
+    metas = read_guarded(workdir / "checkpoints" / system / META_FILE) or {}
+    steps = [step for step in saved_steps(workdir, system) if str(step) in metas]
+    return Meta.from_json(metas[str(steps[-1])]) if steps else None

@@ -22,9 +22,13 @@ def settings_of(**changes) -> LossSettings:
     return LossSettings({}, TAU, RANK_MARGIN)._replace(**changes)
 
 
+# Compiled as in an update, once a shape: operation by operation it would be hundreds of programs.
+_contrast = jax.jit(contrast)
+
+
 def loss(name: str, pools: ScoredPools, settings: LossSettings) -> jax.Array:
     """One loss as an update takes it."""
-    return contrast(pools, settings._replace(weights={name: 1.0}))
+    return _contrast(pools, settings._replace(weights={name: 1.0}))
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -207,7 +211,7 @@ def test_the_contrast_is_the_weighted_sum_of_its_losses():
         jnp.full((4, 5), 6),
     )
     weights = {"margin": 0.3, "risk": 5.0, "rank": 0.0}
-    got = contrast(pool, settings_of(weights=weights))
+    got = _contrast(pool, settings_of(weights=weights))
     want = 0.3 * loss("margin", pool, settings_of()) + 5 * loss("risk", pool, settings_of())
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
@@ -222,7 +226,7 @@ def test_a_loss_of_weight_0_is_silent_even_where_it_overflows_and_no_program_is_
     )
 
     def graded(s, settings):
-        total = lambda s: contrast(pool._replace(scores_BxM=s), settings).sum()  # noqa: E731
+        total = lambda s: _contrast(pool._replace(scores_BxM=s), settings).sum()  # noqa: E731
         return jax.value_and_grad(total)(s)
 
     jitted: Any = jax.jit(graded)

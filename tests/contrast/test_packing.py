@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from groot_jax.contrast.packing import Plan, plan_bins, round_up
 from groot_jax.contrast.tree import Forest, build_tree, plant
+from groot_jax.model.tree_attention import tree_mask
 
 BUCKETS = (4, 8, 16)
 SEQUENCES = st.lists(st.integers(2, 4), max_size=6).map(lambda body: (*body, 1))
@@ -25,7 +26,7 @@ def sizes_of(groups: int, most: int) -> st.SearchStrategy:
 @given(st.data(), st.integers(1, 3))
 def test_a_plan_puts_every_tree_into_one_bin_of_its_group(data, groups):
     nodes, sources = zip(*data.draw(sizes_of(groups, 40)), strict=True)
-    plan = plan_bins(nodes, sources, BUCKETS, groups)
+    plan = plan_bins(nodes, sources, BUCKETS, 7, groups)
     per_group, rows = len(nodes) // groups, plan.rows // groups
     assert plan.rows == rows * groups and 1 <= rows <= per_group
     assert rows % 2 == 0 or rows in (1, per_group)
@@ -41,19 +42,19 @@ def test_a_plan_puts_every_tree_into_one_bin_of_its_group(data, groups):
 
 
 def test_the_plan_is_the_cheapest_of_the_widths_that_hold_the_largest_tree():
-    many = plan_bins([100] * 16, [10] * 16, (64, 128, 256, 512))
+    many = plan_bins([100] * 16, [10] * 16, (64, 128, 256, 512), 500)
     # Two trees fill a bin of 256 as one does 128, and take more attention.
     assert (many.rows, many.nodes, many.sources) == (16, 128, 64)
-    mixed = plan_bins([200, *[50] * 15], [10] * 16, (64, 128, 256, 512))
+    mixed = plan_bins([200, *[50] * 15], [10] * 16, (64, 128, 256, 512), 500)
     assert (mixed.rows, mixed.nodes) == (4, 256)
-    assert plan_bins([3], [1], (64,)).rows == 1
+    assert plan_bins([3], [1], (64,), 3).rows == 1
 
 
 def test_sizes_beyond_the_buckets_are_multiples_of_the_last():
     assert [round_up(size, (4, 10)) for size in (1, 4, 5, 10, 11, 30, 31)] == [
         4, 4, 10, 10, 20, 30, 40,
     ]  # fmt: skip
-    assert plan_bins([25, 3], [2, 2], (4, 10)).nodes == 30
+    assert plan_bins([25, 3], [2, 2], (4, 10), 9).nodes == 30
 
 
 def forest_of(pools: list, groups: int) -> tuple[Plan, Forest, np.ndarray]:
@@ -62,7 +63,7 @@ def forest_of(pools: list, groups: int) -> tuple[Plan, Forest, np.ndarray]:
     fused_BxT = rng.integers(10, 99, (len(pools), 7))
     trees = [build_tree(pool, 0) for pool in pools]
     sizes = [len(tree.tokens) for tree in trees]
-    plan = plan_bins(sizes, (source_BxS != 0).sum(1).tolist(), BUCKETS, groups)
+    plan = plan_bins(sizes, (source_BxS != 0).sum(1).tolist(), BUCKETS, 7, groups)
     edges = max(len(tree.edge_labels) for tree in trees)
     return plan, plant(trees, plan, source_BxS, fused_BxT, 5, edges), fused_BxT
 
@@ -74,7 +75,7 @@ def test_a_forest_spells_every_candidate_and_no_node_sees_another_sentence(group
     pools = pools * groups
     plan, forest, fused_BxT = forest_of(pools, groups)
     rows, N = plan.rows // groups, plan.nodes
-    attend_RxNxN = forest.attend_RxNxN
+    attend_RxNxN = np.asarray(tree_mask(forest.end_RxN))
     sizes = [len({ids[:t] for ids in pool for t in range(len(ids))}) for pool in pools]
     assert (forest.sentence_RxN >= 0).sum() == sum(sizes)
     same = forest.sentence_RxN[:, :, None] == forest.sentence_RxN[:, None]

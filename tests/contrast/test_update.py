@@ -157,7 +157,9 @@ def test_a_tree_spells_every_candidate_and_holds_each_prefix_once(bodies):
         node = 0
         for depth, edge in enumerate(path):
             above, node = node, tree.edge_nodes[edge]
-            assert (tree.depths[node], tree.parents[node]) == (depth, above)
+            assert tree.depths[node] == depth
+            # What is below a node follows it, up to its end.
+            assert above <= node < tree.ends[node] <= tree.ends[above]
             assert tree.tokens[node] == (0, *ids)[depth]
 
 

@@ -76,4 +76,4 @@ def test_a_line_of_text_keeps_the_places_of_its_words():
     item = sentence_of_line('{"text": "red\\r\\njeans"}', "f:1")
     assert item.words == ("red", "jeans") and item.offsets == ((0, 3), (5, 10))
     assert item.text == "red\r\njeans"
-    assert sentence_of_line('{"words": ["a b"]}', "f:1") == (("a b",), None, None)
+    assert sentence_of_line('{"words": ["a b"]}', "f:1") == (("a b",), None, None, {})

@@ -147,17 +147,28 @@ def test_dev_chooses_the_rule_with_the_best_first_answers() -> None:
         candidate((COLOR, Span(1, 2, "color")), math.log(0.25)),
     ]
     gold, score = [Sentence(WORDS, (COLOR, BRAND))], REWARDS["utility"]
-    tuning = Tuning(threshold=0.0)
-    assert choose_rule(gold, [beam], score, tuning) == "consensus"
-    assert choose_rule(gold, [beam], score, tuning, ("threshold", "map")) == "map"
+
+    def chosen(beam, confidence=0.0, rules=RULES):
+        tuning = Tuning(threshold=confidence)
+        decided = {rule: decide(rule, gold, [beam], score, tuning) for rule in rules}
+        return choose_rule(gold, decided, score)
+
+    assert chosen(beam) == "consensus"
+    assert chosen(beam, rules=("threshold", "map")) == "map"
     # A threshold of .5 leaves (COLOR,), as consensus does; of equals the plainer one.
-    assert choose_rule(gold, [beam], score, Tuning(threshold=0.5)) == "threshold"
-    assert tune(gold, [beam], score).rule == "threshold"
-    assert tune(gold, [beam], score, ("map", "consensus")).rule == "consensus"
-    assert tune(gold, [beam], score, ("mbr",)).rule == "mbr"
+    assert chosen(beam, 0.5) == "threshold"
+    assert tune(gold, [beam], score)[0].rule == "threshold"
+    tuning, decided = tune(gold, [beam], score, ("map", "consensus"))
+    assert tuning.rule == "consensus"
+    # What dev was decided to be is there to be used again, and not with another tuning.
+    assert decided == {
+        rule: decide(rule, gold, [beam], score, tuning) for rule in ("map", "consensus")
+    }
+    tuning, decided = tune(gold, [beam], score, ("mbr",))
+    assert (tuning.rule, decided) == ("mbr", {})
     # Where the likeliest labeling is gold nothing is better; where there is no beam all are alike.
     for sure in ([candidate((COLOR, BRAND), -0.01), candidate((COLOR,), -5.0)], []):
-        assert choose_rule(gold, [sure], score, tuning) == "map"
+        assert chosen(sure) == "map"
 
 
 def test_all_sentences_are_scored_in_one_call() -> None:

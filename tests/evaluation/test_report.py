@@ -18,6 +18,7 @@ from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Candidate, Sentence, make_labeling
 from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.errors import UserError
+from groot_jax.evaluation.confusion import confusion
 from groot_jax.evaluation.metrics import one_by_one, per_sentence, score_beams, summarise, totals
 from groot_jax.evaluation.plots import reliability_lines, system_styles, thin, ticks
 from groot_jax.evaluation.records import (
@@ -329,6 +330,49 @@ def test_the_report_charts_how_true_confidences_are_for_systems_and_not_for_rule
     html = write_report(tmp_path, results).read_text()
     assert "confidence 0.9: 0.75" in html
     assert "<td>1.50</td><td>0.012</td><td>0.046</td>" in html
+
+
+def test_the_report_has_a_table_of_types_with_the_rule_of_dev_and_what_is_taken_for_what(tmp_path):
+    sentences = [Sentence(WORDS, GOLD)]
+    beams = [[Candidate(make_labeling([(0, 1, "color"), (1, 2, ATTACK)], 5), -1.0, True, 0)]]
+    for decide in ("map", "mbr", "consensus"):
+        made = record("groot", decide=decide)
+        made["metrics"] |= {"dev_chose": "mbr", "confusion": confusion(sentences, beams)}
+        write_eval(tmp_path, made)
+    page = page_of(tmp_path)
+    text = " ".join(" ".join(page.text).split())
+    assert "test split, groot " in text and "test split, groot+mbr" in text
+    assert "test split, groot+consensus" not in text
+    # `<i>product</i>` was found under a type whose name is an attack, with other bounds.
+    assert "<i>product</i> (1)" in text and ATTACK in text
+    assert not {"b", "i"} & {tag for tag, _ in page.tags} and len(page.scripts) == 2
+
+
+def test_the_report_says_which_jobs_ran_where_and_how_long_systems_took(workdir):
+    assert "Minutes of training" not in " ".join(page_of(workdir).text)
+    job: dict = {
+        "job": "train",
+        "started": "2026-01-31T12:00:00+00:00",
+        "command": "groot train <b>",
+    }
+    job |= {"host": "node7", "cpu": "Some CPU", "cores": 4, "memory_gib": 8.0, "devices": "1 cpu"}
+    job |= {"processes": 2, "python": "3.12.1", "versions": {"groot_jax": "0.2.0", "jax": "0.10.2"}}
+    (workdir / "jobs.jsonl").write_text(json.dumps(job) + '\n{"job": "ev')
+    with (workdir / "metrics.jsonl").open("a") as file:
+        for seconds in (60.0, 90.0):
+            line = {"system": "groot", "step": 4, "split": "dev", "seconds": seconds}
+            file.write("\n" + json.dumps(line))
+    page = page_of(workdir)
+    text = " ".join(" ".join(page.text).split())
+    assert "node7 Some CPU 4 1 cpu in 2 processes 3.12.1 groot_jax 0.2.0, jax 0.10.2" in text
+    assert "nll 0.0, groot 1.5." in text and "groot train <b>" in text
+
+
+def test_a_chart_that_stands_alone_is_as_wide_as_others(workdir):
+    # auto-fit would stretch it over the page, and its text with it.
+    page_of(workdir)
+    html = (workdir / "report" / "index.html").read_text(encoding="utf-8")
+    assert "repeat(auto-fill" in html.partition(".grid {")[2].partition("}")[0]
 
 
 def test_ticks_are_round_and_hold_the_range():

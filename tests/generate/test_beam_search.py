@@ -12,14 +12,15 @@ import pytest
 
 from groot_jax.contrast.update import OutputColumns, nll_batch, nll_scores
 from groot_jax.data.batches import Batch, collate, encode
+from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence, Span, labeling_of_word_tags
 from groot_jax.data.tokenizer import train_tokenizer
 from groot_jax.generate.beam_search import beam_search
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar, plan_steps
+from groot_jax.generate.inputs import Beams, search_input
 from groot_jax.generate.selection import best_continuations
-from groot_jax.generate.steps import search_input
 from groot_jax.mesh.layout import Layout, make_mesh
 from groot_jax.model.config import preset
 from groot_jax.model.t5 import T5, init_params
@@ -38,6 +39,9 @@ SENTENCES = [
 
 LAYOUT = Layout(make_mesh(devices=jax.devices()[:1]), {"batch": "data"})
 
+# More than the eleven labelings of two words with two types.
+WIDE = 14
+
 # Compiled once for all tests that use the same sizes.
 _nll_scores = jax.jit(nll_scores, static_argnums=0)
 _random_params = functools.cache(init_params)
@@ -46,6 +50,37 @@ _random_params = functools.cache(init_params)
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(model: T5, params, *inputs):
     return model.apply({"params": params}, *inputs)
+
+
+@functools.cache
+def _format(name: str, types: tuple[str, ...]) -> Format:
+    if types == LETTERS:
+        return toy(name, types)
+    return make_format(name, train_tokenizer(SENTENCES, types, 40, max_features=40), types)
+
+
+@functools.cache
+def _generator(
+    model: T5,
+    format_name: str,
+    types: tuple[str, ...],
+    normalise: str,
+    k: int,
+    use_grammar: bool,
+    length_penalty: float,
+) -> Generator:
+    """A search is compiled once for all tests that ask for as many beams, whatever the weights."""
+    format_ = _format(format_name, types)
+    grammar = make_grammar(format_, normalise, model.config.vocab_size)
+    return Generator(
+        model.config,
+        format_,
+        grammar,
+        k=k,
+        use_grammar=use_grammar,
+        length_penalty=length_penalty,
+        layout=LAYOUT,
+    )
 
 
 class Setting:
@@ -58,32 +93,23 @@ class Setting:
         seed: int = 0,
         types: tuple[str, ...] = TYPES,
     ):
-        if types == LETTERS:
-            self.format = toy(format_name, types)
-        else:
-            self.format = make_format(
-                format_name, train_tokenizer(SENTENCES, types, 40, max_features=40), types
-            )
+        self.format = _format(format_name, types)
         config = preset(
             "nano", "v1_1", 256, d_model=32, d_ff=64, d_kv=8, num_layers=1, num_decoder_layers=1
         )
         self.grammar = make_grammar(self.format, normalise, config.vocab_size)
         self.model = T5(config)
-        self.generators: dict[tuple, Generator] = {}
+        self.search_of = functools.partial(_generator, self.model, format_name, types, normalise)
         params = _random_params(config, seed)
         self.params = params | {"lm_head": {"kernel": params["lm_head"]["kernel"] * 4}}
 
     def batch(self, sentences: list[Sentence], rows: int | None = None, size=(24, 32)) -> Batch:
         return collate(encode(sentences, self.format), rows or len(sentences), size)
 
-    def search(self, batch: Batch, k: int, **options):
-        key = (k, *sorted(options.items()))
-        if key not in self.generators:
-            generator = Generator(
-                self.model, self.format, self.grammar, k=k, layout=LAYOUT, **options
-            )
-            self.generators[key] = generator
-        return self.generators[key](self.params, batch)
+    def search(
+        self, batch: Batch, k: int, use_grammar: bool = True, length_penalty: float = 0.0
+    ) -> Beams:
+        return self.search_of(k, use_grammar, length_penalty)(self.params, batch)
 
     def log_probs(self, batch: Batch, row: int):
         """Log-probabilities of the columns after a prefix of one sentence, by a full pass."""
@@ -136,19 +162,19 @@ def all_labelings(num_words: int, types=TYPES) -> set:
 )
 def test_a_wide_beam_equals_exhaustive_search(format_name, normalise):
     setting = Setting(format_name, normalise)
-    batch = setting.batch(SENTENCES[1:2])
+    batch = setting.batch(SENTENCES)
     words = SENTENCES[1].words
     every = [setting.format.target(labeling, words) for labeling in all_labelings(2)]
-    scores = setting.score(batch, every)
+    assert len(words) == 2 and len(every) < WIDE
+    scores = setting.score(batch, every, row=1)
     order = np.argsort(-scores)
-    k = len(every) + 3
-    beams = setting.search(batch, k)
-    assert outputs_of(beams, 0) == [every[i] for i in order]
+    beams = setting.search(batch, WIDE)
+    assert outputs_of(beams, 1) == [every[i] for i in order]
     np.testing.assert_allclose(
-        np.asarray(beams.scores_BxK[0, : len(every)]), scores[order], rtol=1e-4, atol=1e-4
+        np.asarray(beams.scores_BxK[1, : len(every)]), scores[order], rtol=1e-4, atol=1e-4
     )
-    assert not np.asarray(beams.valid_BxK[0, len(every) :]).any()
-    assert np.isneginf(np.asarray(beams.scores_BxK[0, len(every) :])).all()
+    assert not np.asarray(beams.valid_BxK[1, len(every) :]).any()
+    assert np.isneginf(np.asarray(beams.scores_BxK[1, len(every) :])).all()
 
 
 @pytest.mark.parametrize("grammar", [True, False])
@@ -156,7 +182,7 @@ def test_a_wide_beam_equals_exhaustive_search(format_name, normalise):
 def test_returned_scores_are_teacher_forced_scores_best_first(format_name, grammar):
     setting = Setting(format_name)
     batch = setting.batch(SENTENCES)
-    beams = setting.search(batch, 4, use_grammar=grammar)
+    beams = setting.search(batch, WIDE) if grammar else setting.search(batch, 4, use_grammar=False)
     for row in range(len(SENTENCES)):
         outputs = outputs_of(beams, row)
         if not grammar and not outputs:
@@ -173,7 +199,7 @@ def test_returned_scores_are_teacher_forced_scores_best_first(format_name, gramm
 def test_with_the_grammar_every_output_is_well_formed(format_name):
     setting = Setting(format_name)
     batch = setting.batch(SENTENCES)
-    beams = setting.search(batch, 6)
+    beams = setting.search(batch, WIDE)
     for row, sentence in enumerate(SENTENCES):
         for ids in outputs_of(beams, row):
             labeling, well_formed = setting.format.read(ids, sentence.words)
@@ -304,10 +330,11 @@ def test_one_beam_is_greedy_search():
 
 def test_padding_and_neighbours_change_nothing():
     setting = Setting("sentinel_tag")
-    together = setting.search(setting.batch(SENTENCES, rows=6, size=(32, 40)), 4)
+    together = setting.search(setting.batch(SENTENCES, rows=6, size=(32, 40)), WIDE)
     assert not np.asarray(together.valid_BxK[len(SENTENCES) :]).any()
     for row, sentence in enumerate(SENTENCES):
-        alone = setting.search(setting.batch([sentence], size=(24, 32)), 4)
+        alone = setting.search(setting.batch([sentence], rows=4, size=(24, 32)), WIDE)
+        assert not np.asarray(alone.valid_BxK[1:]).any()
         assert outputs_of(alone, 0) == outputs_of(together, row)
         np.testing.assert_allclose(
             np.asarray(alone.scores_BxK[0]), np.asarray(together.scores_BxK[row]), atol=1e-4
@@ -316,16 +343,17 @@ def test_padding_and_neighbours_change_nothing():
 
 def test_slots_without_an_output_are_invalid_and_empty():
     setting = Setting()
-    beams = setting.search(setting.batch(SENTENCES[2:3]), 8)  # One word: O, brand or color.
-    assert np.asarray(beams.valid_BxK[0]).tolist() == [True] * 3 + [False] * 5
-    assert (np.asarray(beams.tokens_BxKxT[0, 3:]) == 0).all()
+    beams = setting.search(setting.batch(SENTENCES), WIDE)
+    assert len(SENTENCES[2].words) == 1  # O, brand or color.
+    assert np.asarray(beams.valid_BxK[2]).tolist() == [True] * 3 + [False] * (WIDE - 3)
+    assert (np.asarray(beams.tokens_BxKxT[2, 3:]) == 0).all()
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_the_search_without_grammar_keeps_the_best_finished_outputs(penalty):
     setting = Setting(seed=3)
     batch = setting.batch(SENTENCES)
-    beams = setting.search(batch, 5, use_grammar=False, length_penalty=penalty)
+    beams = setting.search(batch, 4, use_grammar=False, length_penalty=penalty)
     for row in range(len(SENTENCES)):
         outputs = outputs_of(beams, row)
         lengths = np.array([len(ids) for ids in outputs])
@@ -336,7 +364,7 @@ def test_the_search_without_grammar_keeps_the_best_finished_outputs(penalty):
 
 def test_one_program_per_batch_size_and_no_more():
     setting = Setting()
-    generator = Generator(setting.model, setting.format, setting.grammar, k=3, layout=LAYOUT)
+    generator = Generator(setting.model.config, setting.format, setting.grammar, k=3, layout=LAYOUT)
     for sentences in (SENTENCES[:2], SENTENCES[2:], SENTENCES[1:3]):
         generator(setting.params, setting.batch(sentences, rows=2))
     assert generator.search._cache_size() == 1

@@ -59,6 +59,7 @@ SETTINGS = (
     "groot.pool.size=8",
     "groot.pool.beams=4",
     "checkpoint.keep=1",
+    "checkpoint.retry_minutes=0",
     "checkpoint.tie=0",
     "evaluate.batch_size=16",
     "evaluate.decide=map,mbr,threshold",

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -265,39 +266,47 @@ def test_a_missing_or_broken_config_file_is_named(
 
 @pytest.mark.slow
 def test_a_work_directory_of_another_config_is_left_alone(
-    refused: Refused, trained: Path, jobs: Jobs
+    refused: Refused, trained: Path, jobs: Jobs, tmp_path: Path
 ) -> None:
-    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
-    said = refused("--config.groot.tau=0.2", workdir=trained)
-    assert f"--workdir={trained}" in said and "groot.tau is 0.3 there and 0.2 here" in said
-    assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
+    workdir = tmp_path / "begun"
+    shutil.copytree(trained, workdir)
+    (workdir / "train.lock").unlink()  # Is that of whoever looked last.
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    said = refused("--config.groot.tau=0.2", workdir=workdir)
+    assert f"--workdir={workdir}" in said and "groot.tau is 0.3 there and 0.2 here" in said
+    (workdir / "train.lock").unlink()
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
     said = refused(workdir=jobs.corpus)
     assert "holds other files" in said and not (jobs.corpus / "config.json").exists()
 
 
 @pytest.mark.slow
 def test_data_that_changed_under_their_old_name_are_refused(
-    refused: Refused, trained: Path, jobs: Jobs, tmp_path: Path
+    trained: Path, jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = load_dumped(trained / "config.json")
+    # A copy of the run that names a copy of its data.
+    own = Jobs(tmp_path / "corpus", jobs.cache)
+    shutil.copytree(jobs.corpus, own.corpus)
+    shutil.copytree(trained, tmp_path / "w")
+    config_path = tmp_path / "w" / "config.json"
+    config_path.write_text(config_path.read_text().replace(str(jobs.corpus), str(own.corpus)))
+    config = load_dumped(config_path)
     for split in ("train", "test"):
-        path = jobs.corpus / f"{split}.jsonl"
+        path = own.corpus / f"{split}.jsonl"
         before = path.read_text()
-        try:
-            path.write_text("".join(reversed(before.splitlines(keepends=True))))
-            for job in ("train", "evaluate"):
-                said = refused(job=job, workdir=trained)
-                assert f"the {split} split does not hold the sentences" in said
-            # A work directory of an earlier version holds no digests to compare with.
-            shutil.copytree(trained, tmp_path / split)
-            facts_path = tmp_path / split / "task" / "task.json"
-            facts = json.loads(facts_path.read_text())
-            assert {*facts.pop("digests")} == {"train", "dev", "test"}
-            facts_path.write_text(json.dumps(facts))
-            task = load_task(tmp_path / split, config)
-            check_corpus(task, load_corpus(config.data), tmp_path / split)
-        finally:
-            path.write_text(before)
+        path.write_text("".join(reversed(before.splitlines(keepends=True))))
+        for job in ("train", "evaluate"):
+            said = error_of(partial(own.run, job, tmp_path / "w"), capsys)
+            assert f"the {split} split does not hold the sentences" in said
+        # A work directory of an earlier version holds no digests to compare with.
+        shutil.copytree(tmp_path / "w", tmp_path / split)
+        facts_path = tmp_path / split / "task" / "task.json"
+        facts = json.loads(facts_path.read_text())
+        assert {*facts.pop("digests")} == {"train", "dev", "test"}
+        facts_path.write_text(json.dumps(facts))
+        task = load_task(tmp_path / split, config)
+        check_corpus(task, load_corpus(config.data), tmp_path / split)
+        path.write_text(before)
 
 
 @pytest.mark.slow
@@ -309,6 +318,28 @@ def test_a_damaged_task_is_named(
     (tmp_path / "w" / "task" / "task.json").write_text(text)
     for job in ("train", "evaluate", "predict"):
         assert "task.json is not what training wrote" in refused(job=job, workdir=tmp_path / "w")
+
+
+@pytest.mark.slow
+def test_a_damaged_tokenizer_is_named_and_made_anew(
+    refused: Refused, trained: Path, jobs: Jobs, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "w"
+    shutil.copytree(trained, workdir)
+    task = workdir / "task"
+    files = {path: path.read_bytes() for path in task.rglob("*") if path.is_file()}
+    damaged = [path for path in files if path.parent.name == "tokenizer"]
+    assert damaged
+    for path in damaged:
+        for text in (b"", b"{}", b"\xff\x00", files[path][: len(files[path]) // 2]):
+            path.write_bytes(text)
+            said = refused(job="predict", workdir=workdir)
+            assert f"{path.parent} is not what training wrote" in said, (path.name, said)
+            assert f"move {task} away and run groot_jax.train again" in said
+        path.write_bytes(files[path])
+    task.rename(tmp_path / "away")
+    jobs.run("train", workdir)
+    assert {path: path.read_bytes() for path in task.rglob("*") if path.is_file()} == files
 
 
 @pytest.mark.slow
@@ -456,8 +487,8 @@ exit_on_user_error(main, "; go on")
     assert (done.returncode, done.stderr) == (status, f"{word}; go on\n")
 
 
-# Preflight reads its command line before it imports what is slow.
-@pytest.mark.parametrize("job", [job for job in JOBS if job != "preflight"])
+# Preflight reads its command line before it imports what is slow, and verify needs no JAX.
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in ("preflight", "verify")])
 def test_an_interrupt_while_a_job_still_imports_is_one_word(tmp_path: Path, job: str) -> None:
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax" / "__init__.py").write_text(
@@ -694,7 +725,7 @@ def test_a_save_that_meets_the_end_of_the_disk_says_so(
     code = (
         "import sys; from groot_jax import train; from groot_jax.errors import exit_on_user_error\n"
         "from groot_jax.training.checkpoints import Checkpoints\n"
-        "Checkpoints._check_room = lambda *_: None; exit_on_user_error(train.main)"
+        "Checkpoints.check_writable = lambda *_: None; exit_on_user_error(train.main)"
     )
     argv = [sys.executable, "-c", code, *jobs.argv("train", workdir, "--config.systems=()")]
     done = subprocess.run(argv, env=job_environment(), capture_output=True, text=True)
@@ -747,8 +778,8 @@ def test_metrics_that_cannot_be_written_end_the_run_with_their_file(
         patch.setattr(Monitor, "log", full_at_4)
         said = error_of(lambda: jobs.run("train", workdir, *flags), capsys)
     assert str(workdir / "metrics.jsonl") in said and "No space left" in said
-    # The evaluation that failed is not saved; training goes on from the one before.
-    assert saved_steps(workdir, "nll_continued") == [2]
+    # The state was saved before the evaluation that failed, with which training goes on.
+    assert saved_steps(workdir, "nll_continued") == [2, 4]
     lines = [json.loads(i) for i in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [(i["step"], i["split"]) for i in lines] == [(2, "train"), (2, "dev")]
 
@@ -767,12 +798,20 @@ def test_a_message_of_many_lines_is_printed_as_one(capsys: pytest.CaptureFixture
     assert error_of(fail, capsys) == "error: first second"
 
 
-def test_a_bug_keeps_its_traceback() -> None:
+def traceback_of(run: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        exit_on_user_error(run)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and "error: " not in said
+    return said
+
+
+def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        exit_on_user_error(fail)
+    assert traceback_of(fail, capsys).endswith("ZeroDivisionError\n")
 
 
 def test_no_memory_left_on_a_device_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -792,12 +831,11 @@ def test_a_gpu_says_it_in_units(capsys: pytest.CaptureFixture[str]) -> None:
     assert "(3.00GiB more were asked for)" in error_of(fail, capsys)
 
 
-def test_another_error_of_a_device_keeps_its_traceback() -> None:
+def test_another_error_of_a_device_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise jax.errors.JaxRuntimeError("INTERNAL: something else, RESOURCE")
 
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        exit_on_user_error(fail)
+    assert "INTERNAL: something else, RESOURCE" in traceback_of(fail, capsys)
 
 
 def test_a_terminal_that_lacks_letters_and_the_log_of_xla(tmp_path: Path) -> None:

@@ -172,3 +172,18 @@ def test_processes_label_together_what_one_labels(jobs, killed_and_resumed):
         left, right = dict(numbers(line)), dict(numbers(other))
         assert left.keys() == right.keys()
         assert all(abs(left[key] - right[key]) < 1e-3 for key in left)
+
+
+def test_an_error_in_one_process_loses_nothing(
+    jobs: Jobs, killed_and_resumed: tuple[Path, Ended, Ended], tmp_path: Path
+) -> None:
+    """Both save the step that both have done, though no save was due there."""
+    stage_0 = killed_and_resumed[0]
+    unlabeled = f"--config.data.unlabeled={jobs.corpus / 'unlabeled.txt'}"
+    flags = (unlabeled, f"--config.nll.checkpoint={stage_0}", "--config.groot.eval_every=1")
+    argv = jobs.argv("train", tmp_path / "w", *FLAGS, *flags)
+    with launch(2, 2, "tests.jobs.failing", argv) as process:
+        _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1 and "error: the reward failed" in err, err
+    assert "process 1 of 2" in err
+    assert saved_steps(tmp_path / "w", "groot") == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -22,7 +23,10 @@ import pytest
 
 import groot_jax
 from groot_jax import labeler as labeler_module
-from groot_jax.data.labeling import Span, make_labeling
+from groot_jax.data.labeling import Sentence, Span, make_labeling
+from groot_jax.data.readers.jsonl import read_jsonl
+from groot_jax.data.readers.objects import Objects
+from groot_jax.data.readers.reading import Problems
 from groot_jax.errors import UserError
 from groot_jax.evaluation.decisions import RULES, Tuning
 from groot_jax.evaluation.records import read_tuning
@@ -70,6 +74,13 @@ class Predict:
 
     def error(self, text: str | bytes, *flags: str) -> str:
         return error_of(lambda: self.text(text, *flags), self.capsys)
+
+    def failed(self, text: str | bytes, *flags: str) -> tuple[str, list[dict[str, Any]]]:
+        """The error that the job ends with, and what it has printed before."""
+        with pytest.raises(UserError) as caught:
+            self.text(text, *flags)
+        lines = self.capsys.readouterr().out.split("\n")[:-1]
+        return f"error: {caught.value}", [json.loads(line) for line in lines]
 
 
 @pytest.fixture
@@ -233,8 +244,7 @@ def test_neighbours_change_no_answer(predict: Predict) -> None:
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
-        ('{"words": ["a"]', "not JSON"),
-        ('{"tokens": ["a"]}', 'has no "words"'),
+        ('{"words": null, "id": 3}', 'has no "words"'),
         ('{"words": "levi jeans"}', 'has no "words"'),
         ('{"words": ["levi", 5]}', 'has no "words"'),
         ('{"words": ["levi", ""]}', "none empty"),
@@ -243,17 +253,89 @@ def test_neighbours_change_no_answer(predict: Predict) -> None:
         (" ".join(["levi"] * 101), "over the limit of 100"),
     ],
 )
-def test_a_bad_line_is_named_after_those_before_it_are_answered(
+def test_a_bad_line_gets_an_answer_and_ends_the_job_when_all_are_answered(
     predict: Predict, line: str | bytes, wanted: str
 ) -> None:
     raw = line if isinstance(line, bytes) else line.encode()
-    answered: list[str] = []
-    patch = predict.patch
-    with patch.context() as context:
-        context.setattr("groot_jax.predict._print_json", lambda p: answered.append(p.words[0]))
-        said = predict.error(b"find levi\nred shirt\n" + raw + b"\nfind\n")
+    text = b"find levi\nred shirt\n" + raw + b"\nfind\n"
+    said, answers = predict.failed(text)
     assert said.startswith("error: stdin:3: ") and wanted in said
-    assert answered == ["find", "red"]
+    assert [answer.get("words", [""])[0] for answer in answers] == ["find", "red", "", "find"]
+    assert wanted in answers[2]["error"] and answers[2]["line"] == 3
+    said, answers = predict.failed(text, "--strict")
+    assert said.startswith("error: stdin:3: ") and wanted in said
+    assert [answer["words"][0] for answer in answers] == ["find", "red"]
+
+
+@pytest.mark.slow
+def test_keys_of_an_object_come_back_with_its_answer_or_its_error(predict: Predict) -> None:
+    lines: list[dict[str, Any]] = [
+        {"id": 7, "text": f" {TEXT}", "meta": {"lang": "en", "n": [1.5, None]}},
+        {"id": 8, "words": WORDS, "text": TEXT, "labelings": [], "decide": "none"},
+        {"tokens": WORDS, "id": 9},
+        {"id": 10, "words": [""]},
+        {"id": 11, "text": 3},
+    ]
+    said, answers = predict.failed("".join(json.dumps(line) + "\n" for line in lines), "-k1")
+    assert "; 2 lines could not be labeled" in said
+    assert [answer["id"] for answer in answers] == [7, 8, 9, 10, 11]
+    assert answers[0]["meta"] == lines[0]["meta"] and answers[0]["text"] == f" {TEXT}"
+    assert [answer.get("words") for answer in answers] == [WORDS, WORDS, WORDS, None, None]
+    # The text of an object with words is where these are, if it is made of them.
+    assert [len(answer["labelings"]) for answer in answers[:3]] == [1, 1, 1]
+    spans = [answer["labelings"][0]["spans"] for answer in answers[:3]]
+    assert [s["start_char"] for s in spans[0]] == [s["start_char"] + 1 for s in spans[1]]
+    assert not any("start_char" in span for span in spans[2]) and "text" not in answers[2]
+    assert all({*answer} == {"id", "error", "line"} for answer in answers[3:])
+
+
+@pytest.mark.slow
+def test_spans_alone_can_be_trained_on(predict: Predict, tmp_path: Path) -> None:
+    text = f'{{"id": 7, "text": "{TEXT}"}}\n{TEXT}\n\n{{"words": ["red", "levi"]}}\n'
+    # Of a beam of four, as in training: a confidence is one of the list that was searched.
+    whole, answers = predict(text, "-k", "4"), predict(text, "--spans-only")
+    assert [{*answer} for answer in answers] == [
+        {"id", "words", "text", "spans"},
+        {"words", "text", "spans"},
+        {"words", "text", "spans"},
+        {"words", "spans"},
+    ]
+    for answer, one in zip(answers, whole, strict=True):
+        best = one["labelings"][0]["spans"] if one["labelings"] else []
+        assert answer["spans"] == best
+    kept = [answer for answer in answers if answer["words"]]
+    path = tmp_path / "spans.jsonl"
+    path.write_text("".join(json.dumps(answer) + "\n" for answer in kept))
+    for sentence, answer in zip(
+        read_jsonl(path, Objects(), Problems("error")).items, kept, strict=True
+    ):
+        assert isinstance(sentence, Sentence) and sentence.words == tuple(answer["words"])
+        assert sentence.labeling == spans_of(answer)
+    for flags in (("--pretty",), ("-k", "2")):
+        assert "leave " + "=".join(flags) in predict.error(TEXT, "--spans-only", *flags)
+
+
+@pytest.mark.slow
+def test_who_stops_reading_and_a_closed_output_make_no_traceback(jobs: Jobs, trained: Path) -> None:
+    lines = "find levi\n" * 200
+    for flags in (("-k1",), ("-k1", "--pretty")):
+        with jobs.start("predict", trained, *flags, stdin=subprocess.PIPE) as process:
+            assert process.stdin and process.stdout and process.stderr
+            process.stdout.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(lines)
+                process.stdin.close()
+            assert process.stderr.read() == ""
+            assert process.wait(TIMEOUT) == 1
+    command = [sys.executable, "-m", "groot_jax.predict", f"--workdir={trained}", "-k1"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command],
+        env=job_environment(),
+        input=b"find levi\n",
+        capture_output=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 1 and done.stderr.startswith(b"error: stdout is closed")
 
 
 @pytest.mark.slow
@@ -440,10 +522,10 @@ def test_pretty_prints_words_in_order_with_types(predict: Predict) -> None:
     for line, labeling in zip(lines, answer["labelings"], strict=False):
         assert f"{labeling['probability']:.1%}" in line
         for span in labeling["spans"]:
-            assert f"{span['text']}/{span['type']}" in line
-        plain = line
+            assert f"[{span['text']}/{span['type']}]" in line
+        plain = line.replace("[", "")
         for type_ in ("brand", "color", "product"):
-            plain = plain.replace(f"/{type_}", "")
+            plain = plain.replace(f"/{type_}]", "")
         assert plain.endswith(TEXT)
     assert "(empty line)" in lines
     decided = predict.text(TEXT, "--pretty", "--decide=mbr", "--reward=exact").splitlines()

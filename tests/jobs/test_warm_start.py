@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -153,6 +155,26 @@ def test_a_type_may_not_change_how_another_is_written(trained: Path, tmp_path: P
     second = task_of(config_of(trained, write_jsonl(tmp_path / "c.jsonl", items)))
     with pytest.raises(UserError, match=r"'due_date' would be written 'due_date'.*'due date'"):
         warm_start.check(theirs, second.config, second.format)
+
+
+def test_a_labeler_is_read_once_and_again_when_its_files_change(
+    trained: Path, more_types: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained / "task", tmp_path / "w" / "task")
+    shutil.copy(trained / "config.json", tmp_path / "w")
+    (tmp_path / "w" / "checkpoints").symlink_to(trained / "checkpoints")
+    read: list[Path] = []
+
+    def counted(workdir: Path, config: ConfigDict) -> Task:
+        read.append(workdir)
+        return load_task(workdir, config)
+
+    monkeypatch.setattr("groot_jax.task.load_task", counted)
+    task_of(config_of(tmp_path / "w", more_types))
+    assert read == [tmp_path / "w"]
+    os.utime(tmp_path / "w" / "task" / "task.json", ns=(1, 1))
+    task_of(config_of(tmp_path / "w", more_types))
+    assert len(read) == 2
 
 
 def test_without_a_labeler_its_keys_are_refused(more_types: Path, tmp_path: Path) -> None:

@@ -158,6 +158,17 @@ def test_a_job_that_is_cancelled_does_not_queue_again(world: World, tmp_path: Pa
     assert not (tmp_path / "scontrol").exists()
 
 
+@pytest.mark.parametrize(("status", "again"), [(75, True), (137, True), (1, False)])
+def test_a_job_that_lost_a_process_queues_again(
+    world: World, tmp_path: Path, status: int, again: bool
+):
+    (tmp_path / "lost.py").write_text(f"import sys; sys.exit({status})")
+    job = started(world, tmp_path, batch(world, "--name=groot", "--", sys.executable, "lost.py"))
+    job.communicate(timeout=30)
+    assert job.returncode == (0 if again else status)
+    assert (tmp_path / "scontrol").exists() == again
+
+
 @pytest.mark.parametrize(("count", "again"), [("", True), ("1", True), ("2", False)])
 @pytest.mark.parametrize("preempted", [False, True])
 def test_when_its_time_is_over_the_job_ends_and_queues_again(

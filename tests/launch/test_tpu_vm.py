@@ -244,9 +244,19 @@ def test_a_job_that_fails_on_a_sound_slice_ends_the_launch(world: World):
 
 def test_a_job_that_was_cut_off_on_a_sound_slice_starts_again_there(world: World):
     world.answer(" follow ", status=75)
-    world.answer(" status", out="worker 0: interrupted\nworker 1: failed: exit status 1\n", times=2)
+    world.answer(" status", out="worker 0: interrupted\nworker 1: interrupted\n", times=2)
     run(*POD, *JOB)
     assert world.verbs().count("create") == 1 and world.verbs().count("start") == 2
+
+
+def test_a_worker_that_failed_by_itself_ends_the_launch_though_others_were_interrupted(
+    world: World,
+):
+    world.answer(" follow ", status=75)
+    world.answer(" status", out="worker 0: interrupted\nworker 1: failed: exit status 1\n")
+    error = world.error(lambda: run(*POD, *JOB))
+    assert "the job failed on groot: worker 1 (exit status 1)" in error
+    assert world.verbs().count("start") == 1
 
 
 def test_workers_that_have_nothing_installed_start_again(world: World):

@@ -77,6 +77,19 @@ def test_a_job_that_was_terminated_starts_again_and_finishes(homes: list[Path], 
     assert world.verbs().count("start") == 2
 
 
+@pytest.mark.parametrize("lost", [75, 137])
+def test_a_job_that_lost_a_process_starts_again_and_finishes(
+    homes: list[Path], world: World, lost: int
+):
+    """One is killed for want of memory (137), and the others miss it (75)."""
+    code = (
+        "import os, sys; seen = os.path.exists('../seen'); open('../seen', 'w').close(); "
+        + f"seen or sys.exit({lost} if 'homes/1/' in os.getcwd() else 75)"
+    )
+    tpu_vm.main([*TWO, "--", "python", "-c", code])
+    assert world.verbs().count("start") == 2
+
+
 def test_a_job_outlives_what_started_it_and_can_be_stopped(homes: list[Path], world: World):
     home = homes[0]
     tpu_vm.main(["up", *TWO[1:]])

@@ -208,7 +208,8 @@ def test_the_bias_of_a_tree_is_read_exactly_on_any_device(tiny, random_params):
     would round the bias to bfloat16."""
 
     def bias(params, positions):
-        return T5(config).apply({"params": params}, positions, 5, method=T5._tree_bias)
+        at_BxNxT = jax.nn.one_hot(positions, 5, dtype=jnp.float32)
+        return T5(config).apply({"params": params}, at_BxNxT, at_BxNxT, method=T5._tree_bias)
 
     config = tiny()
     text = str(jax.make_jaxpr(bias)(random_params(config), jnp.array([[0, 1, 4]])))

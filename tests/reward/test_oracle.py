@@ -63,6 +63,8 @@ def noisy(candidate, gold, words):
 def no_jax(candidate, gold, words):
     return float(not {"jax", "jaxlib", "flax", "tensorflow", "torch"} & set(sys.modules))
 
+no_jax.in_job = length.in_job = length_batch.in_job = True
+
 def pid(candidate, gold, words):
     with open(os.path.join(os.path.dirname(__file__), "pids"), "a") as file:
         file.write(f"{os.getpid()}\\n")
@@ -83,6 +85,8 @@ def bad(candidate, gold, words):
 
 def bad_batch(candidates, golds, words):
     return [bad(*item) for item in zip(candidates, golds, words)]
+
+bad.in_job = bad_batch.in_job = pid.in_job = True
 """
 
 
@@ -179,7 +183,7 @@ def test_a_failing_reward_is_named_with_its_sentence(module, tmp_path, workers, 
     function = f"{name}:bad" + "_batch" * batch
     # In batch form and the job's own thread no alarm ends the call: its first sentence is named.
     sentence = "s16" if (what, batch, workers) == ("sleep", True, 0) else "s17"
-    spec = RewardSpec(function, deadline=0.5, workers=workers, batch=batch)
+    spec = RewardSpec(function, deadline=0.5, workers=workers, batch=batch, retries=0)
     with (
         pytest.raises(UserError, match=rf"{function}.*{sentence} word word.*{said}"),
         Oracle(spec) as oracle,
@@ -201,7 +205,7 @@ def test_a_process_that_hangs_for_good_or_dies_is_named_with_its_sentence(
     module, tmp_path, what, said
 ):
     name = module(s17=what)
-    spec = RewardSpec(f"{name}:bad", deadline=0.5, workers=2)
+    spec = RewardSpec(f"{name}:bad", deadline=0.5, workers=2, retries=1)
     with Oracle(spec) as oracle:
         handle = oracle.submit(tasks(), PoolSettings())
         with pytest.raises(UserError, match=rf"{name}:bad.*s17 word word.*{said}"):
@@ -214,7 +218,7 @@ def test_a_process_that_hangs_for_good_or_dies_is_named_with_its_sentence(
 def test_of_two_failing_sentences_the_first_is_named(module):
     name = module(s9="raise", s27="raise")
     for workers in (0, 2):
-        spec = RewardSpec(f"{name}:bad", workers=workers)
+        spec = RewardSpec(f"{name}:bad", workers=workers, retries=0)
         with Oracle(spec) as oracle, pytest.raises(UserError, match="s9 word"):
             pools_of(oracle, tasks())
 

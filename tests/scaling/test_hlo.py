@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import pytest
 
 from groot_jax.scaling.chips import CHIPS, Slice
-from groot_jax.scaling.cost import Cost, cost_of
+from groot_jax.scaling.cost import Cost, Part, cost_of
 from groot_jax.scaling.hlo import Program
-from groot_jax.scaling.roofline import estimate
+from groot_jax.scaling.roofline import estimate, profile
 from tests.scaling.support import collectives_in_loops
 
 
@@ -200,10 +200,25 @@ def test_the_roofline_takes_the_longer_of_products_and_memory_and_adds_what_is_n
     chip = CHIPS["v5e"]
     tpu_slice = Slice(chip, (4, 4))
     products, memory = chip.flops, chip.hbm_rate
-    cost = Cost(parts=[(products, memory / 2, 2.0), (0.0, 3 * memory, 1.0)])
+    cost = Cost(
+        parts=[
+            Part(products, memory / 2, 2.0, "fusion", "step/block.0/wi/dot"),
+            Part(0.0, 1.5 * memory, 1.0, "fusion", "step/block.0/add"),
+            Part(0.0, 1.5 * memory, 1.0, "fusion", "step/block.12/add"),
+        ]
+    )
     whole = estimate(cost, tpu_slice)
     assert whole.seconds == pytest.approx(5.0)
     assert whole.bound_by == "hbm"
+    # The same place in two layers is one line of the profile.
+    listed = profile(cost, chip, 9)
+    assert [(item.source, item.times) for item in listed] == [
+        ("step/block.*/add (fusion)", 2.0),
+        ("step/block.*/wi/dot (fusion)", 2.0),
+    ]
+    assert [item.seconds for item in listed] == pytest.approx([3.0, 2.0])
+    assert listed[0].hbm_bytes == 3 * memory and listed[1].flops == 2 * products
+    assert len(profile(cost, chip, 1)) == 1
     rate = tpu_slice.collective_rate(16)
     assert rate == 2 * chip.link_rate  # Four a side: no ring.
     cost.transfers = [("all-gather", rate * 16 / 15, 16, 4.0, True)]

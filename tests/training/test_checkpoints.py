@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from rich.console import Console
 from groot_jax.config import default_config
 from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError
+from groot_jax.generate.inputs import Beams
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.training import checkpoints as module
 from groot_jax.training.checkpoints import (
     Checkpoints,
     Evaluation,
@@ -62,13 +63,13 @@ EVALUATIONS = [
 
 def test_the_best_and_the_latest_stay(tmp_path: Path) -> None:
     save(tmp_path, EVALUATIONS, [1, 2, 3, 4, 5])
-    assert saved_steps(tmp_path, "groot") == [2, 5]
+    assert saved_steps(tmp_path, "groot") == [2, 4, 5]
 
 
 def test_the_best_of_an_earlier_run_stays_when_a_later_one_is_worse(tmp_path: Path) -> None:
     save(tmp_path, EVALUATIONS, [1, 2, 3])
     save(tmp_path, EVALUATIONS, [4, 5])
-    assert saved_steps(tmp_path, "groot") == [2, 5]
+    assert saved_steps(tmp_path, "groot") == [2, 4, 5]
     with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
         assert (checkpoints.best(), checkpoints.latest()) == (2, 5)
         restored = checkpoints.restore_params(2, state(0.0).params)
@@ -120,7 +121,7 @@ def test_the_lowest_loss_and_the_latest_stay(tmp_path: Path) -> None:
         Evaluation(step, {"loss": loss}) for step, loss in enumerate((2.0, 1.5, 1.7, 1.6), 1)
     ]
     save(tmp_path, evaluations, [1, 2, 3, 4], tie=0.005, merit=by_loss)
-    assert saved_steps(tmp_path, "groot") == [2, 4]
+    assert saved_steps(tmp_path, "groot") == [2, 3, 4]
     with Checkpoints(tmp_path, "groot", merit=by_loss, read_only=True) as checkpoints:
         assert checkpoints.best() == 2
 
@@ -181,11 +182,42 @@ def test_a_save_that_cannot_fit_is_refused_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, EVALUATIONS, [1])
-    usage = module.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match="the disk is full"):
-        save(tmp_path, EVALUATIONS, [2])
+    with Checkpoints(tmp_path, "groot") as checkpoints:
+        checkpoints.check_writable(state(2.0))
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(UserError, match="the disk is full .*MiB are needed and 0 are free"):
+            checkpoints.check_writable(state(2.0))
     assert saved_steps(tmp_path, "groot") == [1]
+
+
+def test_a_folder_that_has_lost_what_was_saved_there_is_not_filled_anew(tmp_path: Path) -> None:
+    """As where a mount has gone: Orbax would make the folder that lay below it."""
+    with Checkpoints(tmp_path, "groot") as checkpoints:
+        checkpoints.save(2, state(2.0), Meta(EVALUATIONS[:2]))
+        checkpoints.wait()
+        checkpoints.check_writable(state(3.0))
+        checkpoints.folder.rename(tmp_path / "away")
+        checkpoints.folder.mkdir()
+        with pytest.raises(UserError, match="what was saved there is gone"):
+            checkpoints.check_writable(state(3.0))
+        checkpoints.folder.rmdir()
+        (tmp_path / "away").rename(checkpoints.folder)
+        checkpoints.check_writable(state(3.0))
+
+
+def test_of_several_processes_each_tries_whether_its_files_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = Hosts(1, ("a", "b"))
+    with Checkpoints(tmp_path, "groot", hosts=two) as checkpoints:
+        before = sorted(checkpoints.folder.iterdir())
+        checkpoints.check_writable(state(1.0))
+        assert sorted(checkpoints.folder.iterdir()) == before
+        # As where a disk's quota, or a link of it, is that of one machine.
+        monkeypatch.setattr(Path, "open", lambda *_: os.open(tmp_path / "none" / "f", os.O_RDONLY))
+        with pytest.raises(UserError, match="the checkpoint was not written .*none/f"):
+            checkpoints.check_writable(state(1.0))
 
 
 @pytest.mark.parametrize(
@@ -296,7 +328,7 @@ def test_a_run_with_an_average_is_measured_by_it(tmp_path: Path) -> None:
     seen: list[Params] = []
     states: list[TrainState] = []
 
-    def updates(state: TrainState, start: int) -> Iterator[Update]:
+    def updates(state: TrainState, start: int, flight: Sequence[Beams]) -> Iterator[Update]:
         for _ in range(start, 3):
             state = averaging_run(1, state)
             states.append(state)

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,9 +28,10 @@ from groot_jax.runtime.compiling import CompileClock
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training import loop, writers
 from groot_jax.training.groot import GrootStage, pool_figures
-from groot_jax.training.loop import Stage, Update, _Sums, updates_between
+from groot_jax.training.loop import Stage, Update, updates_between
 from groot_jax.training.monitor import Monitor, clock
 from groot_jax.training.profiling import Profiler
+from groot_jax.training.sums import Sums
 
 
 @pytest.mark.parametrize(
@@ -55,14 +57,29 @@ def test_halves_and_quarters_of_an_epoch_have_no_evaluation_more(per_epoch: int)
 
 
 def test_sums_go_on_beyond_what_float32_counts():
-    sums = _Sums()
-    state = TrainState(jnp.int32(0), {}, ())
+    sums = Sums()
     metrics = {name: (jnp.float32(3.0), jnp.float32(1 << 24)) for name in ("loss", "gold_score")}
     one = {name: (jnp.float32(3.0), jnp.float32(1.0)) for name in ("loss", "gold_score")}
-    sums.add(Update(state, metrics, {}))
+    sums.add(metrics, {})
     for _ in range(3):
-        sums.add(Update(state, one, {}))
+        sums.add(one, {})
     assert sums.means()["loss"] == 12.0 / ((1 << 24) + 3)
+
+
+def test_an_update_that_was_skipped_is_counted_and_leaves_the_means_as_they_are():
+    def metrics(loss: float) -> dict[str, jax.Array]:
+        pair = (jnp.float32(loss), jnp.float32(2.0))
+        return cast(Any, {"loss": pair, "gold_score": (jnp.float32(-4.0), jnp.float32(2.0))})
+
+    sums = Sums()
+    assert sums.empty
+    for loss in (3.0, float("nan"), 5.0):
+        assert sums.add(cast(Any, metrics(loss)), {"reward@1": (1.0, 2)}) == 2
+    means = {"loss": 2.0, "gold_score": -2.0, "reward@1": 0.5, "skipped_updates": 1.0}
+    assert sums.means() == means
+    # As a checkpoint keeps them: in JSON, which has no NaN.
+    kept = json.loads(json.dumps(sums.to_json(Hosts()), allow_nan=False))
+    assert Sums.from_json(kept, Hosts()).means() == means
 
 
 def entry(reward: float, slot: int, *terms: float) -> PoolEntry:
@@ -101,6 +118,7 @@ def test_unlabeled_sentences_are_labeled_by_the_teacher_without_noise(teacher: s
         _contrasts=True,
         _noisy=False,
     )
+    stage._generates = partial(GrootStage._generates, stage)
     for step in (0, 1):
         GrootStage.generate(stage, cast(Any, "policy"), cast(Any, step), step)
     assert asked == [("noisy", "policy", 0, None), ("plain", teacher, 1)]
@@ -110,7 +128,7 @@ def test_samples_of_a_step_are_on_file_once_whatever_was_killed(tmp_path: Path) 
     path = tmp_path / "samples.jsonl"
 
     def train(start: int, steps: list[int], system: str = "groot") -> None:
-        settings: dict[str, Any] = {"start": start, "total": 9, "main": True}
+        settings: dict[str, Any] = {"start": start, "evaluated": start, "total": 9, "main": True}
         settings["console"] = Console(quiet=True)
         with Monitor(tmp_path, system, **settings) as monitor:
             for step in steps:
@@ -133,7 +151,12 @@ def test_samples_of_a_step_are_on_file_once_whatever_was_killed(tmp_path: Path) 
 def test_only_the_first_process_writes_samples_and_none_makes_no_file(tmp_path: Path) -> None:
     for main, samples in ((True, []), (False, [{"index": 0}])):
         with Monitor(
-            tmp_path, "nll", start=0, total=1, console=Console(quiet=True), main=main
+            *(tmp_path, "nll"),
+            start=0,
+            evaluated=0,
+            total=1,
+            console=Console(quiet=True),
+            main=main,
         ) as monitor:
             monitor.log_samples(1, samples)
     assert not (tmp_path / "samples.jsonl").exists()
@@ -149,7 +172,7 @@ class Stopped(Exception):
 def count_stage(stop: int = 0) -> Stage:
     """Update n has the loss n, and two sentences but the 3rd, which has one."""
 
-    def updates(state: TrainState, start: int) -> Iterator[Update]:
+    def updates(state: TrainState, start: int, _: object) -> Iterator[Update]:
         for n in range(start + 1, 11):
             if n == stop:
                 raise Stopped

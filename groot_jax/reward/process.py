@@ -1,0 +1,198 @@
+"""The job's end of one scoring process: its start, its chunks, and how it is found to be lost."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from multiprocessing.connection import Pipe
+from pathlib import Path
+
+from groot_jax.errors import UserError
+from groot_jax.reward.rewards import RewardSpec, is_batched
+from groot_jax.reward.user_function import Board, called_for, late_message
+from groot_jax.reward.worker import NO_MEMORY, Chunk, Results, decode_pools, receive, send
+
+POLL = 0.1
+# Seconds beyond its deadline after which a call that even an alarm could not end is given up.
+_GRACE = 0.5
+# Seconds that the import of a user's module may take; it may load a model.
+_START_LIMIT = 300.0
+
+
+def _call_in_work(board: Board, chunk: Chunk, spec: RewardSpec) -> str:
+    """Says which call the board is about."""
+    words = chunk.words()
+    # Read beside the lane that writes it: by now it may be at an item of a longer chunk.
+    item = min(board.item, len(words) - 1)
+    return called_for(spec.name, words[item], len(words) if is_batched(spec) else 1)
+
+
+def late(board: Board, chunk: Chunk, spec: RewardSpec) -> str:
+    """A sentence about a call that even an alarm could not end in time; else nothing."""
+    began = board.began
+    if not began or time.monotonic() - began <= spec.deadline + _GRACE:
+        return ""
+    return late_message(_call_in_work(board, chunk, spec), spec.deadline)
+
+
+class Lost(Exception):
+    """A scoring process is gone; the message is for the user. `call` is the number of the call that
+    it was in, -1 outside of one."""
+
+    def __init__(self, message: str, call: int = -1):
+        super().__init__(message)
+        self.call = call
+
+
+class Worker:
+    """The parent's end of one scoring process; used by one thread at a time."""
+
+    def __init__(self, spec: RewardSpec, seed: int):
+        self._spec = spec
+        environment = dict(os.environ)
+        root = Path(__file__).resolve().parents[2]
+        # A checkout is put first on the path; an installed package is found as it is, and its
+        # folder would hide the user's other paths if it came before them.
+        if root.name not in ("site-packages", "dist-packages"):
+            paths = filter(None, (str(root), environment.get("PYTHONPATH")))
+            environment["PYTHONPATH"] = os.pathsep.join(paths)
+        # A user's reward may use JAX; the accelerator belongs to the job.
+        environment["JAX_PLATFORMS"] = "cpu"
+        self.in_job = self._ready = False
+        self._pipe, theirs = Pipe()
+        # A process that is stopped reads and writes no more: a chunk that does not fit the pipe, or
+        # half an answer, would be waited for without end.
+        limit = struct.pack("ll", *divmod(int(spec.timeout_s * 1e6), 10**6))
+        with socket.socket(fileno=os.dup(self._pipe.fileno())) as ours:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        with theirs, tempfile.TemporaryFile() as file:
+            file.truncate(ctypes.sizeof(Board))
+            # Keeps the mapped memory, and with it the file, for as long as it lives itself.
+            self.board = Board.from_buffer(mmap.mmap(file.fileno(), ctypes.sizeof(Board)))
+            files = (theirs.fileno(), file.fileno())
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "groot_jax.reward.worker"),
+                    *(str(number) for number in (*files, os.getpid())),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # A user's prints are no output of the job.
+                env=environment,
+                pass_fds=files,
+                # Its own group, to be ended with all that their function starts.
+                start_new_session=True,
+            )
+        setup = {
+            "path": [path or os.getcwd() for path in sys.path],
+            "spec": asdict(spec),
+            "seed": int(seed),
+        }
+        with suppress(BrokenPipeError):  # `wait_until_ready` says what became of it.
+            send(self._pipe, setup)
+
+    def wait_until_ready(self) -> None:
+        """Raises a UserError if the reward cannot be had, Lost if the process ends."""
+        name = self._spec.name
+        try:
+            if not self._pipe.poll(_START_LIMIT):
+                raise UserError(
+                    f"config.reward.name: the module of reward {name!r} was not imported after "
+                    f"{_START_LIMIT:g} seconds"
+                )
+            answer = receive(self._pipe)
+        except (EOFError, OSError):
+            raise Lost(
+                f"config.reward.name: the scoring process of reward {name!r} ended "
+                f"({self._ending()}) while it imported the reward's module"
+            ) from None
+        if "error" in answer:
+            raise UserError(answer["error"])
+        self._ready, self.in_job = True, answer["in_job"]
+
+    def work(self, chunk: Chunk) -> Results:
+        """Sends a chunk and waits for its results; raises UserError or Lost."""
+        if not self._ready:
+            self.wait_until_ready()
+        try:
+            # What the process wrote last is of the chunk before.
+            self.board.clear()
+            send(self._pipe, chunk)
+            seen, since = b"", time.monotonic()
+            while not self._pipe.poll(POLL):
+                if message := late(self.board, chunk, self._spec):
+                    raise Lost(message, self.board.call)
+                # Its end closes the pipe, unless a child that their function forked holds it too.
+                if self._process.poll() is not None and not self._pipe.poll():
+                    raise EOFError
+                if seen != (now := bytes(self.board)):
+                    seen, since = now, time.monotonic()
+                # Outside of a call it takes milliseconds, so that it is stopped, or swapped out.
+                if not self.board.began and time.monotonic() - since > self._spec.timeout_s:
+                    raise BlockingIOError
+            answer = receive(self._pipe)
+        except BlockingIOError:
+            raise Lost(
+                f"a scoring process of reward {self._spec.name!r} was not heard of for "
+                f"{self._spec.timeout_s:g} seconds (config.reward.timeout_s)"
+            ) from None
+        except (EOFError, OSError, ValueError) as error:
+            if isinstance(
+                error, ValueError
+            ):  # What it wrote is no JSON: it will not end by itself.
+                self.kill()
+            if not self.board.began:
+                raise Lost(
+                    f"a scoring process of reward {self._spec.name!r} ended ({self._ending()})"
+                ) from None
+            at = _call_in_work(self.board, chunk, self._spec)
+            ending = f"{at} ended its scoring process ({self._ending()})"
+            raise Lost(ending, self.board.call) from None
+        if "error" in answer:
+            raise UserError(answer["error"])
+        if "bug" in answer:
+            raise RuntimeError(f"in a scoring process:\n{answer['bug']}")
+        return answer["results"] if chunk.triples else decode_pools(answer["results"])
+
+    def finish(self) -> None:
+        """Lets the process end by itself."""
+        self._pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+
+    def kill(self) -> None:
+        """Ends the process, and what it has started, whatever they are at; who waits for its answer
+        finds the pipe closed."""
+        # Until the process is waited for, no other can have its number, nor its group's.
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kills and reaps the process, frees what belongs to it."""
+        self.kill()
+        self._process.wait()
+        self._pipe.close()
+        self.board = Board()  # Frees the shared one, and its file.
+
+    def _ending(self) -> str:
+        try:
+            code = self._process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipe"
+        if code == NO_MEMORY:
+            return "no memory left"
+        if code >= 0:
+            return f"exit status {code}"
+        name = signal.Signals(-code).name
+        return f"{name}, out of memory?" if -code == signal.SIGKILL else name

@@ -1,0 +1,95 @@
+"""What a disk, or a process that is gone, keeps from being written or read, in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import jax
+
+from groot_jax.errors import UserError
+
+# What a file system answers that is not there, or not now: no sign that a checkpoint is damaged.
+_UNREACHABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EHOSTDOWN, errno.ENETUNREACH),
+)
+
+
+def unreachable(error: Exception) -> bool:
+    """Whether files could not be had, which says nothing of what they hold."""
+    return getattr(error, "errno", None) in _UNREACHABLE or "Permission denied" in str(error)
+
+
+def of_a_connection(error: BaseException | None) -> bool:
+    """Whether processes could not reach each other, which the watch over them explains."""
+    while error is not None:
+        text = str(error)
+        words = ("Gloo", "Connection", "connection", "barrier", "coordination", "heartbeat")
+        if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError) or (
+            isinstance(error, ValueError | RuntimeError) and any(word in text for word in words)
+        ):
+            return True
+        error = error.__cause__
+    return False
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message, its middle left out where it is long: the end says why."""
+    # TensorStore's messages end with places in its own source, which help nobody here.
+    line = (str(error).splitlines() or [""])[0].partition(" [source locations")[0]
+    return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
+
+
+def full_disk(folder: Path, why: str) -> str:
+    return (
+        f"{folder}: the disk is full ({why}), so the checkpoint was not written; earlier "
+        "checkpoints are whole: make room and run the same command again"
+    )
+
+
+def check_writable(folder: Path, needed: int, trial: str = "", there: str = "") -> None:
+    """Raises UserError where a disk has fewer free bytes than are needed, before it is filled to
+    the brim for nothing; where it takes no file of the name `trial`; or where it has lost the file
+    `there`."""
+    try:
+        free = shutil.disk_usage(folder).free
+        if trial:
+            path = folder / trial
+            try:
+                with path.open("wb") as file:
+                    file.write(bytes(2**16))
+                    os.fsync(file.fileno())
+            finally:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise save_error(error, folder) from error
+    # Orbax makes folders that are not there: under a mount that has gone, all that follows would
+    # lie unseen, and be hidden when it comes back.
+    if there and not (folder / there).is_file():
+        raise UserError(
+            f"{folder}: what was saved there is gone (was a disk mounted there?), so the "
+            "checkpoint was not written: bring it back and run the same command again"
+        )
+    if free < needed:
+        mebibytes = f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} are free"
+        raise UserError(full_disk(folder, mebibytes))
+
+
+def save_error(error: Exception, folder: Path) -> UserError:
+    """What kept a checkpoint from being written, in one sentence."""
+    # TensorStore reports a full disk as a ValueError with the system's text in it, and no errno.
+    text = str(error)
+    number = getattr(error, "errno", None)
+    full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
+    if full or "quota" in text.lower():
+        return UserError(full_disk(folder, "no space left on device"))
+    cause = first_line(error)
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "Permission denied" in text:
+        return UserError(f"{folder}: cannot be written ({cause}); check its owner")
+    return UserError(
+        f"{folder}: the checkpoint was not written ({type(error).__name__}: {cause}); earlier "
+        "checkpoints are whole: mend the cause and run the same command again"
+    )

@@ -1,0 +1,167 @@
+"""When the state of a system is saved, and what happens when that fails, or when a signal comes.
+
+All processes of a run save at the same step: those who see a reason tell the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from groot_jax.contrast.update import TrainState
+from groot_jax.errors import RunAgain, UserError, Wish, raise_signal
+from groot_jax.runtime.hosts import Hosts
+from groot_jax.training.checkpoints import Checkpoints
+from groot_jax.training.evaluations import Meta
+from groot_jax.training.monitor import say
+
+# Seconds between two tries of a save, the last of them again and again.
+_PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
+# Seconds of training after which processes ask each other again; they do so in a message that the
+# next update hides, but a thousand messages a second would be felt.
+_ASK_EVERY = 0.5
+
+
+class Keeper:
+    """Decides when one system is saved."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        system: str,
+        settings: ConfigDict,
+        hosts: Hosts,
+        console: Console,
+        wish: Wish,
+    ) -> None:
+        """`settings`: config.checkpoint."""
+        self._checkpoints, self._system, self._settings = checkpoints, system, settings
+        self._hosts, self._console, self._wish = hosts, console, wish
+        self.signal = 0  # The one that ends the job, once all processes know of it.
+        self._saved = -1  # The last step of which a save has begun.
+        self._last = time.monotonic()  # When that was.
+        self._asked, self._asked_at = 0, self._last  # The last step at which processes asked; when.
+        self._ask_at = 0  # The step at which they ask next.
+        self._failed_at: float | None = None  # Since when saves have failed.
+        self._tries, self._again_at = 0, 0.0
+
+    def due(self, step: int) -> bool:
+        """After each update, in all processes: whether the state is to be saved now, by the number
+        of steps, by the clock, after a save that failed, or since a signal has come."""
+        every = self._settings.every_steps
+        by_steps = every > 0 and step % every == 0
+        if step < self._ask_at:
+            return by_steps
+        problem, writing = "", self._checkpoints.writing
+        try:
+            self._checkpoints.poll()
+        except UserError as error:
+            problem = str(error)
+        else:
+            if writing and not self._checkpoints.writing:
+                self._failed_at, self._tries = None, 0
+        # For the clock process 0 speaks alone: those of others run otherwise.
+        signal, problem, late, pause = self._hosts.merge(
+            [self._wish.number, problem, self._late(), self._pause(step)], _agreed
+        )
+        self._ask_at = step + pause
+        self.signal = self.signal or signal
+        if problem:
+            self._failed(problem)
+        return bool(by_steps or (late and not problem) or self.signal)
+
+    def _late(self) -> bool:
+        now = time.monotonic()
+        if self._failed_at is not None:
+            return now >= self._again_at
+        every = self._settings.every_minutes * 60
+        # One at a time: on a slow disk, the next begins when the last has landed.
+        return every > 0 and now - self._last >= every and not self._checkpoints.writing
+
+    def _pause(self, step: int) -> int:
+        """Updates until processes ask again; alone, a process asks itself after each."""
+        if self._hosts.count == 1:
+            return 1
+        now = time.monotonic()
+        seconds = (now - self._asked_at) / max(step - self._asked, 1)
+        self._asked, self._asked_at = step, now
+        return max(1, min(int(_ASK_EVERY / max(seconds, 1e-6)), 1000))
+
+    def save(self, step: int, state: TrainState, begin: Callable[[], None]) -> None:
+        """Begins a save at a step, where none has begun there. Raises UserError where saves have
+        failed for `checkpoint.retry_minutes`; until then it is tried again later."""
+        if step == self._saved:
+            return
+        # Inside of a save processes wait for each other: what can be known before it is.
+        if problem := self._first(partial(self._checkpoints.check_writable, state)):
+            self._failed(problem, agreed=True)
+            return
+        try:
+            begin()
+        except UserError as error:
+            self._failed(str(error))
+            return
+        self._saved, self._last = step, time.monotonic()
+
+    def _first(self, check: Callable[[], None]) -> str:
+        """The sentence of the first process in which a check fails; empty: it does in none."""
+        problem = ""
+        try:
+            check()
+        except UserError as error:
+            problem = str(error)
+        found: str = self._hosts.merge(problem, lambda said: next(filter(None, said), ""))
+        return found
+
+    def landed(self, step: int, state: TrainState, begin: Callable[[], None]) -> None:
+        """Waits until the save of a step has landed, trying again where it fails."""
+        while True:
+            self.save(step, state, begin)
+            try:
+                self._checkpoints.wait()
+            except UserError as error:
+                self._failed(str(error))
+            if self._saved == step:
+                return
+            time.sleep(max(self._again_at - time.monotonic(), 0.0))
+
+    def record(self, step: int, meta: Meta) -> None:
+        """Writes the meta of a step anew, after its evaluation; as `landed` where it is the last,
+        else the next save makes up for it."""
+        while True:
+            try:
+                return self._checkpoints.record(step, meta)
+            except UserError as error:
+                self._failed(str(error))
+            if not meta.finished:
+                return
+            time.sleep(max(self._again_at - time.monotonic(), 0.0))
+
+    def _failed(self, sentence: str, agreed: bool = False) -> None:
+        """`agreed`: all processes know of it, and none has begun the save."""
+        now = time.monotonic()
+        if self._hosts.count > 1 and not agreed:
+            # The others may wait for this process inside of the save: all begin anew.
+            raise RunAgain(sentence)
+        self._failed_at = now if self._failed_at is None else self._failed_at
+        left = self._settings.retry_minutes * 60 - (now - self._failed_at)
+        if left <= 0 or self.signal or (self._hosts.count == 1 and self._wish.number):
+            raise UserError(sentence)
+        pause = min(_PAUSES[min(self._tries, len(_PAUSES) - 1)], left)
+        self._saved, self._tries, self._again_at = -1, self._tries + 1, now + pause
+        say(self._console, f"{self._system}: {sentence}; it is tried again in {pause:.0f} s")
+
+    def leave(self) -> None:
+        """Ends the job as the signal does that all processes know of."""
+        raise_signal(self.signal)
+
+
+def _agreed(said: list[list[object]]) -> list[object]:
+    """[1's signal, problem, late, pause], of all processes -> what all of them go by."""
+    signals, problems, (late, *_), (pause, *_) = zip(*said, strict=True)
+    first = next(filter(None, signals), 0)
+    return [first, next(filter(None, problems), ""), late, pause]

@@ -1,0 +1,231 @@
+"""Scoring processes that are killed, stopped or leave: the same results, or one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from groot_jax.config import default_config
+from groot_jax.config.checks import validate
+from groot_jax.data.labeling import Candidate, Span
+from groot_jax.errors import UserError
+from groot_jax.reward.oracle import Oracle
+from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
+from groot_jax.reward.rewards import RewardSpec
+
+GOLD = (Span(0, 1, "A"), Span(2, 3, "B"), Span(4, 6, "C"))
+FUNCTION = """
+import ctypes, os, resource, signal, sys, time
+HERE = os.path.dirname(__file__)
+
+def first(name):
+    # True once, whichever process asks.
+    try:
+        os.close(os.open(os.path.join(HERE, name), os.O_CREAT | os.O_EXCL))
+        return True
+    except FileExistsError:
+        return False
+
+def value(candidate): return len(candidate) / 6
+
+def act(what):
+    if what == "kill": os.kill(os.getpid(), signal.SIGKILL)
+    if what == "terminate": os.kill(os.getpid(), signal.SIGTERM)
+    if what == "stop": os.kill(os.getpid(), signal.SIGSTOP)
+    if what == "exit": os._exit(3)
+    if what == "crash": ctypes.string_at(0)
+    if what == "hold":  # A PyDLL keeps the GIL, and no alarm cuts this sleep short.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        ctypes.PyDLL(None).sleep(60)
+    if what == "memory":
+        resource.setrlimit(resource.RLIMIT_AS, (2**30, resource.RLIM_INFINITY))
+        b"x" * 2**34
+    if what == "raise": raise ConnectionError("service is away")
+    if what == "garbage": os.write(int(sys.argv[1]), b"\\0\\0\\0\\4nope")
+    if what == "fork":
+        if os.fork() == 0: return
+    if what == "fork_and_leave":
+        if os.fork() == 0: time.sleep(60)
+        os._exit(0)
+
+def once(candidate, gold, words):
+    if words[0] == "s5" and first("done"): act(WHAT)
+    return value(candidate)
+
+def always(candidate, gold, words):
+    if words[0] == "s5" and len(candidate) == 1: act(WHAT)
+    return value(candidate)
+
+def calm(candidate, gold, words):
+    return value(candidate)
+
+def abstains(candidate, gold, words):
+    return None if words[0] == "s5" and len(candidate) == 1 else value(candidate)
+
+def thrice(candidate, gold, words):
+    if words[0] == "s5" and any(first(f"time{i}") for i in range(3)): act(WHAT)
+    return value(candidate)
+
+def in_job(candidate, gold, words): return float(JOB == os.getpid())
+JOB = 0
+
+def always_batch(candidates, golds, words):
+    return [always(*item) for item in zip(candidates, golds, words)]
+"""
+
+
+def tasks() -> list[ScoringTask]:
+    beam = [
+        Candidate((Span(0, 2, "B"),), -1.0, True, 0),
+        Candidate((Span(0, 1, "A"), Span(2, 4, "C"), Span(4, 6, "B")), -2.5, True, 1),
+    ]
+    return [ScoringTask((f"s{key}", *["w"] * 5), GOLD, beam, key) for key in range(20)]
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("groot_jax.reward.user_function._FIRST_PAUSE", 0.01)
+
+    def write(what: str = "") -> str:
+        name = f"lost_{tmp_path.name}"
+        (tmp_path / f"{name}.py").write_text(f"WHAT = {what!r}\n{FUNCTION}")
+        return name
+
+    return write
+
+
+def pools(oracle: Oracle) -> list[Pool]:
+    return oracle.submit(tasks(), PoolSettings()).result()
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What the function gives where nothing happens, worked out without any process."""
+    from groot_jax.reward.pool import build_pools
+
+    def score(triples, items):
+        return [len(candidate) / 6 for candidate, _, _ in triples]
+
+    return build_pools(tasks(), score, PoolSettings(), 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("kill", "terminate", "stop", "exit", "crash", "hold", "garbage", "fork"),
+        *("fork_and_leave", "memory", "raise"),
+    ],
+)
+def test_what_befalls_a_call_once_leaves_the_results_as_they_are(module, undisturbed, what, capfd):
+    spec = RewardSpec(f"{module(what)}:once", deadline=0.5, workers=2)
+    begun = time.monotonic()
+    with Oracle(spec) as oracle:
+        assert repr(pools(oracle)) == repr(undisturbed)
+        counts = dict(oracle.counts)
+    assert time.monotonic() - begun < 30  # And not after a sleep of 60 seconds.
+    if what == "fork":
+        assert not counts.get("replaced")
+    elif what in ("memory", "raise"):
+        assert (counts["retried"], counts.get("replaced", 0)) == (1, 0)
+    else:
+        assert counts["replaced"] == 1
+        err = capfd.readouterr().err
+        assert "another process goes on" in err
+        assert "1 scoring processes replaced" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_a_process_lost_between_calls_is_replaced(module, undisturbed, number):
+    with Oracle(RewardSpec(f"{module()}:calm", workers=1, timeout_s=1.0)) as oracle:
+        assert repr(pools(oracle)) == repr(undisturbed)
+        os.kill(oracle._workers[0]._process.pid, number)
+        assert repr(pools(oracle)) == repr(undisturbed)
+        assert oracle.counts["replaced"] == 1
+
+
+def test_a_chunk_larger_than_the_pipe_does_not_wait_for_a_stopped_process(module):
+    # A pipe holds some 200 kB: the writing of this one would never end.
+    words = tuple(["w" * 1000] * 2000)
+    with Oracle(RewardSpec(f"{module()}:calm", workers=1, timeout_s=1.0)) as oracle:
+        os.kill(oracle._workers[0]._process.pid, signal.SIGSTOP)
+        assert oracle.score([(GOLD, GOLD, words)]) == [0.5]
+        assert oracle.counts["replaced"] == 1
+
+
+@pytest.mark.parametrize("what", ["kill", "raise"])
+def test_retries_are_as_many_as_the_config_says(module, undisturbed, what):
+    name = module(what)
+    with (
+        pytest.raises(UserError, match="s5 w.*(away|out of memory)"),
+        Oracle(RewardSpec(f"{name}:thrice", workers=1, retries=2, deadline=5.0)) as oracle,
+    ):
+        Path("time0").touch()  # Two are left, and two retries: enough.
+        assert repr(pools(oracle)) == repr(undisturbed)
+        for mark in Path().glob("time*"):
+            mark.unlink()
+        pools(oracle)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("what", ["raise", "kill", "hold"])
+def test_a_candidate_that_always_fails_is_dropped_where_the_config_says_so(
+    module, undisturbed, what, batch
+):
+    name = f"{module(what)}:always" + "_batch" * batch
+    spec = RewardSpec(name, batch=batch, workers=1, retries=0, on_error="drop", deadline=0.5)
+    with Oracle(spec) as oracle:
+        found = pools(oracle)
+        counts = dict(oracle.counts)
+    kept = [entry.labeling for entry in undisturbed[5] if len(entry.labeling) != 1]
+    assert [entry.labeling for entry in found[5]] == kept
+    assert counts["dropped"] == len(undisturbed[5]) - len(kept) > 0
+    assert repr(found[:5] + found[6:]) == repr(undisturbed[:5] + undisturbed[6:])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_none_leaves_a_candidate_out(module, undisturbed, workers):
+    with Oracle(RewardSpec(f"{module()}:abstains", workers=workers)) as oracle:
+        found = pools(oracle)
+        assert oracle.score([(GOLD[:1], GOLD, ("s5",) * 6), (GOLD, GOLD, ("s5",) * 6)]) == [
+            0.0,
+            0.5,
+        ]
+        assert oracle.counts["abstained"] == len(undisturbed[5]) - len(found[5]) + 1 > 1
+        assert not oracle.counts["dropped"]
+    assert all(len(entry.labeling) != 1 for entry in found[5])
+    # Parents are places in the pool as it is now.
+    for entry in found[5]:
+        assert entry.parent == -1 or found[5][entry.parent].origin == "beam"
+
+
+def test_a_function_runs_in_the_job_only_where_it_says_that_it_may(module):
+    name = module()
+    for said, expected in (("", 0.0), ("in_job.in_job = True\n", 1.0)):
+        file = Path(f"{name}{len(said)}.py")
+        file.write_text(f"{Path(f'{name}.py').read_text()}\nJOB = {os.getpid()}\n{said}")
+        with Oracle(RewardSpec(f"{file.stem}:in_job", workers=0)) as oracle:
+            assert oracle.score([(GOLD, GOLD, ("a",) * 6)]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("retries", -1, "has to be 0 or more"),
+        ("timeout_s", 0.5, "1 or more"),
+        ("on_error", "skip", "it can be stop, drop"),
+    ],
+)
+def test_the_keys_of_a_failing_reward_have_their_ranges(key, value, said):
+    config = default_config()
+    config.data.reader = "retail"
+    validate(config)
+    config.reward[key] = value
+    with pytest.raises(UserError, match=f"config.reward.{key}.*{said}"):
+        validate(config)

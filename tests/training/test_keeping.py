@@ -1,0 +1,167 @@
+"""When a system is saved, and what follows when a save fails."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from groot_jax.contrast.update import TrainState
+from groot_jax.errors import RunAgain, Terminated, UserError, Wish, signals_at_once, signals_wished
+from groot_jax.runtime.hosts import Hosts
+from groot_jax.training import keeping
+from groot_jax.training.keeping import Keeper
+
+STATE = cast(TrainState, None)  # The stand-in of a disk asks for no room.
+
+
+class Disk:
+    """Stands in for checkpoints: refuses so many saves before they begin, and fails so many, each
+    when it is on its way."""
+
+    def __init__(self, failures: int, refusals: int = 0) -> None:
+        self.failures, self.refusals, self.writing = failures, refusals, False
+        self.landed: list[int] = []
+        self.tried: list[int] = []
+
+    def begin(self, step: int) -> Callable[[], None]:
+        def begin() -> None:
+            self.tried.append(step)
+            self.writing = True
+
+        return begin
+
+    def poll(self) -> None:
+        if not self.writing:
+            return
+        self.writing = False
+        if self.failures:
+            self.failures -= 1
+            raise UserError("the disk is full")
+        self.landed.append(self.tried[-1])
+
+    wait = poll
+
+    def check_writable(self, state: TrainState) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise UserError("the disk is full")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(keeping, "time", clock)
+    return clock
+
+
+def keeper(
+    disk: Disk, wish: Wish | None = None, hosts: Hosts | None = None, **changes: float
+) -> Keeper:
+    settings = {"every_steps": 0, "every_minutes": 0.0, "retry_minutes": 5.0} | changes
+    quiet = Console(quiet=True)
+    return Keeper(
+        *(cast(Any, disk), "nll", ConfigDict(settings), hosts or Hosts(), quiet, wish or Wish())
+    )
+
+
+def train(keeper: Keeper, disk: Disk, clock: Clock, steps: int) -> None:
+    """Updates of 10 s each."""
+    for step in range(1, steps + 1):
+        clock.now += 10.0
+        if keeper.due(step):
+            keeper.save(step, STATE, disk.begin(step))
+
+
+def test_saves_by_steps_and_by_time(clock: Clock):
+    disk = Disk(0)
+    train(keeper(disk, every_steps=4), disk, clock, 12)
+    assert disk.tried == [4, 8, 12]
+    disk = Disk(0)
+    train(keeper(disk, every_minutes=0.5), disk, clock, 10)
+    assert disk.tried == [3, 6, 9]
+
+
+def test_a_save_that_fails_is_tried_again_with_growing_pauses(clock: Clock):
+    disk = Disk(3)
+    train(keeper(disk, every_steps=100, every_minutes=0.5), disk, clock, 20)
+    # Noticed at the next step, tried again 5, 10 and 20 s later, with the state at hand then.
+    assert disk.tried[:4] == [3, 5, 7, 10] and disk.landed[0] == 10
+
+
+def test_a_save_that_fails_for_too_long_ends_training(clock: Clock):
+    disk = Disk(99)
+    with pytest.raises(UserError, match="the disk is full"):
+        train(keeper(disk, every_steps=1, retry_minutes=2.0), disk, clock, 100)
+    assert 1100 < clock.now < 1200
+
+
+class Two(Hosts):
+    """The first of two processes, whose other one says what `said` holds, turn by turn."""
+
+    def __init__(self, said: list[Any]) -> None:
+        super().__init__(0, ("a", "b"))
+        self._said = said
+
+    def merge(self, value: Any, join: Callable[[list[Any]], Any]) -> Any:
+        return join([value, self._said.pop(0)])
+
+
+def test_all_processes_try_again_where_one_may_not_write(clock: Clock):
+    """As long as none has begun: inside of a save they wait for each other."""
+    disk = Disk(0)
+    keeper(disk, hosts=Two(["no space there", "", ""])).landed(8, STATE, disk.begin(8))
+    assert disk.landed == [8] and clock.now == 1005.0
+    disk = Disk(0, refusals=1)
+    keeper(disk, hosts=Two(["", "", ""])).landed(8, STATE, disk.begin(8))
+    assert disk.landed == [8] and clock.now == 1010.0
+    disk = Disk(0)
+    with pytest.raises(UserError, match="no space there") as caught:
+        keeper(disk, hosts=Two(["no space there"] * 99)).landed(8, STATE, disk.begin(8))
+    assert not isinstance(caught.value, RunAgain) and disk.tried == []
+    disk = Disk(1)
+    with pytest.raises(RunAgain, match="the disk is full"):
+        keeper(disk, hosts=Two(["", ""])).landed(8, STATE, disk.begin(8))
+
+
+def test_the_last_save_is_waited_for(clock: Clock):
+    disk = Disk(2)
+    keeper(disk).landed(8, STATE, disk.begin(8))
+    assert disk.landed == [8] and disk.tried == [8, 8, 8]
+
+
+def test_a_signal_saves_and_is_not_kept_waiting_by_a_disk_that_fails(clock: Clock):
+    wish, disk = Wish(), Disk(1)
+    one = keeper(disk, wish)
+    assert not one.due(1)
+    wish.number = signal.SIGTERM
+    assert one.due(2)
+    with pytest.raises(UserError, match="the disk is full"):
+        one.landed(2, STATE, disk.begin(2))
+    with pytest.raises(Terminated):
+        one.leave()
+
+
+def test_a_signal_that_nobody_asked_for_raises_at_the_end_or_where_nothing_is_lost(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt), signals_wished() as wish:
+        wish.number = signal.SIGINT
+    with pytest.raises(Terminated), signals_wished() as wish:
+        wish.number = signal.SIGHUP
+        with signals_at_once():
+            pytest.fail("it goes on")
