@@ -128,9 +128,8 @@ def _flax_model(cls: Any, start: Path) -> Any:
     from transformers.models.t5 import modeling_flax_t5
 
     # It wants an argument of jnp.clip that JAX no longer has. What comes of it is not used.
-    modeling_flax_t5.FlaxT5Attention._relative_position_bucket = staticmethod(
-        lambda position, **_: jnp.zeros_like(position)
-    )
+    attention: Any = modeling_flax_t5.FlaxT5Attention
+    attention._relative_position_bucket = staticmethod(lambda x, **_: jnp.zeros_like(x))
     return cls.from_pretrained(start)
 
 
