@@ -202,7 +202,7 @@ def test_all_answers_are_on_file_and_give_the_figures_of_the_table(
                 len(one["spans"]) for one in first
             )
     (job, *_) = map(json.loads, (trained / "jobs.jsonl").read_text().splitlines())
-    assert job["job"] == "train" and str(trained) in job["command"]
+    assert job["job"] == "train" and "--config.groot.batch_size=16" in job["command"].split()
 
 
 @pytest.mark.slow
