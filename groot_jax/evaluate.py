@@ -267,7 +267,8 @@ def watch(
                     raise error
                 line = f"{system}: step {step} was replaced before it was read"
             else:
-                seconds = recorder.record(params, system, step, "step", split)
+                # Megabytes for each of dozens of checkpoints, of which most are gone soon.
+                seconds = recorder.record(params, system, step, "step", split, predictions=False)
                 line = f"{system}: step {step} scored on {split} in {seconds:.1f} s"
             say(console, line)
         if ended and not new:

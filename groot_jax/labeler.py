@@ -28,7 +28,7 @@ from groot_jax.evaluation.decisions import decide as decide_by
 from groot_jax.evaluation.evaluator import gather_beams
 from groot_jax.evaluation.joining import join_windows
 from groot_jax.evaluation.metrics import Beam, TripleReward, one_by_one
-from groot_jax.model.tree import Params
+from groot_jax.model.param_tree import Params
 from groot_jax.prediction import Prediction, make_prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.hosts import Hosts

@@ -32,7 +32,7 @@ from groot_jax.generate.grammar import Grammar, make_grammar
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout
 from groot_jax.model.config import T5Config, from_scratch, run_settings
-from groot_jax.model.tree import Params
+from groot_jax.model.param_tree import Params
 from groot_jax.runtime.files import whole_folder
 from groot_jax.runtime.hub import fetch
 

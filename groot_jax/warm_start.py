@@ -20,7 +20,7 @@ from groot_jax.data.format import Format
 from groot_jax.data.tokenizer import Tokenizer, tag_labels
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
-from groot_jax.model.tree import Params, param_shapes
+from groot_jax.model.param_tree import Params, param_shapes
 from groot_jax.runtime.files import expanded
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.systems import choose_step, choose_system, home_of

@@ -22,7 +22,7 @@ from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout, use_layout
 from groot_jax.mesh.rows import counted_rows, own_rows
 from groot_jax.model.config import T5Config
-from groot_jax.model.tree import Params
+from groot_jax.model.param_tree import Params
 
 
 class Generator:

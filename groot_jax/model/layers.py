@@ -20,8 +20,8 @@ from jax.nn.initializers import normal
 from groot_jax.mesh.layout import constrain
 from groot_jax.model.config import T5Config
 from groot_jax.model.dropout import dropped_out
+from groot_jax.model.param_tree import Params as Params
 from groot_jax.model.products import mixed, scores
-from groot_jax.model.tree import Params as Params
 from groot_jax.model.tree_attention import Tiles
 
 Array: TypeAlias = jax.Array

@@ -17,9 +17,9 @@ from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain, gather, looked_up
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Array, Biases, Dense, Layers, Params, additive
+from groot_jax.model.param_tree import logical_axes
 from groot_jax.model.scratch import Start, started
 from groot_jax.model.stack import Stack, in_compute_type, of_block
-from groot_jax.model.tree import logical_axes
 from groot_jax.model.tree_attention import in_tiles, tile_size, tree_mask
 
 

@@ -83,7 +83,7 @@ class Ahead:
 
 def spread(steps: range, share: float) -> range:
     """Some of these steps, so many of them as `share` says and 24 at most, in equal distances."""
-    # Of retail's 750 batches 24, which meet all sizes that every tenth batch has.
+    # Of retail's 750 batches 24: a size that every tenth has is among them 92 times in a hundred.
     count = min(24, int(len(steps) * share))
     return steps[:: -(-len(steps) // count)] if count else steps[:0]
 

@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from groot_jax.errors import UserError, signals_delayed
 from groot_jax.generate.inputs import Beams
-from groot_jax.model.tree import Params
+from groot_jax.model.param_tree import Params
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checksums import (
     META_FILE,

@@ -25,8 +25,8 @@ from groot_jax.errors import UserError
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout, adds_in_order, factored_sharding, make_mesh
 from groot_jax.model.config import T5Config
+from groot_jax.model.param_tree import Params, param_shapes
 from groot_jax.model.partitioning import param_shardings, replication_problem
-from groot_jax.model.tree import Params, param_shapes
 from groot_jax.runtime.allocator import keep_freed_memory
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.hosts import Hosts, connect

@@ -48,6 +48,8 @@ AUTO: dict[str, Any] = {
     '{"a": 1}': ('{"a":', "1}"),
     '{"query": "red jeans"}': ('{"query":', '"red', 'jeans"}'),
     '{"words": ["a"': ('{"words":', '["a"'),
+    '{"text": "red", "x": NaN}': ('{"text":', '"red",', '"x":', "NaN}"),
+    '{"text": "red", "x": -1e999}': ('{"text":', '"red",', '"x":', "-1e999}"),
     '["red", "jeans"]': ('["red",', '"jeans"]'),
     "7": ("7",),
     "null": ("null",),
@@ -121,6 +123,18 @@ def test_what_an_object_holds_besides_is_kept_for_its_answer(tmp_path):
         {"id": 5},
     ]
     assert found[1].text is None and found[2].offsets == ((0, 1), (3, 4))
+
+
+@pytest.mark.parametrize("depth", [450, 990, 100_000])
+def test_what_could_not_be_echoed_is_refused(tmp_path, depth):
+    many = json.dumps({"text": "a", "x": [[]] * 2000})  # Many brackets, and not deep.
+    deep = f'{{"text": "b", "x": {"[" * depth}{"]" * depth}}}'
+    first, second = lines_of(tmp_path / "f", f"{many}\n{deep}\n".encode())
+    assert first.words == ("a",)
+    if depth == 450:
+        assert json.loads(json.dumps({**second.echoed}))
+    else:
+        assert second.error.startswith("f:2: is not JSON")
 
 
 def test_lines_come_in_blocks_and_bad_ones_keep_their_places(tmp_path):

@@ -84,6 +84,7 @@ def test_flags_that_will_not_do_are_one_sentence(
     assert "-k=0" in error("-k=0")
     assert "--timeout=0" in error("--timeout=0") and "--drain=-1" in error("--drain=-1")
     assert "--delay=nan" in error("--delay=nan")
+    assert "over 100 seconds" in error("--drain=71")
     assert "--reward=f1 is for other rules" in error("--reward=f1", "--decide=map")
     with bind("127.0.0.1", 0) as taken:
         taken.listen()

@@ -176,6 +176,36 @@ def test_evaluation_records_and_a_report_of_one_file_are_written(trained: Path) 
 
 
 @pytest.mark.slow
+def test_all_answers_are_on_file_and_give_the_figures_of_the_table(
+    jobs: Jobs, trained: Path
+) -> None:
+    gold = [json.loads(line) for line in (jobs.corpus / "test.jsonl").read_text().splitlines()]
+    results = json.loads((trained / "results.json").read_text())["systems"]
+    for system in TOTALS:
+        (path,) = (trained / "predictions").glob(f"{system}-test-*.jsonl")
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [line["words"] for line in lines] == [one["words"] for one in gold]
+        assert [line["gold"] for line in lines] == [one["spans"] for one in gold]
+        for rule in ("map", "mbr", "threshold"):
+            first = [line["decided"][rule] for line in lines]
+            figures = results[system if rule == "map" else f"{system}+{rule}"]["test"]
+            rewards = [one["reward"] for one in first]
+            assert np.mean(rewards) == pytest.approx(figures["reward@1"], abs=1e-6)
+            exact = [one["spans"] == line["gold"] for one, line in zip(first, lines, strict=True)]
+            assert np.mean(exact) == pytest.approx(figures["exact_match"])
+            # Each span of gold and of rank 1 is in the table of types once.
+            counts = figures["confusion"]["cells"]
+            assert sum(same + other for gold_, _, same, other in counts if gold_) == sum(
+                len(one["spans"]) for one in gold
+            )
+            assert sum(same + other for _, found, same, other in counts if found) == sum(
+                len(one["spans"]) for one in first
+            )
+    (job, *_) = map(json.loads, (trained / "jobs.jsonl").read_text().splitlines())
+    assert job["job"] == "train" and "--config.groot.batch_size=16" in job["command"].split()
+
+
+@pytest.mark.slow
 def test_the_model_learns(trained: Path) -> None:
     dev = [line for line in metrics_of(trained) if line["split"] == "dev"]
     first = next(line for line in dev if line["system"] == "nll")

@@ -18,9 +18,9 @@ from jax.sharding import AxisType, PartitionSpec
 from groot_jax.config import default_config
 from groot_jax.errors import UserError
 from groot_jax.mesh.layout import make_mesh
+from groot_jax.model.param_tree import logical_axes, param_shapes
 from groot_jax.model.partitioning import param_shardings
 from groot_jax.model.t5 import T5
-from groot_jax.model.tree import logical_axes, param_shapes
 
 RULES = default_config().mesh.rules.to_dict()
 

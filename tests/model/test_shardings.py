@@ -23,9 +23,9 @@ from groot_jax.mesh.layout import (
     use_layout,
 )
 from groot_jax.model.config import preset
+from groot_jax.model.param_tree import param_shapes
 from groot_jax.model.partitioning import param_shardings, replication_problem
 from groot_jax.model.t5 import T5, init_params
-from groot_jax.model.tree import param_shapes
 from groot_jax.training import setup
 from groot_jax.training.setup import Partitioning
 from tests.model import golden_shardings
