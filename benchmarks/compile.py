@@ -6,10 +6,12 @@ Runs `groot_jax.train` to its end in processes of its own: `cold` with an empty 
 `warm` with what that one has left. JAX itself says what it does (`jax.monitoring`). A row is a
 function of the job; what JAX compiles for single operations is put together as `small`.
 
-Columns: programs, how many were asked for; from_disk, those of them that the cache had; trace_s,
+Columns: programs, how many were asked for; ahead, those of them that a thread compiled before they
+were called (`--no-ahead` leaves all to their calls); from_disk, those that the cache had; trace_s,
 lower_s and xla_s, seconds in which Python traced them, they were lowered to StableHLO, and XLA
-compiled or loaded them; share, of the seconds of the whole run. Functions that are traced within
-one another count for the outer one alone.
+compiled or loaded them; waited_s, those of the three that were spent in the job's own thread, which
+trains nothing meanwhile; share, waited_s of the seconds of the whole run. Functions that are traced
+within one another count for the outer one alone.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -33,6 +36,7 @@ import jax
 from benchmarks import measure, runs
 from groot_jax import train
 from groot_jax.errors import exit_on_user_error
+from groot_jax.training.ahead import Ahead
 
 # Less than that in XLA is a program of a few operations: a copy, a sum, a key.
 _SMALL = 0.3
@@ -64,8 +68,9 @@ class Watch:
     def __init__(self) -> None:
         self.programs: list[dict[str, Any]] = []  # each with its name and seconds
         self.hits = 0
-        self._traced: defaultdict[str, float] = defaultdict(float)
-        self._lowered = 0.0
+        # Of the program that each thread is at.
+        self._traced: defaultdict[int, dict[str, float]] = defaultdict(dict)
+        self._lowered: defaultdict[int, float] = defaultdict(float)
         jax.monitoring.register_event_duration_secs_listener(self._duration)
         jax.monitoring.register_event_listener(self._event)
 
@@ -76,19 +81,24 @@ class Watch:
     def _duration(self, event: str, duration_secs: float, **facts: str | int) -> None:
         kind = _EVENTS.get(event)
         name = str(facts.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
+        thread = threading.get_ident()
+        traced = self._traced[thread]
         if kind == "trace_s":
-            self._traced[name] += duration_secs
+            traced[name] = traced.get(name, 0.0) + duration_secs
         elif kind == "lower_s":
-            self._lowered += duration_secs
+            self._lowered[thread] += duration_secs
         elif kind == "xla_s":
             # Tracing, lowering and compiling of one program follow each other. What was traced
             # besides is part of it: its own time has theirs in it.
-            trace = self._traced.pop(name, max(self._traced.values(), default=0.0))
-            self._traced.clear()
-            self.programs.append(
-                {"name": name, "trace_s": trace, "lower_s": self._lowered, "xla_s": duration_secs}
-            )
-            self._lowered = 0.0
+            program = {
+                "name": name,
+                "ahead": threading.current_thread() is not threading.main_thread(),
+                "trace_s": traced.pop(name, max(traced.values(), default=0.0)),
+                "lower_s": self._lowered.pop(thread, 0.0),
+                "xla_s": duration_secs,
+            }
+            traced.clear()
+            self.programs.append(program)
 
 
 def watched(argv: Sequence[str]) -> dict[str, Any]:
@@ -111,15 +121,19 @@ def rows_of(found: dict[str, Any], run: str) -> list[measure.Row]:
         groups[program["name"] if large else "small"].append(program)
     rows = []
     for name, members in [*groups.items(), ("all", found["programs"])]:
-        sums = {key: sum(m[key] for m in members) for key in ("trace_s", "lower_s", "xla_s")}
+        stages = ("trace_s", "lower_s", "xla_s")
+        sums = {key: sum(m[key] for m in members) for key in stages}
+        waited = sum(m[key] for m in members for key in stages if not m["ahead"])
         rows.append(
             {
                 "run": run,
                 "function": name,
                 "programs": len(members),
+                "ahead": sum(m["ahead"] for m in members),
                 "from_disk": found["from_disk"] if name == "all" else None,
                 **{key: round(value, 2) for key, value in sums.items()},
-                "share": round(sum(sums.values()) / found["seconds"], 3),
+                "waited_s": round(waited, 2),
+                "share": round(waited / found["seconds"], 3),
             }
         )
     return sorted(rows, key=lambda row: (row["function"] == "all", -row["xla_s"]))
@@ -130,12 +144,16 @@ def main() -> None:
     retail = str(runs.CONFIGS / "retail.py")
     parser.add_argument("--config", default=retail, help="the experiment (configs/retail.py)")
     parser.add_argument("--override", action="append", default=[], help="--config.KEY=VALUE")
+    parser.add_argument("--no-ahead", action="store_true", help="leave all to their calls")
     parser.add_argument("--once", default="", help=argparse.SUPPRESS, metavar="FILE")
     parser.add_argument("--workdir", default="", help=argparse.SUPPRESS)
     args = measure.parse(parser)
     overrides = [f"--config.model.dtype={args.dtype}", *args.override]
     if args.quick:
         overrides += _TINY
+    if args.no_ahead:
+        for name in ("compile", "run"):
+            setattr(Ahead, name, lambda *_: None)
     if args.once:
         argv = [f"--config={args.config}", f"--workdir={args.workdir}", *overrides]
         Path(args.once).write_text(json.dumps(watched(argv)), encoding="utf-8")
@@ -150,6 +168,7 @@ def main() -> None:
                 *(f"--workdir={folder}/{run}", f"--dtype={args.dtype}", cache),
                 *(f"--override={text}" for text in args.override),
                 *(["--quick"] if args.quick else []),
+                *(["--no-ahead"] if args.no_ahead else []),
             ]
             subprocess.run(command, check=True, env=dict(os.environ), stdout=sys.stderr)
             found = json.loads(file.read_text(encoding="utf-8"))

@@ -29,10 +29,10 @@ from groot_jax.contrast.losses import LossSettings
 from groot_jax.contrast.update import Metrics, NllBatch, OutputColumns, PoolBatch, nll_batch
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar
-from groot_jax.generate.steps import search_input
+from groot_jax.generate.inputs import search_input
 from groot_jax.mesh import arrays
 from groot_jax.mesh.keys import new_key
-from groot_jax.model.t5 import T5, init_params
+from groot_jax.model.t5 import init_params
 from groot_jax.scaling.programs import model_of
 from groot_jax.scaling.workload import Sentences, make_workload
 from groot_jax.training.optimizer import make_optimizer
@@ -77,7 +77,7 @@ def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
         return call
 
     generator = Generator(
-        T5(model_config), workload.format, grammar, k=config.generate.k, layout=partitioning.layout
+        model_config, workload.format, grammar, k=config.generate.k, layout=partitioning.layout
     )
     inputs = arrays.put(
         search_input(workload.batch(config.groot.batch_size)), partitioning.layout.batch

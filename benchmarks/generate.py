@@ -45,9 +45,9 @@ import numpy as np
 from benchmarks import baselines, measure, work, workload
 from groot_jax.data.batches import Batch
 from groot_jax.data.format import TAG, Format
-from groot_jax.generate.beam_search import Beams, beam_search
+from groot_jax.generate.beam_search import beam_search
 from groot_jax.generate.grammar import make_grammar, plan_steps
-from groot_jax.generate.steps import SearchInput, search_input
+from groot_jax.generate.inputs import Beams, SearchInput, search_input
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import save_pretrained
 from groot_jax.model.t5 import T5

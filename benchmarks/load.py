@@ -35,8 +35,8 @@ def write(folder: Path, size: str, dtype: str) -> None:
     from safetensors.numpy import save_file
 
     from groot_jax.model.config import preset
+    from groot_jax.model.param_tree import param_shapes
     from groot_jax.model.pretrained import torch_name
-    from groot_jax.model.t5 import param_shapes
 
     kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     config = preset(size, "v1_1", 32128)
@@ -68,8 +68,8 @@ def load(folder: Path) -> dict[str, float]:
     from ml_collections import ConfigDict
 
     from configs.default import get_config
+    from groot_jax.model.param_tree import param_shapes
     from groot_jax.model.pretrained import open_checkpoint
-    from groot_jax.model.t5 import param_shapes
     from groot_jax.training.setup import device_setup, make_partitioning
 
     config: ConfigDict = get_config()

@@ -48,7 +48,7 @@ from groot_jax.contrast.update import Metrics, PoolBatch, TrainState
 from groot_jax.data.batches import Batch, TrainingBatches, encode
 from groot_jax.data.corpus import read_corpus
 from groot_jax.errors import exit_on_user_error
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Candidate, Pool, PoolSettings, ScoringTask, build_pools
 from groot_jax.reward.rewards import RewardSpec, make_reward

@@ -22,7 +22,7 @@ from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Labeling, Sentence, labeling_of_word_tags
 from groot_jax.data.tokenizer import Tokenizer
-from groot_jax.generate.steps import SearchInput
+from groot_jax.generate.inputs import SearchInput
 from groot_jax.model.config import T5Config, preset
 from groot_jax.model.t5 import init_params
 from groot_jax.reward.pool import Pool, PoolEntry

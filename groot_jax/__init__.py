@@ -14,18 +14,42 @@ This file imports nothing of JAX, so that reward workers start fast.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from groot_jax import api
+    from groot_jax.calls import Job
+    from groot_jax.data.labeling import Span as Span
+    from groot_jax.errors import UserError as UserError
     from groot_jax.labeler import Labeler as Labeler
+    from groot_jax.prediction import Prediction as Prediction
+    from groot_jax.prediction import ScoredLabeling as ScoredLabeling
+
+    train = Job(api.train)
+    evaluate = Job(api.evaluate)
 
 __version__ = "0.1.0"
 
+# What is found only when it is asked for, since most of it brings in JAX: name -> its module.
+# `train` and `evaluate` are modules that can be called.
+_HOMES = {
+    "Labeler": "labeler",
+    "Prediction": "prediction",
+    "ScoredLabeling": "prediction",
+    "Span": "data.labeling",
+    "UserError": "errors",
+}
+__all__ = ("__version__", "evaluate", "train", *_HOMES)
+
 
 def __getattr__(name: str) -> object:
-    """`groot_jax.Labeler`, found only when it is asked for: it brings in JAX."""
-    if name == "Labeler":
-        from groot_jax.labeler import Labeler
-
-        return Labeler
+    if name in _HOMES:
+        return getattr(import_module(f"groot_jax.{_HOMES[name]}"), name)
+    if name in ("train", "evaluate"):
+        return import_module(f"groot_jax.{name}")
     raise AttributeError(f"module 'groot_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,7 +20,7 @@ from groot_jax.config.loading import built_in_configs
 _SCRIPT = """\
 # Completion of groot for bash. In ~/.bashrc: source <(groot completion)
 _groot() {{
-    local line=${{COMP_LINE:0:COMP_POINT}} choices job current word
+    local line=${{COMP_LINE:0:COMP_POINT}} choices="" job current word
     current=${{line##*[[:space:]]}}
     read -r _ job _ <<< "$line"
     if [[ $line =~ ^[[:space:]]*[^[:space:]]+[[:space:]]+[^[:space:]]*$ ]]; then

@@ -116,7 +116,8 @@ def _telling(main: Callable[[], object]) -> None:
     try:
         try:
             main()
-            sys.stdout.flush()  # What is written late may find the disk full, the reader gone.
+            if sys.stdout is not None:  # It is where the shell's `>&-` has closed it.
+                sys.stdout.flush()  # What is written late may find the disk full, the reader gone.
         except Exception as error:
             # As a UserError before anybody is told: the others print the sentence too.
             if sentence := _out_of_memory(error) or _disk_full(error):
@@ -159,7 +160,7 @@ def _out_of_memory(error: Exception) -> str:
 
 def _leave(status: int) -> NoReturn:
     """Without the interpreter's own end: see the module; and threads that compile would crash."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError, ValueError):
             stream.flush()
     leave(status)

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
+from groot_jax.calls import make_callable
 from groot_jax.config.keys import flatten
 from groot_jax.contrast.update import Params
 from groot_jax.data.card import make_card, read_card, read_lines_of, write_card
@@ -37,7 +38,7 @@ from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.recorder import Recorder, reported_rewards
 from groot_jax.evaluation.report import write_report
-from groot_jax.evaluation.results import results_table, write_results
+from groot_jax.evaluation.results import NO_RESULTS, Results, results_table, write_results
 from groot_jax.runtime.files import expanded, writing
 from groot_jax.runtime.machine import note_job
 from groot_jax.task import Task, check_corpus, check_types, digests_of, load_task
@@ -58,6 +59,11 @@ _POLL_SECONDS = 1.0  # After which a watch asks again what training has written.
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the job. Raises UserError for what the user can mend."""
+    run_evaluation(argv)
+
+
+def run_evaluation(argv: list[str] | None) -> Results:
+    """As `main`; what results.json holds then."""
     parser = configs.job_parser("groot_jax.evaluate", "Score checkpoints of a work directory.")
     parser.add_argument("--split", choices=("test", "dev"), help="test; with --watch: dev")
     parser.add_argument("--checkpoint", metavar="STEP|best|latest", help="which one; without: best")
@@ -110,9 +116,11 @@ def main(argv: list[str] | None = None) -> None:
             systems = watch(recorder, workdir, shapes, console, split, systems)
         checkpoint = args.checkpoint or "best"
         evaluate_systems(recorder, workdir, shapes, console, split, systems, checkpoint)
+    shown = NO_RESULTS
     if hosts.main:
-        show_results(results, config, console, worse_systems(workdir, config))
+        shown = show_results(results, config, console, worse_systems(workdir, config))
     hosts.close()
+    return shown
 
 
 def _await_training(args: argparse.Namespace) -> None:
@@ -259,7 +267,8 @@ def watch(
                     raise error
                 line = f"{system}: step {step} was replaced before it was read"
             else:
-                seconds = recorder.record(params, system, step, "step", split)
+                # Megabytes for each of dozens of checkpoints, of which most are gone soon.
+                seconds = recorder.record(params, system, step, "step", split, predictions=False)
                 line = f"{system}: step {step} scored on {split} in {seconds:.1f} s"
             say(console, line)
         if ended and not new:
@@ -287,16 +296,19 @@ def worse_systems(workdir: Path, config: ConfigDict) -> dict[str, str]:
 
 def show_results(
     folder: Path, config: ConfigDict, console: Console, worse: dict[str, str] | None = None
-) -> None:
-    """Writes results.json and the report from all records; prints the table, and below it what is
-    wrong with a system (`worse_systems`)."""
+) -> Results:
+    """Writes results.json, which it returns, and the report from all records; prints the table, and
+    below it what is wrong with a system (`worse_systems`)."""
     results = write_results(folder, config.evaluate.bootstrap)
     path = write_report(folder, results)
     for split in ("dev", "test"):
         if any(split in system for system in results["systems"].values()):
             console.print(results_table(results, split, worse))
     say(console, f"report: {path}")
+    return results
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     exit_on_user_error(main)

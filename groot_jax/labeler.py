@@ -13,13 +13,11 @@ from functools import cache, cached_property, lru_cache
 from itertools import islice, pairwise
 from numbers import Integral
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from groot_jax.config import CONFIG_FILE, load_dumped
-from groot_jax.contrast.given import GivenScores
-from groot_jax.contrast.projection import OutputColumns
-from groot_jax.contrast.update import Params
 from groot_jax.data.batches import Example, collate, encode, evaluation_batches
 from groot_jax.data.labeling import Labeling, Sentence, Span, half_character
 from groot_jax.data.splitting import split_text
@@ -30,7 +28,7 @@ from groot_jax.evaluation.decisions import decide as decide_by
 from groot_jax.evaluation.evaluator import gather_beams
 from groot_jax.evaluation.joining import join_windows
 from groot_jax.evaluation.metrics import Beam, TripleReward, one_by_one
-from groot_jax.model.t5 import T5
+from groot_jax.model.param_tree import Params
 from groot_jax.prediction import Prediction, make_prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.hosts import Hosts
@@ -38,9 +36,10 @@ from groot_jax.task import Task
 from groot_jax.trained import load_trained
 from groot_jax.training.setup import Partitioning
 
-# Encoded sentences that are kept: 16 blocks of the job's 64, or some blocks of long sentences, of
-# each of which several pieces are tried.
-_KEPT = 1024
+if TYPE_CHECKING:
+    from groot_jax.contrast.given import GivenScores
+
+_KEPT = 4096  # Encoded sentences, four of the job's largest blocks; of long ones several pieces.
 
 
 class Labeler:
@@ -62,7 +61,8 @@ class Labeler:
         self._tuning = tuning or Tuning()
         self._hosts = hosts or Hosts()
         # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
-        self._generator = cache(lambda width: task.generator(partitioning.layout, k=width))
+        layout = partitioning.layout
+        self._generator = cache(lambda width: task.generator(layout, k=width, keep=True))
         # Where its parameters come from, if `load` has read them.
         self.system, self.step = "", 0
         # A sentence is checked, by the job even twice, before it is searched: three times the same
@@ -259,6 +259,11 @@ class Labeler:
 
     @cached_property
     def _given(self) -> GivenScores:
+        # Here and not above: most answers need none, and it brings in Flax and optax.
+        from groot_jax.contrast.given import GivenScores
+        from groot_jax.contrast.projection import OutputColumns
+        from groot_jax.model.t5 import T5
+
         grammar = self._task.grammar
         return GivenScores(
             T5(self._task.model_config),

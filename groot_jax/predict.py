@@ -23,9 +23,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 from groot_jax import config as configs
 from groot_jax.data.incoming import INPUTS, BadLine, Incoming, LineParser, open_input, read_blocks
 from groot_jax.errors import UserError, exit_on_user_error, told_as
@@ -180,6 +177,9 @@ def _json_printer(spans_only: bool) -> tuple[Show, ShowBad]:
 
 
 def _pretty_printer() -> tuple[Show, ShowBad]:
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(highlight=False)
     # A type keeps the color of its first turn, through all lines; the ninth shares the first's.
     colors: dict[str, str] = {}

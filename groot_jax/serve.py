@@ -24,7 +24,7 @@ import jax
 
 import groot_jax
 from groot_jax import config as configs
-from groot_jax.errors import UserError, exit_on_user_error, told_as
+from groot_jax.errors import LEAVE_WITHIN, UserError, exit_on_user_error, told_as
 from groot_jax.evaluation.decisions import BY_REWARD, RULES
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.labeler import Labeler
@@ -96,9 +96,10 @@ def main(argv: list[str] | None = None) -> None:
         }
         state = State()
         app = make_app(labeler, settings, state, about)
-        _say(f"{labeler.system}, step {labeler.step}, on {address_of(listener)}")
-        make_server(app, state, args.drain, args.timeout).run([listener])
-    _say("ended, all requests answered")
+        place = f"{labeler.system}, step {labeler.step}, on {address_of(listener)}"
+        server = make_server(app, state, args.drain, args.timeout, lambda: _say(place))
+        server.run([listener])
+    _say("ended at once" if server.force_exit else "ended, all requests answered")
     hosts.close()
 
 
@@ -139,6 +140,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         value = getattr(args, name)
         if not 0 <= value < 86400 or (name == "timeout" and not value):
             raise UserError(f"--{name}={value:g}: has to be between 0 and a day")
+    if args.drain + args.timeout > LEAVE_WITHIN:
+        raise UserError(
+            f"--drain={args.drain:g} and --timeout={args.timeout:g} come to over "
+            f"{LEAVE_WITHIN:g} seconds, in which every job ends after a signal: lower one"
+        )
     if args.reward and args.decide == "map":
         raise UserError(f"--reward={args.reward} is for other rules than --decide=map")
     return args

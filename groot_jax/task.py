@@ -18,7 +18,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from groot_jax import warm_start
-from groot_jax.contrast.update import Params
 from groot_jax.data.batches import encode
 from groot_jax.data.corpus import USUAL_WORDS, Corpus
 from groot_jax.data.format import Format
@@ -33,10 +32,7 @@ from groot_jax.generate.grammar import Grammar, make_grammar
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout
 from groot_jax.model.config import T5Config, from_scratch, run_settings
-from groot_jax.model.pretrained import open_checkpoint
-from groot_jax.model.scratch import Start
-from groot_jax.model.stored import weight_files
-from groot_jax.model.t5 import T5, init_params
+from groot_jax.model.param_tree import Params
 from groot_jax.runtime.files import whole_folder
 from groot_jax.runtime.hub import fetch
 
@@ -76,21 +72,28 @@ class Task:
         return make_grammar(self.format, self.config.model.normalise, self.model_config.vocab_size)
 
     def generator(
-        self, layout: Layout, *, k: int | None = None, model: T5 | None = None
+        self,
+        layout: Layout,
+        *,
+        k: int | None = None,
+        model: T5Config | None = None,
+        keep: bool = False,
     ) -> Generator:
         """The search as `config.generate` describes it, on the devices of `layout`.
 
         k: labelings of a sentence, without: `generate.k`. model: the task's with another dropout.
+        keep: what is traced stays on disk between runs, beside the compiled programs.
         """
         settings = self.config.generate
         return Generator(
-            model or T5(self.model_config),
+            model or self.model_config,
             self.format,
             self.grammar,
             k=k or settings.k,
             use_grammar=settings.grammar,
             length_penalty=settings.length_penalty,
             layout=layout,
+            keep=keep,
         )
 
 
@@ -184,6 +187,8 @@ def init_folder(model: ConfigDict) -> Path:
 
 def _files_of_init(names: Sequence[str], where: str) -> list[str]:
     """Of a repository's files config.json, the weights in one format, and the tokenizer."""
+    from groot_jax.model.stored import weight_files
+
     files = {"config.json", *weight_files(names, where), *wanted_files(names, where)}
     return sorted(files & {*names})
 
@@ -196,6 +201,8 @@ def make_model_config(
     Proves the headers of a checkpoint. `tokenizer`: the one that `model.init` goes with, which has
     to agree with it. Raises UserError where it does not.
     """
+    from groot_jax.model.pretrained import open_checkpoint
+
     # Retail's 9,596 ids in format `aligned` get 9,600 rows, 75 times 128.
     rows = -(-pieces // _ROWS) * _ROWS
     if not model.init:
@@ -288,6 +295,12 @@ def make_params(
     config: ConfigDict, model_config: T5Config, aligned: bool, shardings: Any = None
 ) -> Params:
     """As `initial_params`; `aligned`: whether source positions are words."""
+    # Here and not above, as in the other functions that make parameters or read released ones:
+    # who labels with a model that is there needs no Flax, which takes a quarter of a second.
+    from groot_jax.model.pretrained import open_checkpoint
+    from groot_jax.model.scratch import Start
+    from groot_jax.model.t5 import init_params
+
     init = config.model.init
     if not init:
         # `model.start` was chosen for words that are sums of features; the other formats begin as

@@ -14,13 +14,15 @@ if __name__ == "__main__":
     prepare_job()  # Ahead of the imports below, which take seconds.
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
+from groot_jax.calls import make_callable
 from groot_jax.data.card import make_card, read_lines_of, write_card
 from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
@@ -29,6 +31,7 @@ from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.evaluate import evaluate_systems, show_results, worse_systems
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.recorder import Recorder, reported_rewards
+from groot_jax.evaluation.results import NO_RESULTS, Results
 from groot_jax.model.config import run_settings
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
@@ -36,8 +39,9 @@ from groot_jax.runtime.files import expanded
 from groot_jax.runtime.machine import note_job
 from groot_jax.task import Task, check_corpus, init_folder, load_task, make_task, save_task
 from groot_jax.training import loop
+from groot_jax.training.ahead import Ahead
 from groot_jax.training.checkpoints import saved_steps
-from groot_jax.training.groot import GrootStage
+from groot_jax.training.groot import GrootStage, announce_systems
 from groot_jax.training.loop import Stage
 from groot_jax.training.monitor import say
 from groot_jax.training.nll import nll_stage
@@ -62,7 +66,14 @@ def main(argv: list[str] | None = None) -> None:
         "test split), dev, or nothing",
     )
     args = configs.parse_job(parser, argv)
-    config, workdir = args.config, args.workdir
+    run_training(args.config, args.workdir, args.split, argv)
+
+
+def run_training(
+    config: ConfigDict, workdir: Path, split: str, argv: Sequence[str] | None = None
+) -> Results:
+    """As `main`; what W/results.json holds then, nothing where `split` is none. `argv`: the command
+    line that says the same."""
     check_writers(config.report_to)
     hosts = device_setup(config)
     console = Console(quiet=not hosts.main)
@@ -81,7 +92,8 @@ def main(argv: list[str] | None = None) -> None:
             corpus = with_unlabeled(corpus, config)
         for line in (*read_lines_of(corpus), *corpus.notes):
             say(console, line)
-        with open_oracle(config) as oracle:
+        # Processes of one run have to compile the same programs in the same order.
+        with open_oracle(config) as oracle, Ahead(enabled=hosts.count == 1) as ahead:
             if hosts.main:
                 open_task(config, workdir, corpus, oracle, lock)
             hosts.barrier()  # The task is on disk, for all processes to read.
@@ -97,15 +109,16 @@ def main(argv: list[str] | None = None) -> None:
             for line in (*corpus.notes[known:], *card.lines()):
                 say(console, line)
             lock.began()
-            run = Run(config, workdir, corpus, task, oracle, hosts)
+            run = Run(config, workdir, corpus, task, oracle, hosts, ahead)
             for stage in stages(run):
                 loop.train(
                     *(stage, workdir, config, run.evaluator.evaluate, console, hosts),
                     samples=lambda: run.evaluator.samples,
                 )
-            if args.split != "none":
-                close(run, console, args.split)
+                ahead.drop(stage.programs)
+            results = NO_RESULTS if split == "none" else close(run, console, split)
     hosts.close()
+    return results
 
 
 def stages(run: Run) -> Iterator[Stage]:
@@ -114,7 +127,7 @@ def stages(run: Run) -> Iterator[Stage]:
     Each is made when the one before is done, whose memory it then can have.
     """
     if run.config.nll.enabled and not run.config.nll.checkpoint:
-        yield nll_stage(run)
+        yield nll_stage(run, lambda: run.ahead.run(partial(announce_systems, run)))
     for system in run.config.systems:
         yield GrootStage(run, system).stage()
 
@@ -210,7 +223,7 @@ def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
 # ---- Close ------------------------------------------------------------------------------------
 
 
-def close(run: Run, console: Console, split: str) -> None:
+def close(run: Run, console: Console, split: str) -> Results:
     """Scores the best checkpoint of every system on a split (dev where there is no test split), and
     writes the report."""
     # Dev chose the checkpoints, and flatters them: it stands in only where there is nothing else,
@@ -218,9 +231,12 @@ def close(run: Run, console: Console, split: str) -> None:
     split = split if run.corpus.test else "dev"
     recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
     evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
-    if run.hosts.main:
-        show_results(run.workdir, run.config, console, worse_systems(run.workdir, run.config))
+    if not run.hosts.main:
+        return NO_RESULTS
+    return show_results(run.workdir, run.config, console, worse_systems(run.workdir, run.config))
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     exit_on_user_error(main, "; run the same command again to continue")

@@ -10,9 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
-from groot_jax.contrast.update import Params
 from groot_jax.evaluation.decisions import Tuning
 from groot_jax.evaluation.records import read_tuning
+from groot_jax.model.param_tree import Params
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, load_task
 from groot_jax.training.checkpoints import Checkpoints

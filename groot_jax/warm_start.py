@@ -13,17 +13,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
-from groot_jax.contrast.update import Params
 from groot_jax.data.format import Format
 from groot_jax.data.tokenizer import Tokenizer, tag_labels
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
-from groot_jax.model.pretrained import resize_embeddings
-from groot_jax.model.t5 import param_shapes
+from groot_jax.model.param_tree import Params, param_shapes
 from groot_jax.runtime.files import expanded
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.systems import choose_step, choose_system, home_of
@@ -156,6 +153,11 @@ def grown_params(earlier: Earlier, format_: Format, model_config: T5Config) -> P
     dimension, of the rows of the labels that were trained: it begins as a type like any other. So
     is its column of a head of its own.
     """
+    # Here and not above, for predict, which starts from no labeler and needs no Flax.
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
+    from groot_jax.model.pretrained import resize_embeddings
+
     params = resize_embeddings(earlier.params(), model_config.vocab_size)
     known = earlier.format.tokenizer.vocab_size
     new = [p[0] for p in format_.tags.values() if len(p) == 1 and p[0] >= known]

@@ -145,6 +145,14 @@ def test_scoring_processes_and_launchers_start_without_jax(folder: Path) -> None
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_predict_starts_without_what_only_training_needs() -> None:
+    done = python(
+        "import sys, groot_jax.predict\n"
+        "print([m for m in ('flax', 'optax', 'grain', 'rich') if m in sys.modules])"
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_no_module_brings_in_torch_or_tensorflow_where_they_are_installed(tmp_path: Path) -> None:
     """Stand-ins stop the process and say who imported them, so the test bites without them too."""

@@ -52,8 +52,11 @@ def test_a_wheel_of_the_sdist_trains_in_an_empty_folder(tmp_path: Path) -> None:
     code = "import groot_jax; print(groot_jax.__file__)"
     assert run(sys.executable, "-c", code).strip() == str(site / "groot_jax" / "__init__.py")
     few = ("data.train_limit=64", "nll.epochs=1", "groot.epochs=1", "systems=groot")
-    small = ("model.encoder_layers=1", "model.decoder_layers=1", "evaluate.dev_limit=64")
-    flags = [f"--config.{key}" for key in (*few, *small, "evaluate.bootstrap=100")]
+    # One size of batch, and few sentences to search: what training learns is no matter here.
+    small = ("model.encoder_layers=1", "model.decoder_layers=1", "loader.rungs=1", "generate.k=3")
+    short = ("evaluate.dev_limit=32", "evaluate.bootstrap=100", "evaluate.decide=map")
+    programs = f"compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}"
+    flags = [f"--config.{key}" for key in (*few, *small, *short, programs)]
     run(site / "bin" / "groot", "train", "--config=retail", "--workdir=run", *flags)
     assert (empty / "run" / "report" / "index.html").is_file()
     assert [path.name for path in empty.iterdir()] == ["run"]

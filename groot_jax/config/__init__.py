@@ -12,6 +12,7 @@ from groot_jax.config.command_line import parse_job as parse_job
 from groot_jax.config.command_line import split_overrides as split_overrides
 from groot_jax.config.command_line import version as version
 from groot_jax.config.keys import variant as variant
+from groot_jax.config.loading import checked as checked
 from groot_jax.config.loading import default_config as default_config
 from groot_jax.config.loading import load as load
 from groot_jax.config.loading import names_labeler as names_labeler

@@ -45,8 +45,24 @@ def load(
         default = default_config()
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not a ConfigDict")
+    return _complete(config, default, overrides, has_data, str(path))
+
+
+def checked(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """A copy of a config that Python has made, as `load` gives one. Raises UserError."""
+    copy = config.copy_and_resolve_references()
+    return _complete(copy, default_config(), overrides, True, "config")
+
+
+def _complete(
+    config: ConfigDict,
+    default: ConfigDict,
+    overrides: Sequence[tuple[str, str]],
+    has_data: bool,
+    where: str,
+) -> ConfigDict:
     # Keys before values, and both before what is read under which: each relies on the one before.
-    check_keys(config, default, str(path))
+    check_keys(config, default, where)
     config = finish(config, overrides, has_data)
     check_read(config, default)
     # Other jobs start elsewhere and look there too.

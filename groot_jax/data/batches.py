@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import grain
 import numpy as np
 
 from groot_jax.data.augment import Augmenter
@@ -282,6 +281,17 @@ class TrainingBatches:
             return example
         return dataclasses.replace(*encode([sentence], self._augmenter.format), index=i)
 
+    def blanks(self, start: int, stop: int) -> list[Batch]:
+        """An empty batch of each size that batches `start` to `stop` - 1 have, in the order in
+        which sizes come; of the epoch of `start` alone, as the others have hardly any other."""
+        epoch, at = divmod(start, self.per_epoch)
+        known, plan, _ = self._epoch
+        if known != epoch:
+            plan, _ = self._make_epoch(epoch)
+        sizes = dict.fromkeys(size for size, _ in plan[at : at + stop - start])
+        rows = len(self._own_B)
+        return [collate(self._examples[:1], rows, size, np.zeros(rows, bool)) for size in sizes]
+
     def from_step(self, step: int, threads: int = 2) -> Iterator[Batch]:
         """Batches `step`, `step` + 1, ... up to the last, made ahead in background threads."""
         return _ahead(self, step, threads)
@@ -321,12 +331,19 @@ class MixedBatches:
         # .1 * 30 is 3.0000000000000004 and .29 * 100 is 28.999999999999996: both mean 3 and 29.
         return math.floor(round(self._share * step, 6))
 
+    def blanks(self, start: int, stop: int) -> list[Batch]:
+        """As `TrainingBatches.blanks`, of the labeled batches alone."""
+        return self._labeled.blanks(start - self._count(start), stop - self._count(stop))
+
     def from_step(self, step: int, threads: int = 2) -> Iterator[Batch]:
         """As `TrainingBatches.from_step`."""
         return _ahead(self, step, threads)
 
 
 def _ahead(source: TrainingBatches | MixedBatches, step: int, threads: int) -> Iterator[Batch]:
+    # Here and not above: predict makes its batches without it, and it takes a while to import.
+    import grain
+
     dataset = grain.MapDataset.source(source)[step:]
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)
     return iter(dataset.to_iter_dataset(options))

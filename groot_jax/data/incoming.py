@@ -7,6 +7,7 @@ nothing of labels or models.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import sys
@@ -24,6 +25,8 @@ INPUTS = ("auto", "text", "jsonl")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 # Bytes of a line. A book has one or two million; what has more is no line, and may never end.
 LONGEST_LINE = 1 << 24
+_DEEPEST = 500  # Of JSON: Python goes about 990 deep, less those who call it.
+LARGEST = 16  # Lines of the largest block over those of the first.
 
 
 class Incoming(NamedTuple):
@@ -118,13 +121,18 @@ def read_blocks(
     parse: LineParser,
     strict: bool = False,
 ) -> Iterator[list[Incoming | BadLine]]:
-    """Lists of `size` lines, and of fewer where the next one is not there yet.
+    """Lists of `size` lines, then of twice as many each, up to `LARGEST` times `size`; and of fewer
+    where the next one is not there yet.
 
     `check` gets words and their `file:line`, and raises UserError where they will not do. An empty
     line is a sentence of no words, so that answers stay beside their lines. A bad line is a
     `BadLine`, or, where `strict`, a UserError after what comes before it was handed out.
     """
+    # Many sentences fill batches of each length: 64 of four lengths would all be searched as if
+    # they were as long as the longest. Twice as many each time: who watches the answers of a slow
+    # model never waits much longer for the next ones than all before them took.
     # size 2; a, b and c at once, a pause, d -> [a, b] [c] [d].
+    largest = size * LARGEST
     block: list[Incoming | BadLine] = []
     number = 0
     for raw in _lines(descriptor):
@@ -138,6 +146,7 @@ def read_blocks(
             block.append(found)
         if len(block) == size or (raw is None and block):
             yield block
+            size = min(2 * size, largest) if len(block) == size else size
             block = []
     if block:
         yield block
@@ -206,9 +215,31 @@ def sentence_of_line(line: str, where: str, split: str = "spaces") -> Incoming:
     return sentence_of(_object(line, where), where, split)
 
 
+def parse_json(text: str) -> Any:
+    """What JSON says. Raises ValueError or RecursionError, also for what could not be echoed: NaN
+    and numbers as large as 1e999, which Python writes as no JSON, and what is nested so deep that
+    it can be read and not written."""
+    value = json.loads(text, parse_constant=_number, parse_float=_number)
+    if text.count("[") + text.count("{") > _DEEPEST:
+        level: list[Any] = [value] if isinstance(value, dict | list) else []
+        for _ in range(_DEEPEST):
+            nested = (x.values() if isinstance(x, dict) else x for x in level)
+            level = [item for inner in nested for item in inner if isinstance(item, dict | list)]
+            if not level:
+                return value
+        raise ValueError(f"it is nested over {_DEEPEST} deep")
+    return value
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
+
+
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not JSON ({error}); mend the line") from None
     if not isinstance(value, dict):

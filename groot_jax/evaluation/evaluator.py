@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from groot_jax.data.batches import encode, evaluation_batches
+from groot_jax.data.batches import Batch, encode, evaluation_batches
 from groot_jax.data.labeling import Candidate, Sentence, Span
 from groot_jax.evaluation.joining import join_windows
 from groot_jax.evaluation.metrics import (
@@ -78,6 +78,11 @@ class Evaluator:
         self._watched = {*sample_indices(len(self.sentences), watched)} if watched else set()
         # Of the last evaluation, in the first process; see `evaluate`.
         self.samples: list[Json] = []
+
+    @property
+    def one_of_each_size(self) -> list[Batch]:
+        """Of the batches that are searched, one of each size."""
+        return [*{(b.source_BxS.shape, b.target_BxT.shape): b for b in self._batches}.values()]
 
     def beams(self, params: Any) -> list[Beam] | None:
         """Candidates of every sentence, best first; None in all processes but the first."""

@@ -77,9 +77,17 @@ class Recorder:
             for split, sentences in (("dev", corpus.dev), ("test", corpus.test))
         }
 
-    def record(self, params: Any, system: str, step: int, checkpoint: str, split: str) -> float:
-        """Writes the records of one checkpoint on one split, and its predictions; the seconds that
-        it took.
+    def record(
+        self,
+        params: Any,
+        system: str,
+        step: int,
+        checkpoint: str,
+        split: str,
+        predictions: bool = True,
+    ) -> float:
+        """Writes the records of one checkpoint on one split, and, where they are asked for, its
+        `predictions`; the seconds that it took.
 
         `checkpoint` is how it was asked for: best, latest or step. Dev chooses what decisions need,
         and the rule; without a dev split `threshold` is left out, and the temperature of others is
@@ -103,19 +111,14 @@ class Recorder:
         # function that hangs; the others are worked out here. It comes last in the report.
         rewards = {key: one_by_one(reward) for key, reward in reported_rewards(config).items()}
         rewards[name] = score
-        tuning, limit = Tuning(), config.decide.hypotheses
-        of_dev: dict[str, list[Beam]] = {}
-        if dev_beams is not None:
-            rules = config.evaluate.decide
-            tuning, of_dev = tune(dev.sentences, dev_beams, score, rules, limit)
-            write_tuning(self._folder, system, step, name, tuning, len(dev_beams))
+        tuning, of_dev = self._tuned(dev_beams, system, step)
         shared: Summary = {
             "calibration": _calibration(sentences, beams, tuning.temperature),
             "digest": self._digests[split],
         }
         if dev_beams is not None:
             shared["dev_chose"] = tuning.rule
-        predictions = Predictions(sentences, beams, tuning.temperature)
+        answers = Predictions(sentences, beams, tuning.temperature)
         # Rules agree on most sentences: what the report shows of these is scored once for all.
         once = remembering(score)
         for rule in config.evaluate.decide:
@@ -123,9 +126,10 @@ class Recorder:
             if rule == "threshold" and dev_beams is None:
                 continue
             known = of_dev.get(rule) if evaluator is dev else None
+            limit = config.decide.hypotheses
             decided = known or decide(rule, sentences, beams, score, tuning, limit)
             scores = score_beams(sentences, decided, rewards, penalty)
-            predictions.add(rule, decided, scores, name)
+            answers.add(rule, decided, scores, name)
             metrics = summarise(totals(scores, name), name) | shared
             metrics["confusion"] = confusion(sentences, decided)
             if rule == "threshold":
@@ -150,8 +154,21 @@ class Recorder:
                 samples=make_samples(sentences, decided, once, config.evaluate.samples, penalty),
             )
             write_eval(self._folder, record)
-        predictions.write(self._folder, system, split, step)
+        if predictions:
+            answers.write(self._folder, system, split, step)
         return time.monotonic() - begun
+
+    def _tuned(
+        self, dev_beams: Sequence[Beam] | None, system: str, step: int
+    ) -> tuple[Tuning, dict[str, list[Beam]]]:
+        """As `tune`, kept for `predict`; nothing is chosen where dev was not searched."""
+        if dev_beams is None:
+            return Tuning(), {}
+        config, dev = self.task.config, self._evaluators["dev"].sentences
+        limit, rules = config.decide.hypotheses, config.evaluate.decide
+        tuning, decided = tune(dev, dev_beams, self._oracle.score, rules, limit)
+        write_tuning(self._folder, system, step, config.reward.name, tuning, len(dev_beams))
+        return tuning, decided
 
 
 def _calibration(

@@ -30,6 +30,11 @@ Json: TypeAlias = dict[str, Any]
 
 SAMPLES_FILE = "samples.jsonl"
 JOBS_FILE = "jobs.jsonl"
+# What the report says of a job: see runtime/machine.py.
+_OF_A_JOB = (
+    *("job", "started", "command", "host", "cpu", "cores", "devices", "processes", "python"),
+    "versions",
+)
 # How a checkpoint was asked for, the preferred last.
 _KINDS = ("step", "latest", "best")
 # Corrections of rank 1 that the report shows of a sentence, and labelings that the beam lacks.
@@ -262,7 +267,8 @@ def read_samples(workdir: Path) -> list[Json]:
 def read_jobs(workdir: Path) -> list[Json]:
     """The lines of W/jobs.jsonl, read as those of the metrics: a job and its machine, see
     runtime/machine.py."""
-    return _read_lines(workdir / JOBS_FILE)
+    # One of another version may say other things of a job, and is no reason to have no report.
+    return [line for line in _read_lines(workdir / JOBS_FILE) if {*_OF_A_JOB} <= line.keys()]
 
 
 def _read_lines(path: Path) -> list[Json]:

@@ -40,6 +40,10 @@ class Results(TypedDict):
     differences: dict[str, Any]  # {"baseline": BASELINE, split: {system: {metric: Difference}}}
 
 
+# Where nothing was evaluated.
+NO_RESULTS: Results = {"systems": {}, "differences": {}}
+
+
 def differences(
     records: Sequence[Record], resamples: int
 ) -> dict[str, dict[str, dict[str, Difference]]]:

@@ -10,6 +10,9 @@ from groot_jax.evaluation.metrics import Summary
 from groot_jax.evaluation.records import Json
 from groot_jax.evaluation.results import Results, dev_choices
 
+_SHOWN = 40  # Types of a matrix: of 200 it would have 40,000 cells.
+OTHERS = "(others)"
+
 
 def type_tables(results: Results, splits: list[str]) -> dict[str, list[Json]]:
     """Of each split that has spans, a table a system: as `map` decides, and as the rule does that
@@ -44,7 +47,8 @@ def _table(name: str, metrics: Summary) -> Json:
     by_type: dict[str, Any] = metrics["by_type"]
     types = confusion["types"] if confusion else sorted(by_type, key=lambda t: -by_type[t]["gold"])
     rows = [_row(type_, by_type[type_], confusion) for type_ in types if type_ in by_type]
-    return {"name": name, "rows": rows, "types": types, "matrix": _matrix(confusion)}
+    shown = types if len(types) <= _SHOWN else [*types[: _SHOWN - 1], OTHERS]
+    return {"name": name, "rows": rows, "types": shown, "matrix": _matrix(confusion, shown)}
 
 
 def _row(type_: str, figures: Summary, confusion: Summary | None) -> Json:
@@ -66,11 +70,17 @@ def _row(type_: str, figures: Summary, confusion: Summary | None) -> Json:
     )
 
 
-def _matrix(confusion: Summary | None) -> list[tuple[str | None, list[Json | None]]]:
+def _matrix(
+    confusion: Summary | None, types: list[str]
+) -> list[tuple[str | None, list[Json | None]]]:
     if confusion is None:
         return []
-    cells = {(gold, found): (same, other) for gold, found, same, other in confusion["cells"]}
-    order: list[str | None] = [*confusion["types"], None]
+    order: list[str | None] = [*types, None]
+    cells: dict[tuple[str | None, str | None], tuple[int, int]] = {}
+    for gold, found, same, other in confusion["cells"]:
+        place = (gold if gold in order else OTHERS, found if found in order else OTHERS)
+        before = cells.get(place, (0, 0))
+        cells[place] = (before[0] + same, before[1] + other)
     most = max((sum(n) for (gold, found), n in cells.items() if gold != found), default=1)
     rows: list[tuple[str | None, list[Json | None]]] = []
     for gold in order:

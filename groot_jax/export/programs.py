@@ -19,7 +19,7 @@ from jax import export
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import beam_search
 from groot_jax.generate.grammar import plan_steps
-from groot_jax.generate.steps import SearchInput
+from groot_jax.generate.inputs import SearchInput
 from groot_jax.model.t5 import T5
 from groot_jax.task import Task
 from groot_jax.trained import Trained

@@ -21,24 +21,16 @@ sequences out. For K = 2 and a sentence of two words in sentinel_tag:
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from groot_jax.generate.backtrack import spelled
 from groot_jax.generate.grammar import Grammar, StepPlan
-from groot_jax.generate.steps import SearchInput, SearchSteps, grown, read_before_the_loop
+from groot_jax.generate.inputs import Beams, SearchInput
+from groot_jax.generate.steps import SearchSteps, grown, read_before_the_loop
 from groot_jax.model.layers import Params
 from groot_jax.model.t5 import T5
-
-
-class Beams(NamedTuple):
-    """Candidates of each sentence, best first."""
-
-    tokens_BxKxT: jax.Array  # vocabulary ids, EOS included, pad after it
-    scores_BxK: jax.Array  # s(y): log-probability summed over tokens, EOS included
-    valid_BxK: jax.Array  # False: the slot never finished; its score is -inf, its tokens pad
 
 
 def beam_search(

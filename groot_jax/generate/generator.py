@@ -5,7 +5,8 @@ Holds the compiled search of one model and format. May not know gold labels or r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -14,14 +15,14 @@ import numpy as np
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.format import Format
 from groot_jax.data.labeling import Candidate
-from groot_jax.generate.beam_search import Beams, beam_search
-from groot_jax.generate.grammar import Grammar, plan_steps
-from groot_jax.generate.steps import SearchInput, search_input
+from groot_jax.generate.grammar import Grammar, StepPlan, plan_steps
+from groot_jax.generate.inputs import Beams, SearchInput, search_input
+from groot_jax.generate.kept import kept
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout, use_layout
 from groot_jax.mesh.rows import counted_rows, own_rows
-from groot_jax.model.layers import Params
-from groot_jax.model.t5 import T5
+from groot_jax.model.config import T5Config
+from groot_jax.model.param_tree import Params
 
 
 class Generator:
@@ -33,7 +34,7 @@ class Generator:
 
     def __init__(
         self,
-        model: T5,
+        model: T5Config,
         format_: Format,
         grammar: Grammar,
         *,
@@ -41,18 +42,36 @@ class Generator:
         use_grammar: bool = True,
         length_penalty: float = 0.0,
         layout: Layout,
+        keep: bool = False,
     ) -> None:
+        """`keep`: what was traced is kept on disk between runs, see `kept.py`."""
         self.k = k
         self._format, self._layout = format_, layout
+        # A program of several devices is one for these very devices.
+        self._keeps = keep and layout.mesh.size == 1
+        self._programs: dict[object, Callable[..., Any]] = {}  # by size of batch, of those kept
+
+        def plan(length: int) -> StepPlan:
+            return plan_steps(format_, grammar, length, use_grammar)
+
+        def facts(length: int) -> object:
+            tables = [hashlib.blake2b(np.asarray(x).tobytes()).digest() for x in grammar]
+            return model, tables, plan(length), k, length_penalty
+
+        # All that a search of outputs of so many ids is made of beside its arguments.
+        self._facts = facts
 
         def search(params: Params, inputs: SearchInput, key: jax.Array | None) -> Beams:
-            T = inputs.fused_target_BxT.shape[1]
+            # Here and not above: whoever finds what was traced on disk needs neither this nor Flax.
+            from groot_jax.generate.beam_search import beam_search
+            from groot_jax.model.t5 import T5
+
             with use_layout(layout):
                 return beam_search(
-                    model,
+                    T5(model),
                     params,
                     grammar,
-                    plan_steps(format_, grammar, T, use_grammar),
+                    plan(inputs.fused_target_BxT.shape[1]),
                     inputs,
                     k=k,
                     length_penalty=length_penalty,
@@ -66,7 +85,13 @@ class Generator:
         """Starts the search of a batch that lies on the host; with `dropout_key`, the encoder runs
         with its dropout on."""
         inputs = arrays.put(search_input(batch), self._layout.batch)
-        return self.search(params, inputs, dropout_key)
+        if dropout_key is not None or not self._keeps:
+            return self.search(params, inputs, dropout_key)
+        size = jax.tree.map(np.shape, inputs)
+        if size not in self._programs:
+            facts = self._facts(inputs.fused_target_BxT.shape[1])
+            self._programs[size] = kept(self.search, (params, inputs, None), facts)
+        return Beams(*self._programs[size](params, inputs, None))
 
     def own_rows(self, batch_size: int) -> np.ndarray:
         """bool [rows]: the rows of such a batch that this process has to fill."""

@@ -11,32 +11,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from groot_jax.data.batches import Batch
 from groot_jax.generate import walk
 from groot_jax.generate.backtrack import Trail
 from groot_jax.generate.grammar import Grammar, StepPlan
+from groot_jax.generate.inputs import SearchInput
 from groot_jax.generate.selection import NEG_INF, Finished, best_continuations, merge, top_k
 from groot_jax.generate.walk import Running, take
-from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain
 from groot_jax.model.layers import Biases, Layers, Params
 from groot_jax.model.t5 import T5, decoding_params, rows_at
-
-
-class SearchInput(NamedTuple):
-    """One batch of sentences as the search reads it; int32."""
-
-    source_BxS: AnyArray  # vocabulary ids, pad 0
-    fused_source_BxSxF: AnyArray  # ids of embeddings added on the source side, 0 = none
-    template_BxL: AnyArray  # literal ids and TAG slots, EOS last; padded with EOS
-    fused_target_BxT: AnyArray  # ids of embeddings added at each decoder step, 0 = none
-    aligned_BxT: AnyArray | None  # source position whose encoder output is added; None: none is
-    cap_B: AnyArray  # longest output in tokens, EOS included; 0 = a padding row
-
-
-def search_input(batch: Batch) -> SearchInput:
-    """What the search reads of a batch."""
-    return SearchInput._make(getattr(batch, name) for name in SearchInput._fields)
 
 
 class State(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,7 @@ from jax.nn.initializers import normal
 from groot_jax.mesh.layout import constrain
 from groot_jax.model.config import T5Config
 from groot_jax.model.dropout import dropped_out
+from groot_jax.model.param_tree import Params as Params
 from groot_jax.model.products import mixed, scores
 from groot_jax.model.tree_attention import Tiles
 
@@ -30,7 +31,6 @@ KeyValue: TypeAlias = tuple[Array, Array]
 Layers: TypeAlias = tuple[KeyValue, ...]
 # A bias of each block of a stack, or a single one that all of them share.
 Biases: TypeAlias = tuple[Array, ...]
-Params: TypeAlias = dict[str, Any]  # Parameters: nested dicts of arrays, as transformers has them.
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,

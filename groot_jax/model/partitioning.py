@@ -11,8 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from groot_jax.mesh.layout import Layout, Rules, replicated_share
 from groot_jax.model.config import T5Config
-from groot_jax.model.layers import Params
-from groot_jax.model.t5 import logical_axes, param_shapes
+from groot_jax.model.param_tree import Params, logical_axes, param_shapes
 
 _REPLICATED = 0.02  # A larger share of the parameters' bytes is worth a word.
 

@@ -23,8 +23,8 @@ from safetensors.numpy import save_file
 
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
-from groot_jax.model.layers import Params
 from groot_jax.model.new_rows import check_rows, drawn_rows, moments
+from groot_jax.model.param_tree import Params, param_shapes
 from groot_jax.model.stored import (
     WEIGHT_FILES,
     StoredTensor,
@@ -33,7 +33,6 @@ from groot_jax.model.stored import (
     shards,
     weight_files,
 )
-from groot_jax.model.t5 import param_shapes
 
 # One embedding under up to three names; the last name is of old checkpoints and unused.
 _SHARED = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")

@@ -6,7 +6,6 @@ arguments and results, never hidden collections; no strings, no files, no search
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -18,6 +17,7 @@ from groot_jax.mesh.arrays import AnyArray
 from groot_jax.mesh.layout import constrain, gather, looked_up
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Array, Biases, Dense, Layers, Params, additive
+from groot_jax.model.param_tree import logical_axes
 from groot_jax.model.scratch import Start, started
 from groot_jax.model.stack import Stack, in_compute_type, of_block
 from groot_jax.model.tree_attention import in_tiles, tile_size, tree_mask
@@ -312,27 +312,12 @@ def init_params(
     return jax.jit(init, out_shardings=shardings)()
 
 
-def logical_axes(config: T5Config) -> Params:
-    """A PartitionSpec of logical axis names for each parameter, in the parameters' tree."""
-    return nn.get_partition_spec(_boxed_shapes(config))
-
-
 def decoding_params(config: T5Config, params: Params) -> Params:
     """What `extend` and `project` read of the parameters, for a loop: kernels in the compute type,
     and gathered once on a mesh that splits them like sentences."""
     read = {name: params[name] for name in ("decoder", "shared")}
     axes = logical_axes(config)
     return gather(in_compute_type(config, read), {name: axes[name] for name in read})
-
-
-def param_shapes(config: T5Config) -> Params:
-    """A ShapeDtypeStruct for each parameter, in the parameters' tree."""
-    return nn.unbox(_boxed_shapes(config))
-
-
-@functools.lru_cache(maxsize=8)
-def _boxed_shapes(config: T5Config) -> Params:
-    return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
 
 
 def _init(config: T5Config, key: Array) -> Params:

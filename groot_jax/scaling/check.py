@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from groot_jax.errors import UserError
 from groot_jax.mesh.sizes import MESH_AXES
 from groot_jax.model.config import T5Config
-from groot_jax.model.t5 import param_shapes
+from groot_jax.model.param_tree import param_shapes
 from groot_jax.scaling.chips import GIB, Slice, abstract_devices
 from groot_jax.scaling.cost import cost_of
 from groot_jax.scaling.hlo import Program

@@ -25,7 +25,7 @@ from groot_jax.data.ladder import Ladder
 from groot_jax.errors import UserError
 from groot_jax.generate.beam_search import loop_trips
 from groot_jax.generate.grammar import plan_steps
-from groot_jax.generate.steps import search_input
+from groot_jax.generate.inputs import search_input
 from groot_jax.mesh.keys import new_key
 from groot_jax.mesh.rows import padded_rows
 from groot_jax.model.config import T5Config, released, run_settings

@@ -31,7 +31,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from groot_jax.data.incoming import Incoming, LineParser, sentence_of
+from groot_jax.data.incoming import Incoming, LineParser, parse_json, sentence_of
 from groot_jax.errors import UserError
 from groot_jax.prediction import Prediction
 from groot_jax.serving.batching import Batcher, Labels, Overloaded
@@ -171,7 +171,7 @@ class Server:
         value: object = None
         if kind != "text/plain":
             try:
-                value = json.loads(text)
+                value = parse_json(text)
             except (ValueError, RecursionError) as error:
                 if kind == "application/json":
                     raise _Refused(400, f"the body is not JSON ({error}); mend it") from None

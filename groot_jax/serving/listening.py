@@ -1,8 +1,9 @@
 """A server on a socket: it ends when it is told to, after it has answered.
 
-At SIGTERM it goes on as before for some seconds, in which a load balancer hears from /health that
-it ends, and each answer closes its connection; then it takes no more connections, and ends when all
-requests are answered. Ctrl-C leaves out those seconds, a second signal all that is left.
+At SIGTERM or SIGHUP it goes on as before for some seconds, in which a load balancer hears from
+/health that it ends, and each answer closes its connection; then it takes no more connections, and
+ends when all requests are answered. Ctrl-C leaves out those seconds, and another signal all that is
+left.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -21,6 +24,8 @@ from groot_jax.errors import UserError
 from groot_jax.serving.app import State
 
 _BACKLOG = 2048  # Connections that wait to be taken.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ONE_WISH = 2.0  # Seconds in which the same signal means the same wish.
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -54,9 +59,16 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def make_server(app: Starlette, state: State, drain: float, grace: float) -> uvicorn.Server:
+def make_server(
+    app: Starlette,
+    state: State,
+    drain: float,
+    grace: float,
+    listening: Callable[[], None] = lambda: None,
+) -> uvicorn.Server:
     """A server whose `run([socket])` ends `drain` seconds after SIGTERM, or at once after Ctrl-C,
-    when what was asked is answered, but within `grace` seconds."""
+    when what was asked is answered, but within `grace` seconds. `listening` is called when it takes
+    connections."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -67,22 +79,48 @@ def make_server(app: Starlette, state: State, drain: float, grace: float) -> uvi
         backlog=_BACKLOG,
         timeout_graceful_shutdown=max(1, round(grace)),
     )
-    return _Server(config, state, drain)
+    return _Server(config, state, drain, listening)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, state: State, drain: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: State, drain: float, listening: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._state, self._drain = state, drain
+        self._state, self._drain, self._listening = state, drain, listening
         self._ends = float("inf")  # When it takes no more connections.
+        self._signal, self._since = 0, 0.0  # What ends it, and since when.
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        # Who starts it by `&` in a script has it ignore Ctrl-C, and nohup SIGHUP.
+        mine = [number for number in before if before[number] is not signal.SIG_IGN]
+        for number in mine:
+            signal.signal(number, self.handle_exit)
+        try:
+            yield
+        finally:
+            for number in mine:
+                signal.signal(number, before[number])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal is not kept for later, as uvicorn does to end by it: this end is a good one.
-        if self._state.draining:
+        now = time.monotonic()
+        if not self._state.draining:
+            self._state.draining = True
+            self._signal, self._since = sig, now
+            self._ends = now + (0.0 if sig == signal.SIGINT else self._drain)
+        # Slurm sends SIGTERM twice for one wish; Ctrl-C after it is another.
+        elif sig != self._signal or now - self._since > _ONE_WISH:
             self.should_exit = self.force_exit = True
-            return
-        self._state.draining = True
-        self._ends = time.monotonic() + (self._drain if sig == signal.SIGTERM else 0.0)
 
     async def on_tick(self, counter: int) -> bool:
         ends = await super().on_tick(counter)

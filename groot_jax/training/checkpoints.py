@@ -1,10 +1,9 @@
 """Checkpoints of one system of a work directory: the best on dev and the latest, through Orbax.
 
 W/checkpoints/<system>/<step>/ holds `state` (parameters, optimizer, step), `meta` (JSON: the
-evaluations on dev before it, and what else a system needs to continue), `flight` (beams that wait
-for their update) and sums of the files (checksums.py). A save lands whole or not at all. Beside the
-steps, meta.json has the metas of all of them once more, each with the evaluation of its own state,
-which comes after the save.
+evaluations before it, and what else it takes to continue), `flight` (beams that wait for their
+update) and sums of the files (checksums.py). A save lands whole or not at all. meta.json beside the
+steps has all metas once more, each with the evaluation of its own state, made after the save.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError, signals_delayed
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
+from groot_jax.model.param_tree import Params
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checksums import (
     META_FILE,
@@ -44,7 +43,9 @@ from groot_jax.training.faults import (
     save_error,
     unreachable,
 )
-from groot_jax.training.optimizer import AveragedState
+
+if TYPE_CHECKING:
+    from groot_jax.contrast.update import TrainState
 
 _ASIDE = "damaged"  # 15.damaged is what could not be read of checkpoint 15.
 _Found = TypeVar("_Found")
@@ -187,14 +188,13 @@ class Checkpoints:
 
         Raises UserError where the save cannot begin, and where the one before failed.
         """
-        # Orbax copies the arrays to the host before `save` returns, so that the next update may
-        # take their memory; what goes on in the background is the writing.
+        # Orbax has copied the arrays when `save` returns: the next update may take their memory.
         self.wait()
         if self._broken:
             self._open(create=False)
             self._broken = False
         self._policy.evaluations = meta.evaluations
-        meta.averaged = isinstance(state.opt_state, AveragedState)
+        meta.averaged = hasattr(state.opt_state, "average")  # `AveragedState`, without optax.
         meta.flight = [list(beams.tokens_BxKxT.shape) for beams in flight]
         items: dict[str, ocp.args.CheckpointArgs] = {
             "state": ocp.args.StandardSave(state),

@@ -28,12 +28,12 @@ from groot_jax.contrast.update import Metrics, Params, PoolBatch, TrainState
 from groot_jax.data.batches import Batch, Example
 from groot_jax.data.format import Format
 from groot_jax.evaluation.metrics import REWARD_DECIMALS
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
 from groot_jax.mesh import arrays
 from groot_jax.mesh.rows import counted_rows, padded_rows
-from groot_jax.model.t5 import T5
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec, term_names
+from groot_jax.training.ahead import shapes_on, spread
 from groot_jax.training.loop import Program, Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import learning_rates, make_optimizer
 from groot_jax.training.run import Run
@@ -86,7 +86,7 @@ class GrootStage:
         if self._noisy:
             noisy = dataclasses.replace(task.model_config, dropout_rate=settings.generate_dropout)
             self._generator = run.shared(
-                _search_key(settings), lambda: task.generator(layout, model=T5(noisy))
+                _search_key(settings), lambda: task.generator(layout, model=noisy)
             )
         seed = run.config.seed
         self._key = arrays.named_key(seed, system, layout.everywhere)
@@ -189,6 +189,53 @@ class GrootStage:
         data = arrays.put(pools, self._run.partitioning.layout.batch)
         return self._step(state, data, self._key, self._run.columns, self._losses)
 
+    # ---- What is known to come ----
+
+    def announce_early(self) -> None:
+        """As `announce_systems`, of this one."""
+        self._announce_search()
+        self._announce_updates()
+
+    def _announce_search(self) -> None:
+        if self._contrasts:
+            key, blanks = self._noise if self._noisy else None, self._batches.blanks(0, self.total)
+            self._run.compile_search(self._generator, blanks, key)
+
+    def _announce_updates(self, params: Params | None = None, start: int = 0) -> None:
+        """Has updates compiled ahead, for the sizes that some batches from `start` on ask for.
+
+        How large token trees are is known once candidates are: with `params`, any of their shape,
+        they are searched for and ranked for a few batches, of which no update follows. A system
+        that contrasts nothing needs no parameters.
+        """
+        # A Python function of the user's may cost money or have a memory: it is not asked for more.
+        if self._contrasts and (params is None or ":" in self._run.config.reward.name):
+            return
+        run, per_epoch = self._run, self._batches.per_epoch
+        state = run.partitioning.state_shapes(self._optimizer)
+        left = range(start, min(self.total, (start // per_epoch + 1) * per_epoch))
+        for step in spread(left, 1 / 25 if self._contrasts else 1.0):
+            if self._batches.is_unlabeled(step):
+                continue
+            batch = self._batches[step]
+            beams = None if params is None else self.generate(params, batch, step)
+            ranked = self.correct_and_rank(beams, batch)
+            pools = shapes_on(self.encode(ranked, ranked.pools()), run.partitioning.layout.batch)
+            run.ahead.compile(self._step, state, pools, self._key, run.columns, self._losses)
+
+    def _announce(self, state: TrainState, start: int) -> None:
+        """Before the first update: what this system and those after it will call."""
+        run = self._run
+        if not run.ahead.enabled:
+            return
+        self._announce_search()
+        run.compile_search(run.generator, run.evaluator.one_of_each_size)
+        for system in (self.system, *_after(run, self.system)):
+            if system not in run.announced:
+                run.announced.add(system)
+                stage = self if system == self.system else GrootStage(run, system)
+                stage._announce_updates(state.params, start if stage is self else 0)
+
     @cached_property
     def _start(self) -> Params:
         """The parameters that stage 1 starts from: a copy that no update takes over."""
@@ -245,8 +292,7 @@ class GrootStage:
     def stage(self) -> Stage:
         """As the loop of all training sees it."""
         run, partitioning = self._run, self._run.partitioning
-        names = [*dropwhile(lambda name: name != self.system, run.config.systems)][1:]
-        later = [configs.variant(run.config, name) for name in names]
+        later = [configs.variant(run.config, name) for name in _after(run, self.system)]
         # What a later system needs stays. So does the search of dev, which all of them need.
         programs: list[Program] = []
         if _update_key(self.settings) not in map(_update_key, later):
@@ -266,7 +312,19 @@ class GrootStage:
             name_sentence=run.name_sentence,
             per_epoch=self._batches.per_epoch,
             rates=learning_rates(self.settings, self.total),
+            announce=self._announce,
         )
+
+
+def announce_systems(run: Run) -> None:
+    """Has compiled ahead what is known of the systems before there are parameters."""
+    for system in run.config.systems:
+        GrootStage(run, system).announce_early()
+
+
+def _after(run: Run, system: str) -> list[str]:
+    """The systems that are trained after this one."""
+    return [*dropwhile(lambda name: name != system, run.config.systems)][1:]
 
 
 # Settings of a system that are no part of the program of its update, with what begins so: arguments

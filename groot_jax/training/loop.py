@@ -24,7 +24,7 @@ from rich.console import Console
 from groot_jax.contrast.update import Metrics, Params, TrainState
 from groot_jax.errors import RunAgain, signals_at_once, signals_wished
 from groot_jax.evaluation.records import Json
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
 from groot_jax.runtime.allocator import release_freed_memory
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.runtime.parting import meet, meet_after_failure, part
@@ -73,6 +73,8 @@ class Stage:
     programs: tuple[Program, ...]  # what is compiled for this stage alone
     per_epoch: int = 1  # updates
     rates: Sequence[float] = ()  # the learning rate of each update; none: not logged
+    # (state, its step), before the first update: has compiled ahead what is known to come.
+    announce: Callable[[TrainState, int], None] = lambda state, start: None
     merit: Merit = by_reward  # which evaluation is the best
     patience: int = 0  # evaluations after the best one that end it; 0: none do
     rows: NamedSharding | None = None  # how its beams lie over the devices; None: it has none
@@ -126,6 +128,8 @@ def train(
             found = Resumed(0, Meta(start=stage.start()), stage.fresh())
         else:
             say(console, f"{system}: continues from step {found.step}")
+        assert found.state is not None
+        stage.announce(found.state, found.step)
         folder = workdir / "profile" / system
         with (
             _monitor(stage, found, workdir, config, console, hosts) as monitor,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import OutputColumns, Params, TrainState, nll_batch
 from groot_jax.data.batches import TrainingBatches
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
 from groot_jax.mesh import arrays
 from groot_jax.task import initial_params
+from groot_jax.training.ahead import Ahead, shapes_on
 from groot_jax.training.checkpoints import Merit, by_reward
 from groot_jax.training.loop import Stage, Update, num_updates, updates_between
 from groot_jax.training.optimizer import learning_rates, make_optimizer
@@ -28,10 +30,12 @@ def likelihood_stage(
     columns: OutputColumns,
     initial: Callable[[], Params],
     merit: Merit = by_reward,
+    ahead: Ahead | None = None,
     name_sentence: Callable[[int], str] = str,
 ) -> Stage:
     """Likelihood of the targets of `batches`, from the `initial` parameters; stage 0 and
-    pretraining, whose `settings` are `config.nll` and `config.pretrain`."""
+    pretraining, whose `settings` are `config.nll` and `config.pretrain`. `ahead` compiles for the
+    sizes of batches that are to come."""
     # The learning rate falls over all updates, also where patience may end them early.
     total = num_updates(settings, batches.per_epoch)
     optimizer = make_optimizer(config.optimizer, settings, config.optimizer.clip, total)
@@ -46,6 +50,13 @@ def likelihood_stage(
             state, metrics = step(state, data, key, columns)
             yield Update(state, metrics, {}, batch.index_B)
 
+    def announce(state: TrainState, start: int) -> None:
+        # The first size is needed at once, and compiled by its own call.
+        if ahead is None:
+            return
+        for blank in batches.blanks(start, total)[1:]:
+            ahead.compile(step, state, shapes_on(nll_batch(blank), layout.batch), key, columns)
+
     return Stage(
         system,
         total=total,
@@ -58,14 +69,15 @@ def likelihood_stage(
         per_epoch=batches.per_epoch,
         rates=learning_rates(settings, total),
         merit=merit,
+        announce=announce,
         name_sentence=name_sentence,
     )
 
 
-def nll_stage(run: Run) -> Stage:
-    """Stage 0 of a run."""
+def nll_stage(run: Run, then: Callable[[], None] = lambda: None) -> Stage:
+    """Stage 0 of a run; `then` has compiled ahead what comes after it."""
     settings, partitioning = run.config.nll, run.partitioning
-    return likelihood_stage(
+    stage = likelihood_stage(
         "nll",
         run.config,
         settings,
@@ -73,5 +85,13 @@ def nll_stage(run: Run) -> Stage:
         run.batches(settings.batch_size, run.config.seed),
         run.columns,
         lambda: initial_params(run.task, partitioning.params),
+        ahead=run.ahead,
         name_sentence=run.name_sentence,
     )
+
+    def announce(state: TrainState, start: int) -> None:
+        stage.announce(state, start)
+        run.compile_search(run.generator, run.evaluator.one_of_each_size)
+        then()
+
+    return dataclasses.replace(stage, announce=announce)

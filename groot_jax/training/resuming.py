@@ -13,7 +13,7 @@ from rich.console import Console
 
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints, Damaged
 from groot_jax.training.evaluations import Meta

@@ -6,26 +6,31 @@ Made once a job. Holds no parameter and takes no step.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar, cast
 
+import jax
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import Params
 from groot_jax.data.augment import Augmenter
-from groot_jax.data.batches import Hide, MixedBatches, TrainingBatches, encode
+from groot_jax.data.batches import Batch, Hide, MixedBatches, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus
 from groot_jax.errors import UserError
 from groot_jax.evaluation.evaluator import Evaluator
+from groot_jax.generate.generator import Generator
+from groot_jax.generate.inputs import search_input
 from groot_jax.mesh import arrays
 from groot_jax.mesh.rows import own_rows
 from groot_jax.reward.oracle import Oracle
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, initial_params
+from groot_jax.training.ahead import Ahead, shapes_on
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.setup import make_partitioning
 
@@ -43,12 +48,19 @@ class Run:
         task: Task,
         oracle: Oracle,
         hosts: Hosts,
+        ahead: Ahead | None = None,
     ) -> None:
-        """Lays the model over the mesh, encodes the training split and dev. Raises UserError where
-        the mesh does not fit the devices."""
+        """Lays the model over the mesh, encodes the training split and dev. `ahead` compiles what
+        is known to come; without, nothing does. Raises UserError where the mesh does not fit the
+        devices."""
         self.config, self.workdir, self.corpus, self.task = config, workdir, corpus, task
         self.oracle, self.hosts = oracle, hosts
+        self.ahead = ahead or Ahead(enabled=False)
+        self.announced: set[str] = (
+            set()
+        )  # Systems of which that is known by a look at their batches.
         self._shared: dict[tuple[object, ...], object] = {}
+        self._sharing = threading.Lock()  # `ahead` asks as well.
         self.partitioning = make_partitioning(config, task.model_config)
         # The ids that the softmax runs over, and the way back from ids to them, on every device.
         self.columns = arrays.put(
@@ -101,9 +113,18 @@ class Run:
     def shared(self, key: tuple[object, ...], make: Callable[[], _Compiled]) -> _Compiled:
         """What was made before for the same key, or what `make` makes now: systems that need the
         same programs compile them once."""
-        if key not in self._shared:
-            self._shared[key] = make()
-        return cast(_Compiled, self._shared[key])
+        with self._sharing:
+            if key not in self._shared:
+                self._shared[key] = make()
+            return cast(_Compiled, self._shared[key])
+
+    def compile_search(
+        self, generator: Generator, batches: Iterable[Batch], key: jax.Array | None = None
+    ) -> None:
+        """Compiles ahead the search of batches like these; `key` as for the search itself."""
+        for batch in batches:
+            inputs = shapes_on(search_input(batch), self.partitioning.layout.batch)
+            self.ahead.compile(generator.search, self.partitioning.param_shapes, inputs, key)
 
     def _hidden_words(self) -> Hide | None:
         """None where a format has nothing to show of a word but the word.

@@ -12,27 +12,30 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from groot_jax.contrast.update import Params, TrainState
 from groot_jax.errors import UserError
 from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout, adds_in_order, factored_sharding, make_mesh
 from groot_jax.model.config import T5Config
+from groot_jax.model.param_tree import Params, param_shapes
 from groot_jax.model.partitioning import param_shardings, replication_problem
-from groot_jax.model.t5 import param_shapes
 from groot_jax.runtime.allocator import keep_freed_memory
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.hosts import Hosts, connect
 from groot_jax.runtime.libtpu import enlarge_stacks
+
+if TYPE_CHECKING:
+    import optax
+
+    from groot_jax.contrast.update import TrainState
 
 Shardings: TypeAlias = Any  # a tree with a NamedSharding for each array
 ParamShapes: TypeAlias = Any  # the tree of the parameters with a ShapeDtypeStruct for each
@@ -102,6 +105,11 @@ class Partitioning:
 
     def state_shardings(self, optimizer: optax.GradientTransformation) -> TrainState:
         """Shardings of a training state: moments lie as their parameters do."""
+        # Here and not above: predict, which starts in a second and a half, needs neither.
+        import optax
+
+        from groot_jax.contrast.update import TrainState
+
         everywhere: Shardings = self.layout.everywhere
         shapes = param_shapes(self.model_config)
         # AdamW's two moments have their parameter's shape, [D, F] say, and its sharding. Those of
@@ -119,6 +127,8 @@ class Partitioning:
 
     def new_state(self, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
         """Step 0 of placed parameters, laid out as updates leave it: they are compiled once."""
+        from groot_jax.contrast.update import TrainState
+
         # Compiled for its result's shardings: each device makes its own part of the moments.
         shardings = self.state_shardings(optimizer)
         opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
@@ -126,6 +136,8 @@ class Partitioning:
 
     def state_shapes(self, optimizer: optax.GradientTransformation) -> TrainState:
         """What `new_state` makes, as shapes with their shardings, without making it."""
+        from groot_jax.contrast.update import TrainState
+
         state = jax.eval_shape(
             lambda params: TrainState(jnp.int32(0), params, optimizer.init(params)),
             param_shapes(self.model_config),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable
 from functools import partial, wraps
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,10 @@ class Step(Protocol):
         columns: OutputColumns,
         *losses: LossSettings,
     ) -> tuple[TrainState, Metrics]: ...
+
+    def lower(self, *args: Any) -> Any:
+        """What is compiled for arguments like these: arrays, or shapes with shardings."""
+        ...
 
     def clear_cache(self) -> None:
         """Lets go of its compiled programs, which stay in memory otherwise."""

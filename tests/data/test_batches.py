@@ -77,6 +77,26 @@ def test_an_epoch_shows_every_example_once(lengths, batch_size, seed):
 
 
 @settings(deadline=None)
+@given(sizes, st.integers(1, 7), st.integers(0, 50), st.integers(0, 50))
+def test_blanks_have_the_sizes_of_the_batches_to_come(lengths, batch_size, start, count):
+    examples, ladder = make(lengths)
+    batches = TrainingBatches(examples, batch_size, ladder, 3)
+    end = (start // batches.per_epoch + 1) * batches.per_epoch
+
+    def sizes_of(found: list[Batch]) -> list[tuple[tuple[int, ...], ...]]:
+        return [tuple(x.shape for x in batch if isinstance(x, np.ndarray)) for batch in found]
+
+    blanks = batches.blanks(start, start + count)
+    coming = [batches[step] for step in range(start, min(start + count, end))]
+    assert sizes_of(blanks) == list(dict.fromkeys(sizes_of(coming)))
+    for blank in blanks:
+        assert blank.examples == [None] * batch_size and not blank.source_BxS.any()
+    # With a share of .5 every second step is unlabeled: half as many labeled ones come.
+    mixed = MixedBatches(batches, TrainingBatches(examples, batch_size, ladder, 4), 0.5)
+    assert sizes_of(mixed.blanks(0, 4)) == sizes_of(batches.blanks(0, 2))
+
+
+@settings(deadline=None)
 @given(sizes, st.integers(1, 7))
 def test_batches_have_the_ladders_sizes_and_are_full_where_a_larger_one_follows(
     lengths, batch_size

@@ -48,6 +48,8 @@ AUTO: dict[str, Any] = {
     '{"a": 1}': ('{"a":', "1}"),
     '{"query": "red jeans"}': ('{"query":', '"red', 'jeans"}'),
     '{"words": ["a"': ('{"words":', '["a"'),
+    '{"text": "red", "x": NaN}': ('{"text":', '"red",', '"x":', "NaN}"),
+    '{"text": "red", "x": -1e999}': ('{"text":', '"red",', '"x":', "-1e999}"),
     '["red", "jeans"]': ('["red",', '"jeans"]'),
     "7": ("7",),
     "null": ("null",),
@@ -123,11 +125,23 @@ def test_what_an_object_holds_besides_is_kept_for_its_answer(tmp_path):
     assert found[1].text is None and found[2].offsets == ((0, 1), (3, 4))
 
 
+@pytest.mark.parametrize("depth", [450, 990, 100_000])
+def test_what_could_not_be_echoed_is_refused(tmp_path, depth):
+    many = json.dumps({"text": "a", "x": [[]] * 2000})  # Many brackets, and not deep.
+    deep = f'{{"text": "b", "x": {"[" * depth}{"]" * depth}}}'
+    first, second = lines_of(tmp_path / "f", f"{many}\n{deep}\n".encode())
+    assert first.words == ("a",)
+    if depth == 450:
+        assert json.loads(json.dumps({**second.echoed}))
+    else:
+        assert second.error.startswith("f:2: is not JSON")
+
+
 def test_lines_come_in_blocks_and_bad_ones_keep_their_places(tmp_path):
     data = b"\xef\xbb\xbfa\r\nbad\ncaf\xe9\nd\ne"
     blocks, _ = blocks_of(tmp_path / "f", data, size=2)
     kinds = [[type(line).__name__ for line in block] for block in blocks]
-    assert kinds == [["Incoming", "BadLine"], ["BadLine", "Incoming"], ["Incoming"]]
+    assert kinds == [["Incoming", "BadLine"], ["BadLine", "Incoming", "Incoming"]]
     assert blocks[0][0].words == ("a",) and blocks[1][0].error.startswith("f:3: is not UTF-8")
     with pytest.raises(UserError, match="f:2: a bad word"):
         blocks_of(tmp_path / "f", data, size=2, strict=True)
@@ -159,3 +173,30 @@ def test_a_long_line_is_read_in_pieces_and_one_without_end_is_refused(tmp_path, 
     (whole,) = [line for line in incoming._lines(descriptor) if line is not None]
     os.close(descriptor)
     assert 50_000 < len(whole) <= 52_000
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 6, 7, 200])
+def test_blocks_of_a_file_double_up_to_the_largest(tmp_path: Path, count: int) -> None:
+    lines = [f"w{i}" for i in range(count)]
+    blocks, _ = blocks_of(tmp_path / "f", "".join(f"{line}\n" for line in lines).encode(), 2)
+    assert [" ".join(sentence.words) for block in blocks for sentence in block] == lines
+    sizes = [len(block) for block in blocks]
+    wanted = [2, 4, 8, 16, 32, *[2 * incoming.LARGEST] * 9]
+    assert sizes[:-1] == wanted[: max(len(sizes) - 1, 0)]
+    assert not sizes or 0 < sizes[-1] <= wanted[len(sizes) - 1]
+
+
+def test_who_waits_is_answered_and_a_pause_makes_no_block_smaller() -> None:
+    reading, writing = os.pipe()
+    try:
+        blocks = read_blocks(reading, "-", check, 2, LineParser())
+        sizes: list[int] = []
+        for lines in (b"a\nb\nc\nd\n", b"e\n", b"f\ng\nh\ni\n", b"j\n"):
+            os.write(writing, lines)
+            while sum(sizes) < {b"a": 4, b"e": 5, b"f": 9, b"j": 10}[lines[:1]]:
+                sizes.append(len(next(blocks)))
+        # A block of two, what was there of one of four, the line that came alone, one of four.
+        assert sizes == [2, 2, 1, 4, 1]
+    finally:
+        os.close(writing)
+        os.close(reading)

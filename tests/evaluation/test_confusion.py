@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -125,6 +126,26 @@ def test_the_rows_of_a_type_add_up_to_its_gold_and_its_predictions() -> None:
     # A record of an earlier version has P, R and F1, and no more.
     assert [row["f1"] for row in theirs["rows"]] and theirs["matrix"] == []
     assert {row["missed"] for row in theirs["rows"]} == {None}
+
+
+def test_the_matrix_of_many_types_has_the_rare_ones_together() -> None:
+    sentences, beams = [], []
+    for n in range(60):
+        # Type n comes 60 - n times, and is taken for the next one.
+        sentences += [Sentence(("a",), make_labeling([(0, 1, f"t{n}")], 1))] * (60 - n)
+        found = make_labeling([(0, 1, f"t{(n + 1) % 60}")], 1)
+        beams += [[Candidate(found, 0.0, True, 0)]] * (60 - n)
+    scores = score_beams(sentences, beams, {"f1": F1})
+    metrics = summarise(totals(scores, "f1"), "f1") | {"confusion": confusion(sentences, beams)}
+    results: Any = {"systems": {"nll": {"dev": metrics}}}
+    (table,) = type_tables(results, ["dev"])["dev"]
+    assert len(table["rows"]) == 60
+    assert table["types"] == [*(f"t{n}" for n in range(39)), "(others)"]
+    cells = [cell for _, row in table["matrix"] for cell in row if cell]
+    assert sum(cell["same"] for cell in cells) == len(sentences)
+    (others,) = (row for name, row in table["matrix"] if name == "(others)")
+    # All 21 rare types, but the last, which is taken for the first.
+    assert others[39]["same"] == sum(60 - n for n in range(39, 59)) and others[0]["same"] == 1
 
 
 def test_all_answers_are_on_file_with_rewards_and_what_each_rule_decides(tmp_path: Path) -> None:

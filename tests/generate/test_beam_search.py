@@ -16,11 +16,11 @@ from groot_jax.data.format import Format
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Sentence, Span, labeling_of_word_tags
 from groot_jax.data.tokenizer import train_tokenizer
-from groot_jax.generate.beam_search import Beams, beam_search
+from groot_jax.generate.beam_search import beam_search
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.grammar import make_grammar, plan_steps
+from groot_jax.generate.inputs import Beams, search_input
 from groot_jax.generate.selection import best_continuations
-from groot_jax.generate.steps import search_input
 from groot_jax.mesh.layout import Layout, make_mesh
 from groot_jax.model.config import preset
 from groot_jax.model.t5 import T5, init_params
@@ -73,7 +73,7 @@ def _generator(
     format_ = _format(format_name, types)
     grammar = make_grammar(format_, normalise, model.config.vocab_size)
     return Generator(
-        model,
+        model.config,
         format_,
         grammar,
         k=k,
@@ -364,7 +364,7 @@ def test_the_search_without_grammar_keeps_the_best_finished_outputs(penalty):
 
 def test_one_program_per_batch_size_and_no_more():
     setting = Setting()
-    generator = Generator(setting.model, setting.format, setting.grammar, k=3, layout=LAYOUT)
+    generator = Generator(setting.model.config, setting.format, setting.grammar, k=3, layout=LAYOUT)
     for sentences in (SENTENCES[:2], SENTENCES[2:], SENTENCES[1:3]):
         generator(setting.params, setting.batch(sentences, rows=2))
     assert generator.search._cache_size() == 1

@@ -17,7 +17,7 @@ CODE = """
     import json, sys
     import jax, numpy as np
     from groot_jax.config import load
-    from groot_jax.generate.steps import search_input
+    from groot_jax.generate.inputs import search_input
     from groot_jax.model.t5 import init_params
     from groot_jax.scaling.cost import cost_of
     from groot_jax.scaling.hlo import Program

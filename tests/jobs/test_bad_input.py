@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -265,39 +266,47 @@ def test_a_missing_or_broken_config_file_is_named(
 
 @pytest.mark.slow
 def test_a_work_directory_of_another_config_is_left_alone(
-    refused: Refused, trained: Path, jobs: Jobs
+    refused: Refused, trained: Path, jobs: Jobs, tmp_path: Path
 ) -> None:
-    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
-    said = refused("--config.groot.tau=0.2", workdir=trained)
-    assert f"--workdir={trained}" in said and "groot.tau is 0.3 there and 0.2 here" in said
-    assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
+    workdir = tmp_path / "begun"
+    shutil.copytree(trained, workdir)
+    (workdir / "train.lock").unlink()  # Is that of whoever looked last.
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    said = refused("--config.groot.tau=0.2", workdir=workdir)
+    assert f"--workdir={workdir}" in said and "groot.tau is 0.3 there and 0.2 here" in said
+    (workdir / "train.lock").unlink()
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
     said = refused(workdir=jobs.corpus)
     assert "holds other files" in said and not (jobs.corpus / "config.json").exists()
 
 
 @pytest.mark.slow
 def test_data_that_changed_under_their_old_name_are_refused(
-    refused: Refused, trained: Path, jobs: Jobs, tmp_path: Path
+    trained: Path, jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = load_dumped(trained / "config.json")
+    # A copy of the run that names a copy of its data.
+    own = Jobs(tmp_path / "corpus", jobs.cache)
+    shutil.copytree(jobs.corpus, own.corpus)
+    shutil.copytree(trained, tmp_path / "w")
+    config_path = tmp_path / "w" / "config.json"
+    config_path.write_text(config_path.read_text().replace(str(jobs.corpus), str(own.corpus)))
+    config = load_dumped(config_path)
     for split in ("train", "test"):
-        path = jobs.corpus / f"{split}.jsonl"
+        path = own.corpus / f"{split}.jsonl"
         before = path.read_text()
-        try:
-            path.write_text("".join(reversed(before.splitlines(keepends=True))))
-            for job in ("train", "evaluate"):
-                said = refused(job=job, workdir=trained)
-                assert f"the {split} split does not hold the sentences" in said
-            # A work directory of an earlier version holds no digests to compare with.
-            shutil.copytree(trained, tmp_path / split)
-            facts_path = tmp_path / split / "task" / "task.json"
-            facts = json.loads(facts_path.read_text())
-            assert {*facts.pop("digests")} == {"train", "dev", "test"}
-            facts_path.write_text(json.dumps(facts))
-            task = load_task(tmp_path / split, config)
-            check_corpus(task, load_corpus(config.data), tmp_path / split)
-        finally:
-            path.write_text(before)
+        path.write_text("".join(reversed(before.splitlines(keepends=True))))
+        for job in ("train", "evaluate"):
+            said = error_of(partial(own.run, job, tmp_path / "w"), capsys)
+            assert f"the {split} split does not hold the sentences" in said
+        # A work directory of an earlier version holds no digests to compare with.
+        shutil.copytree(tmp_path / "w", tmp_path / split)
+        facts_path = tmp_path / split / "task" / "task.json"
+        facts = json.loads(facts_path.read_text())
+        assert {*facts.pop("digests")} == {"train", "dev", "test"}
+        facts_path.write_text(json.dumps(facts))
+        task = load_task(tmp_path / split, config)
+        check_corpus(task, load_corpus(config.data), tmp_path / split)
+        path.write_text(before)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from groot_jax import evaluate
@@ -165,6 +166,11 @@ def test_results_can_go_elsewhere_where_the_work_directory_is_not_one_s_own(
     assert snapshot(trained) == before
     assert {*json.loads((output / "results.json").read_text())["systems"]} == {"groot"}
     assert (output / "report" / "index.html").exists() and len(records(output)) == 1
+    # With a card of the data and a line of the job, as a work directory has them.
+    card, theirs = (json.loads((f / "data_card.json").read_text()) for f in (output, trained))
+    assert card["splits"] == theirs["splits"]
+    (job,) = map(json.loads, (output / "jobs.jsonl").read_text().splitlines())
+    assert job["job"] == "evaluate" and job["versions"]["jax"] == jax.__version__
     # It holds what compares: other settings need another folder.
     exact = "--config.reward.name=exact"
     said = error_of(lambda: jobs.run("evaluate", trained, *flags, exact), capsys)

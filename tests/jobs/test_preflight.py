@@ -17,7 +17,7 @@ from groot_jax import preflight
 from groot_jax.config import load
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.model.config import preset, released
-from groot_jax.model.t5 import param_shapes
+from groot_jax.model.param_tree import param_shapes
 from groot_jax.scaling import check
 from groot_jax.scaling.check import Choice, Question, refusal
 from groot_jax.scaling.chips import CHIPS, Slice, parse_slice

@@ -176,6 +176,36 @@ def test_evaluation_records_and_a_report_of_one_file_are_written(trained: Path) 
 
 
 @pytest.mark.slow
+def test_all_answers_are_on_file_and_give_the_figures_of_the_table(
+    jobs: Jobs, trained: Path
+) -> None:
+    gold = [json.loads(line) for line in (jobs.corpus / "test.jsonl").read_text().splitlines()]
+    results = json.loads((trained / "results.json").read_text())["systems"]
+    for system in TOTALS:
+        (path,) = (trained / "predictions").glob(f"{system}-test-*.jsonl")
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [line["words"] for line in lines] == [one["words"] for one in gold]
+        assert [line["gold"] for line in lines] == [one["spans"] for one in gold]
+        for rule in ("map", "mbr", "threshold"):
+            first = [line["decided"][rule] for line in lines]
+            figures = results[system if rule == "map" else f"{system}+{rule}"]["test"]
+            rewards = [one["reward"] for one in first]
+            assert np.mean(rewards) == pytest.approx(figures["reward@1"], abs=1e-6)
+            exact = [one["spans"] == line["gold"] for one, line in zip(first, lines, strict=True)]
+            assert np.mean(exact) == pytest.approx(figures["exact_match"])
+            # Each span of gold and of rank 1 is in the table of types once.
+            counts = figures["confusion"]["cells"]
+            assert sum(same + other for gold_, _, same, other in counts if gold_) == sum(
+                len(one["spans"]) for one in gold
+            )
+            assert sum(same + other for _, found, same, other in counts if found) == sum(
+                len(one["spans"]) for one in first
+            )
+    (job, *_) = map(json.loads, (trained / "jobs.jsonl").read_text().splitlines())
+    assert job["job"] == "train" and "--config.groot.batch_size=16" in job["command"].split()
+
+
+@pytest.mark.slow
 def test_the_model_learns(trained: Path) -> None:
     dev = [line for line in metrics_of(trained) if line["split"] == "dev"]
     first = next(line for line in dev if line["system"] == "nll")
@@ -342,7 +372,8 @@ def test_a_killed_run_ends_with_the_same_bits(
 def test_a_killed_run_ends_with_the_same_metrics_and_results(
     continued: Continued, trained: Path
 ) -> None:
-    assert continued.logged_at_kill == [2, 2]  # A save comes before its evaluation.
+    # A save comes after the line of its updates and before that of its evaluation.
+    assert continued.logged_at_kill == [2, 2, 4]
     lines = metrics_of(continued.workdir)
     assert {*Counter((i["system"], i["step"], i["split"]) for i in lines).values()} == {1}
     assert timeless(lines) == timeless(metrics_of(trained))
@@ -437,13 +468,14 @@ def test_both_stages_see_augmented_sentences_and_a_stop_changes_no_bit(
         "--config.data.augment=0.7",
         "--config.systems=groot",
         "--config.nll.epochs=2",
+        "--config.groot.epochs=1",
         "--config.evaluate.decide=map",
     )
     with monkeypatch.context() as patch:
         patch.setattr(TrainingBatches, "__getitem__", seen)
         jobs.run("train", tmp_path / "whole", *flags)
     assert len(new[0]) > 20 and len(new[1]) > 20
-    # In the midst of an epoch of each stage: evaluations are at 4 and 8, and at 2, 4, 6 and 8.
+    # In the midst of an epoch of each stage: evaluations are at 4 and 8, and at 2 and 4.
     advance = Monitor.advance
     for stop, saved in ((7, "nll"), (3, "groot")):
 
@@ -476,6 +508,9 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
         def __call__(self, state, data, *rest):
             self.sizes.add(tuple(leaf.shape for leaf in jax.tree.leaves(data)))
             return self.step(state, data, *rest)
+
+        def lower(self, *args):
+            return self.step.lower(*args)
 
         def clear_cache(self):
             self.programs = self.step._cache_size()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from groot_jax.model.config import T5Config
-from groot_jax.model.t5 import param_shapes
+from groot_jax.model.param_tree import param_shapes
 
 # Sizes differ from each other, and few buckets reach far, so that no mix-up goes unseen.
 TINY: dict[str, Any] = {

@@ -19,8 +19,8 @@ from jax.sharding import AbstractMesh, AxisType
 from groot_jax.config import default_config
 from groot_jax.mesh.layout import MESH_AXES, factored_sharding
 from groot_jax.model.config import preset
+from groot_jax.model.param_tree import param_shapes
 from groot_jax.model.partitioning import param_shardings
-from groot_jax.model.t5 import param_shapes
 
 PRESETS = ("base", "xxl")
 MESHES = ((8, 1, 1), (2, 2, 2), (4, 16, 8))

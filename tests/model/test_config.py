@@ -9,7 +9,7 @@ import pytest
 
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config, from_scratch, preset
-from groot_jax.model.t5 import param_shapes
+from groot_jax.model.param_tree import param_shapes
 
 
 @pytest.mark.parametrize(

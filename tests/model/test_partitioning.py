@@ -8,7 +8,9 @@ import subprocess
 import sys
 import textwrap
 
+import flax.linen as nn
 import jax
+import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from jax.sharding import AxisType, PartitionSpec
@@ -16,8 +18,9 @@ from jax.sharding import AxisType, PartitionSpec
 from groot_jax.config import default_config
 from groot_jax.errors import UserError
 from groot_jax.mesh.layout import make_mesh
+from groot_jax.model.param_tree import logical_axes, param_shapes
 from groot_jax.model.partitioning import param_shardings
-from groot_jax.model.t5 import logical_axes, param_shapes
+from groot_jax.model.t5 import T5
 
 RULES = default_config().mesh.rules.to_dict()
 
@@ -32,6 +35,15 @@ def test_every_dimension_of_every_parameter_has_a_rule(tiny):
             assert all(name in RULES for name in names), key
     assert axes["shared", "embedding"] == PartitionSpec("vocab", "embed")
     assert axes["lm_head", "kernel"] == PartitionSpec("embed", "vocab")
+
+
+@pytest.mark.parametrize("variant", ["v1_0", "v1_1", "umt5"])
+def test_the_tree_is_that_of_the_layers(tiny, variant):
+    config = tiny(variant)
+    ids = np.zeros((1, 1), np.int32)
+    boxed = jax.eval_shape(T5(config).init, jax.random.key(0), ids, ids)["params"]
+    assert param_shapes(config) == nn.unbox(boxed)
+    assert logical_axes(config) == nn.get_partition_spec(boxed)
 
 
 def test_mesh_has_auto_axes_over_all_devices():

@@ -12,8 +12,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from groot_jax.export.weights import write_msgpack
+from groot_jax.model.param_tree import param_shapes
 from groot_jax.model.pretrained import load_pretrained, save_pretrained, torch_name
-from groot_jax.model.t5 import T5, init_params, param_shapes
+from groot_jax.model.t5 import T5, init_params
 
 CASES = [("v1_0", False), ("v1_1", False), ("v1_1", True)]
 NAMES = ["v1_0", "v1_1", "mt5"]

@@ -60,8 +60,8 @@ def main() -> None:
     from safetensors.numpy import save_file
 
     from groot_jax.model.config import T5Config
+    from groot_jax.model.param_tree import param_shapes
     from groot_jax.model.pretrained import torch_name
-    from groot_jax.model.t5 import param_shapes
 
     assert transformers.__version__ >= "5"
     rng = np.random.default_rng(0)

@@ -128,8 +128,8 @@ def main() -> None:
     state = State()
     app = make_app(StandIn(seconds), settings_of(sizes=(1, 4)), state, ABOUT)
     with bind("127.0.0.1", 0) as listener:
-        print(address_of(listener), flush=True)
-        make_server(app, state, drain, 30).run([listener])
+        place = address_of(listener)
+        make_server(app, state, drain, 30, lambda: print(place, flush=True)).run([listener])
     print("ended", flush=True)
 
 

@@ -113,6 +113,7 @@ def test_a_list_is_answered_in_its_order_and_the_bad_ones_by_their_errors(client
 
 REFUSED = [
     (b'{"text": "red"', "application/json", "", 400, "is not JSON"),
+    (b'{"text": "red", "x": [Infinity]}', "application/json", "", 400, "no number of JSON"),
     (b"[" * 5000, "application/json", "", 400, "is not JSON"),
     (b"5", "application/json", "", 400, "JSON, but not"),
     (b"caf\xe9", "", "", 400, "not UTF-8"),

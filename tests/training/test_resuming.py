@@ -22,7 +22,7 @@ from groot_jax.config import CONFIG_FILE, default_config
 from groot_jax.config.workdir import dump
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
-from groot_jax.generate.beam_search import Beams
+from groot_jax.generate.inputs import Beams
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints, Damaged, saved_steps
 from groot_jax.training.checksums import META_FILE, damage, read_guarded, write_guarded
