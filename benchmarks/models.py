@@ -76,7 +76,7 @@ def write(folder: Path) -> None:
         for key, leaf in flat.items():
             shape = leaf.shape[::-1] if key[-1] == "kernel" else leaf.shape
             tensors[torch_name(key)] = 0.3 * rng.standard_normal(shape, np.float32)
-        start = folder / "start"
+        start = folder / variant / "start"
         start.mkdir(parents=True, exist_ok=True)
         save_file(tensors, start / "model.safetensors", metadata={"format": "pt"})
         config = getattr(transformers, f"{kind}Config")(**written)
@@ -109,19 +109,28 @@ def write(folder: Path) -> None:
 
 def _flax(transformers: Any, kind: str, start: Path, type_: str, out: Path, size: str) -> bool:
     """Saves transformers' Flax model; False where it has none."""
+    import jax
     import jax.numpy as jnp
 
     cls = getattr(transformers, f"Flax{kind}ForConditionalGeneration", None)
     if transformers.__version__ >= "5" or cls is None:
         return False
-    model = cls.from_pretrained(start, _do_init=False)
-    model, params = model
+    model = _flax_model(cls, start)
     to = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}[type_]
-    import jax
-
-    params = jax.tree.map(lambda x: jnp.asarray(x, to), params)
+    params = jax.tree.map(lambda x: jnp.asarray(x, to), model.params)
     model.save_pretrained(out, params=params, max_shard_size=size)
     return True
+
+
+@cache
+def _flax_model(cls: Any, start: Path) -> Any:
+    import jax.numpy as jnp
+    from transformers.models.t5 import modeling_flax_t5
+
+    # It wants an argument of jnp.clip that JAX no longer has. What comes of it is not used.
+    attention: Any = modeling_flax_t5.FlaxT5Attention
+    attention._relative_position_bucket = staticmethod(lambda x, **_: jnp.zeros_like(x))
+    return cls.from_pretrained(start)
 
 
 @cache

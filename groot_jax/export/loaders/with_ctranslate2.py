@@ -16,7 +16,8 @@ class Labeler(Words):
     """A labeler by the beam search of CTranslate2. That takes no grammar: what it finds beyond the
     grammar is dropped, and where it finds such, a search of our own asks the model step by step.
 
-    `device`: "cpu", "cuda"; `compute_type`: "float32", "int8", ...: see CTranslate2.
+    `device`: "cpu", "cuda"; `compute_type`: "float32", "int8", ...: see CTranslate2. `exact`:
+    search step by step always: slower, and the list is that of training to the last rank.
     """
 
     def __init__(
@@ -24,11 +25,12 @@ class Labeler(Words):
         folder: str | Path | None = None,
         device: str = "cpu",
         compute_type: str = "default",
+        exact: bool = False,
     ) -> None:
         import ctranslate2
         import numpy
 
-        self._numpy, self._cpu = numpy, ctranslate2.Device.cpu
+        self._numpy, self._cpu, self._exact = numpy, ctranslate2.Device.cpu, exact
         super().__init__(folder)
         # By default it takes EOS out of the softmax of the first step, and cuts long sources.
         self._options = {"min_decoding_length": 0, "max_input_length": 0}
@@ -48,6 +50,9 @@ class Labeler(Words):
     def search(self, sentences: Sequence[Sentence], beams: int) -> list[Found]:
         """See `Words.search`."""
         sources = [[self._token[id_] for id_ in s.source] for s in sentences]
+        if self._exact:
+            pairs = zip(sentences, sources, strict=True)
+            return [self._step_by_step(sentence, source, beams) for sentence, source in pairs]
         found = self.model.translate_batch(
             sources,
             **self._options,
