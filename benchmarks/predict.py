@@ -72,7 +72,8 @@ def main() -> None:
     many = "".join(" ".join(sentence.words) + "\n" for sentence in sentences)
     with tempfile.TemporaryDirectory() as folder:
         cold = predicted(workdir, _SENTENCE, Path(folder))
-        predicted(workdir, many, Path(folder))  # Compiles the sizes of batches.
+        if not args.quick:
+            predicted(workdir, many, Path(folder))  # Compiles the sizes of batches.
         first, all_of_them = [], []
         for _ in range(args.rounds):
             first.append(predicted(workdir, _SENTENCE, Path(folder)))

@@ -1,7 +1,8 @@
 """Several work directories side by side: figures, differences, settings and machines, from what
 their evaluations have left. It scores nothing.
 
-Figures stand in one table where they are of the same sentences, and only there: `groot report`.
+Figures stand in one table where they are of the same sentences and the same reward, and only there:
+`groot report`.
 """
 
 from __future__ import annotations
@@ -80,16 +81,19 @@ class Row:
     figures: Mapping[str, float | None]
     spread: Mapping[str, float | None] | None = None
     by_rank: tuple[float | None, ...] = ()
-    reward: str = ""
 
 
 @dataclass(frozen=True)
 class Group:
-    """What was scored on the same sentences: rows by system, each followed by its means over seeds.
-    `differences`: of a row from that of the same system in the first work directory."""
+    """What was scored on the same sentences, by the same reward: rows by system, each system's
+    followed by their means over seeds.
+
+    `differences`: of a row from that of the same system in the first work directory.
+    """
 
     split: str
     num_sentences: int
+    reward: str
     rows: tuple[Row, ...]
     differences: tuple[tuple[Row, Mapping[str, Difference]], ...]
 
@@ -102,7 +106,9 @@ def groups_of(compared: Sequence[Compared], resamples: int) -> list[Group]:
         for one in compared:
             for record in one.records:
                 if record["split"] == split:
-                    found.setdefault(_sentences_of(one, record), []).append((one, record))
+                    # What is trained for another reward has its mean reward in other units.
+                    key = (_sentences_of(one, record), record["reward"])
+                    found.setdefault(key, []).append((one, record))
         groups += [_group(split, members, resamples) for members in found.values()]
     return groups
 
@@ -128,12 +134,12 @@ def _group(split: str, members: Sequence[tuple[Compared, Record]], resamples: in
                 for metric, values in record["per_sentence"].items()
                 if metric in COMPARED
                 and len(first["per_sentence"].get(metric, ())) == len(values) > 0
-                and record["reward"] == first["reward"]
             }
             if compared:
                 differences.append((_row(one.name, record), compared))
-    count = members[0][1]["num_sentences"]
-    return Group(split, count, tuple(rows), tuple(differences))
+    of_all = members[0][1]
+    count, reward = of_all["num_sentences"], of_all["reward"]
+    return Group(split, count, reward, tuple(rows), tuple(differences))
 
 
 def _row(name: str, record: Record) -> Row:
@@ -143,7 +149,6 @@ def _row(name: str, record: Record) -> Row:
         system_name(record),
         {key: metrics.get(key) for key, _, _ in COLUMNS},
         by_rank=tuple(metrics.get("reward_by_rank", ())),
-        reward=record["reward"],
     )
 
 
@@ -204,8 +209,7 @@ def terminal_tables(groups: Sequence[Group]) -> Iterator[Table]:
 
 
 def _title(group: Group) -> str:
-    rewards = sorted({row.reward for row in group.rows} - {""})
-    return f"{group.split} split, {group.num_sentences:,} sentences, reward {', '.join(rewards)}"
+    return f"{group.split} split, {group.num_sentences:,} sentences, reward {group.reward}"
 
 
 def best_of(group: Group) -> dict[str, str]:

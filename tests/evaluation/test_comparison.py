@@ -27,7 +27,7 @@ WRONG = make_labeling([(0, 1, "size")], 2)
 
 def evaluated(
     folder: Path, right: int, *overrides: tuple[str, str], system: str = "groot",
-    sentences: int = 4, digest: str = "d0", split: str = "dev",
+    sentences: int = 4, digest: str = "d0", split: str = "dev", reward: str = "f1",
 ) -> Path:  # fmt: skip
     """A work directory whose system is right on so many of its sentences."""
     folder.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def evaluated(
         split=split,
         step=100,
         checkpoint="best",
-        reward="f1",
+        reward=reward,
         metrics=metrics | ({"digest": digest} if digest else {}),
         per_sentence={key: values.tolist() for key, values in per_sentence(scores, "f1").items()},
         seconds=1.0,
@@ -90,9 +90,14 @@ def test_figures_of_other_sentences_stand_in_a_table_of_their_own(tmp_path: Path
     one, two = evaluated(tmp_path / "one", 1), evaluated(tmp_path / "two", 3, digest="d1")
     three = evaluated(tmp_path / "three", 3)
     test = evaluated(tmp_path / "test", 3, split="test")
-    groups = groups_of(compared(one, two, three, test), 50)
+    exact = evaluated(tmp_path / "exact", 3, reward="exact")
+    groups = groups_of(compared(one, two, three, test, exact), 50)
     rows = [(group.split, [row.name for row in group.rows][:2]) for group in groups]
-    assert rows == [("test", ["test"]), ("dev", ["one", "three"]), ("dev", ["two"])]
+    # As do those under another reward.
+    assert rows == [
+        *[("test", ["test"]), ("dev", ["one", "three"])],
+        *[("dev", ["two"]), ("dev", ["exact"])],
+    ]
 
 
 def test_of_an_earlier_version_the_task_says_which_sentences_they_were(tmp_path: Path) -> None:

@@ -372,7 +372,8 @@ def test_a_killed_run_ends_with_the_same_bits(
 def test_a_killed_run_ends_with_the_same_metrics_and_results(
     continued: Continued, trained: Path
 ) -> None:
-    assert continued.logged_at_kill == [2, 2]  # A save comes before its evaluation.
+    # A save comes after the line of its updates and before that of its evaluation.
+    assert continued.logged_at_kill == [2, 2, 4]
     lines = metrics_of(continued.workdir)
     assert {*Counter((i["system"], i["step"], i["split"]) for i in lines).values()} == {1}
     assert timeless(lines) == timeless(metrics_of(trained))
