@@ -189,7 +189,7 @@ def test_a_sentence_of_a_length_that_is_not_compiled_for_holds_nobody_up():
             assert gate.wait(60)
         return label_all(sentences, *rest)
 
-    labeler.label_all = slow_for_long  # type: ignore[method-assign]
+    labeler.label_all = slow_for_long  # type: ignore[method-assign, assignment]
     with serving(labeler, shapes=frozenset({(8, 8)})) as port:
         long: list[int] = []
         asking = threading.Thread(target=lambda: long.append(Client(port).label(b"a b c d e f")[0]))
