@@ -143,7 +143,7 @@ def environment(python: Path) -> dict[str, str]:
     libraries = sorted(python.parent.parent.glob("lib/python*/site-packages/nvidia/*/lib"))
     path = [*map(str, libraries), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     env = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "gpu"),
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache" / "gpu"),
         "PYTHONPATH": str(ROOT),
     }
     return env | ({"LD_LIBRARY_PATH": os.pathsep.join(path)} if path else {})

@@ -32,6 +32,8 @@ def test_every_mode_of_generation_has_the_outputs_of_its_reference():
         for dtype in ("float32", "bfloat16"):
             torch_ms = row[f"hf_torch_{dtype}_ms"]
             assert positive(torch_ms) if find_spec("torch") else torch_ms is None
+        for name in ("ct2_float32_ms", "ct2_int8_ms", "ct2_float32_ratio", "ct2_int8_ratio"):
+            assert positive(row[name]) if find_spec("ctranslate2") else row[name] is None
 
 
 def test_the_update_has_the_loss_and_gradient_of_tiled_scoring():
