@@ -19,6 +19,7 @@ from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from groot_jax.errors import UserError
 from groot_jax.serving.app import State
@@ -27,6 +28,7 @@ _BACKLOG = 2048  # Connections that wait to be taken.
 # Seconds that a connection stays open unused. Load balancers keep theirs for 60; were it closed
 # here first, they might be about to ask on it.
 _KEPT_OPEN = 75
+_MAY_ASK = 1.0  # Seconds that a new connection has at the end to ask what it was made for.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ONE_WISH = 2.0  # Seconds in which the same signal means the same wish.
 
@@ -76,6 +78,7 @@ def make_server(
         app,
         log_config=None,
         access_log=False,
+        http="h11",  # Whatever else is installed: see `_expects`.
         ws="none",
         server_header=False,
         proxy_headers=False,
@@ -143,10 +146,19 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for connection in taken:
             await loop.connect_accepted_socket(self._protocol, connection)
-        if taken:
-            await asyncio.sleep(0.1)  # They have asked already, or are about to.
+        # Who has connected is about to ask, and may come late on a busy machine.
+        until = time.monotonic() + _MAY_ASK
+        while self._expects() and time.monotonic() < until:
+            await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
+    def _expects(self) -> bool:
+        """Whether a connection is open on which nothing has been asked yet."""
+        return any(
+            one.cycle is None and not one.transport.is_closing()
+            for one in self.server_state.connections
+            if isinstance(one, H11Protocol)
+        )
+
     def _protocol(self) -> asyncio.Protocol:
-        make = self.config.http_protocol_class
-        return make(self.config, self.server_state, self.lifespan.state)  # type: ignore[call-arg]
+        return H11Protocol(self.config, self.server_state, self.lifespan.state)

@@ -73,6 +73,18 @@ def test_at_sigterm_every_request_is_answered_and_the_end_is_a_good_one() -> Non
         assert server.stdout and server.stdout.read() == "ended\n"
 
 
+def test_who_has_connected_at_the_end_may_still_ask() -> None:
+    with process(seconds=0.0, drain=0.5) as (server, port):
+        server.send_signal(signal.SIGTERM)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.connect()
+        time.sleep(0.8)  # The port is closed by now.
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 503
+        connection.close()
+        assert server.wait(30) == 0
+
+
 def test_ctrl_c_takes_no_more_and_answers_what_it_has() -> None:
     answers: list[int] = []
     with process(seconds=0.7, drain=60) as (server, port):
