@@ -44,6 +44,8 @@ demo: $(VENV)/.stamp-run
 	@echo "If it is interrupted, make demo continues where it was."
 	@$(RUN) -m groot_jax.train --config=configs/retail.py --workdir=runs/demo
 	@echo "Report: $(CURDIR)/runs/demo/report/index.html"
+	@echo "Under another reward: $(RUN) -m groot_jax.evaluate --workdir=runs/demo --split=test" \
+		"--config.reward.name=f0.5"
 
 test: lint
 	@echo "Running all tests in $(JOBS) processes."
