@@ -49,22 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     with ExitStack() as stack:
         # One process reads; the others hear of each chunk below.
         source = stack.enter_context(open_input(args.file)) if hosts.main else -1
-        # Opened before the model is read where it is asked for, so that a mistake in it comes soon.
-        oracle = cache(lambda: stack.enter_context(open_oracle(config)))
-        if args.decide in BY_REWARD:
-            with told_as("config.reward.name", "--reward" if args.reward else "config.reward.name"):
-                oracle()
-        labeler = Labeler.load(
-            args.workdir,
-            system=args.system,
-            checkpoint=args.checkpoint,
-            config=config,
-            score=lambda triples: oracle().score(triples),
-            hosts=hosts,
-        )
-        rule = labeler.rule(args.decide)
-        if rule in BY_REWARD:  # Or dev has chosen it.
-            oracle()
+        labeler, rule = open_labeler(args, hosts, stack)
         if hosts.main and os.isatty(source):
             print("type a sentence a line, Ctrl-D ends", file=sys.stderr)
         if args.pretty and rule != "map" and hosts.main:
@@ -82,6 +67,29 @@ def main(argv: list[str] | None = None) -> None:
         first, count = bad
         more = f"; {count} lines could not be labeled, this is the first" if count > 1 else ""
         raise UserError(f"{first}{more}")
+
+
+def open_labeler(args: argparse.Namespace, hosts: Hosts, stack: ExitStack) -> tuple[Labeler, str]:
+    """The labeler and the decision rule that the flags ask for. Its oracle, made when it is needed,
+    ends with `stack`. Raises UserError."""
+    config = args.config
+    oracle = cache(lambda: stack.enter_context(open_oracle(config)))
+    # Opened before the model is read where it is asked for, so that a mistake in it comes soon.
+    if args.reward or args.decide in BY_REWARD:
+        with told_as("config.reward.name", "--reward" if args.reward else "config.reward.name"):
+            oracle()
+    labeler = Labeler.load(
+        args.workdir,
+        system=args.system,
+        checkpoint=args.checkpoint,
+        config=config,
+        score=lambda triples: oracle().score(triples),
+        hosts=hosts,
+    )
+    rule = labeler.rule(args.decide)
+    if rule in BY_REWARD:  # Or dev has chosen it.
+        oracle()
+    return labeler, rule
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

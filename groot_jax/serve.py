@@ -17,17 +17,16 @@ import argparse
 import sys
 import time
 from contextlib import ExitStack
-from functools import cache
 from importlib.util import find_spec
 
 import jax
 
 import groot_jax
 from groot_jax import config as configs
-from groot_jax.errors import LEAVE_WITHIN, UserError, exit_on_user_error, told_as
-from groot_jax.evaluation.decisions import BY_REWARD, RULES
-from groot_jax.evaluation.evaluator import open_oracle
+from groot_jax.errors import LEAVE_WITHIN, UserError, exit_on_user_error
+from groot_jax.evaluation.decisions import RULES
 from groot_jax.labeler import Labeler
+from groot_jax.predict import open_labeler
 from groot_jax.training.setup import device_setup
 
 _NEEDED = ("starlette", "uvicorn", "prometheus_client")
@@ -53,21 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     with ExitStack() as stack:
         # Bound first: that a port is taken is said before the minutes that compiling may take.
         listener = stack.enter_context(bind(args.host, args.port))
-        oracle = cache(lambda: stack.enter_context(open_oracle(config)))
-        if args.reward or args.decide in BY_REWARD:  # So that a mistake in it comes soon.
-            with told_as("config.reward.name", "--reward" if args.reward else "config.reward.name"):
-                oracle()
-        labeler = Labeler.load(
-            args.workdir,
-            system=args.system,
-            checkpoint=args.checkpoint,
-            config=config,
-            score=lambda triples: oracle().score(triples),
-            hosts=hosts,
-        )
-        rule = labeler.rule(args.decide)
-        if rule in BY_REWARD:
-            oracle()
+        labeler, rule = open_labeler(args, hosts, stack)
         width = config.generate.k
         max_k = args.max_k or width
         widths = (width,) if max_k <= width else (width, max_k)
