@@ -58,6 +58,8 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "learning rate 2e-4": ("groot.learning_rate=2e-4",),
     "expected reward .6": ("groot.expected=0.6",),
     "4 epochs": ("groot.epochs=4.0",),
+    "margin .5": ("groot.loss.margin=0.5",),
+    "2 epochs": ("groot.epochs=2.0",),
     "negatives count half": (),
     "positives count half": (),
     "a barrier under gold's tokens": (),
