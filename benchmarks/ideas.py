@@ -30,6 +30,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,18 @@ from groot_jax.mesh.rows import own_rows
 from groot_jax.training import groot
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.run import Run
+from groot_jax.training.systems import choose_step
 
 _FLOOR = 0.5  # probability of a gold token below which `barrier` adds to the loss
 _RADIUS = 0.05  # of `sam`, in the norm of all parameters
+_best = partial(choose_step, wanted="best")
+
+
+def _put(owner: object, **functions: Callable[..., Any]) -> None:
+    """Puts functions in the place of those of their names in a module or class."""
+    for name, function in functions.items():
+        assert hasattr(owner, name)
+        setattr(owner, name, function)
 
 
 def _asymmetric(rising: float, falling: float) -> None:
@@ -63,7 +73,7 @@ def _asymmetric(rising: float, falling: float) -> None:
         gap_BxMxM = weighted(rising)[:, :, None] - weighted(falling)[:, None, :]
         return losses._differences(pools.rewards_BxM) / tau - gap_BxMxM
 
-    losses._violation = violation
+    _put(losses, _violation=violation)
 
 
 def half_negatives() -> None:
@@ -91,7 +101,7 @@ def barrier() -> None:
         lacking_BxE = jax.nn.relu(np.log(_FLOOR) - logp_BxE)
         return loss + (lacking_BxE * on_gold_BxE).sum() / shared.denominators[0], parts
 
-    update.token_log_probs, update._pool_sums = noting, sums
+    _put(update, token_log_probs=noting, _pool_sums=sums)
 
 
 def crossed() -> None:
@@ -101,7 +111,7 @@ def crossed() -> None:
     def params_of(run: Run, folder: Path) -> Any:
         tie = run.config.checkpoint.tie
         with Checkpoints(folder, "nll", tie=tie, read_only=True, hosts=run.hosts) as checkpoints:
-            return checkpoints.read_params(lambda c: c.best(), run.partitioning.param_shapes)[1]
+            return checkpoints.read_params(_best, run.partitioning.param_shapes)[1]
 
     def generate(stage: groot.GrootStage, params: Any, batch: Batch, step: int) -> Any:
         if not stage._generates(step):
@@ -117,7 +127,7 @@ def crossed() -> None:
 
         return jax.tree.map(choose, first, second)
 
-    groot.GrootStage.generate = generate  # type: ignore[method-assign]
+    _put(groot.GrootStage, generate=generate)
 
 
 def _fold(which: int) -> None:
@@ -134,7 +144,7 @@ def _fold(which: int) -> None:
             hide=run._hidden_words(),
         )
 
-    Run.batches = batches  # type: ignore[method-assign]
+    _put(Run, batches=batches)
 
 
 def fold_0() -> None:
@@ -166,7 +176,7 @@ def rdrop() -> None:
         apart_BxT = ((jnp.exp(p) - jnp.exp(q)) * (p - q)).sum(-1) / 2
         return (one + other) / 2 - apart_BxT / 2, smooth, mask
 
-    update.token_log_probs, update.nll_scores = noting, scores
+    _put(update, token_log_probs=noting, nll_scores=scores)
 
 
 def sam() -> None:
@@ -180,7 +190,7 @@ def sam() -> None:
         there = jax.tree.map(lambda p, g: p + _RADIUS * g / (norm + 1e-12), params, grads)
         return found, summed(graded, there, *rest)[1]
 
-    update.summed = twice
+    _put(update, summed=twice)
 
 
 def average() -> None:
@@ -190,10 +200,10 @@ def average() -> None:
         step, params = read_params(checkpoints, choose, shapes)
         system, tie = checkpoints.folder.name, checkpoints._tie
         with Checkpoints(other, system, tie=tie, read_only=True) as beside:
-            its = read_params(beside, lambda c: c.best(), shapes)[1]
+            its = read_params(beside, _best, shapes)[1]
         return step, jax.tree.map(lambda a, b: (a + b) / 2, params, its)
 
-    Checkpoints.read_params = mean  # type: ignore[method-assign]
+    _put(Checkpoints, read_params=mean)
 
 
 IDEAS: dict[str, Callable[[], None]] = {
