@@ -155,12 +155,13 @@ def open_checkpoint(
     shared_names = _SHARED if torch else ("shared/embedding",)
     head_name = "lm_head.weight" if torch else "lm_head/kernel"
     head = found.get(head_name)
-    shared, *others = [found[name] for name in shared_names if name in found] or [None]
-    for other in others:
+    copies = [found[name] for name in shared_names if name in found]
+    shared = copies[0] if copies else None
+    for other in copies[1:]:
         # transformers 5 reads such a file as two embeddings, and 4 drops one of them.
-        if shared is not None and not _same(shared, other, turned=False):
+        if not _same(copies[0], other, turned=False):
             raise UserError(
-                f"{other.file}: the tensor '{other.name}' is not the same as '{shared.name}', but "
+                f"{other.file}: the tensor '{other.name}' is not the same as '{copies[0].name}', but "
                 "encoder and decoder of a T5 share one embedding: choose another checkpoint"
             )
     if config.tie_word_embeddings and head is not None:

@@ -528,7 +528,7 @@ def test_words_that_were_added_and_no_file_has_are_refused(tmp_path, where):
     else:
         trained().save(folder)
         (folder / "groot_tokenizer.json").unlink()
-    token = {"special": True, "normalized": False}
+    token: dict[str, object] = {"special": True, "normalized": False}
     decoder = {"7": token | {"content": "<sep>"}, "161": token | {"content": "<extra_id_0>"}}
     settings = {"additional_special_tokens": [{"content": "<sep>"}], "eos_token": "</s>"}
     if where == "bytes":
