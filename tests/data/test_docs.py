@@ -47,4 +47,4 @@ def test_the_smallest_example_of_each_format_reads(tmp_path, name, text, needs):
 
 
 def test_the_table_has_every_format():
-    assert len(rows()) == 20
+    assert len(rows()) == 24
