@@ -249,11 +249,13 @@ def _unknown(
     """What to say of a file in which no column holds tags."""
     if None in lines:
         return UserError(not_text(path, list(lines).index(None) + 1))
+    advice = cause_of(content, width) or _tags_amiss(rows, width)
+    if not advice and (other := _other_format(content, rows)):
+        return UserError(f"{path}: {other}")
     shares = ", ".join(
         f"{_share(_column(rows, place), looks_like_tag):.0%} in column {place + 1}"
         for place in range(width)
     )
-    advice = cause_of(content, width) or _tags_amiss(rows, width) or _other_format(content, rows)
     advice = advice or (
         "name them with --config.data.tag_column and --config.data.word_column (numbers from 1, "
         "negative from the end), and --config.data.separator=tab or space"
