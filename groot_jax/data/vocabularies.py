@@ -16,6 +16,7 @@ import tokenizers
 MODEL_FILE = "spiece.model"  # T5's own name of it.
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+ADDED_FILE = "added_tokens.json"
 # What they say stands in any of them; the first has the last word. config.json is the model's, and
 # names the tokenizer's class where there is nothing else: ByT5's.
 _SETTINGS = (CONFIG_FILE, "special_tokens_map.json", "config.json")
@@ -81,6 +82,18 @@ class SentencePieceVocabulary:
         ids = (self._processor.piece_to_id(piece) for piece in (name, f"\u2581{name}"))
         return next((id_ for id_ in ids if id_ != self.unk_id), None)
 
+    def begins(self, other: TokenizersVocabulary) -> bool:
+        """Whether `other` has these ids for the same pieces, and may have more."""
+        special = {self.pad_id, self.eos_id, self.unk_id, *self.sentinels}
+        return (
+            other.size >= self.size
+            and other.sentinels == self.sentinels
+            and all(
+                id_ in special or self._processor.id_to_piece(id_) == other.piece(id_)
+                for id_ in range(self._num_pieces)
+            )
+        )
+
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
 
@@ -125,6 +138,10 @@ class TokenizersVocabulary:
             parts = self._tokenizer.pre_tokenizer.pre_tokenize_str(text)
             text = parts[0][0] if parts else ""
         return text.startswith(("\u2581", "\u0120"))  # Of SentencePiece, and of byte-level BPE.
+
+    def piece(self, id_: int) -> str | None:
+        """The text of an id that is no special one."""
+        return self._tokenizer.id_to_token(id_)
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(self._prefix + text, add_special_tokens=False).ids
@@ -172,8 +189,14 @@ def _without_names(file: dict[str, Any], names: Mapping[str, str]) -> dict[str, 
         [f"{_NOBODYS}{piece}" if piece in special else piece, score]
         for piece, score in model["vocab"]
     ]
-    kept = [token for token in added if token["content"] not in special]
-    return file | {"model": model | {"vocab": vocabulary}, "added_tokens": kept}
+    # Renamed, not left out: what is not in the model has the next free id, in their order.
+    renamed = [
+        token | {"content": f"{_NOBODYS}{token['content']}", "special": True}
+        if token["content"] in special
+        else token
+        for token in added
+    ]
+    return file | {"model": model | {"vocab": vocabulary}, "added_tokens": renamed}
 
 
 class ByteVocabulary:
@@ -204,7 +227,8 @@ class ByteVocabulary:
 
 def tokenizer_files(names: Sequence[str]) -> list[str]:
     """Those of a folder's files from which `read_pieces` makes a vocabulary."""
-    return [name for name in (MODEL_FILE, TOKENIZER_FILE, *_SETTINGS) if name in names]
+    wanted = (MODEL_FILE, TOKENIZER_FILE, *_SETTINGS, ADDED_FILE)
+    return [name for name in wanted if name in names]
 
 
 def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
@@ -219,11 +243,7 @@ def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
         return SentencePieceVocabulary(path.read_bytes(), T5_SENTINELS)
     settings: dict[str, Any] = {}
     for name in reversed(_SETTINGS):  # The first of them has the last word.
-        if (path / name).is_file():
-            found = json.loads((path / name).read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError(f"{name} holds no JSON object")
-            settings |= {k: v for k, v in found.items() if v is not None}
+        settings |= {k: v for k, v in _object(path / name).items() if v is not None}
     extra = settings.get("extra_ids") or None
     if extra is not None and (type(extra) is not int or not 0 < extra <= 10_000):
         raise ValueError(f"extra_ids is {extra!r}, but has to be a whole number of 0 to 10000")
@@ -231,14 +251,22 @@ def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
     if model.is_file():
         count = num_sentinels if num_sentinels is not None else extra or T5_SENTINELS
         pieces = SentencePieceVocabulary(model.read_bytes(), count)
-        if file.is_file():
-            other = TokenizersVocabulary(file.read_text(encoding="utf-8"), _special_names(settings))
-            if (other.size, other.sentinels) != (pieces.size, pieces.sentinels):
-                raise ValueError(
-                    f"{MODEL_FILE} has {pieces.size} ids and {TOKENIZER_FILE} {other.size}, or "
-                    "other sentinels: remove the one that the model was not trained with"
-                )
-        return pieces
+        if not file.is_file():
+            instead = (
+                f"{MODEL_FILE} does not know it, {TOKENIZER_FILE} would: write one with "
+                "transformers' AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            )
+            _check_added(path, settings, instead)
+            return pieces
+        other = TokenizersVocabulary(file.read_text(encoding="utf-8"), _special_names(settings))
+        if not pieces.begins(other):
+            raise ValueError(
+                f"{MODEL_FILE} has {pieces.size} ids and {TOKENIZER_FILE} {other.size}, and they "
+                "are not of the same pieces and sentinels: remove the one that the model was not "
+                "trained with"
+            )
+        # With more ids it has words that were added later, which spiece.model lacks.
+        return pieces if other.size == pieces.size else other
     if file.is_file():
         return TokenizersVocabulary(file.read_text(encoding="utf-8"), _special_names(settings))
     if settings.get("tokenizer_class") == BYTE_CLASS:
@@ -248,14 +276,48 @@ def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
             for name in settings.get(key) or ()
             if "<extra_id_" in str(name)
         ]
+        _check_added(path, settings, "ByT5's are bytes alone: choose another checkpoint")
         return ByteVocabulary(num_sentinels or extra or len(set(map(str, named))) or BYTE_SENTINELS)
     raise FileNotFoundError(f"the folder holds no {MODEL_FILE} and no {TOKENIZER_FILE}")
 
 
+def _object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no file."""
+    if not file.is_file():
+        return {}
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{file.name} holds no JSON object")
+    return found
+
+
+def _check_added(path: Path, settings: Mapping[str, Any], instead: str) -> None:
+    """Raises ValueError where a folder adds words to a vocabulary that has no tokenizer.json.
+
+    Who fine-tuned with `add_tokens(["{"])` taught the model an id of its own for that word, which
+    neither spiece.model nor bytes have. A word never becomes a special piece, so that special ones
+    may be added. `instead`: what to do about it.
+    """
+    decoder = settings.get("added_tokens_decoder") or {}
+    special = {_name(settings[key]) for key in settings if key.endswith("_token")}
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        names = settings.get(key) or ()
+        special |= {_name(name) for name in (names.values() if isinstance(names, dict) else names)}
+    special |= {entry["content"] for entry in decoder.values() if entry.get("special")}
+    added = {*_object(path / ADDED_FILE), *(entry["content"] for entry in decoder.values())}
+    words = sorted(name for name in added - special if "<extra_id_" not in name)
+    if words:
+        raise ValueError(f"the word {words[0]!r} was added to its pieces; {instead}")
+
+
+def _name(token: Any) -> str:
+    """A token is its text, or an object that holds it."""
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
 def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:
-    """What pad, EOS and the unknown token are called: a text, or an object that holds it."""
+    """What pad, EOS and the unknown token are called."""
     names = {}
     for kind, default in (("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>")):
-        name = settings.get(f"{kind}_token", default)
-        names[kind] = str(name["content"] if isinstance(name, dict) else name)
+        names[kind] = _name(settings.get(f"{kind}_token", default))
     return names

@@ -155,7 +155,15 @@ def open_checkpoint(
     shared_names = _SHARED if torch else ("shared/embedding",)
     head_name = "lm_head.weight" if torch else "lm_head/kernel"
     head = found.get(head_name)
-    shared = next((found[name] for name in shared_names if name in found), None)
+    copies = [found[name] for name in shared_names if name in found]
+    shared = copies[0] if copies else None
+    for other in copies[1:]:
+        # transformers 5 reads such a file as two embeddings, and 4 drops one of them.
+        if not _same(copies[0], other, turned=False):
+            raise UserError(
+                f"{other.file}: the tensor '{other.name}' is not the same as '{copies[0].name}', but "
+                "encoder and decoder of a T5 share one embedding: choose another checkpoint"
+            )
     if config.tie_word_embeddings and head is not None:
         if shared is not None and not _same(shared, head, turned=not torch):
             config = dataclasses.replace(config, tie_word_embeddings=False)

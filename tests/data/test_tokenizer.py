@@ -23,6 +23,7 @@ from groot_jax.data.tokenizer import (
     train_tokenizer,
 )
 from groot_jax.errors import UserError
+from groot_jax.export.unigram import fast_tokenizer as fast_of
 
 TYPES = ("artist", "object_type", "fromloc.city_name")
 SENTENCES = [
@@ -474,6 +475,83 @@ def test_two_tokenizers_in_a_folder_that_differ_are_refused(tmp_path):
     fast_tokenizer(tmp_path / "a")
     with pytest.raises(UserError, match=r"spiece\.model has .* remove the one"):
         load_tokenizer(tmp_path / "a")
+
+
+def two_files(folder, change=lambda content: None):
+    """A spiece.model and the tokenizer.json of the same pieces, changed; and ours of the former."""
+    ours = trained()
+    ours.save(folder)
+    (folder / "groot_tokenizer.json").unlink()
+    fast, settings = fast_of(folder / "spiece.model", ours.sentinels)
+    fast.add_tokens(["levi"])
+    content = json.loads(fast.to_str())
+    change(content)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return ours
+
+
+def test_words_that_were_added_to_the_pieces_are_read_from_tokenizer_json(tmp_path):
+    ours = two_files(tmp_path)
+    both = load_tokenizer(tmp_path)
+    assert both.word("levi") == (ours.base_size,) == (both.vocab_size - 1,)
+    assert both.word("soundtrack") == ours.word("soundtrack")
+    assert both.sentinels == ours.sentinels
+    # And again from the work directory.
+    both.save(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").word("levi") == both.word("levi")
+
+
+def swapped(content):
+    vocabulary = content["model"]["vocab"]
+    vocabulary[5], vocabulary[9] = vocabulary[9], vocabulary[5]
+
+
+def fewer(content):
+    del content["added_tokens"][3:]
+
+
+@pytest.mark.parametrize("change", [swapped, fewer])
+def test_two_files_of_other_pieces_are_refused(tmp_path, change):
+    """Also where they have equally many."""
+    two_files(tmp_path, change)
+    with pytest.raises(UserError, match=r"not of the same pieces and sentinels: remove the one"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["added_tokens.json", "tokenizer_config.json", "bytes"])
+def test_words_that_were_added_and_no_file_has_are_refused(tmp_path, where):
+    """As transformers 4 saves `add_tokens(["levi"])`: spiece.model is as it was."""
+    folder = tmp_path / "added"
+    if where == "bytes":
+        folder.mkdir()
+    else:
+        trained().save(folder)
+        (folder / "groot_tokenizer.json").unlink()
+    token: dict[str, object] = {"special": True, "normalized": False}
+    decoder = {"7": token | {"content": "<sep>"}, "161": token | {"content": "<extra_id_0>"}}
+    settings = {"additional_special_tokens": [{"content": "<sep>"}], "eos_token": "</s>"}
+    if where == "bytes":
+        settings["tokenizer_class"] = "ByT5Tokenizer"
+
+    def write():
+        config = (
+            settings
+            if where == "added_tokens.json"
+            else settings | {"added_tokens_decoder": decoder}
+        )
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        added = {entry["content"]: int(id_) for id_, entry in decoder.items()}
+        if where != "tokenizer_config.json":
+            (folder / "added_tokens.json").write_text(json.dumps(added))
+
+    write()
+    load_tokenizer(folder)  # Special pieces alone: no word becomes one of them.
+    decoder["162"] = token | {"content": "levi", "special": False}
+    write()
+    with pytest.raises(UserError, match=r"the word 'levi' was added to its pieces; .*: ") as caught:
+        load_tokenizer(folder)
+    assert ("save_pretrained" in str(caught.value)) == (where != "bytes")
 
 
 def test_code_in_a_tokenizers_folder_is_not_run(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -182,6 +183,23 @@ def test_words_that_read_like_special_pieces_are_words(tmp_path: Path, own_senti
         for word in words:
             assert tuple(reader._pieces(word)) == tokenizer.word(word) == first.word(word), word
             assert not {0, 1, *first.sentinels} & {*first.word(word)}
+
+
+def test_a_word_that_was_added_behind_the_sentinels_keeps_its_id(tmp_path: Path) -> None:
+    """As `add_tokens` of transformers adds it to the tokenizer of an export."""
+    first = Tokenizer(vocabulary(own_sentinels=False))
+    write_tokenizer(first, tmp_path / "out")
+    path = tmp_path / "out" / "tokenizer.json"
+    fast = tokenizers.Tokenizer.from_file(str(path))
+    assert fast.add_tokens(["kent"]) == 1
+    fast.save(str(path))
+    (tmp_path / "out" / "spiece.model").unlink()
+    (tmp_path / "out" / "groot_tokenizer.json").unlink()
+    tokenizer = load_tokenizer(tmp_path / "out")
+    facts = {"pad": 0, "eos": 1, "unknown": 2, "sentinels": list(tokenizer.sentinels)}
+    facts |= _reading(tokenizer, facts, tmp_path / "out")
+    for word, ids in (("kent", (first.vocab_size,)), ("james", first.word("james"))):
+        assert tokenizer.word(word) == tuple(encoder(tmp_path / "out", facts)(word)) == ids
 
 
 def test_a_tokenizer_that_reads_otherwise_is_refused(

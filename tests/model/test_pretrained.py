@@ -216,6 +216,26 @@ def test_repeated_and_unused_tensors_of_old_checkpoints_are_ignored(tiny, random
     assert_equal_trees(load_pretrained(tmp_path)[1], params)
 
 
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_embeddings_that_encoder_and_decoder_do_not_share_are_refused(
+    tiny, random_params, tmp_path, side
+):
+    """transformers 5 saves such a model, and loads it as it was."""
+    config = tiny("v1_0")
+    save_pretrained(tmp_path, config, random_params(config))
+    name = f"{side}.embed_tokens.weight"
+
+    def part(tensors):
+        tensors[name] = tensors["shared.weight"].copy()
+        tensors[name][39, 15] += 1
+
+    rewrite(tmp_path, part)
+    with pytest.raises(
+        UserError, match=rf"model\.safetensors: the tensor '{name}' is not the same"
+    ):
+        load_pretrained(tmp_path)
+
+
 WI = "encoder.block.1.layer.1.DenseReluDense.wi_0.weight"
 
 

@@ -250,8 +250,14 @@ def _without_names(file: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any
         [f"\ue000{piece}" if id_ in special else piece, score]
         for id_, (piece, score) in enumerate(model["vocab"])
     ]
-    kept = [token for token in added if token["id"] not in special]
-    return file | {"model": model | {"vocab": vocabulary}, "added_tokens": kept}
+    # Renamed, not left out: what is not in the model has the next free id, in their order.
+    renamed = [
+        token | {"content": f"\ue000{token['content']}", "special": True}
+        if token["id"] in special
+        else token
+        for token in added
+    ]
+    return file | {"model": model | {"vocab": vocabulary}, "added_tokens": renamed}
 
 
 def _features(folder: Path, facts: dict[str, Any]) -> Callable[[str], list[int]] | None:
