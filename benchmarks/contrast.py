@@ -4,13 +4,15 @@
         --workdir runs/contrast
 
 Stage 0 and NLL continued are trained once a config and seed, by the training job itself, and GROOT
-from there once for each line of `CHANGES`, with its settings. The cells, one a config, are means
+from there once for each line of `CHANGES`, with its settings, or with what benchmarks/ideas.py puts
+in the place of a part of the package. The cells, one a config, are means
 over the seeds: reward@1 by `map` and by `consensus`, mean@10 and max@10. The lines below the first,
 the defaults, show their difference from it.
 
 The last column holds each line against a rule that was written before the first run. A change is
 kept where it lifts consensus at rank 1 by at least .001 in the mean over the configs, lowers it by
-at most .001 on any, and lowers mean@10 and max@10 by at most .005 on any.
+at most .001 on any, and lowers mean@10 and max@10 by at most .005 on any. One that lowers consensus
+in the mean with the first seed is dropped then, without the others.
 
 Runs that are there already are not run again, so that the same command continues, and a new line
 costs its own runs alone. Nothing here reads test. What the command does not know, such as
@@ -21,9 +23,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # What stands beside this file is `benchmarks.NAME`, wherever Python was started.
@@ -54,7 +58,24 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "learning rate 2e-4": ("groot.learning_rate=2e-4",),
     "expected reward .6": ("groot.expected=0.6",),
     "4 epochs": ("groot.epochs=4.0",),
+    "margin .5": ("groot.loss.margin=0.5",),
+    "2 epochs": ("groot.epochs=2.0",),
+    "negatives count half": (),
+    "positives count half": (),
+    "a barrier under gold's tokens": (),
+    "candidates of crossed folds": ("groot.generate_dropout=0.0",),
+    "R-Drop in stage 0": (),
+    "SAM in stage 0": (),
+    "the mean of two runs": (),
 }
+# What no setting does is in benchmarks/ideas.py, by these names there.
+IDEAS = {
+    "negatives count half": "half_negatives",
+    "positives count half": "half_positives",
+    "a barrier under gold's tokens": "barrier",
+    "candidates of crossed folds": "crossed",
+}
+IDEAS_OF_STAGE_0 = {"R-Drop in stage 0": "rdrop", "SAM in stage 0": "sam"}
 # reward@1 by two rules, then the list's mean and best.
 COLUMNS = (
     ("map", "reward@1"),
@@ -65,21 +86,28 @@ COLUMNS = (
 HEADS = ("map", "consensus", "mean@10", "max@10")
 
 
-def run_job(job: str, flags: Sequence[str]) -> None:
-    command = [sys.executable, "-m", f"groot_jax.{job}", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def run_job(job: str, flags: Sequence[str], idea: str = "", idea_of: str = "") -> None:
+    """`idea_of`: the work directories that the idea is about."""
+    start = ["benchmarks/ideas.py", idea] if idea else ["-m", f"groot_jax.{job}"]
+    command = [sys.executable, *start, *flags]
+    environment = os.environ | {"GROOT_IDEA": idea_of}
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
 
 
-def train(workdir: Path, flags: Sequence[str]) -> None:
+def train(workdir: Path, flags: Sequence[str], idea: str = "", idea_of: str = "") -> None:
     """Trains where that has not been finished; an interrupted run goes on from its checkpoint."""
     status = workdir / "status.json"
     if not status.exists() or json.loads(status.read_text())["state"] != "finished":
-        run_job("train", [f"--workdir={workdir}", "--split=none", *flags])
+        run_job("train", [f"--workdir={workdir}", "--split=none", *flags], idea, idea_of)
 
 
-def figures(workdir: Path, system: str, output: Path, flags: Sequence[str]) -> list[float]:
+def figures(
+    workdir: Path, system: str, output: Path, flags: Sequence[str], mean_with: Path | None = None
+) -> list[float]:
     """The four figures of a system on dev, from its records, which are made where they lack."""
 
     def found() -> dict[str, dict[str, float]]:
@@ -93,36 +121,56 @@ def figures(workdir: Path, system: str, output: Path, flags: Sequence[str]) -> l
     rules = found()
     if "consensus" not in rules:
         start = [f"--workdir={workdir}", "--split=dev", f"--system={system}"]
-        run_job("evaluate", [*start, "--config.evaluate.decide=map,consensus", *flags])
+        words = [*start, "--config.evaluate.decide=map,consensus", *flags]
+        if mean_with is None:
+            run_job("evaluate", words)
+        else:
+            run_job("evaluate", words, "average", str(mean_with))
         rules = found()
     return [rules[rule][figure] for rule, figure in COLUMNS]
 
 
-def rows_of(
-    config: str, seed: int, changes: Sequence[str], reward: str, folder: Path, common: Sequence[str]
-) -> Iterator[list[float]]:
-    """NLL continued and the changes, each with its four figures, for one config and seed."""
+def continued(
+    config: str, seed: int, reward: str, folder: Path, start: Sequence[str]
+) -> list[float]:
+    """The four figures of NLL continued."""
     base = folder / f"{config}-{seed}-base"
-    start = [f"--config=configs/{config}.py", f"--config.seed={seed}", *common]
     train(base, [*start, "--config.systems=nll_continued"])
     scores = folder / f"{config}-{seed}-base-{reward}"
     flags = [f"--config.reward.name={reward}", f"--output={scores}"]
-    yield figures(base, "nll_continued", scores, flags)
-    for change in changes:
-        name = "".join(c if c.isalnum() else "_" for c in change)
-        workdir = folder / f"{config}-{seed}-{reward}-{name}"
-        settings = [f"--config.{setting}" for setting in CHANGES[change]]
-        train(
-            workdir,
-            [
-                *start,
-                "--config.systems=groot",
-                f"--config.reward.name={reward}",
-                f"--config.nll.checkpoint={base}",
-                *settings,
-            ],
-        )
-        yield figures(workdir, "groot", workdir, ())
+    return figures(base, "nll_continued", scores, flags)
+
+
+def changed(
+    config: str, seed: int, change: str, reward: str, folder: Path, start: Sequence[str]
+) -> list[float]:
+    """The four figures of GROOT with one change."""
+
+    def home(name: str) -> Path:
+        return folder / f"{config}-{seed}-{name}"
+
+    base, idea, idea_of = home("base"), IDEAS.get(change, ""), ""
+    if change in IDEAS_OF_STAGE_0:
+        base = home(f"base-{IDEAS_OF_STAGE_0[change]}")
+        train(base, [*start, "--config.systems=()"], IDEAS_OF_STAGE_0[change])
+    if idea == "crossed":
+        folds = {fold: home(f"base-{fold}") for fold in ("fold_0", "fold_1")}
+        for fold, workdir in folds.items():
+            train(workdir, [*start, "--config.systems=()"], fold)
+        idea_of = ",".join(map(str, folds.values()))
+    name = "".join(c if c.isalnum() else "_" for c in change)
+    workdir = home(f"{reward}-{name}")
+    flags = [*start, "--config.systems=groot", f"--config.reward.name={reward}"]
+    flags += [f"--config.nll.checkpoint={base}"]
+    flags += [f"--config.{setting}" for setting in CHANGES[change]]
+    if change == "the mean of two runs":
+        # The defaults' own and one of the same stage 0 with other draws: order, swaps, dropout.
+        train(workdir, [*flags, f"--config.seed={seed + 1000}"])
+        scores = home(f"{reward}-{name}-scores")
+        first = home(f"{reward}-the_defaults")
+        return figures(first, "groot", scores, [f"--output={scores}"], workdir)
+    train(workdir, flags, idea, idea_of)
+    return figures(workdir, "groot", workdir, ())
 
 
 def kept(differences: np.ndarray) -> bool:
@@ -135,6 +183,11 @@ def kept(differences: np.ndarray) -> bool:
     )
 
 
+def promising(differences: np.ndarray) -> bool:
+    """Of the first seed's differences: whether the other seeds are worth their time."""
+    return bool(differences[:, 1].mean() >= 0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -144,30 +197,46 @@ def main() -> None:
     parser.add_argument("--reward", default="f0.5")
     parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES))
     parser.add_argument("--workdir", type=Path, default=Path("runs/contrast"))
+    parser.add_argument("--jobs", type=int, default=1, help="configs trained side by side (1)")
     args, common = parser.parse_known_args()
     if unknown := [word for word in common if not word.startswith("--config.")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     changes = list(dict.fromkeys(["the defaults", *args.changes]))
     folder = args.workdir.absolute()
-    runs = [
-        [rows_of(config, seed, changes, args.reward, folder, common) for seed in args.seeds]
-        for config in args.configs
-    ]
+
+    def cell(name: str, config: str, seed: int) -> list[float]:
+        start = [f"--config=configs/{config}.py", f"--config.seed={seed}", *common]
+        if name == "NLL continued":
+            return continued(config, seed, args.reward, folder, start)
+        return changed(config, seed, name, args.reward, folder, start)
+
+    def row(name: str, seed: int) -> np.ndarray:
+        """[configs, 4] of one line and seed."""
+        with ThreadPoolExecutor(args.jobs) as pool:  # Which wait for processes.
+            cells = pool.map(lambda config: cell(name, config, seed), args.configs)
+            return np.array(list(cells))
+
     heads = [f"{config}: {', '.join(HEADS)}" for config in args.configs]
-    print(f"| | {' | '.join(heads)} | kept |")
-    print("|---|" + "---|" * (len(args.configs) + 1))
-    first: np.ndarray | None = None
-    for name in ("NLL continued", *changes):
-        # A line is printed when its runs are done: [configs, seeds, 4] -> [configs, 4].
-        row = np.mean([[next(run) for run in seeds] for seeds in runs], axis=1)
-        verdict, form = "", "{:.4f}"
-        if first is not None:
-            row, form = row - first, "{:+.4f}"
-            verdict = "yes" if kept(row) else "no"
-        elif name == "the defaults":
-            first = row
-        cells = [", ".join(form.format(value) for value in config) for config in row]
-        print(f"| {name} | {' | '.join(cells)} | {verdict} |", flush=True)
+    print(f"| | {' | '.join(heads)} | seeds | kept |")
+    print("|---|" + "---|" * (len(args.configs) + 2))
+
+    def show(name: str, rows: Sequence[np.ndarray], form: str, verdict: str = "") -> None:
+        mean = np.mean(rows, axis=0)
+        cells = [", ".join(form.format(value) for value in config) for config in mean]
+        print(f"| {name} | {' | '.join(cells)} | {len(rows)} | {verdict} |", flush=True)
+
+    show("NLL continued", [row("NLL continued", seed) for seed in args.seeds], "{:.4f}")
+    defaults = [row("the defaults", seed) for seed in args.seeds]
+    show("the defaults", defaults, "{:.4f}")
+    for name in changes[1:]:
+        differences: list[np.ndarray] = []
+        for seed, default in zip(args.seeds, defaults, strict=True):
+            differences.append(row(name, seed) - default)
+            if not promising(differences[0]):
+                break
+        whole = len(differences) == len(args.seeds)
+        verdict = whole and kept(np.mean(differences, axis=0))
+        show(name, differences, "{:+.4f}", "yes" if verdict else "no")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -52,8 +53,38 @@ def kept(traced: Callable[..., Any], args: Sequence[Any], facts: object) -> Call
             _write(path, bytes(program.serialize()))
         except Exception:
             return traced
-    call = jax.jit(program.call)
-    return lambda *args: call(*jax.tree.leaves(args))
+    call, lowered = jax.jit(program.call), False
+
+    def called(*args: Any) -> Any:
+        nonlocal lowered
+        with nullcontext() if lowered else _without_lapack():
+            answer = call(*jax.tree.leaves(args))
+        lowered = True
+        return answer
+
+    return called
+
+
+_sparing = threading.Lock()  # One at a time: two would put back what the other has put there.
+
+
+@contextmanager
+def _without_lapack() -> Iterator[None]:
+    """JAX gets ready for LAPACK when it lowers a program that was exported, whatever that calls. It
+    imports scipy.linalg for it: .2 s of the 1.7 that a first answer takes. A search calls none."""
+    with _sparing:
+        try:
+            from jax._src.export import _export  # No public setting spares it.
+
+            ready = _export._ensure_backends_initialized
+        except (ImportError, AttributeError):  # Another JAX does what it does.
+            yield
+            return
+        _export._ensure_backends_initialized = lambda platforms: None
+        try:
+            yield
+        finally:
+            _export._ensure_backends_initialized = ready
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import contrast
+from benchmarks import contrast, ideas
 
 #             map,  consensus, mean@10, max@10: differences from the defaults
 BETTER = (-0.010, 0.002, -0.005, -0.005)  # map alone is not what is decided by
@@ -32,7 +32,7 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, capsys):
     """Two seeds of one config: stage 0 once each, each change once each, and nothing twice."""
     trained, scored = [], []
 
-    def job(name: str, flags: list[str]) -> None:
+    def job(name: str, flags: list[str], idea: str = "", idea_of: str = "") -> None:
         given = dict(flag.split("=", 1) for flag in flags)
         workdir = Path(given["--workdir"])
         if name == "train":
@@ -75,5 +75,28 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch, capsys):
     assert sorted(scored) == sorted(trained)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:5] == lines[5:]
-    assert lines[2] == "| NLL continued | 0.5000, 0.5000, 0.5000, 0.5000 |  |"
-    assert lines[4] == "| weighted_margin 1.6 | +0.1000, +0.1000, +0.0000, +0.0000 | yes |"
+    assert lines[2] == "| NLL continued | 0.5000, 0.5000, 0.5000, 0.5000 | 2 |  |"
+    assert lines[4] == "| weighted_margin 1.6 | +0.1000, +0.1000, +0.0000, +0.0000 | 2 | yes |"
+
+
+def test_a_change_that_lowers_consensus_with_the_first_seed_is_dropped(monkeypatch, capsys):
+    """The second seed would lift it: it is not asked."""
+    asked = []
+
+    def changed(config: str, seed: int, change: str, *_: object) -> list[float]:
+        asked.append((change, seed))
+        consensus = {"the defaults": 0.5, "tau .6": 0.4 if seed == 0 else 0.9}[change]
+        return [0.5, consensus, 0.5, 0.5]
+
+    monkeypatch.setattr(contrast, "changed", changed)
+    monkeypatch.setattr(contrast, "continued", lambda *_: [0.5] * 4)
+    monkeypatch.setattr("sys.argv", ["contrast.py", "--configs", "retail", "--changes", "tau .6"])
+    contrast.main()
+    assert asked == [("the defaults", 0), ("the defaults", 1), ("tau .6", 0)]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "| tau .6 | +0.0000, -0.1000, +0.0000, +0.0000 | 1 | no |"
+
+
+def test_ideas_name_what_there_is():
+    assert {*contrast.IDEAS, *contrast.IDEAS_OF_STAGE_0} <= {*contrast.CHANGES}
+    assert {*contrast.IDEAS.values(), *contrast.IDEAS_OF_STAGE_0.values()} <= {*ideas.IDEAS}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.export import _export
 from jax.experimental.compilation_cache import compilation_cache
 
 from groot_jax.generate import beam_search
@@ -58,6 +59,15 @@ def test_what_was_traced_is_found_by_all_its_facts(folder: Path) -> None:
     x, _ = kept(second.function, (jnp.ones(4), *ARGS[1:]), ("a", 1))(jnp.ones(4), *ARGS[1:])
     assert x.shape == (4,) and second.count == 1
     assert len([*(folder / "searches").iterdir()]) == 3
+
+
+def test_jax_does_not_get_ready_for_lapack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for a search, and as always for what others export."""
+    asked: list[object] = []
+    monkeypatch.setattr(_export, "_ensure_backends_initialized", asked.append)
+    assert answer(Traced(1.0), "a") == 2.0 and not asked
+    jax.jit(jax.export.export(jax.jit(jnp.sin))(ARGS[0]).call)(ARGS[0])
+    assert len(asked) == 1
 
 
 def test_a_damaged_file_is_written_anew_and_none_where_none_can_be(folder: Path) -> None:
