@@ -74,7 +74,8 @@ def get_config() -> ConfigDict:
     config.text.max_features = 16000
     config.text.lowercase = False  # Lower-case words before they are encoded.
     # How text becomes words, in training on spans of characters and in predict: spaces | unicode
-    # (Unicode's word boundaries, punctuation apart; scripts without spaces by character).
+    # (Unicode's word boundaries, punctuation apart; scripts without spaces by character) |
+    # punctuation (those, parted within words too: Ann's is Ann ' s).
     config.text.split = "spaces"
     # Longer sentences get `data.policy`. 0: as many as the longest of the data has, at least 100;
     # 100 with windows and in groot_jax.pretrain. Formats with sentinels take no more than a

@@ -25,7 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.unknown_types": ("error", "keep"),
     "text.format": ("auto", "aligned", "sentinel_tag", "fused_sentinel", "tag_only", "input_tag"),
     "text.long_sentences": ("refuse", "window"),
-    "text.split": ("spaces", "unicode"),
+    "text.split": ("spaces", "unicode", "punctuation"),
     "model.preset": ("nano", "mini", "small", "base", "large", "xl", "xxl"),
     "model.variant": ("v1_0", "v1_1", "tied"),
     "model.dtype": ("float32", "bfloat16"),

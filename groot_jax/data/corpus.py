@@ -217,10 +217,13 @@ def _detect_reader(path: Path) -> str:
         return "jsonl"
     # A column file may well begin with the word `{`: `{ O` is no JSON.
     first = next((line for line in read_lines(path) if line and line.strip()), "").strip()
+    # Nor is a line of one column, which begins a document that is a list.
+    if first in ("[", "{"):
+        return "jsonl"
     try:
-        return "jsonl" if isinstance(json.loads(first), dict) else "columns"
+        return "jsonl" if isinstance(json.loads(first), dict | list) else "columns"
     except (ValueError, RecursionError):
-        return "jsonl" if first.startswith(('{"', '{ "')) else "columns"
+        return "jsonl" if first.startswith(('{"', '{ "', "[{")) else "columns"
 
 
 def _read_of(

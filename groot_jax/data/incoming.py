@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeGuard
 
-from groot_jax.data.splitting import split_text
+from groot_jax.data.splitting import split_text, words_of_tokens
 from groot_jax.errors import UserError
 
 Words = tuple[str, ...]
@@ -248,7 +248,8 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 
 def sentence_of(value: Mapping[str, Any], where: str, split: str = "spaces") -> Incoming:
-    """The sentence of an object: its `words`, or `tokens` if they are strings, else its `text`.
+    """The sentence of an object: its `words`, or `tokens` if they are strings, else its `text`,
+    parted at its `tokens` if they are places in it and `split` is `spaces`.
 
     Where it has a `text` that is parted into its words, too, they have places in it. Raises
     UserError, which begins with `where`, for an object that has none of the three.
@@ -261,7 +262,13 @@ def sentence_of(value: Mapping[str, Any], where: str, split: str = "spaces") -> 
         words, used = value["tokens"], "tokens"
     echoed = {key: item for key, item in value.items() if key not in (used, "text")}
     if isinstance(text, str) and words is None:
-        return of_text(text, split)._replace(echoed=echoed)
+        try:
+            # As in training: the words of a text are its tokens, unless text.split says otherwise.
+            given = words_of_tokens(text, value.get("tokens")) if split == "spaces" else None
+        except ValueError as error:
+            raise _BadObject(f"{where}: {error}; mend the line", echoed) from None
+        found = Incoming(given.words, text, given.offsets) if given else of_text(text, split)
+        return found._replace(echoed=echoed)
     if not _are_strings(words):
         raise _BadObject(
             f'{where}: has no "words" (a list of strings) and no "text" (a string); give it one',

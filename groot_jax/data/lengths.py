@@ -20,6 +20,10 @@ from groot_jax.data.readers.reading import Problems
 from groot_jax.data.windows import Bounds, cut, window_bounds
 from groot_jax.errors import UserError
 
+# Words over which a sentence is more likely a file without blank lines: the longest sentence of
+# CoNLL-2003 has 124, of OntoNotes some 200.
+_SEVERAL = 500
+
 
 class Windows:
     """The windows of sentences under a format, the buckets of config.loader and a limit of words.
@@ -72,9 +76,10 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict, max_wo
                 windows.check(sentence.words[start:end])
         except UserError as error:
             many = len(sentence.words) > format_.max_words
-            raise UserError(
-                f"{error} (the longest has {longest})" if many else str(error)
-            ) from None
+            said = f"{error} (the longest has {longest})" if many else str(error)
+            if len(sentence.words) > _SEVERAL:
+                said += "; if that is several sentences, put a blank line after each"
+            raise UserError(said) from None
 
     # Every split, and before training begins: a sentence of dev would end it at its first
     # evaluation.

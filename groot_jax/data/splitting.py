@@ -1,4 +1,5 @@
-"""Text to words with their places in it: at spaces, or at Unicode's word boundaries.
+"""Text to words with their places in it: at spaces, at Unicode's word boundaries, or at those and
+around all punctuation.
 
 The same for training on spans of characters and for prediction. Knows nothing of labels.
 """
@@ -7,14 +8,14 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import regex
 
 from groot_jax.data.labeling import Span
 
-SPLITS = ("spaces", "unicode")
+SPLITS = ("spaces", "unicode", "punctuation")
 
 _SPACES = re.compile(r"[^ \t]+")
 # Unicode Standard Annex 29: (?w) has \b stand at its word boundaries, which part punctuation from
@@ -24,6 +25,10 @@ _UNICODE = regex.compile(r"(?w).+?\b", regex.DOTALL)
 # span of entities ends within such runs too: トヨタ in トヨタカローラ.
 _SHOWN = regex.compile(r"[^\s\p{Cf}\p{Cc}](?:.*[^\s\p{Cf}\p{Cc}])?", regex.DOTALL)
 _KATAKANA = regex.compile(r"\p{Script=Katakana}")
+# O'Connor's -> O ' Connor ' s. A family of emoji, joined by characters without a shape, has no
+# letter and stays whole.
+_LETTER = regex.compile(r"[\p{L}\p{N}]")
+_LETTERS = regex.compile(r"[\p{L}\p{N}][\p{L}\p{N}\p{M}\p{Cf}]*|\X")
 
 
 class SplitText(NamedTuple):
@@ -39,13 +44,17 @@ def split_text(text: str, split: str) -> SplitText:
 
     spaces: at spaces and tabs alone, as columns are parted; other Unicode spaces belong to their
     word. unicode: at the default word boundaries of Unicode Standard Annex 29, white space left
-    out; Han, Kana, Thai, Lao, Khmer and Myanmar, which write no spaces, by character.
+    out; Han, Kana, Thai, Lao, Khmer and Myanmar, which write no spaces, by character. punctuation:
+    the words of `unicode` parted further, into runs of letters and digits and single other
+    characters.
 
     >>> split_text("Ann's in Bonn.", "unicode").words
     ("Ann's", 'in', 'Bonn', '.')
+    >>> split_text("Ann's", "punctuation").words
+    ('Ann', "'", 's')
     """
-    places = _spaces(text) if split == "spaces" else _unicode(text)
-    offsets = tuple(places)
+    places = {"spaces": _spaces, "unicode": _unicode, "punctuation": _punctuation}[split]
+    offsets = tuple(places(text))
     return SplitText(tuple(text[start:end] for start, end in offsets), offsets)
 
 
@@ -66,10 +75,54 @@ def _unicode(text: str) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
+def _punctuation(text: str) -> Iterator[tuple[int, int]]:
+    for start, end in _unicode(text):
+        if not _LETTER.search(text, start, end):
+            yield start, end
+            continue
+        for match in _LETTERS.finditer(text, start, end):
+            if _SHOWN.search(match.group()):
+                yield match.span()
+
+
 def _characters(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """The characters as a reader counts them, a letter with its marks as one."""
     for match in regex.finditer(r"\X", text[start:end]):
         yield start + match.start(), start + match.end()
+
+
+def words_of_tokens(text: str, tokens: object) -> SplitText | None:
+    """The words that Prodigy and spaCy say a text has: objects with `start` and `end`, characters
+    of the text. Tokens of white space alone are no words. None for what are no such objects.
+
+    Raises ValueError for a token that leaves the text, is empty, or begins before the last one
+    ends.
+
+    >>> words_of_tokens("O'Neil's", [{"start": 0, "end": 6}, {"start": 6, "end": 8}]).words
+    ("O'Neil", "'s")
+    """
+    if not isinstance(tokens, list) or not tokens or not all(map(_is_token, tokens)):
+        return None
+    offsets: list[tuple[int, int]] = []
+    before = 0
+    for token in tokens:
+        start, end = token["start"], token["end"]
+        said = token.get("text", text[start:end])
+        if not before <= start < end <= len(text) or said != text[start:end]:
+            raise ValueError(
+                f"the token {said!r}, characters {start} to {end}, is not what the text has there"
+                if 0 <= start < end <= len(text) and start >= before
+                else f"the token {start} to {end} is empty, leaves the text of {len(text)} "
+                "characters, or begins before the last one ends"
+            )
+        before = end
+        if not text[start:end].isspace():
+            offsets.append((start, end))
+    return SplitText(tuple(text[start:end] for start, end in offsets), tuple(offsets))
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(type(value.get(k)) is int for k in ("start", "end"))
 
 
 def spans_of_words(

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from configs.default import get_config
 from groot_jax.data.corpus import Corpus, load_corpus
 from groot_jax.data.labeling import Span
+from groot_jax.data.readers.reading import require_path
 from groot_jax.errors import UserError
 
 JEANS = "black B-color\nlevi B-brand\njeans B-product\n"
@@ -298,7 +299,10 @@ def test_a_file_that_is_not_utf8_text_is_named_with_its_line(tmp_path, coding):
     line = 2 if coding == "binary" else 1  # Byte 10 is a line feed.
     for policy in ("error", "skip"):
         message = error_of(tmp_path, raw, policy=policy)
-        assert f"train.txt:{line}: not UTF-8 text" in message
+        if coding == "utf-16":  # With its mark.
+            assert "train.txt is UTF-16, not UTF-8; convert it: iconv" in message
+        else:
+            assert f"train.txt:{line}: not UTF-8 text" in message
 
 
 def test_a_missing_file_names_the_nearest_that_exists(tmp_path):
@@ -306,8 +310,18 @@ def test_a_missing_file_names_the_nearest_that_exists(tmp_path):
     (tmp_path / "sets" / "train.conll").write_text(JEANS)
     message = error_of(tmp_path, train="sets/trian.conll")
     assert "data.train: there is no file or folder" in message
-    assert "sets has train.conll" in message
-    assert "has sets" in error_of(tmp_path, train="stes/deeper/train.conll")
+    assert f"nearest names in {tmp_path / 'sets'} are train.conll" in message
+    message = error_of(tmp_path, train="stes/deeper/train.conll")
+    assert f"{tmp_path / 'stes'} is not there" in message and "are sets" in message
+    for i in range(7):
+        (tmp_path / f"{i}").write_text("")
+    assert "has 0, 1, 2, 3, 4, ...: check" in error_of(tmp_path, train="xyz.conll")
+
+
+def test_a_missing_relative_path_says_where_it_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"no file my/train.txt, seen from {tmp_path}: my is not"):
+        require_path(Path("my/train.txt"), "config.data.train")
 
 
 def test_a_folder_that_holds_no_pair_names_the_files_in_it(tmp_path):

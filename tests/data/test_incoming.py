@@ -57,6 +57,8 @@ AUTO: dict[str, Any] = {
     ' {"words": ["new york"]}': ("new york",),
     '{"tokens": ["red"], "id": 3}': ("red",),
     '{"text": "red", "tokens": [{"text": "red"}]}': ("red",),
+    '{"text": "Ann\'s", "tokens": [{"start": 0, "end": 3}, {"start": 3, "end": 5}]}': ("Ann", "'s"),
+    '{"text": "Ann", "tokens": [{"start": 0, "end": 4}]}': "the token 0 to 4",
     '{"words": "red jeans"}': 'has no "words"',
     '{"words": [], "text": "red"}': (),
     '{"tokens": [7]}': 'has no "words"',

@@ -228,13 +228,6 @@ def test_a_column_file_that_begins_with_a_brace_is_read(tmp_path):
     assert words(load(tmp_path, text.replace("{ O", '{" O'), reader="columns"))
 
 
-def test_a_whole_json_document_is_named(tmp_path):
-    items = [{"words": ["a"], "spans": []}]
-    for indent in (None, 2):
-        message = error_of(tmp_path, json.dumps(items, indent=indent) + "\n", train="t.json")
-        assert "t.json:1: " in message and "one object a line" in message
-
-
 def test_the_limit_of_words_is_named_with_the_number_that_is_needed(tmp_path):
     text = "a B-x\n" * 113 + "\n" + "a O\n" * 124
     message = error_of(tmp_path, text, max_words=100)
@@ -349,6 +342,116 @@ def test_a_bad_object_is_named_with_its_cause(tmp_path, item, says):
     text = jsonl({"words": ["a"], "spans": [[0, 1, "x"]]}, item)
     message = error_of(tmp_path, text)
     assert "train.txt:2: " in message and says in message, message
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("name", ["t.json", "t.txt"])
+def test_a_json_list_as_a_whole_is_read(tmp_path, indent, name):
+    items = [
+        {"tokens": TOKENS, "ner_tags": [1, 2, 0, 0, 3]},
+        {"text": TEXT.replace(".", ""), "spans": []},
+    ]
+    wholes = [items] if name == "t.txt" else [items, {"version": 1, "data": items}]
+    for whole in wholes:
+        text = json.dumps(whole, indent=indent)
+        corpus = load(tmp_path, text, train=name, tag_names=NAMES)
+        assert spans(corpus) == [FOUND, []]
+        assert "a JSON list, " in line_of(corpus)
+    bad = json.dumps([*items, {"text": TEXT, "label": [[0, 2, "X"]]}], indent=indent)
+    message = error_of(tmp_path, bad, train=name, tag_names=NAMES)
+    assert f"{name}: object 3: the span 0 to 2" in message
+    assert len(load(tmp_path, bad, train=name, tag_names=NAMES, policy="skip").train) == 2
+
+
+def test_a_json_document_that_is_no_list_is_named(tmp_path):
+    for text in (json.dumps({"train": [1]}, indent=2), '[\n {"words": ["a"]}\n {}\n]\n'):
+        message = error_of(tmp_path, text, train="t.json")
+        assert "t.json:1: not JSON" in message and "nor, as a whole, a list of objects" in message
+
+
+# Prodigy's and spaCy's own words, which text.split would cut otherwise or not at all.
+OWN = {
+    "text": "O'Neil's  can't\nUSA.",
+    "tokens": [
+        {"text": t, "start": start, "end": start + len(t), "id": i}
+        for i, (t, start) in enumerate(
+            [("O'Neil", 0), ("'s", 6), (" ", 9), ("ca", 10), ("n't", 12), ("\n", 15), ("USA", 16)]
+        )
+    ],
+    "spans": [{"start": 0, "end": 6, "label": "PER"}, {"start": 16, "end": 19, "label": "LOC"}],
+}
+
+
+def test_the_tokens_of_a_text_are_its_words(tmp_path):
+    corpus = load(tmp_path, jsonl(OWN))
+    assert words(corpus) == ["O'Neil 's ca n't USA"]
+    assert spans(corpus) == [[("O'Neil", "PER"), ("USA", "LOC")]]
+    assert "text, its tokens and spans" in line_of(corpus)
+    # Unless it is said how text becomes words, which predict goes by, too.
+    corpus = load(tmp_path, jsonl(OWN), split_text="punctuation")
+    assert words(corpus) == ["O ' Neil ' s can ' t USA ."]
+    wrong = OWN | {"tokens": [*OWN["tokens"], {"text": "!", "start": 19, "end": 20}]}
+    assert "the token '!', characters 19 to 20" in error_of(tmp_path, jsonl(wrong))
+    wrong = OWN | {"tokens": [*OWN["tokens"], {"text": "A", "start": 18, "end": 19}]}
+    assert "the token 18 to 19 is empty" in error_of(tmp_path, jsonl(wrong))
+
+
+@pytest.mark.parametrize(
+    ("text", "span", "advice"),
+    [
+        ("in Rome.", [3, 7, "LOC"], "text.split=unicode"),
+        ("Rome's oldest", [0, 4, "LOC"], "text.split=punctuation"),
+        ("(EU/USA)", [4, 7, "LOC"], "text.split=unicode"),
+    ],
+)
+def test_the_split_that_cuts_no_span_is_named(tmp_path, text, span, advice):
+    item = jsonl({"text": text, "label": [span]})
+    assert advice in error_of(tmp_path, item)
+    split = advice.partition("=")[2]
+    assert spans(load(tmp_path, item, split_text=split)) == [[(text[span[0] : span[1]], "LOC")]]
+    item = jsonl({"text": text, "label": [[span[0], span[1] - 1, "LOC"]]})
+    assert "text.split" not in error_of(tmp_path, item)
+
+
+def label_studio(*annotations: list[tuple[int, int, str]], **more: Any) -> dict[str, Any]:
+    results = [
+        [
+            {
+                "value": {"start": a, "end": b, "text": TEXT[a:b], "labels": [type_]},
+                "from_name": "label",
+                "type": "labels",
+            }
+            for a, b, type_ in spans
+        ]
+        for spans in annotations
+    ]
+    relation = {"type": "relation", "from_id": "a", "to_id": "b"}
+    done = [{"id": i, "result": [*found, relation]} for i, found in enumerate(results)]
+    return {"id": 1, "data": {"text": TEXT, "meta": "x"}, "annotations": done} | more
+
+
+def test_label_studio_exports_are_read(tmp_path):
+    good = [(0, 7, "PER"), (14, 18, "LOC")]
+    kept, other = label_studio(good), label_studio()
+    cancelled = label_studio(good, [])
+    cancelled["annotations"][1]["was_cancelled"] = True
+    text = json.dumps([kept, cancelled, other], indent=1)
+    corpus = load(tmp_path, text, split_text="unicode")
+    assert spans(corpus) == [FOUND, FOUND]
+    assert "left out: 1 of no annotation" in line_of(corpus)
+    two = json.dumps([label_studio(good, good)])
+    assert "it has 2 annotations" in error_of(tmp_path, two, split_text="unicode")
+    nothing = json.dumps([label_studio(good, data={"image": 7})])
+    assert "`data` has no `text`" in error_of(tmp_path, nothing)
+    # JSON-MIN, and spaCy 2.
+    short = {"text": TEXT, "label": [v["value"] for v in kept["annotations"][0]["result"][:2]]}
+    assert spans(load(tmp_path, json.dumps([short]), split_text="unicode")) == [FOUND]
+    pair = [TEXT, {"entities": [list(span) for span in good]}]
+    for text in (json.dumps([pair]), json.dumps(pair) + "\n" + json.dumps(pair)):
+        corpus = load(tmp_path, text, train="t.jsonl", split_text="unicode")
+        assert spans(corpus)[0] == FOUND
+    short["label"][0]["labels"] = ["PER", "ORG"]
+    assert "[start, end" in error_of(tmp_path, json.dumps([short]), split_text="unicode")
 
 
 def test_a_tag_beyond_the_names_is_named(tmp_path):

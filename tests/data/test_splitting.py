@@ -31,6 +31,19 @@ def test_unicode_words_stand_apart_from_punctuation(text, words):
     assert "|".join(split_text(text, "unicode").words) == words
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("O'Connor's e-mail: a.b@c.de", "O|'|Connor|'|s|e|-|mail|:|a|.|b|@|c|.|de"),
+        ("3.14 1,000km snake_case", "3|.|14|1|,|000km|snake|_|case"),
+        ("don\u2019t e\u0301te\u0301", "don|\u2019|t|e\u0301te\u0301"),
+        ("東京 मैं 👩\u200d👩\u200d👧", "東|京|मैं|👩\u200d👩\u200d👧"),
+    ],
+)
+def test_punctuation_stands_apart_within_words_too(text, words):
+    assert "|".join(split_text(text, "punctuation").words) == words
+
+
 def test_thai_is_parted_by_character_with_its_marks():
     assert split_text("ที่นี่", "unicode").words == ("ที่", "นี่")
 

@@ -6,6 +6,7 @@ guessed: one column too many would train on other words in silence.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -248,11 +249,13 @@ def _unknown(
     """What to say of a file in which no column holds tags."""
     if None in lines:
         return UserError(not_text(path, list(lines).index(None) + 1))
+    advice = cause_of(content, width) or _tags_amiss(rows, width)
+    if not advice and (other := _other_format(content, rows)):
+        return UserError(f"{path}: {other}")
     shares = ", ".join(
         f"{_share(_column(rows, place), looks_like_tag):.0%} in column {place + 1}"
         for place in range(width)
     )
-    advice = cause_of(content, width) or _tags_amiss(rows, width)
     advice = advice or (
         "name them with --config.data.tag_column and --config.data.word_column (numbers from 1, "
         "negative from the end), and --config.data.separator=tab or space"
@@ -261,6 +264,31 @@ def _unknown(
         f"{path}: cannot tell which column holds the tags (such as O and B-type: {shares} of the "
         f"lines): {advice}"
     )
+
+
+def _other_format(content: Sequence[str], rows: Sequence[_Row]) -> str:
+    """What a file is that is no column file of words and tags, as far as its lines tell."""
+    # A file may begin with a few lines that tell nothing.
+    shown = content[:1000]
+
+    def share(pattern: str) -> float:
+        return sum(re.match(pattern, line) is not None for line in shown) / len(shown)
+
+    where = "docs/data.md#other-files shows how to write it as what is read"
+    # T1<tab>LOC 3 7<tab>Rome, and R1, E1, A1, #1 of relations, events, attributes and notes.
+    if share(r"(T\d+\t\S+ \d+ \d+|[REAMN#*]\d*\t)") > 0.5:
+        return f"it looks like the .ann file of brat; {where}"
+    # A tag `B-PER` in the last of ten columns stands there among others: NER=B-PER|SpaceAfter=No.
+    if share(r"#|\d+(-\d+)?(\t[^\t]+){9}$") > 0.9:
+        return f"it looks like CoNLL-U, which has no column for tags of entities; {where}"
+    if share(r".*<(\w+)[^<>]*>[^<>]+</\1>") > 0.1:
+        return f"it looks like text with marks in it, as <LOC>Rome</LOC>; {where}"
+    if 2 * len(rows) < len(content):
+        return (
+            "its lines differ in their number of columns, as those of plain text do; wanted is a "
+            f"word and its tag a line, and a blank line after each sentence; {where}"
+        )
+    return ""
 
 
 def _tags_amiss(rows: Sequence[_Row], width: int) -> str:
@@ -287,5 +315,8 @@ def cause_of(content: Sequence[str], width: int) -> str:
         counts = Counter(line.count(mark) for line in content)
         count, times = counts.most_common(1)[0]
         if count and times > most and width <= 2:
-            return f"it looks like CSV, with {mark!r} between columns; save it with tabs instead"
+            return (
+                f"it looks like CSV, with {mark!r} between columns; save it with tabs instead, and "
+                "a blank line after each sentence: docs/data.md#other-files shows how"
+            )
     return ""

@@ -1,4 +1,4 @@
-"""Objects of JSON lines and of Parquet files as sentences: words or text, with spans or tags.
+"""Objects of JSON and of Parquet files as sentences: words or text, with spans or tags.
 
 Other keys of an object are left alone; one that lacks these, or has two that may disagree, is
 reported by whoever has its place.
@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from groot_jax.data.labeling import Sentence, half_character, make_labeling
 from groot_jax.data.readers.reading import Read
 from groot_jax.data.schemes import Tagged
-from groot_jax.data.splitting import spans_of_words, split_text
+from groot_jax.data.splitting import (
+    SPLITS,
+    SplitText,
+    spans_of_words,
+    split_text,
+    words_of_tokens,
+)
 from groot_jax.data.tags import check_type
 
 FORM = (
@@ -68,9 +74,14 @@ def sentence_of(
 ) -> tuple[Tagged | Sentence | None, str]:
     """The sentence of one object, read as `where` (file, line), and which keys it was made of.
 
-    None for an example that was rejected in Prodigy, and for predict's answer to an empty line.
-    Raises ValueError that says what is wrong with it.
+    None for an example that was rejected in Prodigy or has no annotation in Label Studio, and for
+    predict's answer to an empty line. Raises ValueError that says what is wrong with it.
     """
+    if isinstance(item, list) and len(item) == 2 and isinstance(item[1], Mapping):
+        # spaCy 2 has ["in Rome", {"entities": [[3, 7, "LOC"]]}].
+        item = {**item[1], "text": item[0]}
+    if isinstance(item, Mapping) and isinstance(item.get("annotations"), list) and "data" in item:
+        return _of_label_studio(item["data"], item["annotations"], where, objects.split)
     if not isinstance(item, Mapping):
         raise ValueError(f"not an object of the form {FORM}")
     if "error" in item and "labelings" not in item:
@@ -101,7 +112,11 @@ def sentence_of(
         text = item["text"]
         if not isinstance(text, str):
             raise ValueError("`text` must be a string")
-        return _of_text(text, _spans(item[label], label), where, objects.split), form
+        # Whoever says how text becomes words has predict part it so, too; else the words are those
+        # that were annotated.
+        given = words_of_tokens(text, item.get("tokens")) if objects.split == "spaces" else None
+        form = f"text, its tokens and {label}" if given else form
+        return _of_text(text, _spans(item[label], label), where, objects.split, given), form
     known = _words(item[source], source)
     if label in _TAG_KEYS or (label in ("label", "labels") and not _is_spans(item[label])):
         tags = _tags(item[label], label, len(known), objects.tag_names)
@@ -120,21 +135,59 @@ def _sentence(
 
 
 def _of_text(
-    text: str, spans: Sequence[tuple[int, int, str]], where: tuple[str, int], split: str
+    text: str,
+    spans: Sequence[tuple[int, int, str]],
+    where: tuple[str, int],
+    split: str,
+    given: SplitText | None = None,
 ) -> Sentence:
+    """`given`: the words of the text where its tokens say them; else it is parted by `split`."""
     # Line breaks part words as spaces do; one for one, so that characters keep their places.
     plain = text.replace("\r", " ").replace("\n", " ")
-    words, offsets = split_text(plain, split)
+    words, offsets = given or split_text(plain, split)
     if not words:
         raise ValueError("`text` holds no word")
     try:
         found = spans_of_words(spans, plain, offsets)
     except ValueError as error:
-        advice = ""
-        if split == "spaces" and "cuts the word" in str(error):
-            advice = "; move its end, or have punctuation stand apart: --config.text.split=unicode"
-        raise ValueError(f"{error}{advice}") from None
+        if given or "cuts the word" not in str(error):
+            raise
+        finer = _finer_split(spans, plain, split)
+        raise ValueError(f"{error}; move its end{finer}") from None
     return _sentence(_words(list(words), "text"), found, where)
+
+
+def _finer_split(spans: Sequence[tuple[int, int, str]], text: str, split: str) -> str:
+    """What to say of the settings of text.split after `split` under which no span cuts a word."""
+    for finer in SPLITS[SPLITS.index(split) + 1 :]:
+        try:
+            spans_of_words(spans, text, split_text(text, finer).offsets)
+        except ValueError:
+            continue
+        return f", or have punctuation stand apart: --config.text.split={finer}"
+    return ""
+
+
+def _of_label_studio(
+    data: object, annotations: list, where: tuple[str, int], split: str
+) -> tuple[Sentence | None, str]:
+    """A task as Label Studio exports it (JSON): {"data": {"text": ...}, "annotations": [{"result":
+    [{"value": {"start": ..., "end": ..., "labels": [type]}}]}]}, ends of spans exclusive."""
+    form = "Label Studio's text and annotations"
+    texts = [value for value in data.values() if isinstance(value, str)] if _is_map(data) else []
+    text = data["text"] if _is_map(data) and "text" in data else texts[0] if texts else None
+    if not isinstance(text, str) or ("text" not in data and len(texts) > 1):  # type: ignore[operator]
+        raise ValueError("`data` has no `text`, which would be the sentence, and no single string")
+    kept = [a for a in annotations if _is_map(a) and not a.get("was_cancelled")]
+    if not kept:
+        return None, "no annotation"
+    if len(kept) > 1:
+        raise ValueError(f"it has {len(kept)} annotations, which may differ: leave one of them")
+    results = kept[0].get("result") or []
+    # Relations and choices of the whole text have no `labels` with places.
+    values = [r["value"] for r in results if _is_map(r) and _is_map(r.get("value"))]
+    spans = [value for value in values if "labels" in value]
+    return _of_text(text, _spans(spans, "annotations"), where, split), form
 
 
 def _predicted(item: Mapping, where: tuple[str, int]) -> tuple[Sentence | None, str]:
@@ -190,6 +243,10 @@ def _of_sentence(key: str, value: object) -> bool:
     return key in _SPAN_KEYS and _is_strings(value) and value != []
 
 
+def _is_map(value: object) -> TypeGuard[Mapping]:
+    return isinstance(value, Mapping)
+
+
 def _is_objects(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
@@ -208,6 +265,9 @@ def _spans(
     spans = []
     for item in value if isinstance(value, list) else [None]:
         if isinstance(item, Mapping):
+            types = item.get("labels")  # Label Studio's, a list.
+            if isinstance(types, list) and len(types) == 1:
+                item = {"type": types[0], **item}
             item = [
                 next((item[name] for name in names if item.get(name) is not None), None)
                 for names in (starts, ends, _TYPES)

@@ -61,7 +61,10 @@ class Problems:
 
 def not_text(path: Path, number: int) -> str:
     """What is wrong with a line that `read_lines` gives as None."""
-    return f"{path}:{number}: not UTF-8 text; convert the file to UTF-8"
+    return (
+        f"{path}:{number}: not UTF-8 text; convert the file to UTF-8, as `iconv -f LATIN1 -t "
+        "UTF-8` does where it is Latin-1"
+    )
 
 
 def mark_within(path: Path, number: int) -> str:
@@ -81,12 +84,17 @@ def words_of(line: str) -> list[str]:
 def read_lines(path: Path) -> list[str | None]:
     """The lines of a file, without a byte-order mark; None for a line that is not UTF-8 text.
 
-    A NUL is no text: bytes that decode with one are a binary file, or UTF-16.
+    A NUL is no text: bytes that decode with one are a binary file, or UTF-16. Raises UserError for
+    a file that begins with the mark of UTF-16: no line of it could be read.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; check it") from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(
+            f"{path} is UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {path.name} > other"
+        )
     data = data.removeprefix(b"\xef\xbb\xbf")
     # Bytes are split, not text: `str.splitlines` breaks at U+2028 and U+0085 too, which may stand
     # within a word; and each line is decoded by itself, so that one bad line is one problem.
@@ -121,7 +129,8 @@ def resolve_path(data: ConfigDict, path: str) -> Path:
 
 
 def require_path(path: Path, key: str, what: str = "file") -> Path:
-    """Returns `path` if it exists; otherwise a UserError names the nearest names that do."""
+    """Returns `path` if it exists; otherwise a UserError names the nearest names that do, and the
+    folder that a relative path starts at."""
     if path.exists():
         return path
     folder = path.parent
@@ -130,7 +139,14 @@ def require_path(path: Path, key: str, what: str = "file") -> Path:
     # is what has to be like one of its names.
     while not folder.is_dir() and folder != folder.parent:
         wanted, folder = folder.name, folder.parent
+    here = "" if path.is_absolute() else f", seen from {Path.cwd()}"
+    missing = "" if folder == path.parent else f": {folder / wanted} is not there"
     names = sorted(entry.name for entry in folder.iterdir())
-    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or names[:5]
-    held = f"{folder} has {', '.join(near)}" if near else f"{folder} is empty"
-    raise UserError(f"{key}: there is no {what} {path}; {held}: check config.data.dir and {key}")
+    if near := difflib.get_close_matches(wanted, names, n=3, cutoff=0.4):
+        held = f"the nearest names in {folder} are {', '.join(near)}"
+    else:
+        shown = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        held = f"{folder} has {shown}" if names else f"{folder} is empty"
+    raise UserError(
+        f"{key}: there is no {what} {path}{here}{missing}; {held}: check config.data.dir and {key}"
+    )
