@@ -389,12 +389,13 @@ def test_confidence_of_a_span_is_what_dev_makes_of_the_labelings_that_hold_it(
 ) -> None:
     curve = tuning_of(predict.trained).curve
     assert curve  # Dev has spans enough for one.
+    said, right = zip(*curve, strict=True)
     (answer,) = predict(TEXT, "-k", "4")  # As many as there are beams.
     for labeling in answer["labelings"]:
         for span in labeling["spans"]:
             place = Span(span["start"], span["end"], span["type"])
             holding = [y["probability"] for y in answer["labelings"] if place in spans_of(y)]
-            worth = np.interp(sum(holding), *zip(*curve, strict=True))
+            worth = np.interp(sum(holding), said, right)
             assert span["confidence"] == pytest.approx(worth, abs=1e-4)
     (short,) = predict(TEXT, "-k", "1")
     assert short["labelings"][0]["spans"] == answer["labelings"][0]["spans"]
