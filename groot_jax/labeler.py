@@ -164,9 +164,8 @@ class Labeler:
             decided = self._with_scores(checked, decided, cuts, batch_size)
         if beams is None or decided is None:
             return []
-        temperature = self._tuning.temperature
         return [
-            make_prediction(words, beam, ordered, k, decide, temperature)
+            make_prediction(words, beam, ordered, k, decide, self._tuning)
             for words, beam, ordered in zip(checked, beams, decided, strict=True)
         ]
 

@@ -23,6 +23,7 @@ from groot_jax.data.vocabularies import (
     ByteVocabulary,
     Pieces,
     SentencePieceVocabulary,
+    read_object,
     read_pieces,
     tokenizer_files,
 )
@@ -244,14 +245,14 @@ def load_tokenizer(
         if not path.is_file():
             path = fetch(str(name), what, wanted_files)
         if (path / SETTINGS_FILE).is_file():
-            settings = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
+            settings = read_object(path / SETTINGS_FILE)
             saved_base = settings["sentinels"], settings["size"]
         pieces = read_pieces(path, len(saved_base[0]) if saved_base else None)
     except UserError as error:
         raise UserError(f"{what}: no T5 tokenizer at {str(name)!r} ({error})") from None
     # The library tokenizers raises what is a bare Exception.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{what}: no T5 tokenizer at {str(name)!r} ({reason}): give `train`, a spiece.model or "
             "tokenizer.json, or a Hugging Face folder or Hub name"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import sentencepiece
 import tokenizers
@@ -23,6 +23,9 @@ _SETTINGS = (CONFIG_FILE, "special_tokens_map.json", "config.json")
 T5_SENTINELS, BYTE_SENTINELS = 100, 125
 _NOBODYS = "\ue000"  # For private use in Unicode: no text is expected to have it.
 BYTE_CLASS = "ByT5Tokenizer"
+# How a file begins that stands for one which `git clone` without Git LFS has left out.
+_POINTER = b"version https://git-lfs"
+_Made = TypeVar("_Made")
 
 
 class Pieces(Protocol):
@@ -122,10 +125,12 @@ class TokenizersVocabulary:
         self._tokenizer.no_padding()
         # `</s>` in a sentence is four characters.
         self._tokenizer.encode_special_tokens = True
-        pad, eos, unk = (ids.get(names[kind]) for kind in ("pad", "eos", "unk"))
-        if pad != 0 or eos is None or unk is None:
-            raise ValueError("pad is not id 0, or there is no EOS or unknown token")
-        self.pad_id, self.eos_id, self.unk_id = pad, eos, unk
+        missing = [kind for kind, name in names.items() if name not in ids]
+        if missing:
+            raise ValueError(f"{missing[0]}_token is {names[missing[0]]!r}, which it does not hold")
+        self.pad_id, self.eos_id, self.unk_id = (ids[names[k]] for k in ("pad", "eos", "unk"))
+        if self.pad_id != 0:
+            raise ValueError(f"the id of {names['pad']!r} is {self.pad_id}, but has to be 0")
         self.size = max(ids.values()) + 1
         self.sentinels = _sentinels(lambda name: ids.get(name, ids.get(f"\u2581{name}")))
         self._prefix = "" if self._marks("a") or not self._marks(" a") else " "
@@ -239,18 +244,18 @@ def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
     """
     if path.is_file():
         if path.suffix == ".json":
-            return TokenizersVocabulary(path.read_text(encoding="utf-8"), _special_names({}))
-        return SentencePieceVocabulary(path.read_bytes(), T5_SENTINELS)
+            return _fast(path, {})
+        return _made(path, lambda data: SentencePieceVocabulary(data, T5_SENTINELS))
     settings: dict[str, Any] = {}
     for name in reversed(_SETTINGS):  # The first of them has the last word.
-        settings |= {k: v for k, v in _object(path / name).items() if v is not None}
+        settings |= {k: v for k, v in read_object(path / name).items() if v is not None}
     extra = settings.get("extra_ids") or None
     if extra is not None and (type(extra) is not int or not 0 < extra <= 10_000):
         raise ValueError(f"extra_ids is {extra!r}, but has to be a whole number of 0 to 10000")
     model, file = path / MODEL_FILE, path / TOKENIZER_FILE
     if model.is_file():
         count = num_sentinels if num_sentinels is not None else extra or T5_SENTINELS
-        pieces = SentencePieceVocabulary(model.read_bytes(), count)
+        pieces = _made(model, lambda data: SentencePieceVocabulary(data, count))
         if not file.is_file():
             instead = (
                 f"{MODEL_FILE} does not know it, {TOKENIZER_FILE} would: write one with "
@@ -258,7 +263,7 @@ def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
             )
             _check_added(path, settings, instead)
             return pieces
-        other = TokenizersVocabulary(file.read_text(encoding="utf-8"), _special_names(settings))
+        other = _fast(file, settings)
         if not pieces.begins(other):
             raise ValueError(
                 f"{MODEL_FILE} has {pieces.size} ids and {TOKENIZER_FILE} {other.size}, and they "
@@ -268,7 +273,7 @@ def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
         # With more ids it has words that were added later, which spiece.model lacks.
         return pieces if other.size == pieces.size else other
     if file.is_file():
-        return TokenizersVocabulary(file.read_text(encoding="utf-8"), _special_names(settings))
+        return _fast(file, settings)
     if settings.get("tokenizer_class") == BYTE_CLASS:
         named = [
             name
@@ -281,11 +286,28 @@ def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
     raise FileNotFoundError(f"the folder holds no {MODEL_FILE} and no {TOKENIZER_FILE}")
 
 
-def _object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is no file."""
-    if not file.is_file():
-        return {}
-    found = json.loads(file.read_text(encoding="utf-8"))
+def _made(file: Path, make: Callable[[bytes], _Made]) -> _Made:
+    """What `make` makes of a file. Raises ValueError, which names the file, where it cannot."""
+    data = file.read_bytes()
+    if data.startswith(_POINTER):
+        raise ValueError(f"{file.name} stands for a file of Git LFS: fetch it with `git lfs pull`")
+    if not data:
+        raise ValueError(f"{file.name} is empty")
+    try:
+        return make(data)
+    except Exception as error:  # The library tokenizers raises what is a bare Exception.
+        raise ValueError(f"{file.name}: {error}") from None
+
+
+def _fast(file: Path, settings: Mapping[str, Any]) -> TokenizersVocabulary:
+    names = _special_names(settings)
+    return _made(file, lambda data: TokenizersVocabulary(data.decode(), names))
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is no file. Raises ValueError, which names it,
+    where it holds none."""
+    found = _made(file, json.loads) if file.is_file() else {}
     if not isinstance(found, dict):
         raise ValueError(f"{file.name} holds no JSON object")
     return found
@@ -299,20 +321,30 @@ def _check_added(path: Path, settings: Mapping[str, Any], instead: str) -> None:
     may be added. `instead`: what to do about it.
     """
     decoder = settings.get("added_tokens_decoder") or {}
-    special = {_name(settings[key]) for key in settings if key.endswith("_token")}
+    entries = [*decoder.values()] if isinstance(decoder, dict) else [decoder]
+    special = {_name(e) for e in entries if isinstance(e, dict) and e.get("special")}
+    # Beside those of tokens there are keys as add_bos_token, which is true or false.
+    special |= {
+        _name(token)
+        for key, token in settings.items()
+        if key.endswith("_token") and not isinstance(token, bool)
+    }
     for key in ("additional_special_tokens", "extra_special_tokens"):
-        names = settings.get(key) or ()
-        special |= {_name(name) for name in (names.values() if isinstance(names, dict) else names)}
-    special |= {entry["content"] for entry in decoder.values() if entry.get("special")}
-    added = {*_object(path / ADDED_FILE), *(entry["content"] for entry in decoder.values())}
+        names = settings.get(key) or []
+        names = [*names.values()] if isinstance(names, dict) else names
+        special |= {_name(name) for name in (names if isinstance(names, list) else [names])}
+    added = {*read_object(path / ADDED_FILE), *map(_name, entries)}
     words = sorted(name for name in added - special if "<extra_id_" not in name)
     if words:
         raise ValueError(f"the word {words[0]!r} was added to its pieces; {instead}")
 
 
 def _name(token: Any) -> str:
-    """A token is its text, or an object that holds it."""
-    return str(token["content"] if isinstance(token, dict) else token)
+    """A token is its text, or an object that holds it. Raises ValueError for anything else."""
+    name = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(name, str):
+        raise ValueError(f"one of its special or added tokens is {token!r}, and no text")
+    return name
 
 
 def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:

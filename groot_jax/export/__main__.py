@@ -110,9 +110,9 @@ def export(trained: Trained, out: Path, kind: str, quantization: str = "float32"
         elif kind == "ctranslate2":
             write_ctranslate2(trained, facts, draft, quantization)
         else:
-            write_transformers(trained, draft)
-            if kind == "flax":
+            if kind == "flax":  # First, since it has no UMT5.
                 write_flax(trained, draft)
+            write_transformers(trained, draft)
         write_facts(draft, facts, "transformers" if kind == "flax" else kind)
         (draft / "README.md").write_text(model_card(trained, kind), encoding="utf-8")
 

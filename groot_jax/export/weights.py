@@ -63,7 +63,14 @@ def write_flax(trained: Trained, folder: Path) -> None:
 
 
 def write_msgpack(folder: Path, config: T5Config, params: Params) -> None:
-    """As `write_flax`. Raises UserError where the parameters are not those of `config`."""
+    """As `write_flax`. Raises UserError for UMT5, and where the parameters are not those of
+    `config`."""
+    if config.bias_per_layer:
+        # FlaxT5 reads such a file, and takes the first block's bias for all.
+        raise UserError(
+            "--format=flax: transformers has no UMT5 in Flax; take --format=transformers or "
+            "--format=stablehlo"
+        )
     _, params = portable(config, params, folder)
     (folder / FLAX_FILE).write_bytes(flax.serialization.msgpack_serialize(params))
 

@@ -161,8 +161,8 @@ def open_checkpoint(
         # transformers 5 reads such a file as two embeddings, and 4 drops one of them.
         if not _same(copies[0], other, turned=False):
             raise UserError(
-                f"{other.file}: the tensor '{other.name}' is not the same as '{copies[0].name}', but "
-                "encoder and decoder of a T5 share one embedding: choose another checkpoint"
+                f"{other.file}: the tensor '{other.name}' is not the same as '{copies[0].name}', "
+                "but encoder and decoder of a T5 share one embedding: choose another checkpoint"
             )
     if config.tie_word_embeddings and head is not None:
         if shared is not None and not _same(shared, head, turned=not torch):

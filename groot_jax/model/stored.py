@@ -5,6 +5,7 @@ Reads safetensors and Flax msgpack, and knows no model. Nothing here unpickles o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
@@ -35,6 +36,8 @@ _FLOATS = {
     **dict.fromkeys(("F16", "float16"), np.dtype(np.float16)),
     **dict.fromkeys(("BF16", "bfloat16"), np.dtype(ml_dtypes.bfloat16)),
 }
+# How a file begins that stands for one which `git clone` without Git LFS has left out.
+_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,9 @@ def read_headers(file: Path) -> dict[str, StoredTensor]:
 
     Names of msgpack are paths: shared/embedding. Raises UserError where it cannot be read.
     """
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise UserError(f"{file}: stands for a file of Git LFS: fetch it with `git lfs pull`")
     return _safetensors(file) if file.suffix == ".safetensors" else _msgpack(file)
 
 

@@ -554,6 +554,35 @@ def test_words_that_were_added_and_no_file_has_are_refused(tmp_path, where):
     assert ("save_pretrained" in str(caught.value)) == (where != "bytes")
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("tokenizer.json", "{", "tokenizer.json: Expecting property name"),
+        ("tokenizer.json", "{}", "tokenizer.json: Model missing"),
+        ("tokenizer.json", "", "tokenizer.json is empty"),
+        (
+            "tokenizer.json",
+            "version https://git-lfs.github.com/spec/v1\n",
+            "tokenizer.json stands .*",
+        ),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json holds no JSON object"),
+        ("tokenizer_config.json", '{"eos_token": "<e>"}', "json: eos_token is '<e>', which it"),
+        (
+            "tokenizer_config.json",
+            '{"pad_token": "</s>"}',
+            "the id of '</s>' is 1, but has to be 0",
+        ),
+        ("tokenizer_config.json", '{"unk_token": {"id": 2}}', "tokens is {'id': 2}, and no text"),
+    ],
+)
+def test_what_is_wrong_with_a_tokenizers_file_is_said_with_its_name(tmp_path, file, text, words):
+    fast_tokenizer(tmp_path)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_code_in_a_tokenizers_folder_is_not_run(tmp_path):
     settings = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))

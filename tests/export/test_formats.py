@@ -212,15 +212,25 @@ def test_fused_formats_go_to_stablehlo_alone(
     assert not any(tmp_path.iterdir())
 
 
-def test_ctranslate2_has_no_bias_for_each_layer(make_trained: MakeTrained, tmp_path: Path) -> None:
-    pytest.importorskip("ctranslate2")
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("ctranslate2", r"one relative bias for all layers, and UMT5 one for each"),
+        ("flax", r"transformers has no UMT5 in Flax"),
+    ],
+)
+def test_who_has_no_bias_for_each_layer(
+    make_trained: MakeTrained, tmp_path: Path, kind: str, message: str
+) -> None:
+    if kind == "ctranslate2":
+        pytest.importorskip("ctranslate2")
     trained = make_trained("sentinel_tag")
     umt5 = dataclasses.replace(trained.task.model_config, bias_per_layer=True)
     trained = dataclasses.replace(
         trained, task=dataclasses.replace(trained.task, model_config=umt5)
     )
-    with pytest.raises(UserError, match=r"one relative bias for all layers, and UMT5 one for each"):
-        export(trained, tmp_path / "out", "ctranslate2")
+    with pytest.raises(UserError, match=message):
+        export(trained, tmp_path / "out", kind)
     assert not (tmp_path / "out").exists()
 
 

@@ -291,11 +291,22 @@ def _msgpack_garbage(folder):
         (_spoil("config.json", "{"), ["config.json", "JSON"]),
         (_spoil("config.json", "[]"), ["config.json", "object"]),
         (_spoil("model.safetensors", "no tensors"), ["model.safetensors", "safetensors"]),
+        (_spoil("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), ["lfs pull"]),
         (_index_outside, ["index.json", "../outside.safetensors"]),
         (_msgpack_garbage, ["flax_model.msgpack", "msgpack"]),
         (lambda folder: (folder / "model.safetensors").unlink(), ["flax_model.msgpack"]),
     ],
-    ids=["pickle", "no config", "bad json", "list", "bad tensors", "path", "msgpack", "empty"],
+    ids=[
+        "pickle",
+        "no config",
+        "bad json",
+        "list",
+        "bad tensors",
+        "LFS",
+        "path",
+        "msgpack",
+        "empty",
+    ],
 )
 def test_a_broken_folder_gets_one_sentence(tiny, random_params, tmp_path, spoil, words):
     config = tiny("v1_1")
