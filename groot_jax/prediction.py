@@ -9,6 +9,7 @@ import numpy as np
 
 from groot_jax.data.labeling import Labeling, Span
 from groot_jax.evaluation.confidence import span_confidences
+from groot_jax.evaluation.decisions import Tuning
 from groot_jax.evaluation.metrics import Beam, deduplicated
 from groot_jax.evaluation.records import Json
 from groot_jax.reward.space import labeling_probabilities
@@ -34,7 +35,8 @@ class Prediction:
     """The labelings of a sentence, best first, by the rule `decide`, and how sure the beam is of
     each of their spans.
 
-    `confidence` of a span: the sum of the probabilities of the beam's labelings that hold it.
+    `confidence` of a span: the sum of the probabilities of the beam's labelings that hold it, or,
+    where dev has calibrated that, the share of such spans that were right.
     `text` and `offsets`, the places of its words in it, where text was labeled and not words.
     """
 
@@ -91,15 +93,16 @@ class Prediction:
 
 
 def make_prediction(
-    words: tuple[str, ...], beam: Beam, ordered: Beam, k: int, rule: str, temperature: float
+    words: tuple[str, ...], beam: Beam, ordered: Beam, k: int, rule: str, tuning: Tuning
 ) -> Prediction:
     """`beam` as it was found, `ordered` as the rule has it."""
+    temperature = tuning.temperature
     if not words:
         return Prediction(words, (), {}, rule)
     # Of the whole beam, before it is cut to k: an answer's figures do not depend on how many more
     # are asked for.
     chances = labeling_probabilities(beam, temperature)
-    confidence = span_confidences(beam, temperature)
+    confidence = span_confidences(beam, temperature, tuning.curve)
     # What the search has not written has a share beside the beam's, by its own score.
     total = float(np.logaddexp.reduce([c.score / temperature for c in beam]))
     labelings = tuple(

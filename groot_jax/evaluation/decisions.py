@@ -14,7 +14,12 @@ import numpy as np
 
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, Span
 from groot_jax.errors import UserError
-from groot_jax.evaluation.confidence import choose_temperature, span_confidences
+from groot_jax.evaluation.confidence import (
+    Curve,
+    choose_curve,
+    choose_temperature,
+    span_confidences,
+)
 from groot_jax.evaluation.metrics import Beam, TripleReward
 from groot_jax.reward.space import DIGITS, hypotheses, labeling_probabilities
 
@@ -32,12 +37,14 @@ class Tuning:
     `temperature`: what scores are divided by before they count as log probabilities, in
     `consensus` and in what a user is told. `threshold`: the confidence, at temperature 1, below
     which the rule of that name drops a span, for one reward; None: not chosen. `rule`: the one
-    whose first answers have the highest mean reward, `map` where none was chosen.
+    whose first answers have the highest mean reward, `map` where none was chosen. `curve`: what a
+    span's confidence at `temperature` is worth, for what a user is told.
     """
 
     temperature: float = 1.0
     threshold: float | None = None
     rule: str = "map"
+    curve: Curve = ()
 
 
 def mbr(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleReward) -> list[Beam]:
@@ -195,9 +202,11 @@ def tune(
 
     `limit`: `config.decide.hypotheses`.
     """
+    temperature = choose_temperature(sentences, beams)
     tuning = Tuning(
-        temperature=choose_temperature(sentences, beams),
+        temperature=temperature,
         threshold=choose_threshold(sentences, beams, score),
+        curve=choose_curve(sentences, beams, temperature),
     )
     if len(rules) == 1:
         return replace(tuning, rule=rules[0]), {}

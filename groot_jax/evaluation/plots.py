@@ -151,8 +151,9 @@ def reward_by_rank(results: Results, split: str) -> list[Series]:
 
 
 def reliability_lines(results: Results, split: str) -> list[Series]:
-    """Of every system of a split the share of its spans that are gold by their confidence, at dev's
-    temperature, and dashed at temperature 1; and where all would lie if confidences were true."""
+    """Of every system of a split the share of its spans that are gold by their confidence, as dev
+    has calibrated it, and dashed as the model has it; and where all would lie if confidences were
+    true."""
     styles = system_styles(list(results["systems"]))
     lines = [Series("true confidence", ((0.0, 0.0), (1.0, 1.0)), len(PALETTE) - 1, "2 3", True)]
     for name, splits in results["systems"].items():
@@ -162,7 +163,7 @@ def reliability_lines(results: Results, split: str) -> list[Series]:
         found = splits[split]["calibration"]
         for key, label, dash in (
             ("bins", name, ""),
-            ("bins_at_1", f"{name}, temperature 1", "4 3"),
+            ("bins_at_1", f"{name}, not calibrated", "4 3"),
         ):
             points = tuple((mean, share) for count, mean, share in found[key] if count)
             if points:

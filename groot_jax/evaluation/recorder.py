@@ -113,7 +113,7 @@ class Recorder:
         rewards[name] = score
         tuning, of_dev = self._tuned(dev_beams, system, step)
         shared: Summary = {
-            "calibration": _calibration(sentences, beams, tuning.temperature),
+            "calibration": _calibration(sentences, beams, tuning),
             "digest": self._digests[split],
         }
         if dev_beams is not None:
@@ -171,13 +171,13 @@ class Recorder:
         return tuning, decided
 
 
-def _calibration(
-    sentences: Sequence[Sentence], beams: Sequence[Beam], temperature: float
-) -> Summary:
-    """How true the confidences of a system's spans are, at temperature 1 and at dev's."""
-    before, after = reliability(sentences, beams), reliability(sentences, beams, temperature)
+def _calibration(sentences: Sequence[Sentence], beams: Sequence[Beam], tuning: Tuning) -> Summary:
+    """How true the confidences of a system's spans are, as the model has them and as dev has
+    calibrated them."""
+    before = reliability(sentences, beams)
+    after = reliability(sentences, beams, tuning.temperature, tuning.curve)
     return {
-        "temperature": temperature,
+        "temperature": tuning.temperature,
         "error": calibration_error(after),
         "error_at_1": calibration_error(before),
         "bins": after,

@@ -165,7 +165,7 @@ def write_tuning(
     for `predict`: a file for each, since training and a watch beside it both write.
 
     W/decisions/groot-750.json: {"temperature": 1.44, "threshold": 0.35, "rule": "consensus",
-    "reward": "f1", "dev_sentences": 1500}
+    "curve": [[0.004, 0.01], [0.09, 0.2], ...], "reward": "f1", "dev_sentences": 1500}
     """
     kept = dataclasses.asdict(tuning) | {"reward": reward, "dev_sentences": num_sentences}
     write_text(_tuning_path(workdir, system, step), json.dumps(kept) + "\n")
@@ -178,14 +178,19 @@ def read_tuning(workdir: Path, system: str, step: int, reward: str) -> Tuning:
     path = _tuning_path(workdir, system, step)
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        # Files of a time when no rule was chosen have none.
+        # Files of a time when no rule and no curve was chosen have none.
         rule = kept.get("rule", "map")
-        tuning = Tuning(float(kept["temperature"]), float(kept["threshold"]), rule)
+        curve = tuple((float(c), float(share)) for c, share in kept.get("curve", ()))
+        tuning = Tuning(float(kept["temperature"]), float(kept["threshold"]), rule, curve)
         if rule not in RULES:
             raise ValueError(f"there is no rule {rule!r}")
         if not (tuning.temperature > 0 and math.isfinite(tuning.temperature)):
             raise ValueError("a temperature is above 0")
-        return tuning if kept["reward"] == reward else Tuning(tuning.temperature)
+        if any(not 0 <= x <= 1 for point in curve for x in point) or [*curve] != sorted(curve):
+            raise ValueError("a curve ascends between 0 and 1")
+        if kept["reward"] != reward:
+            return Tuning(tuning.temperature, curve=curve)
+        return tuning
     except FileNotFoundError:
         return Tuning()
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from groot_jax.evaluation.confidence import (
     BINS,
     TEMPERATURES,
     calibration_error,
+    choose_curve,
     choose_temperature,
     reliability,
     span_confidences,
@@ -218,6 +220,52 @@ def test_the_temperature_that_gold_was_drawn_with_is_found(temperature: float) -
 def test_no_span_leaves_the_temperature_at_one() -> None:
     assert choose_temperature([Sentence(WORDS, (COLOR,))], [[candidate((), 0.0)]]) == 1.0
     assert choose_temperature([], []) == 1.0
+    assert choose_curve([], []) == ()
+
+
+def sure(count: int, truth: Callable[[float], float]) -> tuple[list[Sentence], list[Beam]]:
+    """Sentences whose one span has a confidence c, drawn evenly, and is gold with `truth(c)`."""
+    rng = np.random.default_rng(count)
+    sentences: list[Sentence] = []
+    beams: list[Beam] = []
+    for c in rng.uniform(0.01, 0.99, count):
+        beams.append([candidate((COLOR,), math.log(c)), candidate((), math.log(1 - c))])
+        sentences.append(Sentence(WORDS, (COLOR,) if rng.random() < truth(c) else ()))
+    return sentences, beams
+
+
+def test_a_curve_mends_what_no_temperature_can() -> None:
+    """Too sure in the middle and not sure enough at both ends, on sentences that dev lacks."""
+
+    def truth(c: float) -> float:
+        return 0.0 if c < 0.2 else 0.5 if c < 0.8 else 1.0
+
+    dev, test = sure(4000, truth), sure(4001, truth)
+    temperature = choose_temperature(*dev)
+    curve = choose_curve(*dev, temperature)
+    stretched = calibration_error(reliability(*test, temperature))
+    mended = calibration_error(reliability(*test, temperature, curve))
+    assert mended < 0.05 and mended < stretched / 2
+    # Which of two spans is the surer one, it does not turn round.
+    assert [*curve] == sorted(curve)
+    assert all(a[1] < b[1] for a, b in pairwise(curve))
+
+
+def test_a_curve_of_few_or_equal_confidences() -> None:
+    """Equal confidences are one step, however many there are; one step tells nothing."""
+    beam = [candidate((COLOR, BRAND), 0.0)]  # Both are certain.
+    gold = [Sentence(WORDS, (COLOR,))] * 300 + [Sentence(WORDS, (COLOR, BRAND))] * 100
+    assert choose_curve(gold, [beam] * 400) == ()
+    less = [candidate((COLOR,), math.log(0.5)), candidate((), math.log(0.5))]
+    none = [Sentence(WORDS, ())] * 200
+    curve = choose_curve([*gold, *none], [*[beam] * 400, *[less] * 200])
+    assert curve == ((0.5, 0.0), (1.0, 0.625))  # 400 of color and 100 of brand, of 800.
+    assert choose_curve(gold[:20], [less] * 20) == ()
+    # Beyond its ends it stays as it is, and between two points it is a straight line.
+    curve = ((0.2, 0.1), (0.6, 0.5))
+    for c, worth in ((0.01, 0.1), (0.4, 0.3), (0.99, 0.5)):
+        beam = [candidate((COLOR,), math.log(c)), candidate((), math.log(1 - c))]
+        assert span_confidences(beam, 1.0, curve)[COLOR] == pytest.approx(worth)
 
 
 @given(BEAMS)
@@ -244,6 +292,11 @@ def test_what_dev_chose_is_kept_by_checkpoint_and_reward(tmp_path: Path) -> None
     assert read_tuning(tmp_path, "nll", 9, "f1") == Tuning(0.9, 0.0)
     write_tuning(tmp_path, "groot", 7, "f0.5", Tuning(1.5, 0.35, "consensus"), 100)
     assert read_tuning(tmp_path, "groot", 7, "f0.5") == Tuning(1.5, 0.35, "consensus")
+    curved = Tuning(1.5, 0.35, "mbr", ((0.1, 0.0), (0.9, 0.75)))
+    write_tuning(tmp_path, "groot", 8, "f1", curved, 100)
+    assert read_tuning(tmp_path, "groot", 8, "f1") == curved
+    # It is of confidences, whatever the reward is.
+    assert read_tuning(tmp_path, "groot", 8, "f2") == Tuning(1.5, curve=curved.curve)
     # For another reward nobody has chosen a rule.
     assert read_tuning(tmp_path, "groot", 7, "f1") == Tuning(1.5, None, "map")
 
@@ -260,6 +313,10 @@ def test_a_file_of_before_there_was_a_choice_means_map(tmp_path: Path) -> None:
     [
         *("", "[]", '{"temperature": 1}', '{"temperature": 0, "threshold": 0.5, "reward": "f1"}'),
         '{"temperature": 1, "threshold": 0.5, "reward": "f1", "rule": "best"}',
+        *(
+            f'{{"temperature": 1, "threshold": 0.5, "reward": "f1", "curve": {curve}}}'
+            for curve in ("[[0.5, 2]]", "[[0.9, 0.1], [0.1, 0.5]]", "[[0.1]]", "[0.1]", "1")
+        ),
     ],
 )
 def test_a_file_that_nobody_wrote_is_named(tmp_path: Path, text: str) -> None:

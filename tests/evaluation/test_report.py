@@ -325,7 +325,7 @@ def test_the_report_charts_how_true_confidences_are_for_systems_and_not_for_rule
     write_eval(tmp_path, record("nll"))  # Of a version that wrote none.
     results = write_results(tmp_path, RESAMPLES)
     names = [line.name for line in reliability_lines(results, "test")]
-    assert names == ["true confidence", "groot", "groot, temperature 1"]
+    assert names == ["true confidence", "groot", "groot, not calibrated"]
     assert reliability_lines(results, "dev") == []
     html = write_report(tmp_path, results).read_text()
     assert "confidence 0.9: 0.75" in html
