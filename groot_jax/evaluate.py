@@ -34,7 +34,7 @@ from groot_jax.contrast.update import Params
 from groot_jax.data.card import make_card, read_card, read_lines_of, write_card
 from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
-from groot_jax.errors import UserError, exit_on_user_error
+from groot_jax.errors import UserError, exit_on_user_error, told_as
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.recorder import Recorder, reported_rewards
 from groot_jax.evaluation.report import write_report
@@ -62,6 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     run_evaluation(argv)
 
 
+# A work directory that somebody else has trained may be read and not written.
+@told_as("choose another --workdir", "name another place for results, --output=FOLDER")
 def run_evaluation(argv: list[str] | None) -> Results:
     """As `main`; what results.json holds then."""
     parser = configs.job_parser("groot_jax.evaluate", "Score checkpoints of a work directory.")

@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from groot_jax.config import CONFIG_FILE, load_dumped
 from groot_jax.data.batches import Example, collate, encode, evaluation_batches
+from groot_jax.data.incoming import of_text
 from groot_jax.data.labeling import Labeling, Sentence, Span, half_character
-from groot_jax.data.splitting import split_text
+from groot_jax.data.splitting import warn_of_attached
 from groot_jax.data.windows import Bounds, window_bounds
 from groot_jax.errors import UserError, told_as
 from groot_jax.evaluation.decisions import BY_REWARD, RULES, Tuning
@@ -63,8 +64,8 @@ class Labeler:
         # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
         layout = partitioning.layout
         self._generator = cache(lambda width: task.generator(layout, k=width, keep=True))
-        # Where its parameters come from, if `load` has read them.
-        self.system, self.step = "", 0
+        # Where its parameters come from, and how training had punctuation, if `load` has read them.
+        self.system, self.step, self.punctuation_apart = "", 0, False
         # A sentence is checked, by the job even twice, before it is searched: three times the same
         # encoding. (On the function of one labeler: a cache on the class would keep it alive.)
         self._encoded = lru_cache(_KEPT)(self._encode)
@@ -115,6 +116,7 @@ class Labeler:
             trained.task, trained.partitioning, trained.params, score, hosts, trained.tuning()
         )
         labeler.system, labeler.step = trained.system, trained.step
+        labeler.punctuation_apart = trained.punctuation_apart()
         return labeler
 
     def label(self, words: Sequence[str], k: int = 5, decide: str = "auto") -> Prediction:
@@ -124,11 +126,12 @@ class Labeler:
 
     def label_text(self, text: str, k: int = 5, decide: str = "auto") -> Prediction:
         """Labels one sentence of text, parted into words by config.text.split. The prediction knows
-        the text and the places of its words in it; otherwise as `label`."""
-        plain = text.replace("\r", " ").replace("\n", " ")
-        words, offsets = split_text(plain, self._task.config.text.split)
-        prediction = self.label(words, k, decide)
-        return dataclasses.replace(prediction, text=text, offsets=offsets)
+        the text and the places of its words in it; otherwise as `label`. Warns where it is parted
+        at spaces and punctuation stood apart in training."""
+        found = of_text(text, split := self._task.config.text.split)
+        warn_of_attached(found.words, split, self.punctuation_apart)
+        prediction = self.label(found.words, k, decide)
+        return dataclasses.replace(prediction, text=text, offsets=found.offsets)
 
     def label_all(
         self,
@@ -310,7 +313,7 @@ class Labeler:
         listed = isinstance(words, Iterable) and not isinstance(words, str)
         known = tuple(words) if listed else ()
         if not listed or not all(isinstance(word, str) and word for word in known):
-            shown = reprlib.repr(words)
+            shown = reprlib.repr(words) + "; of text, take label_text" * isinstance(words, str)
             raise UserError(f"words have to be a list of strings, none empty: {shown}")
         if half := half_character(known):
             raise UserError(

@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.pretty and rule != "map" and hosts.main:
             print(f"decided by {rule}, reward {config.reward.name}")
         size = config.evaluate.batch_size
-        parse = LineParser(config.text.split, args.input, _say)
+        apart = labeler.punctuation_apart
+        parse = LineParser(config.text.split, args.input, _say, apart)
         # Lines of a file come in blocks of `size`; who types one gets its answer before the next.
         read: Iterator[list[Incoming | BadLine]] = iter(())
         if hosts.main:

@@ -23,6 +23,7 @@ import jax
 
 import groot_jax
 from groot_jax import config as configs
+from groot_jax.data.splitting import APART
 from groot_jax.errors import LEAVE_WITHIN, UserError, exit_on_user_error
 from groot_jax.evaluation.decisions import RULES
 from groot_jax.labeler import Labeler
@@ -53,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         # Bound first: that a port is taken is said before the minutes that compiling may take.
         listener = stack.enter_context(bind(args.host, args.port))
         labeler, rule = open_labeler(args, hosts, stack)
+        if labeler.punctuation_apart and config.text.split == "spaces":
+            _say(f"note: {APART.format('Rome.')}")
         width = config.generate.k
         max_k = args.max_k or width
         widths = (width,) if max_k <= width else (width, max_k)

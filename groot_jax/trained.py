@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
+from groot_jax.data.card import read_card
 from groot_jax.evaluation.decisions import Tuning
 from groot_jax.evaluation.records import read_tuning
 from groot_jax.model.param_tree import Params
@@ -35,6 +36,12 @@ class Trained:
         """What dev has chosen for this checkpoint under the reward of the config."""
         reward = self.task.config.reward.name
         return read_tuning(self.workdir, self.system, self.step, reward)
+
+    def punctuation_apart(self) -> bool:
+        """Whether punctuation stood apart from the words of training, as far as the data card says
+        (see `stands_apart`)."""
+        card = read_card(self.workdir) or {}
+        return bool(card.get("splits", {}).get("train", {}).get("punctuation_apart"))
 
 
 def load_trained(

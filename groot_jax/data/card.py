@@ -1,9 +1,10 @@
 """The data card of a run: what was read, as a line a split for the terminal, and as a JSON file.
 
 W/data_card.json: {"types": [...], "splits": {"train": {"sentences": ..., "spans": {type: count},
-"longest": ..., "also_in_train": ..., "unwritable": {"words": ..., "examples": [...]}, "read":
-{"place", "layout", "sentences", "types", "longest", "skipped"}}, ...}, "notes": [...]}. Sentences
-and spans are those of the split as it is used, those under `read` as its file holds them.
+"longest": ..., "punctuation_apart": ..., "also_in_train": ..., "unwritable": {"words": ...,
+"examples": [...]}, "read": {"place", "layout", "sentences", "types", "longest", "skipped"}}, ...},
+"notes": [...]}. Sentences and spans are those of the split as it is used, those under `read` as its
+file holds them; `punctuation_apart` is what `stands_apart` says of its words.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from groot_jax.data.corpus import Corpus
 from groot_jax.data.format import Format
 from groot_jax.data.labeling import Sentence
+from groot_jax.data.splitting import stands_apart
 from groot_jax.runtime.files import write_text
 
 CARD_FILE = "data_card.json"
@@ -83,6 +85,7 @@ def make_card(loaded: Corpus, corpus: Corpus, format_: Format) -> DataCard:
             "words": sum(words.values()),
             "spans": dict(spans.most_common()),
             "longest": max(len(sentence.words) for sentence in sentences),
+            "punctuation_apart": stands_apart(words),
             # A sentence that dev or test has from train is no test of anything.
             "also_in_train": 0
             if split == "train"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 import select
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeGuard
 
-from groot_jax.data.splitting import split_text, words_of_tokens
+from groot_jax.data.splitting import APART, attached, split_text, words_of_tokens
+from groot_jax.data.tags import looks_like_tag
 from groot_jax.errors import UserError
 
 Words = tuple[str, ...]
@@ -26,6 +28,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 # Bytes of a line. A book has one or two million; what has more is no line, and may never end.
 LONGEST_LINE = 1 << 24
 _DEEPEST = 500  # Of JSON: Python goes about 990 deep, less those who call it.
+_COLUMNS = 5  # Lines in a row that end with a tag: a column file.
 LARGEST = 16  # Lines of the largest block over those of the first.
 
 
@@ -81,16 +84,42 @@ class LineParser:
     `split`: how text becomes words, config.text.split. `kind`: `text`, `jsonl`, or `auto`, where a
     line is JSON if it parses as an object with words or text. Another line that begins with { is
     text there, which `note` is told of once; after a line of JSON it is an error instead.
+    `apart`: punctuation stood apart in training. `note` is told once of text that is parted at
+    spaces where it is attached, and of lines that are those of a file of columns.
     """
 
     split: str = "spaces"
     kind: str = "auto"
     note: Callable[[str], None] = lambda sentence: None
+    apart: bool = False
     _json: bool = False
     _noted: bool = False
+    _tagged: int = 0  # Lines that end with a tag, one after the other; -1 once they were noted.
 
     def __call__(self, line: str, where: str) -> Incoming:
         """The sentence of a line. Raises UserError, which begins with `where`."""
+        found = self._parse(line, where)
+        if found.text is not None and found.words:
+            self._look_at(found, where)
+        return found
+
+    def _look_at(self, found: Incoming, where: str) -> None:
+        """Notes what a user would not see from the answers."""
+        if self.apart and self.split == "spaces" and (word := attached(found.words)):
+            self.apart = False
+            self.note(f"{where}: {APART.format(word)}")
+        if self._tagged >= 0:
+            # `Rome B-LOC`, `the DT O`: five lines of text in a row do not end so.
+            tagged = len(found.words) > 1 and looks_like_tag(found.words[-1])
+            self._tagged = self._tagged + 1 if tagged else 0
+        if self._tagged == _COLUMNS:
+            self._tagged = -1
+            self.note(
+                f"{where}: this and the lines before end with tags, as those of a column file do, "
+                "and each is labeled as a sentence; evaluate scores files that have labels"
+            )
+
+    def _parse(self, line: str, where: str) -> Incoming:
         # [{ begins a whole document, which is to be an object a line.
         looks = line.lstrip().startswith(("{", "[{"))
         if self.kind == "text" or (self.kind == "auto" and not looks):
@@ -282,7 +311,12 @@ def sentence_of(value: Mapping[str, Any], where: str, split: str = "spaces") -> 
 
 
 def of_text(text: str, split: str) -> Incoming:
-    """Text parted into words; line breaks part them as spaces do."""
+    """Text parted into words; line breaks part them as spaces do. Raises UserError for what is no
+    string."""
+    if not isinstance(text, str):
+        raise UserError(
+            f"a text has to be a string, not {reprlib.repr(text)}; of words, take label"
+        )
     # One for one with spaces, so that characters keep their places.
     words, offsets = split_text(text.replace("\r", " ").replace("\n", " "), split)
     return Incoming(words, text, offsets)

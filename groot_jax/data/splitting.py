@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -123,6 +124,42 @@ def words_of_tokens(text: str, tokens: object) -> SplitText | None:
 
 def _is_token(value: Any) -> bool:
     return isinstance(value, Mapping) and all(type(value.get(k)) is int for k in ("start", "end"))
+
+
+_MARKS = ",;:!?."
+# What is said of text whose words are not as those of training were; {} is one of them.
+APART = (
+    "{!r} is one word here, and in training punctuation stood apart: --config.text.split=unicode "
+    "parts text so"
+)
+
+
+def stands_apart(words: Mapping[str, int]) -> bool:
+    """Whether punctuation stands apart from words, as in CoNLL's files: of all marks that are words
+    or end one, nine of ten are words. `words`: how often each occurs. A full stop at the end of a
+    word tells nothing, for it may be that of an abbreviation."""
+    alone = sum(count for word, count in words.items() if word.strip(_MARKS) == "")
+    ending = sum(count for word, count in words.items() if _ends_with(word, _MARKS[:-1]))
+    return alone > 9 * ending
+
+
+def attached(words: Sequence[str]) -> str:
+    """The first word of a text that ends with a mark which is no part of it; nothing if none does.
+    A full stop within a text may be that of an abbreviation."""
+    if found := next((word for word in words if _ends_with(word, _MARKS[:-1])), ""):
+        return found
+    return words[-1] if words and _ends_with(words[-1], _MARKS) else ""
+
+
+def warn_of_attached(words: Sequence[str], split: str, apart: bool) -> None:
+    """A Python warning, whose place is the caller's caller, where `attached` finds a word of a text
+    that was parted at spaces, and training had punctuation `apart`. Python shows a place once."""
+    if apart and split == "spaces" and (word := attached(words)):
+        warnings.warn(APART.format(word), stacklevel=3)
+
+
+def _ends_with(word: str, marks: str) -> bool:
+    return word.endswith(tuple(marks)) and any(map(str.isalnum, word))
 
 
 def spans_of_words(

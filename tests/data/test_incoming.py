@@ -88,6 +88,37 @@ def test_a_line_that_only_looks_like_json_is_noted_once(tmp_path):
     assert found[0][0].words == ('[{"text":', '"red"}]') and "f:1: is not an object" in note
 
 
+def test_what_answers_would_not_show_of_text_is_noted_once():
+    notes: list[str] = []
+    parse = LineParser("spaces", note=notes.append, apart=True)
+    parse("He left Rome .", "f:1")
+    parse('{"words": ["Rome."]}', "f:2")
+    for number in (3, 4):
+        assert parse("He left Rome.", f"f:{number}").words == ("He", "left", "Rome.")
+    (note,) = notes
+    assert note.startswith("f:3: 'Rome.' is one word") and "text.split=unicode" in note
+    for split, apart in (("unicode", True), ("spaces", False)):
+        LineParser(split, note=notes.append, apart=apart)("He left Rome.", "f:1")
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "noted"),
+    [
+        (["EU NNP I-NP I-ORG", "rejects VBZ I-VP O", "", *["the DT O O"] * 9], "f:6"),
+        (["the\tO", "Rome\tB-LOC"] * 9, "f:5"),
+        (["plan B", "we chose plan B", "vitamin E", "who took vitamin C"] * 3, ""),
+        (["O", "B", "I"] * 9, ""),
+    ],
+)
+def test_a_column_file_given_as_text_is_noted_once(lines, noted):
+    notes: list[str] = []
+    parse = LineParser("spaces", note=notes.append)
+    for number, line in enumerate(lines, 1):
+        parse(line, f"f:{number}")
+    assert [note.partition(": ")[0] for note in notes] == [noted] * bool(noted)
+
+
 def test_after_a_line_of_json_another_that_begins_so_is_an_error(tmp_path):
     data = b'{"text": "red", "id": 1}\nblue\n{"text": "gr\n{"txt": "x", "id": 2}\n'
     first, second, third, fourth = lines_of(tmp_path / "f", data)

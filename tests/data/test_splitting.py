@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from groot_jax.data.incoming import sentence_of_line
 from groot_jax.data.readers.reading import words_of
-from groot_jax.data.splitting import SPLITS, spans_of_words, split_text
+from groot_jax.data.splitting import (
+    SPLITS,
+    attached,
+    spans_of_words,
+    split_text,
+    stands_apart,
+    warn_of_attached,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +91,43 @@ def test_spans_of_characters_come_back_from_the_spans_of_words(text, data):
     place = (offsets[first][0], offsets[last][1])
     (span,) = spans_of_words([(*place, "x")], text, offsets)
     assert (span.start, span.end, span.type) == (first, last + 1, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "apart"),
+    [
+        ("In Rome , U.S. troops left . Why ? It rained .", True),
+        ("In Rome, troops left. Why? It rained.", False),
+        ("black levi jeans size 9", False),
+        ("dr. oetker pizza , 3.5 kg", True),
+        # One slip in ten marks and more is one; an emoticon is no word with a mark.
+        ("a , b , c , d , e , f , g , h , i , j , k, l ;)", True),
+        ("a , b, c", False),
+    ],
+)
+def test_whether_punctuation_stands_apart_in_training(text, apart):
+    assert stands_apart(Counter(text.split(" "))) is apart
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("Prices rose 5%.", "5%."),
+        ("In Rome, he said", "Rome,"),
+        ("In the U.S. it rained", ""),
+        ("In the U.S.", "U.S."),
+        ("In Rome , he said .", ""),
+        ("", ""),
+    ],
+)
+def test_a_word_with_punctuation_attached_is_found(text, word):
+    words = text.split()
+    assert attached(words) == word
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for split, apart in (("spaces", True), ("unicode", True), ("spaces", False)):
+            warn_of_attached(words, split, apart)
+    assert [repr(word) in str(warning.message) for warning in caught] == [True] * bool(word)
 
 
 def test_a_line_of_text_keeps_the_places_of_its_words():

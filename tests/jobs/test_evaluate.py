@@ -233,6 +233,15 @@ def test_dev_chooses_wherever_there_is_more_than_the_likeliest(jobs: Jobs, workd
     assert {record["metrics"]["dev_chose"] for record in records(workdir).values()} == {chosen}
 
 
+def test_a_work_directory_that_cannot_be_written_in_names_output(
+    jobs: Jobs, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workdir / "jobs.jsonl").unlink()
+    (workdir / "jobs.jsonl").mkdir()  # As root, one may write wherever a disk can be written to.
+    said = error_of(lambda: jobs.run("evaluate", workdir, "--system=nll"), capsys)
+    assert "jobs.jsonl could not be written" in said and "--output=FOLDER" in said
+
+
 def test_how_the_model_computes_is_changed_later(jobs: Jobs, trained: Path) -> None:
     changes = {"dtype": "bfloat16", "remat": "full", "scan_layers": True}
     flags = [f"--config.model.{key}={value}" for key, value in changes.items()]

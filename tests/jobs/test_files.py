@@ -81,6 +81,8 @@ def test_files_of_other_tools_are_trained_on_and_what_predict_prints_is_read_aga
     card = json.loads((workdir / "data_card.json").read_text())
     assert card["splits"]["train"]["read"]["sentences"] == 48
     assert card["splits"]["dev"]["sentences"] == 16
+    apart = [card["splits"][split]["punctuation_apart"] for split in ("train", "test")]
+    assert apart == [False, True]  # Only the texts of test have a mark.
     # `!` stands in no training sentence, neither as a word nor as an end of one.
     assert card["splits"]["test"]["unwritable"] == {"words": 16, "examples": ["!"]}
     results = json.loads((workdir / "results.json").read_text())

@@ -662,8 +662,10 @@ def test_label_says_what_the_job_says(labeler: Labeler, predict: Predict) -> Non
 
 @pytest.mark.slow
 def test_misuse_of_the_api_is_explained(labeler: Labeler, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="list of strings"):
+    with pytest.raises(UserError, match="list of strings.*; of text, take label_text"):
         labeler.label("levi jeans")
+    with pytest.raises(UserError, match="a text has to be a string, not .*take label"):
+        labeler.label_text(WORDS)  # type: ignore[arg-type]
     for words in ([1, 2], None, 5, ["levi", ""], [b"levi"]):
         with pytest.raises(UserError, match="list of strings"):
             labeler.label(words)  # type: ignore[arg-type]
