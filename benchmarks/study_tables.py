@@ -228,6 +228,26 @@ def wins(found: Found, rows: Sequence[str]) -> str:
     return markdown(("system", *(title for _, title in FIGURES)), lines)
 
 
+def calibrations(found: Found) -> str:
+    """The expected calibration error of span confidences, as the model has them and as dev has
+    calibrated them, means over the seeds. A decision rule changes none of it."""
+    rows = []
+    for (name, reward), systems in found.items():
+        for system in (BASELINE, "groot"):
+            errors = [
+                (calibration["error_at_1"], calibration["error"])
+                for record in systems.get(system, {}).values()
+                if (calibration := record["metrics"].get("calibration"))
+            ]
+            if not errors:
+                continue
+            before, after = (statistics.fmean(side) for side in zip(*errors, strict=True))
+            verdict = "halved" if after <= before / 2 else "not halved"
+            rows.append([name, reward, system, f"{before:.4f}", f"{after:.4f}", verdict])
+    heads = ("set", "reward", "system", "not calibrated", "as predict prints it", "")
+    return markdown(heads, rows)
+
+
 # ---- The page ---------------------------------------------------------------------------------
 
 
@@ -289,6 +309,7 @@ def make_page(study: Study, split: str, command: str, versions: Mapping[str, str
         name = f"study_{split}.svg"
         plots[name] = forest(found)
         lines += [f"![GROOT by dev's rule less NLL continued]({name})", ""]
+    lines += ["### Expected calibration error of span confidences", "", calibrations(found)]
     for (name, reward), systems in found.items():
         lines += [f"### {name}, {reward}", "", figures_table(systems, rows)]
     lines += ["### What it took", "", costs(study), _versions(versions)]

@@ -18,6 +18,7 @@ from benchmarks.study_tables import (
     PROMISES,
     SHIPPED,
     Found,
+    calibrations,
     kept,
     make_page,
     paired,
@@ -360,6 +361,20 @@ def test_the_page_names_what_is_missing_and_shows_what_is_there(study: Study) ->
     assert part.text.count("| groot |") == 4 and SHIPPED.endswith(CHOSEN)
     empty = make_page(Study(study.workdir / "new"), "test", "c", {})
     assert not empty.plots and "and 240 more" in empty.text
+
+
+def test_calibration_is_a_mean_over_seeds_and_halved_or_not(study: Study) -> None:
+    found = scored(study, {})
+    systems = found["retail", "f1"]
+    for seed, before, after in ((0, 0.04, 0.01), (1, 0.02, 0.02)):
+        systems["groot"][seed]["metrics"]["calibration"] = {"error_at_1": before, "error": after}
+    systems["nll_continued"][0]["metrics"]["calibration"] = {"error_at_1": 0.02, "error": 0.01}
+    assert calibrations({("retail", "f1"): systems}).splitlines()[2:] == [
+        "| retail | f1 | nll_continued | 0.0200 | 0.0100 | halved |",
+        "| retail | f1 | groot | 0.0300 | 0.0150 | halved |",
+    ]
+    systems["groot"][1]["metrics"]["calibration"]["error"] = 0.021
+    assert "| groot | 0.0300 | 0.0155 | not halved |" in calibrations({("retail", "f1"): systems})
 
 
 def test_the_page_takes_its_place_in_a_file_and_no_other(study: Study, tmp_path: Path) -> None:
