@@ -84,8 +84,8 @@ def notes(trained: Trained) -> list[str]:
         )
     elif trained.punctuation_apart():
         found.append(
-            "punctuation stood apart from words in training: give `labeling.py` text that is parted "
-            "so, `in Rome .`"
+            "punctuation stood apart from words in training: give `labeling.py` text in which it "
+            "does, `in Rome .`"
         )
     if text.long_sentences == "window":
         found.append(
