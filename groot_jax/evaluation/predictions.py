@@ -14,6 +14,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from groot_jax.data.labeling import Labeling, Sentence
 from groot_jax.evaluation.metrics import Beam, BeamScores, deduplicated
 from groot_jax.evaluation.records import Json, spans_of
@@ -79,3 +81,27 @@ class Predictions:
                 for rule, first in firsts.items()
             },
         }
+
+
+def span_counts(
+    folder: Path, system: str, split: str, step: int, rule: str
+) -> dict[str, np.ndarray] | None:
+    """What a rule's rank 1 holds of each sentence, [N] each: `right`, `predicted` and `gold` spans,
+    `exact`, whether they are the same, and `sentences`, 1. None where there is no such file, and
+    for a damaged or empty one."""
+    keys = ("right", "predicted", "gold", "exact", "sentences")
+    counts: dict[str, list[int]] = {key: [] for key in keys}
+    path = folder / FOLDER / f"{system}-{split}-{step}.jsonl"
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in map(json.loads, file):
+                gold = {tuple(span) for span in line["gold"]}
+                found = {tuple(span) for span in line["decided"][rule]["spans"]}
+                values = (len(gold & found), len(found), len(gold), int(gold == found), 1)
+                for count, value in zip(counts.values(), values, strict=True):
+                    count.append(value)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if not counts["gold"]:
+        return None
+    return {key: np.array(values, np.float64) for key, values in counts.items()}

@@ -6,11 +6,14 @@ import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 
 from groot_jax import __version__
-from groot_jax.evaluation.bootstrap import paired_bootstrap
+from groot_jax.data.card import read_card
+from groot_jax.evaluation.bootstrap import paired_bootstrap, ratio_interval
+from groot_jax.evaluation.predictions import span_counts
 from groot_jax.evaluation.records import Record, read_records
 from groot_jax.trained import Trained
 
@@ -30,6 +33,14 @@ _METRICS = (
     ("recall over all spans", "span_recall"),
     ("sentences labeled without an error", "exact_match"),
 )
+# Of those that W/eval has for no single sentence: the counts whose sum is divided, and those whose
+# mean divides it.
+_RATIOS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "span_f1": ("right", ("predicted", "gold")),
+    "span_precision": ("right", ("predicted",)),
+    "span_recall": ("right", ("gold",)),
+    "exact_match": ("exact", ("sentences",)),
+}
 
 
 def model_card(trained: Trained, kind: str) -> str:
@@ -122,15 +133,26 @@ def _data(trained: Trained) -> str:
     data, digests = trained.task.config.data, trained.task.digests
     source = {"tfds": data.tfds_name, "retail": "the generated corpus of groot_jax"}
     lines = [f"Read as `{data.reader}` from {source.get(data.reader, 'files')}."]
+    card = read_card(trained.workdir) or {}
+    known = card.get("splits", {})
     for split in ("train", "dev", "test"):
-        name = data[split] or ("a part of train" if data.train and split == "dev" else "-")
+        name = data[split] or ("a part of train" if data.train else "-")
         if data.reader in source:
             name = "its own"
-        digest = f", digest `{digests[split]}`" if split in digests else ""
-        lines.append(f"- {split}: `{name}`{digest}")
+        if known and split not in known:
+            lines.append(f"- {split}: none")
+            continue
+        counts = ""
+        if facts := known.get(split):
+            spans = ", ".join(f"{type_} {count:,}" for type_, count in facts["spans"].items())
+            counts = f", {facts['sentences']:,} sentences; spans: {spans or 'none'}"
+            if facts["also_in_train"]:
+                counts += f"; {facts['also_in_train']:,} sentences stand in train too"
+        digest = f"; digest `{digests[split]}`" if split in digests else ""
+        lines.append(f"- {split}: `{name}`{counts}{digest}")
     if data.train_limit:
         lines.append(f"- of train, {data.train_limit} sentences were used")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"- {note}" for note in card.get("notes", ()))])
 
 
 def _quality(trained: Trained) -> str:
@@ -145,10 +167,11 @@ def _quality(trained: Trained) -> str:
             "This checkpoint was not evaluated: `python -m groot_jax.evaluate` does that, and a "
             "new export tells of it."
         )
-    return "\n\n".join(_table(record, trained.task.config.evaluate.bootstrap) for record in found)
+    resamples = trained.task.config.evaluate.bootstrap
+    return "\n\n".join(_table(record, trained.workdir, resamples) for record in found)
 
 
-def _table(record: Record, resamples: int) -> str:
+def _table(record: Record, workdir: Path, resamples: int) -> str:
     chose = ", which chose the checkpoint" if record["split"] == "dev" else ""
     rows = [
         f"{record['num_sentences']} sentences of {record['split']}{chose}; reward: "
@@ -157,12 +180,29 @@ def _table(record: Record, resamples: int) -> str:
         "| | |",
         "|---|---|",
     ]
+    place = record["system"], record["split"], record["step"], record["decide"]
+    counts = span_counts(workdir, *place)
     for name, key in _METRICS:
         value = record["metrics"].get(key)
         if value is not None:
             interval = _interval(record["per_sentence"].get(key, ()), resamples)
+            if counts is not None and key in _RATIOS:
+                interval = _ratio(counts, key, value, resamples)
             rows.append(f"| {name} | {value:.4f}{interval} |")
     return "\n".join(rows)
+
+
+def _ratio(counts: dict[str, np.ndarray], key: str, value: float, resamples: int) -> str:
+    """The interval of a metric that is a ratio of sums; none where the predictions that lie there
+    are of another evaluation."""
+    part, wholes = _RATIOS[key]
+    # F1 is right spans over the mean of predicted and gold ones.
+    parts_N = counts[part] * len(wholes)
+    wholes_N = np.sum([counts[whole] for whole in wholes], axis=0)
+    if abs(parts_N.sum() / max(wholes_N.sum(), 1e-9) - value) > 1e-6:
+        return ""
+    low, high = ratio_interval(parts_N, wholes_N, resamples)
+    return f" [{low:.4f}, {high:.4f}]"
 
 
 def _interval(values: Sequence[float], resamples: int) -> str:

@@ -18,7 +18,7 @@ from groot_jax.data.labeling import (
     labeling_of_word_tags,
     make_labeling,
 )
-from groot_jax.evaluation.bootstrap import paired_bootstrap
+from groot_jax.evaluation.bootstrap import paired_bootstrap, ratio_interval
 from groot_jax.evaluation.confidence import (
     span_confidences,
 )
@@ -389,3 +389,16 @@ def test_the_bootstrap_gives_the_same_again_and_refuses_unpaired_figures():
     assert paired_bootstrap(a, b, 100) == paired_bootstrap(a, b, 100)
     with pytest.raises(ValueError):
         paired_bootstrap(a, b[1:], 100)
+
+
+def test_the_interval_of_a_ratio_is_that_of_sums_over_sentences():
+    rng = np.random.default_rng(3)
+    right = rng.integers(0, 3, 50).astype(float)
+    # Divided by one a sentence it is a mean.
+    mean = paired_bootstrap(right, np.zeros(50), 500)["interval"]
+    assert ratio_interval(right, np.ones(50), 500) == pytest.approx(mean)
+    # A sentence without a span weighs nothing.
+    low, high = ratio_interval(np.append(right, 0.0), np.append(right + 1, 0.0), 500)
+    assert low < right.sum() / (right + 1).sum() < high
+    assert ratio_interval(right, right, 500) == [1.0, 1.0]
+    assert ratio_interval(np.zeros(3), np.zeros(3), 10) == [0.0, 0.0]
