@@ -110,7 +110,7 @@ def load_corpus(data: ConfigDict, max_words: int = 0, split_text: str = "spaces"
     }
     for split, sentences in splits.items():
         if not sentences:
-            raise UserError(_empty(data, split, problems[split]))
+            raise UserError(_empty(data, split, problems[split], raw[split].layout))
     # Before anything is taken out of train: a type that dev alone has after the draw stays known,
     # and the same data have the same types under any seed.
     types = tuple(sorted({span.type for item in splits["train"] for span in item.labeling}))
@@ -351,11 +351,14 @@ def drawn(items: Sequence[_Item], count: int, seed: int) -> tuple[list[_Item], l
     return left, [item for i, item in enumerate(items) if i in chosen]
 
 
-def _empty(data: ConfigDict, split: str, problems: Problems) -> str:
+def _empty(data: ConfigDict, split: str, problems: Problems, layout: str = "") -> str:
     place = data[split] or f"the {split} split"
     if problems.count:
         return (
             f"config.data.{split}: no sentence of {place} is left: {problems.count} were dropped; "
             f"the first: {problems.first}"
         )
-    return f"config.data.{split}: {place} holds no sentence; give a file that has some"
+    # Examples that nobody has accepted or annotated.
+    _, mark, left_out = layout.partition("left out: ")
+    but = f" but what is left out ({left_out})" if mark else ""
+    return f"config.data.{split}: {place} holds no sentence{but}; give a file that has some"

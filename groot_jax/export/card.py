@@ -93,6 +93,11 @@ def notes(trained: Trained) -> list[str]:
             f"predict parts text into words by `text.split={text.split}`; the command of "
             "`labeling.py` at spaces alone: give it words that are parted so, with spaces between"
         )
+    elif trained.punctuation_apart():
+        found.append(
+            "punctuation stood apart from words in training: give `labeling.py` text in which it "
+            "does, `in Rome .`"
+        )
     if text.long_sentences == "window":
         found.append(
             f"predict cuts sentences of over {trained.task.max_words} words into windows; "

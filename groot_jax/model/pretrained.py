@@ -295,7 +295,7 @@ def save_pretrained(
     folder = Path(folder)
     config, portable_params = portable(config, params, folder)
     tensors = {
-        torch_name(key): np.ascontiguousarray(value.T if key[-1] == "kernel" else value)
+        torch_name(key): value.T if key[-1] == "kernel" else value
         for key, value in flatten_dict(portable_params).items()
     }
     shards = _split(tensors, shard_bytes)
@@ -315,9 +315,12 @@ def save_pretrained(
         folder.mkdir(parents=True, exist_ok=True)
         for name, shard in files.items():
             part = folder / f"{name}.part"
-            # transformers refuses a safetensors file that does not name the framework of its
-            # layout.
-            save_file(shard, part, metadata={"format": "pt"})
+            # A kernel is turned when its file is written, and not ahead: xl, 11 GB, would be there
+            # twice. transformers refuses a safetensors file that does not name the framework of
+            # its layout.
+            turned = {name: np.ascontiguousarray(x) for name, x in shard.items()}
+            save_file(turned, part, metadata={"format": "pt"})
+            del turned
             part.replace(folder / name)
         for name, content in texts.items():
             part = folder / f"{name}.part"

@@ -198,7 +198,7 @@ def test_json_lines_with_spans_and_with_tags_give_the_same_labelings(tmp_path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"words": ["a", "b"], "spans": [[0, 2, "x"], [1, 2, "y"]]}', "overlaps"),
+        ('{"words": ["a", "b"], "spans": [[0, 2, "x"], [1, 2, "y"]]}', "overlap"),
         ('{"words": ["a"], "spans": [[0, 2, "x"]]}', "leaves the sentence of 1 words"),
         ('{"words": ["a"], "spans": [[0, 0, "x"]]}', "is empty"),
         ('{"words": ["a"], "spans": [[0, 1, "I"]]}', "cannot be called 'I'"),

@@ -322,7 +322,9 @@ BAD_ITEMS = [
     ({"text": TEXT, "label": [[14, 18, "LOC"]]}, "--config.text.split=unicode"),
     ({"text": TEXT, "label": [[0, 40, "PER"]]}, "leaves the text of 19 characters"),
     ({"text": TEXT, "label": [[3, 4, "PER"]]}, "holds no word"),
-    ({"text": TEXT, "label": [[0, 7, "A"], [4, 7, "B"]]}, "overlaps"),
+    ({"text": TEXT, "label": [[4, 7, "B"], [0, 7, "A"]]}, "'Ann Lee' (A) and 'Lee' (B) overlap"),
+    ({"words": TOKENS, "spans": [[0, 2, "A"], [0, 2, "B"]]}, "'Ann Lee' (A) and 'Ann Lee' (B)"),
+    ({"words": TOKENS, "spans": [[0, 9, "A"], [4, 5, "B"]]}, "leaves the sentence of 5 words"),
     ({"text": TEXT, "label": ["positive"]}, "[start, end"),
     ({"text": TEXT, "label": [], "spans": []}, "its keys are text, label, spans"),
     ({"words": ["a"], "tags": ["O"], "label": ["O"]}, "its keys are words, tags, label"),
@@ -469,6 +471,8 @@ def test_rejected_examples_are_left_out_and_counted(tmp_path):
     corpus = load(tmp_path, text)
     assert len(corpus.train) == 1
     assert "left out: 1 of answer reject, 1 of empty line" in line_of(corpus)
+    message = error_of(tmp_path, jsonl(good | {"answer": "ignore"}))
+    assert "holds no sentence but what is left out (1 of answer ignore)" in message
 
 
 def test_spans_of_characters_count_code_points_in_any_script(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.export import deserialize
 
 from groot_jax.errors import UserError
 from groot_jax.evaluation.decisions import Tuning
@@ -65,6 +66,9 @@ def test_ctranslate2_with_labels_of_several_pieces(
 def test_stablehlo(make_trained: MakeTrained, expected, exported, format_name: str) -> None:
     folder = exported(format_name, "stablehlo")
     assert_same(answers(folder), expected(make_trained(format_name)))
+    for path in (folder / "programs").iterdir():
+        program = deserialize(bytearray(path.read_bytes()))
+        assert program.platforms == ("cpu", "cuda", "tpu")
 
 
 def test_order_and_probabilities_by_length_and_temperature(
@@ -114,6 +118,9 @@ def test_labeling_stands_alone(exported, kind: str) -> None:
 
 def test_what_predict_does_otherwise_is_told(make_trained: MakeTrained, tmp_path: Path) -> None:
     assert notes(make_trained("tag_only")) == []
+    (tmp_path / "data_card.json").write_text('{"splits": {"train": {"punctuation_apart": true}}}')
+    (note,) = notes(dataclasses.replace(make_trained("tag_only"), workdir=tmp_path))
+    assert note.startswith("punctuation stood apart from words in training")
     trained = make_trained("tag_only", text__split="unicode", text__long_sentences="window")
     write_tuning(tmp_path, trained.system, trained.step, "f1", Tuning(1.0, 0.5, "consensus"), 2)
     trained = dataclasses.replace(trained, workdir=tmp_path)
@@ -278,5 +285,7 @@ def test_sentences_that_cannot_be_labeled(exported) -> None:
     for wrong in ([], ["a", ""], [1]):
         with pytest.raises(ValueError, match=r"list of strings, none empty"):
             labeler.label(wrong)
+    with pytest.raises(ValueError, match=r"not a text: give 'red shoes'\.split\(\)"):
+        labeler.label("red shoes")
     chances = [y["probability"] for y in labeler.label(SENTENCES[0], 4)]
     assert np.sum(chances) == pytest.approx(1) and chances == sorted(chances, reverse=True)

@@ -334,6 +334,35 @@ def test_a_refusing_disk_leaves_no_half_file(tiny, random_params, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
+def test_one_shard_at_a_time_is_turned(tiny, random_params, tmp_path, monkeypatch):
+    """Of what is saved there is no whole second copy."""
+    import weakref
+
+    from groot_jax.model import pretrained
+
+    config = tiny("v1_1")
+    copies: list[weakref.ref[np.ndarray]] = []
+
+    def written(tensors, path, metadata):
+        assert [copy for copy in copies if copy() is not None] == []
+        copies.extend(weakref.ref(x) for x in tensors.values() if x.base is None)
+        path.write_bytes(b"")
+
+    params = random_params(config)
+    given = {id(x) for x in jax.tree.leaves(params)}
+    # Norms and embeddings are written as they are.
+    copied = [key for key in flatten_dict(params) if key[-1] == "kernel"]
+    monkeypatch.setattr(
+        pretrained,
+        "save_file",
+        lambda tensors, path, metadata: written(
+            {name: x for name, x in tensors.items() if id(x) not in given}, path, metadata
+        ),
+    )
+    save_pretrained(tmp_path, config, params, shard_bytes=20_000)
+    assert len(copies) == len(copied) and len([*tmp_path.glob("*.safetensors")]) > 2
+
+
 def test_parameters_of_another_config_are_not_saved(tiny, random_params, tmp_path):
     with pytest.raises(UserError, match="wi_0"):
         save_pretrained(tmp_path, tiny("v1_1"), random_params(tiny("v1_0")))

@@ -15,8 +15,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
 from groot_jax.errors import UserError
-from groot_jax.model import stored
+from groot_jax.model import pretrained, stored
 from groot_jax.model.config import T5Config
+from groot_jax.model.param_tree import param_shapes
 from groot_jax.model.pretrained import (
     load_pretrained,
     open_checkpoint,
@@ -117,6 +118,25 @@ def test_placed_parameters_are_those_on_the_host(folder, tiny, random_params, fo
     for rows in (slice(38, 43), slice(42, 45)):
         part = checkpoint._read(("lm_head", "kernel"), (slice(3, 9), rows))
         np.testing.assert_array_equal(part, host["lm_head", "kernel"][3:9, rows])
+
+
+def test_on_a_cpu_a_parameter_is_the_memory_that_it_was_read_into(folder, tiny, monkeypatch):
+    """Nothing is there twice: of xl, 11 GB, a second copy would not fit."""
+    made = set()
+    aligned = pretrained.aligned
+
+    def noted(shape):
+        out = aligned(shape)
+        made.add(out.ctypes.data)
+        return out
+
+    monkeypatch.setattr(pretrained, "aligned", noted)
+    mesh = Mesh(np.array(jax.devices("cpu")[:1]), ("data",))
+    shapes = param_shapes(tiny("v1_1"))
+    shardings = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), shapes)
+    placed = jax.tree.leaves(open_checkpoint(folder).params(None, shardings))
+    assert {x.unsafe_buffer_pointer() for x in placed} == made
+    assert len(made) == len(placed)
 
 
 def test_arrays_that_flax_cut_in_chunks_are_one(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeGuard
 
 from groot_jax.data.labeling import Sentence, half_character, make_labeling
@@ -127,6 +128,10 @@ def sentence_of(
 def _sentence(
     words: tuple[str, ...], spans: Sequence[tuple[int, int, str]], where: tuple[str, int]
 ) -> Sentence:
+    for one, other in pairwise(sorted(spans)):
+        if other[0] < one[1] <= len(words):
+            shown = (f"{' '.join(words[a:b])!r} ({type_})" for a, b, type_ in (one, other))
+            raise ValueError(f"the spans {' and '.join(shown)} overlap: keep one of them")
     labeling = make_labeling(spans, len(words))
     for span in labeling:
         if complaint := check_type(span.type):

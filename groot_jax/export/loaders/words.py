@@ -175,6 +175,8 @@ class Words:
     # ---- Words as the format has them ----
 
     def _sentence(self, words: Sequence[str]) -> Sentence:
+        if isinstance(words, str):  # Or each of its letters would be a word.
+            raise ValueError(f"words are a list of strings, not a text: give {words!r}.split()")
         facts, words = self.facts, tuple(words)
         if not words or not all(isinstance(word, str) and word for word in words):
             raise ValueError(f"words have to be a list of strings, none empty: {words!r}")
