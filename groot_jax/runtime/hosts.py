@@ -358,12 +358,18 @@ def _losses_without_a_stack(hosts: Hosts, coordinator: str) -> Iterator[None]:
 
 
 def _answers(coordinator: str) -> bool:
-    """Whether process 0 still listens."""
-    try:
-        with reach(coordinator, timeout=_BEAT):
-            return True
-    except OSError:
-        return False
+    """Whether process 0 still listens, now and a moment later.
+
+    The sockets of a process that is killed are closed one by one: this process's connection may be
+    gone while the one that takes new ones is still there.
+    """
+    for wait in (0.0, 0.5):
+        time.sleep(wait)
+        try:
+            reach(coordinator, timeout=_BEAT).close()
+        except OSError:
+            return False
+    return True
 
 
 _KEPT: list[object] = []  # What C holds on to, and Python would free.

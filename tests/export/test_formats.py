@@ -118,8 +118,10 @@ def test_labeling_stands_alone(exported, kind: str) -> None:
 
 def test_what_predict_does_otherwise_is_told(make_trained: MakeTrained, tmp_path: Path) -> None:
     assert notes(make_trained("tag_only")) == []
-    (tmp_path / "data_card.json").write_text('{"splits": {"train": {"punctuation_apart": true}}}')
-    (note,) = notes(dataclasses.replace(make_trained("tag_only"), workdir=tmp_path))
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    (apart / "data_card.json").write_text('{"splits": {"train": {"punctuation_apart": true}}}')
+    (note,) = notes(dataclasses.replace(make_trained("tag_only"), workdir=apart))
     assert note.startswith("punctuation stood apart from words in training")
     trained = make_trained("tag_only", text__split="unicode", text__long_sentences="window")
     write_tuning(tmp_path, trained.system, trained.step, "f1", Tuning(1.0, 0.5, "consensus"), 2)

@@ -18,7 +18,7 @@ import jax
 import pytest
 
 from groot_jax.errors import RUN_AGAIN, UserError
-from groot_jax.runtime.hosts import Hosts, connect
+from groot_jax.runtime.hosts import Hosts, _answers, connect
 from groot_jax.runtime.joining import Place, place_from_environment, roll_call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,6 +228,16 @@ def test_a_process_that_xla_aborts_says_so_itself(victim):
     other = error_line(ended[1 - victim][2])
     missed = "has given no sign of life" if victim else "can no longer be reached"
     assert f"process {victim} of 2" in other and missed in other
+
+
+def test_a_process_that_is_being_killed_may_answer_once_more(monkeypatch):
+    """Its sockets are closed one by one, the one that takes connections perhaps last."""
+    with socket.create_server(("localhost", 0)) as server:
+        place = f"localhost:{server.getsockname()[1]}"
+        assert _answers(place)
+        monkeypatch.setattr(time, "sleep", lambda wait: server.close() if wait else None)
+        assert not _answers(place)
+        assert not _answers(place)
 
 
 def test_those_who_do_not_arrive_are_named_to_those_who_do():
