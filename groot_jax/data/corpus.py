@@ -153,7 +153,7 @@ def load_corpus(data: ConfigDict, max_words: int = 0, split_text: str = "spaces"
         )
     for split, problem in problems.items():
         if problem.count:
-            notes.append(f"{split}: {problem.count} sentences skipped, the first: {problem.first}")
+            notes.append(f"{split}: sentences skipped: {problem.count}, the first: {problem.first}")
     return Corpus(
         train=tuple(splits["train"]),
         dev=tuple(splits["dev"]),

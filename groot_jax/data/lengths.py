@@ -96,7 +96,8 @@ def without_too_long(corpus: Corpus, format_: Format, config: ConfigDict, max_wo
             )
         if problems.count:
             notes.append(
-                f"{split}: {problems.count} too long sentences skipped, the first: {problems.first}"
+                f"{split}: too long sentences skipped: {problems.count}, the first: "
+                f"{problems.first}"
             )
     if config.text.long_sentences == "window":
         for split in ("train", "unlabeled"):
@@ -132,7 +133,7 @@ def _cut_all(
     notes = [f"{long} long sentences in {pieces} windows"] if long else []
     if problems.count:
         notes.append(
-            f"{problems.count} sentences skipped whose spans are longer than a window, the "
+            f"sentences skipped whose spans are longer than a window: {problems.count}, the "
             f"first: {problems.first}"
         )
     return tuple(found), notes

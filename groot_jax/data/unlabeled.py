@@ -52,7 +52,7 @@ def with_unlabeled(corpus: Corpus, config: ConfigDict) -> Corpus:
         found += read
         notes.append(f"unlabeled: {len(read)} sentences of {path}, read as {how}")
     if problems.count:
-        notes.append(f"unlabeled: {problems.count} sentences skipped, the first: {problems.first}")
+        notes.append(f"unlabeled: sentences skipped: {problems.count}, the first: {problems.first}")
     known = {s.words for split in (corpus.train, corpus.dev, corpus.test) for s in split}
     kept: dict[tuple[str, ...], Sentence] = {}
     for sentence in found:

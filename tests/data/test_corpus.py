@@ -52,7 +52,7 @@ def error_of(folder: Path, text: str | bytes | None = None, **changes: Any) -> s
 
 def skipped(corpus: Corpus) -> dict[str, int]:
     """What the notes say was dropped."""
-    found = (re.match(r"(\w+): (\d+) sentences skipped", note) for note in corpus.notes)
+    found = (re.match(r"(\w+): sentences skipped: (\d+)", note) for note in corpus.notes)
     return {match[1]: int(match[2]) for match in found if match}
 
 

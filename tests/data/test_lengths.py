@@ -81,7 +81,7 @@ def test_a_span_longer_than_a_window_gets_the_policy(format_: Format) -> None:
         without_too_long(corpus, format_, config, 100)
     config.data.policy = "skip"
     kept = without_too_long(corpus, format_, config, 100)
-    assert "1 sentences skipped whose spans are longer" in kept.notes[-1]
+    assert "sentences skipped whose spans are longer than a window: 1," in kept.notes[-1]
 
 
 def test_the_limit_of_words_follows_the_data() -> None:

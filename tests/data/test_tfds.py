@@ -85,7 +85,7 @@ def test_sentences_skipped_while_preparing_are_counted_in_every_later_run(files)
     for _ in range(2):
         corpus = load_corpus(data)
         (note,) = (note for note in corpus.notes if "skipped" in note)
-        assert note.startswith("train: 1 sentences skipped") and "train.txt:8: " in note
+        assert note.startswith("train: sentences skipped: 1,") and "train.txt:8: " in note
     data.policy = "error"
     with pytest.raises(UserError, match=r"train\.txt:8: "):
         load_corpus(data)

@@ -122,7 +122,7 @@ def test_a_bad_line_is_named_or_dropped_and_counted(tmp_path, text, said):
         read(path)
     corpus = read(path, policy="skip")
     assert len(corpus.unlabeled) == 1
-    assert any(note.startswith("unlabeled: 1 sentences skipped") for note in corpus.notes)
+    assert any(note.startswith("unlabeled: sentences skipped: 1,") for note in corpus.notes)
 
 
 @pytest.mark.parametrize("text", ["w " * 11 + "\n", "w\tO\n" * 11 + "\nx\tO\n"])

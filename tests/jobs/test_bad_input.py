@@ -165,7 +165,7 @@ def test_skipped_sentences_are_counted_and_the_rest_is_trained_on(
     flags = (f"--config.data.train={path}", "--config.data.policy=skip", "--config.systems=()")
     jobs.run("train", tmp_path / "w", *flags)
     said = capsys.readouterr().out
-    assert "train: 2 sentences skipped, the first: " in said and f"{path}:65: " in said
+    assert "train: sentences skipped: 2, the first: " in said and f"{path}:65: " in said
     assert saved_steps(tmp_path / "w", "nll")[-1] == 12
 
 
@@ -206,7 +206,7 @@ def test_sentences_of_too_many_tokens_are_skipped_and_counted_by_every_job(
     said = capsys.readouterr().out
     for split in ("train", "test"):
         path = tmp_path / f"{split}.jsonl"
-        assert f"{split}: 1 too long sentences skipped, the first: {path}:1: " in said
+        assert f"{split}: too long sentences skipped: 1, the first: {path}:1: " in said
     assert saved_steps(tmp_path / "w", "nll")[-1] == 4
     jobs.run("evaluate", tmp_path / "w")
     assert "nll: best step 4 scored on test" in capsys.readouterr().out
