@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TypeAlias
 
 import numpy as np
@@ -87,7 +88,12 @@ def choose_curve(
         pooled.append(step)
     if len(pooled) < 2:
         return ()
-    return tuple((round(c / n, 6), round(right / n, 6)) for c, right, n in pooled)
+    # 50 right ones of 50 say .99, and not that the next one is right for sure (Krichevsky and
+    # Trofimov 1981). Fewer of them than in the step before may not say less.
+    shares = accumulate(((right + 0.5) / (n + 1) for _, right, n in pooled), max)
+    return tuple(
+        (round(c / n, 6), round(share, 6)) for (c, _, n), share in zip(pooled, shares, strict=True)
+    )
 
 
 def reliability(
