@@ -117,7 +117,11 @@ def _is_like(value: object, default: object) -> bool:
 
 
 def _lists_to_tuples(values: dict[str, object]) -> dict[str, object]:
-    # JSON has no tuples, and a config no lists: what was dumped from one comes back as one.
+    # JSON has no tuples, and a config no lists: what was dumped from one comes back as one. Its
+    # items are plain: ml_collections fails at others, and no config has any.
+    for key, value in values.items():
+        if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+            raise ValueError(f"{key} holds a list of lists or objects")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
