@@ -80,6 +80,13 @@ def exit_status(error: BaseException) -> int:
     return RUN_AGAIN if isinstance(error, RunAgain) else 1
 
 
+def stands_for_another(data: bytes) -> str:
+    """What a file is, by its first 64 bytes, that `git clone` without Git LFS has left in the place
+    of another; empty where it is its own."""
+    pointer = data.startswith(b"version https://git-lfs")
+    return "stands for a file of Git LFS: fetch it with `git lfs pull`" if pointer else ""
+
+
 def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
     """Runs `main`; a UserError, or a disk that is full, becomes one line on stderr and exit
     status 1 or 75 (see the module). Ctrl-C, SIGTERM and SIGHUP, too, become one line, which

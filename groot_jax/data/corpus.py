@@ -358,7 +358,6 @@ def _empty(data: ConfigDict, split: str, problems: Problems, layout: str = "") -
             f"config.data.{split}: no sentence of {place} is left: {problems.count} were dropped; "
             f"the first: {problems.first}"
         )
-    # Examples that nobody has accepted or annotated.
-    _, mark, left_out = layout.partition("left out: ")
-    but = f" but what is left out ({left_out})" if mark else ""
-    return f"config.data.{split}: {place} holds no sentence{but}; give a file that has some"
+    # Which tells of examples that nobody has accepted or annotated, too.
+    read_as = f" (read as {layout})" if layout else ""
+    return f"config.data.{split}: {place} holds no sentence{read_as}; give a file that has some"

@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 import sentencepiece
 import tokenizers
 
+from groot_jax.errors import stands_for_another
+
 MODEL_FILE = "spiece.model"  # T5's own name of it.
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -23,8 +25,6 @@ _SETTINGS = (CONFIG_FILE, "special_tokens_map.json", "config.json")
 T5_SENTINELS, BYTE_SENTINELS = 100, 125
 _NOBODYS = "\ue000"  # For private use in Unicode: no text is expected to have it.
 BYTE_CLASS = "ByT5Tokenizer"
-# How a file begins that stands for one which `git clone` without Git LFS has left out.
-_POINTER = b"version https://git-lfs"
 _Made = TypeVar("_Made")
 
 
@@ -289,8 +289,8 @@ def read_pieces(path: Path, num_sentinels: int | None = None) -> Pieces:
 def _made(file: Path, make: Callable[[bytes], _Made]) -> _Made:
     """What `make` makes of a file. Raises ValueError, which names the file, where it cannot."""
     data = file.read_bytes()
-    if data.startswith(_POINTER):
-        raise ValueError(f"{file.name} stands for a file of Git LFS: fetch it with `git lfs pull`")
+    if said := stands_for_another(data):
+        raise ValueError(f"{file.name} {said}")
     if not data:
         raise ValueError(f"{file.name} is empty")
     try:

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from groot_jax.errors import UserError
+from groot_jax.errors import UserError, stands_for_another
 
 # In the order in which they are looked for.
 WEIGHT_FILES = (
@@ -36,8 +36,6 @@ _FLOATS = {
     **dict.fromkeys(("F16", "float16"), np.dtype(np.float16)),
     **dict.fromkeys(("BF16", "bfloat16"), np.dtype(ml_dtypes.bfloat16)),
 }
-# How a file begins that stands for one which `git clone` without Git LFS has left out.
-_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -155,8 +153,8 @@ def read_headers(file: Path) -> dict[str, StoredTensor]:
     Names of msgpack are paths: shared/embedding. Raises UserError where it cannot be read.
     """
     with contextlib.suppress(OSError), file.open("rb") as stream:
-        if stream.read(len(_POINTER)) == _POINTER:
-            raise UserError(f"{file}: stands for a file of Git LFS: fetch it with `git lfs pull`")
+        if said := stands_for_another(stream.read(64)):
+            raise UserError(f"{file}: {said}")
     return _safetensors(file) if file.suffix == ".safetensors" else _msgpack(file)
 
 

@@ -472,7 +472,7 @@ def test_rejected_examples_are_left_out_and_counted(tmp_path):
     assert len(corpus.train) == 1
     assert "left out: 1 of answer reject, 1 of empty line" in line_of(corpus)
     message = error_of(tmp_path, jsonl(good | {"answer": "ignore"}))
-    assert "holds no sentence but what is left out (1 of answer ignore)" in message
+    assert "holds no sentence (read as JSON lines; left out: 1 of answer ignore)" in message
 
 
 def test_spans_of_characters_count_code_points_in_any_script(tmp_path):

@@ -179,9 +179,10 @@ def _of_label_studio(
     """A task as Label Studio exports it (JSON): {"data": {"text": ...}, "annotations": [{"result":
     [{"value": {"start": ..., "end": ..., "labels": [type]}}]}]}, ends of spans exclusive."""
     form = "Label Studio's text and annotations"
-    texts = [value for value in data.values() if isinstance(value, str)] if _is_map(data) else []
-    text = data["text"] if _is_map(data) and "text" in data else texts[0] if texts else None
-    if not isinstance(text, str) or ("text" not in data and len(texts) > 1):  # type: ignore[operator]
+    values = data if _is_map(data) else {}
+    texts = [value for value in values.values() if isinstance(value, str)]
+    text = values.get("text", texts[0] if len(texts) == 1 else None)
+    if not isinstance(text, str):
         raise ValueError("`data` has no `text`, which would be the sentence, and no single string")
     kept = [a for a in annotations if _is_map(a) and not a.get("was_cancelled")]
     if not kept:
@@ -190,8 +191,8 @@ def _of_label_studio(
         raise ValueError(f"it has {len(kept)} annotations, which may differ: leave one of them")
     results = kept[0].get("result") or []
     # Relations and choices of the whole text have no `labels` with places.
-    values = [r["value"] for r in results if _is_map(r) and _is_map(r.get("value"))]
-    spans = [value for value in values if "labels" in value]
+    marked = [r["value"] for r in results if _is_map(r) and _is_map(r.get("value"))]
+    spans = [value for value in marked if "labels" in value]
     return _of_text(text, _spans(spans, "annotations"), where, split), form
 
 
