@@ -71,6 +71,15 @@ def raise_signal(number: int) -> NoReturn:
     raise Terminated(number)
 
 
+def raise_signal_behind(error: BaseException) -> None:
+    """Raises the signal that `error` was made of, where there is one: Orbax makes a bare Exception
+    of whatever comes while it reads an array, Ctrl-C among it."""
+    while cause := error.__cause__:
+        if isinstance(cause, KeyboardInterrupt | Terminated):
+            raise cause
+        error = cause
+
+
 def exit_status(error: BaseException) -> int:
     """With which a job ends on what unwinds it."""
     if isinstance(error, KeyboardInterrupt):
@@ -126,6 +135,7 @@ def _telling(main: Callable[[], object]) -> None:
             if sys.stdout is not None:  # It is where the shell's `>&-` has closed it.
                 sys.stdout.flush()  # What is written late may find the disk full, the reader gone.
         except Exception as error:
+            raise_signal_behind(error)
             # As a UserError before anybody is told: the others print the sentence too.
             if sentence := _out_of_memory(error) or _disk_full(error):
                 raise UserError(sentence) from error

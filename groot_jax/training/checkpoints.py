@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from groot_jax.errors import UserError, signals_delayed
+from groot_jax.errors import UserError, raise_signal_behind, signals_delayed
 from groot_jax.generate.inputs import Beams
 from groot_jax.model.param_tree import Params
 from groot_jax.runtime.hosts import Hosts
@@ -306,8 +306,7 @@ class Checkpoints:
         self._manager.reload()
 
     def restore(self, step: int, shapes: TrainState) -> TrainState:
-        """The state of a step, placed as `shapes`, each with its sharding, say. Raises Damaged, or
-        another UserError where it cannot be read."""
+        """The state of a step, placed as `shapes`. Raises Damaged, or another UserError."""
         return self._restore(step, state=ocp.args.StandardRestore(shapes)).state
 
     def restore_flight(self, step: int, shapes: Sequence[Beams]) -> list[Beams]:
@@ -360,6 +359,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            raise_signal_behind(error)  # Nor is a checkpoint damaged by it.
             if self._share[1] > 1 and of_a_connection(error):
                 raise
             why = f"{type(error).__name__}: {first_line(error)}"

@@ -70,6 +70,43 @@ def test_a_signal_ends_a_job_with_its_word_and_status(number: signal.Signals, wo
     assert end(process) == (128 + number, f"{word}; go on\n")
 
 
+TRANSLATED = """
+    try:
+        print("here", flush=True)
+        time.sleep(60)
+    except BaseException as error:
+        raise {kind}("reading failed") from error
+"""
+
+
+@pytest.mark.parametrize("kind", ["Exception", "OSError", "UserError"])
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
+def test_a_signal_that_a_library_makes_another_error_of_is_a_signal(
+    number: signal.Signals, word: str, kind: str
+):
+    process = start(TRANSLATED.format(kind=kind))
+    assert line(process) == "here"
+    process.send_signal(number)
+    assert end(process) == (128 + number, f"{word}; go on\n")
+
+
+def test_an_error_on_the_way_out_after_a_signal_is_told():
+    process = start(
+        """
+        try:
+            print("here", flush=True)
+            time.sleep(60)
+        finally:
+            raise UserError("disk: cannot be written")
+        """
+    )
+    assert line(process) == "here"
+    process.send_signal(signal.SIGTERM)
+    assert end(process) == (1, "error: disk: cannot be written\n")
+
+
 def test_a_second_signal_leaves_at_once():
     process = start(WISHED)
     assert line(process) == "here"

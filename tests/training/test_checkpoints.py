@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
+from orbax.checkpoint._src.serialization import serialization
 from rich.console import Console
 
 from groot_jax.config import default_config
 from groot_jax.contrast.update import Params, TrainState
-from groot_jax.errors import UserError
+from groot_jax.errors import Terminated, UserError
 from groot_jax.generate.inputs import Beams
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import (
@@ -176,6 +178,25 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     ):
         checkpoints.restore(1, state(0.0))
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_signal_that_orbax_makes_another_error_of_damages_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, EVALUATIONS, [1])
+
+    async def interrupted(**_: Any) -> None:
+        raise Terminated(signal.SIGTERM)
+
+    monkeypatch.setattr(serialization, "_read_shard", interrupted)
+    with Checkpoints(tmp_path, "groot", read_only=True) as checkpoints:
+        with pytest.raises(Exception, match="error while reading array"):  # As Orbax tells it.
+            checkpoints._manager.restore(
+                1, args=ocp.args.Composite(state=ocp.args.StandardRestore(state(0.0)))
+            )
+        with pytest.raises(Terminated) as caught:
+            checkpoints.checked(1, lambda: checkpoints.restore(1, state(0.0)))
+    assert caught.value.args == (signal.SIGTERM,)
 
 
 def test_a_save_that_cannot_fit_is_refused_before_it_begins(
