@@ -49,8 +49,8 @@ class Hosts:
     would read another call's messages from there on.
     """
 
-    def __init__(self, index: int = 0, names: tuple[str, ...] = ("",)) -> None:
-        self.index, self.names = index, names
+    def __init__(self, index: int = 0, names: tuple[str, ...] = ("",), root: str = _ROOT) -> None:
+        self.index, self.names, self._root = index, names, root
         self.count = len(names)
         self.turn = 0
         self._stale: list[str] = []  # Keys that all have read once process 0 hears from all again.
@@ -92,13 +92,17 @@ class Hosts:
         # Process 1 does not know whether that is one in which it is heard, or two further on:
         # process 0 does not wait in a `broadcast`, and a `merge` counts as two.
         for turn in range(self.turn + 1, self.turn + 5):
-            put(f"{_ROOT}{turn}/{'all' if self.main else self.index}", {_FAILED: True})
+            put(f"{self._root}{turn}/{'all' if self.main else self.index}", {_FAILED: True})
         self.turn += 10
 
     def merge(self, value: Message, join: Callable[[list[Message]], Message]) -> Message:
         """`join` of the values of all processes, worked out once and the same for all."""
         values = self.collect(value)
         return self.broadcast(join(values) if values is not None else None)
+
+    def aside(self, name: str) -> Hosts:
+        """The same processes in calls of their own, for threads beside the main one."""
+        return Hosts(self.index, self.names, f"{self._root}{name}/")
 
     def barrier(self) -> None:
         """Until all processes are here."""
@@ -116,7 +120,7 @@ class Hosts:
 
     def _next(self) -> str:
         self.turn += 1
-        return f"{_ROOT}{self.turn}"
+        return f"{self._root}{self.turn}"
 
 
 def _received(key: str) -> Message:
