@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
-from groot_jax.errors import UserError, raise_signal_behind, signals_delayed
+from groot_jax.errors import RunAgain, UserError, raise_signal_behind, signals_delayed
 from groot_jax.generate.inputs import Beams
 from groot_jax.model.param_tree import Params
+from groot_jax.runtime.barrier import Barrier
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checksums import (
     META_FILE,
@@ -42,7 +42,9 @@ from groot_jax.training.faults import (
     of_a_connection,
     save_error,
     unreachable,
+    unwritten,
 )
+from groot_jax.training.manager import KeepBestAndLatest, open_manager, remove_drafts
 
 if TYPE_CHECKING:
     from groot_jax.contrast.update import TrainState
@@ -57,31 +59,6 @@ class Damaged(UserError):
 
 class Gone(UserError):
     """A checkpoint that was there, and that training has removed meanwhile."""
-
-
-class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
-    """Goes by the evaluations at hand: Orbax forgets the metrics of what an earlier run saved."""
-
-    def __init__(self, latest: int, tie: float, merit: Merit) -> None:
-        self._latest, self._tie, self._merit = latest, tie, merit
-        self.evaluations: Sequence[Evaluation] = ()
-
-    def should_preserve(
-        self,
-        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
-        *,
-        context: checkpoint_managers.PreservationContext,
-    ) -> list[bool]:
-        """One answer a checkpoint; they come oldest first."""
-        del context
-        kept = self.kept([c.step for c in checkpoints])
-        return [c.step in kept for c in checkpoints]
-
-    def kept(self, steps: Sequence[int]) -> set[int]:
-        """Which of these stay; oldest first."""
-        best = best_held(self.evaluations, steps, self._tie, self._merit)
-        # The latest is for continuing, the best for all else. Both are one where training improves.
-        return {*steps[-self._latest :], *([best.step] if best else [])} & {*steps}
 
 
 class Checkpoints:
@@ -104,29 +81,26 @@ class Checkpoints:
         self.folder = (workdir / "checkpoints" / system).absolute()
         self._tie, self._merit, self._read_only = tie, merit, read_only
         self._hosts = hosts or Hosts()
-        self._policy = _KeepBestAndLatest(max(keep, 2), tie, merit)
+        self._policy = KeepBestAndLatest(max(keep, 2), tie, merit)
         # This process's share of the files that are summed, as (which, of how many).
         self._share = (jax.process_index(), jax.process_count())
         self._writing: int | None = None  # The step of a save that has not landed yet.
         self._summing: threading.Thread | None = None
         self._there = ""  # A file that lies in the folder by now.
-        self._broken = False  # Orbax's manager raises a failure again at whatever it is asked.
+        # Whether the manager has to be opened anew: it raises a failure at whatever it is asked.
+        self._broken = False
+        self._drafts = False  # Whether drafts of saves that failed are this process's to remove.
         self._open(create=not read_only)
 
     def _open(self, create: bool) -> None:
+        # Before anything that can fail: all processes have to name it alike.
+        name = f"save/{self.folder.name}/{self._hosts.turn}"
+        self._barrier = Barrier(self._hosts, name) if self._hosts.count > 1 else None
         with self._saving():
-            self._manager = ocp.CheckpointManager(
-                self.folder,
-                item_names=("state", "meta", "flight"),
-                options=ocp.CheckpointManagerOptions(
-                    create=create,
-                    preservation_policy=self._policy,
-                    enable_async_checkpointing=True,
-                    # A reader beside a training job must not clean up what that is writing.
-                    # (Orbax's own `read_only` does no more, and warns of itself each time.)
-                    cleanup_tmp_directories=not self._read_only,
-                ),
-            )
+            self._manager = open_manager(self.folder, self._policy, create, self._barrier)
+        self._broken = False
+        # A reader beside a training job must not remove what that is writing.
+        self._drafts = not self._read_only and self._share[0] == 0
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -154,7 +128,8 @@ class Checkpoints:
     def poll(self) -> None:
         """Sees to a save that has landed. Raises UserError where it could not be written, after
         which another can be tried."""
-        if self._writing is not None and not self._manager.is_saving_in_progress():
+        failed = self._barrier is not None and self._barrier.failed
+        if self.writing and (failed or not self._manager.is_saving_in_progress()):
             self._landed()
 
     def wait(self) -> None:
@@ -173,26 +148,48 @@ class Checkpoints:
     def _landed(self) -> None:
         step, self._writing = self._writing, None
         try:
-            with self._saving():
-                self._manager.wait_until_finished()
-        except UserError:
+            self._manager.wait_until_finished()
+        except Exception as error:
             self._broken = True
-            raise
-        self._there = META_FILE
+            raise unwritten(error, self.folder, self._hosts) from error
+        if (self.folder / META_FILE).is_file():  # Its own write may have failed.
+            self._there = META_FILE
         folder = self.folder / str(step)
         self._summing = threading.Thread(target=_sum, args=(folder, *self._share), daemon=True)
         self._summing.start()
 
-    def save(self, step: int, state: TrainState, meta: Meta, flight: Sequence[Beams] = ()) -> None:
-        """Starts writing a checkpoint in the background; the one before has landed by then.
+    def abandon(self) -> None:
+        """Where a save has failed in one process, and is over in all: the next begins anew."""
+        self._broken = True
 
-        Raises UserError where the save cannot begin, and where the one before failed.
-        """
-        # Orbax has copied the arrays when `save` returns: the next update may take their memory.
+    def ready(self, state: TrainState) -> None:
+        """Before a save, in all processes: all of it that a disk can fail. Raises UserError where
+        the one before failed, or what it left cannot be removed; where there is no room; and, of
+        several processes, where the folder takes no file of this one's."""
+        self._begin_anew()
+        # The arrays, and 5 % and 1 MiB to spare. Checkpoints that are to go stay until the new one
+        # is there, so that their room does not count.
+        needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05) + 2**20
+        trial = f".trial.{self._hosts.index}" if self._hosts.count > 1 else ""
+        check_writable(self.folder, needed, trial, self._there)
+
+    def _begin_anew(self) -> None:
         self.wait()
         if self._broken:
             self._open(create=False)
-            self._broken = False
+        if self._drafts:
+            with self._saving():
+                remove_drafts(self.folder)
+            self._drafts = False
+
+    def save(self, step: int, state: TrainState, meta: Meta, flight: Sequence[Beams] = ()) -> None:
+        """Starts writing a checkpoint in the background; the one before has landed by then.
+
+        Raises UserError where the save cannot begin, and where the one before failed; RunAgain
+        where the other processes now wait for this one.
+        """
+        # Orbax has copied the arrays when `save` returns: the next update may take their memory.
+        self._begin_anew()
         self._policy.evaluations = meta.evaluations
         meta.averaged = hasattr(state.opt_state, "average")  # `AveragedState`, without optax.
         meta.flight = [list(beams.tokens_BxKxT.shape) for beams in flight]
@@ -202,10 +199,19 @@ class Checkpoints:
         }
         if flight:
             items["flight"] = ocp.args.StandardSave([beams._asdict() for beams in flight])
+        # It is where a save failed once it had landed, when an old one was to go. On a disk with a
+        # cache others may not see it yet, and would wait for process 0.
+        there = self._hosts.broadcast(step in self.steps())
         # What this call begins goes on in the background, but not if the call is cut off.
-        with self._saving(), signals_delayed():
-            self._manager.save(step, args=ocp.args.Composite(**items))
-            self._writing = step
+        try:
+            with self._saving(), signals_delayed():
+                if not there:
+                    self._manager.save(step, args=ocp.args.Composite(**items))
+                self._writing = step
+        except UserError as error:
+            if self._hosts.count == 1:
+                raise
+            raise RunAgain(str(error)) from error
         self.record(step, meta)
 
     def record(self, step: int, meta: Meta) -> None:
@@ -224,15 +230,6 @@ class Checkpoints:
         for step in sorted({*steps} - self._policy.kept(steps)):
             with self._saving():
                 self._manager.delete(step)
-
-    def check_writable(self, state: TrainState) -> None:
-        """Before a save. Raises UserError where the disk has no room for it, or, in a run of
-        several processes, takes no file of this one's."""
-        # The arrays, and 5 % and 1 MiB to spare. Checkpoints that are to go stay until the new one
-        # is there, so that their room does not count.
-        needed = int(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * 1.05) + 2**20
-        trial = f".trial.{self._hosts.index}" if self._hosts.count > 1 else ""
-        check_writable(self.folder, needed, trial, self._there)
 
     # ---- Reading ----
 

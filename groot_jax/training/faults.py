@@ -10,12 +10,18 @@ from pathlib import Path
 import jax
 
 from groot_jax.errors import UserError
+from groot_jax.runtime.barrier import OutOfStep
+from groot_jax.runtime.hosts import Hosts
 
 # What a file system answers that is not there, or not now: no sign that a checkpoint is damaged.
 _UNREACHABLE = (
     *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EHOSTDOWN, errno.ENETUNREACH),
 )
+
+
+class Elsewhere(UserError):
+    """What failed here since it did in another process, which says why."""
 
 
 def unreachable(error: Exception) -> bool:
@@ -93,3 +99,14 @@ def save_error(error: Exception, folder: Path) -> UserError:
         f"{folder}: the checkpoint was not written ({type(error).__name__}: {cause}); earlier "
         "checkpoints are whole: mend the cause and run the same command again"
     )
+
+
+def unwritten(error: Exception, folder: Path, hosts: Hosts) -> UserError:
+    """What kept a save from landing that had begun; Elsewhere where that is another process's."""
+    # Of a save that failed here Orbax tells the others last, which fails as well.
+    while isinstance(error, OutOfStep) and isinstance(error.__context__, Exception):
+        error = error.__context__
+    said = save_error(error, folder)
+    # It waited for files of process 0, or for a process that is lost: the next message says that.
+    followed = isinstance(error, OutOfStep) or of_a_connection(error)
+    return Elsewhere(str(said)) if followed and hosts.count > 1 else said

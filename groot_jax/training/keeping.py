@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -17,6 +19,7 @@ from groot_jax.errors import RunAgain, UserError, Wish, raise_signal
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.evaluations import Meta
+from groot_jax.training.faults import Elsewhere
 from groot_jax.training.monitor import say
 
 # Seconds between two tries of a save, the last of them again and again.
@@ -24,6 +27,10 @@ _PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
 # Seconds of training after which processes ask each other again; they do so in a message that the
 # next update hides, but a thousand messages a second would be felt.
 _ASK_EVERY = 0.5
+
+# What a process tells of a save, in JSON: [why it failed, whether only since it did elsewhere].
+_Told: TypeAlias = list[Any]
+_WELL: _Told = ["", False]
 
 
 class Keeper:
@@ -56,22 +63,19 @@ class Keeper:
         by_steps = every > 0 and step % every == 0
         if step < self._ask_at:
             return by_steps
-        problem, writing = "", self._checkpoints.writing
-        try:
-            self._checkpoints.poll()
-        except UserError as error:
-            problem = str(error)
-        else:
-            if writing and not self._checkpoints.writing:
-                self._failed_at, self._tries = None, 0
+        writing = self._checkpoints.writing
+        told = _told(self._checkpoints.poll)
+        if writing and told == _WELL and not self._checkpoints.writing:
+            self._failed_at, self._tries = None, 0
         # For the clock process 0 speaks alone: those of others run otherwise.
         signal, problem, late, pause = self._hosts.merge(
-            [self._wish.number, problem, self._late(), self._pause(step)], _agreed
+            [self._wish.number, told, self._late(), self._pause(step)], _agreed
         )
         self._ask_at = step + pause
         self.signal = self.signal or signal
         if problem:
-            self._failed(problem)
+            # It fails in the others within the same moment: what they say of it may say more.
+            self._save_failed(self._first(self._checkpoints.wait, told))
         return bool(by_steps or (late and not problem) or self.signal)
 
     def _late(self) -> bool:
@@ -96,35 +100,28 @@ class Keeper:
         failed for `checkpoint.retry_minutes`; until then it is tried again later."""
         if step == self._saved:
             return
-        # Inside of a save processes wait for each other: what can be known before it is.
-        if problem := self._first(partial(self._checkpoints.check_writable, state)):
-            self._failed(problem, agreed=True)
-            return
-        try:
-            begin()
-        except UserError as error:
-            self._failed(str(error))
+        # Within `begin` main threads wait for each other: what can be known before it is.
+        problem = self._first(partial(self._checkpoints.ready, state)) or self._first(begin)
+        if problem:
+            self._save_failed(problem)
             return
         self._saved, self._last = step, time.monotonic()
 
-    def _first(self, check: Callable[[], None]) -> str:
-        """The sentence of the first process in which a check fails; empty: it does in none."""
-        problem = ""
-        try:
-            check()
-        except UserError as error:
-            problem = str(error)
-        found: str = self._hosts.merge(problem, lambda said: next(filter(None, said), ""))
-        return found
+    def _first(self, check: Callable[[], None], told: _Told = _WELL) -> str:
+        """The sentence of the first process in which a check fails, or which had something to tell
+        before it; empty: none has."""
+        # RunAgain comes through: the others are not where they could be told.
+        told = told if told != _WELL else _told(check)
+        signal, problem = self._hosts.merge([self._wish.number, told], _agreed)
+        self.signal = self.signal or signal
+        return str(problem)
 
     def landed(self, step: int, state: TrainState, begin: Callable[[], None]) -> None:
         """Waits until the save of a step has landed, trying again where it fails."""
         while True:
             self.save(step, state, begin)
-            try:
-                self._checkpoints.wait()
-            except UserError as error:
-                self._failed(str(error))
+            if problem := self._first(self._checkpoints.wait):
+                self._save_failed(problem)
             if self._saved == step:
                 return
             time.sleep(max(self._again_at - time.monotonic(), 0.0))
@@ -141,18 +138,21 @@ class Keeper:
                 return
             time.sleep(max(self._again_at - time.monotonic(), 0.0))
 
-    def _failed(self, sentence: str, agreed: bool = False) -> None:
-        """`agreed`: all processes know of it, and none has begun the save."""
+    def _save_failed(self, sentence: str) -> None:
+        """In all processes, whichever it failed in: they begin it anew together."""
+        self._saved = -1
+        self._checkpoints.abandon()
+        self._failed(sentence)
+
+    def _failed(self, sentence: str) -> None:
+        """Sets the time of the next try; raises UserError where there is none."""
         now = time.monotonic()
-        if self._hosts.count > 1 and not agreed:
-            # The others may wait for this process inside of the save: all begin anew.
-            raise RunAgain(sentence)
         self._failed_at = now if self._failed_at is None else self._failed_at
         left = self._settings.retry_minutes * 60 - (now - self._failed_at)
         if left <= 0 or self.signal or (self._hosts.count == 1 and self._wish.number):
             raise UserError(sentence)
         pause = min(_PAUSES[min(self._tries, len(_PAUSES) - 1)], left)
-        self._saved, self._tries, self._again_at = -1, self._tries + 1, now + pause
+        self._tries, self._again_at = self._tries + 1, now + pause
         say(self._console, f"{self._system}: {sentence}; it is tried again in {pause:.0f} s")
 
     def leave(self) -> None:
@@ -160,8 +160,24 @@ class Keeper:
         raise_signal(self.signal)
 
 
-def _agreed(said: list[list[object]]) -> list[object]:
-    """[1's signal, problem, late, pause], of all processes -> what all of them go by."""
-    signals, problems, (late, *_), (pause, *_) = zip(*said, strict=True)
-    first = next(filter(None, signals), 0)
-    return [first, next(filter(None, problems), ""), late, pause]
+def _told(check: Callable[[], None]) -> _Told:
+    try:
+        check()
+    except RunAgain:
+        raise
+    except UserError as error:
+        return [str(error), isinstance(error, Elsewhere)]
+    return _WELL
+
+
+def _foremost(said: list[_Told]) -> str:
+    """The first sentence of a process about itself; else the first that there is, else nothing."""
+    sentences = [one for one in said if one != _WELL]
+    return str(min(sentences, key=itemgetter(1), default=_WELL)[0])
+
+
+def _agreed(said: list[list[Any]]) -> list[Any]:
+    """[signal, what its save tells, more], of all processes -> what all of them go by: the first
+    signal, the foremost sentence, and process 0's more."""
+    signals, told, *more = zip(*said, strict=True)
+    return [next(filter(None, signals), 0), _foremost([*told]), *(first for first, *_ in more)]

@@ -22,8 +22,9 @@ from rich.console import Console
 
 from groot_jax.config import default_config
 from groot_jax.contrast.update import Params, TrainState
-from groot_jax.errors import Terminated, UserError
+from groot_jax.errors import RunAgain, Terminated, UserError
 from groot_jax.generate.inputs import Beams
+from groot_jax.runtime.barrier import OutOfStep
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import (
     Checkpoints,
@@ -33,6 +34,7 @@ from groot_jax.training.checkpoints import (
     by_loss,
     saved_steps,
 )
+from groot_jax.training.faults import Elsewhere
 from groot_jax.training.loop import Stage, Update, train
 from groot_jax.training.optimizer import evaluated_params, make_optimizer
 
@@ -204,11 +206,11 @@ def test_a_save_that_cannot_fit_is_refused_before_it_begins(
 ) -> None:
     save(tmp_path, EVALUATIONS, [1])
     with Checkpoints(tmp_path, "groot") as checkpoints:
-        checkpoints.check_writable(state(2.0))
+        checkpoints.ready(state(2.0))
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         with pytest.raises(UserError, match="the disk is full .*MiB are needed and 0 are free"):
-            checkpoints.check_writable(state(2.0))
+            checkpoints.ready(state(2.0))
     assert saved_steps(tmp_path, "groot") == [1]
 
 
@@ -217,14 +219,14 @@ def test_a_folder_that_has_lost_what_was_saved_there_is_not_filled_anew(tmp_path
     with Checkpoints(tmp_path, "groot") as checkpoints:
         checkpoints.save(2, state(2.0), Meta(EVALUATIONS[:2]))
         checkpoints.wait()
-        checkpoints.check_writable(state(3.0))
+        checkpoints.ready(state(3.0))
         checkpoints.folder.rename(tmp_path / "away")
         checkpoints.folder.mkdir()
         with pytest.raises(UserError, match="what was saved there is gone"):
-            checkpoints.check_writable(state(3.0))
+            checkpoints.ready(state(3.0))
         checkpoints.folder.rmdir()
         (tmp_path / "away").rename(checkpoints.folder)
-        checkpoints.check_writable(state(3.0))
+        checkpoints.ready(state(3.0))
 
 
 def test_of_several_processes_each_tries_whether_its_files_are_taken(
@@ -233,12 +235,12 @@ def test_of_several_processes_each_tries_whether_its_files_are_taken(
     two = Hosts(1, ("a", "b"))
     with Checkpoints(tmp_path, "groot", hosts=two) as checkpoints:
         before = sorted(checkpoints.folder.iterdir())
-        checkpoints.check_writable(state(1.0))
+        checkpoints.ready(state(1.0))
         assert sorted(checkpoints.folder.iterdir()) == before
         # As where a disk's quota, or a link of it, is that of one machine.
         monkeypatch.setattr(Path, "open", lambda *_: os.open(tmp_path / "none" / "f", os.O_RDONLY))
         with pytest.raises(UserError, match="the checkpoint was not written .*none/f"):
-            checkpoints.check_writable(state(1.0))
+            checkpoints.ready(state(1.0))
 
 
 @pytest.mark.parametrize(
@@ -266,6 +268,104 @@ def test_a_disk_that_fills_up_while_saving_ends_in_one_sentence(
         checkpoints.save(2, state(2.0), Meta(EVALUATIONS[:2]))
     assert "\n" not in str(caught.value) and "run the same command again" in str(caught.value)
     assert saved_steps(tmp_path, "groot") == [1]
+
+
+class SecondOfTwo(Hosts):
+    """The second of two processes, of which the first says whether a checkpoint is there."""
+
+    def __init__(self) -> None:
+        super().__init__(1, ("a", "b"))
+        self.there = True
+
+    def broadcast(self, value: Any) -> Any:
+        return self.there
+
+
+def test_a_save_that_one_of_several_cannot_begin_is_the_launchers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for it in their main threads, where nobody can tell them. They do not where
+    process 0 says that the checkpoint has landed, whatever this one sees of the disk."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    hosts = SecondOfTwo()
+    with Checkpoints(tmp_path, "groot", hosts=hosts) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", fail)
+        checkpoints.save(1, state(1.0), Meta(EVALUATIONS[:1]))
+        hosts.there = False
+        with pytest.raises(RunAgain, match="Input/output error"):
+            checkpoints.save(2, state(2.0), Meta(EVALUATIONS[:2]))
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        # It waited for the folder of the draft, which process 0 could not make.
+        (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: GetKeyValue() timed out"), "DEADLINE"),
+        (None, "another process"),
+    ],
+)
+def test_a_save_that_has_failed_in_one_of_several_is_over_in_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: Exception | None, said: str
+) -> None:
+    """Orbax, whose last barrier has failed, says for ever that the save is in progress."""
+
+    def over() -> None:
+        try:
+            if first is not None:
+                raise first
+        finally:
+            raise OutOfStep("another process of the run could not go on with it")
+
+    hosts = SecondOfTwo()
+    with Checkpoints(tmp_path, "groot", hosts=hosts) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "is_saving_in_progress", lambda: True)
+        checkpoints.save(1, state(1.0), Meta(EVALUATIONS[:1]))
+        checkpoints.poll()
+        assert checkpoints.writing and checkpoints._barrier is not None
+        checkpoints._barrier.failed = True
+        monkeypatch.setattr(checkpoints._manager, "wait_until_finished", over)
+        with pytest.raises(UserError, match=said) as caught:
+            checkpoints.poll()
+        assert isinstance(caught.value, Elsewhere) == (not isinstance(first, OSError))
+        assert not checkpoints.writing
+
+
+def test_drafts_of_saves_that_did_not_land_are_removed_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = tmp_path / "checkpoints" / "groot" / "2.orbax-checkpoint-tmp"
+    (draft / "state.orbax-checkpoint-tmp").mkdir(parents=True)
+    (kept := draft.parent / "2.damaged").mkdir()
+    with Checkpoints(tmp_path, "groot") as checkpoints:
+        with monkeypatch.context() as patch:
+            # As where the folder may not be changed.
+            patch.setattr(shutil, "rmtree", lambda path: os.rmdir(path / "none"))
+            with pytest.raises(UserError, match="the checkpoint was not written"):
+                checkpoints.ready(state(3.0))
+        assert draft.exists()
+        checkpoints.save(3, state(3.0), Meta(EVALUATIONS[:3]))
+        assert not draft.exists() and kept.exists()
+
+
+def test_metas_that_were_never_written_are_no_sign_of_a_mount_that_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise UserError("meta.json could not be written")
+
+    with Checkpoints(tmp_path, "groot") as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr("groot_jax.training.checkpoints.write_guarded", full)
+            with pytest.raises(UserError, match="could not be written"):
+                checkpoints.save(1, state(1.0), Meta(EVALUATIONS[:1]))
+        checkpoints.wait()
+        checkpoints.ready(state(2.0))
+        checkpoints.save(2, state(2.0), Meta(EVALUATIONS[:2]))
+    assert saved_steps(tmp_path, "groot") == [1, 2]
 
 
 def test_an_interrupt_in_the_midst_of_a_save_lets_it_land(

@@ -15,6 +15,7 @@ from groot_jax.contrast.update import TrainState
 from groot_jax.errors import RunAgain, Terminated, UserError, Wish, signals_at_once, signals_wished
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training import keeping
+from groot_jax.training.faults import Elsewhere
 from groot_jax.training.keeping import Keeper
 
 STATE = cast(TrainState, None)  # The stand-in of a disk asks for no room.
@@ -28,6 +29,7 @@ class Disk:
         self.failures, self.refusals, self.writing = failures, refusals, False
         self.landed: list[int] = []
         self.tried: list[int] = []
+        self.abandoned = 0
 
     def begin(self, step: int) -> Callable[[], None]:
         def begin() -> None:
@@ -47,7 +49,10 @@ class Disk:
 
     wait = poll
 
-    def check_writable(self, state: TrainState) -> None:
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+    def ready(self, state: TrainState) -> None:
         if self.refusals:
             self.refusals -= 1
             raise UserError("the disk is full")
@@ -123,21 +128,68 @@ class Two(Hosts):
         return join([value, self._said.pop(0)])
 
 
-def test_all_processes_try_again_where_one_may_not_write(clock: Clock):
-    """As long as none has begun: inside of a save they wait for each other."""
+# What a process says of a save: its signal, and [why it failed, whether only since others did].
+WELL = [0, ["", False]]
+FULL = [0, ["no space there", False]]
+ELSEWHERE = [0, ["could not go on", True]]
+
+
+@pytest.mark.parametrize("turn", ["before it begins", "as it begins", "on its way"])
+def test_all_processes_try_again_where_a_save_fails_in_one(clock: Clock, turn: str):
+    said = {
+        "before it begins": [FULL, WELL],
+        "as it begins": [WELL, FULL, WELL],
+        "on its way": [WELL, WELL, FULL],
+    }
     disk = Disk(0)
-    keeper(disk, hosts=Two(["no space there", "", ""])).landed(8, STATE, disk.begin(8))
-    assert disk.landed == [8] and clock.now == 1005.0
-    disk = Disk(0, refusals=1)
-    keeper(disk, hosts=Two(["", "", ""])).landed(8, STATE, disk.begin(8))
-    assert disk.landed == [8] and clock.now == 1010.0
+    keeper(disk, hosts=Two([*said[turn], WELL, WELL, WELL])).landed(8, STATE, disk.begin(8))
+    assert disk.landed[-1] == 8 and clock.now == 1005.0 and disk.abandoned == 1
+    assert disk.tried == ([8] if turn == "before it begins" else [8, 8])
     disk = Disk(0)
     with pytest.raises(UserError, match="no space there") as caught:
-        keeper(disk, hosts=Two(["no space there"] * 99)).landed(8, STATE, disk.begin(8))
-    assert not isinstance(caught.value, RunAgain) and disk.tried == []
+        keeper(disk, hosts=Two([*said[turn]] * 99)).landed(8, STATE, disk.begin(8))
+    assert not isinstance(caught.value, RunAgain) and 1300 <= clock.now <= 1310
+
+
+def test_what_fails_here_is_tried_again_by_all(clock: Clock):
+    disk = Disk(0, refusals=1)
+    keeper(disk, hosts=Two([WELL] * 5)).landed(8, STATE, disk.begin(8))
+    assert disk.landed == [8] and clock.now == 1005.0
     disk = Disk(1)
+    keeper(disk, hosts=Two([WELL, WELL, ELSEWHERE, WELL, WELL, WELL])).landed(
+        8, STATE, disk.begin(8)
+    )
+    assert disk.landed == [8] and clock.now == 1010.0
+
+
+def test_the_process_in_which_a_save_failed_says_why(clock: Clock):
+    def elsewhere() -> None:
+        raise Elsewhere("could not go on")
+
+    disk = Disk(0)
+    disk.poll = elsewhere  # type: ignore[method-assign]
+    hosts = Two([[*WELL, False, 1], FULL])
+    with pytest.raises(UserError, match="no space there"):
+        keeper(disk, hosts=hosts, retry_minutes=0.0).due(1)
+    hosts = Two([[*WELL, False, 1], ELSEWHERE])
+    with pytest.raises(UserError, match="could not go on"):
+        keeper(disk, hosts=hosts, retry_minutes=0.0).due(1)
+
+
+def test_a_signal_of_any_process_ends_the_tries_of_all(clock: Clock):
+    disk = Disk(0)
+    one = keeper(disk, hosts=Two([FULL, WELL, [signal.SIGTERM, FULL[1]], WELL]))
+    with pytest.raises(UserError, match="no space there"):
+        one.landed(8, STATE, disk.begin(8))
+    assert clock.now == 1005.0 and one.signal == signal.SIGTERM
+
+
+def test_a_save_in_which_the_others_wait_is_not_tried_again(clock: Clock):
+    def begin() -> None:
+        raise RunAgain("the disk is full")
+
     with pytest.raises(RunAgain, match="the disk is full"):
-        keeper(disk, hosts=Two(["", ""])).landed(8, STATE, disk.begin(8))
+        keeper(Disk(0), hosts=Two([WELL])).save(8, STATE, begin)
 
 
 def test_the_last_save_is_waited_for(clock: Clock):
