@@ -66,7 +66,7 @@ class Keeper:
         writing = self._checkpoints.writing
         told = _told(self._checkpoints.poll)
         if writing and told == _WELL and not self._checkpoints.writing:
-            self._failed_at, self._tries = None, 0
+            self._well()
         # For the clock process 0 speaks alone: those of others run otherwise.
         signal, problem, late, pause = self._hosts.merge(
             [self._wish.number, told, self._late(), self._pause(step)], _agreed
@@ -101,7 +101,10 @@ class Keeper:
         if step == self._saved:
             return
         # Within `begin` main threads wait for each other: what can be known before it is.
-        problem = self._first(partial(self._checkpoints.ready, state)) or self._first(begin)
+        problem = self._first(partial(self._checkpoints.ready, state))
+        if not problem:
+            self._well()  # On a slow disk it has waited for the save before, which has landed.
+            problem = self._first(begin)
         if problem:
             self._save_failed(problem)
             return
@@ -137,6 +140,11 @@ class Keeper:
             if not meta.finished:
                 return
             time.sleep(max(self._again_at - time.monotonic(), 0.0))
+
+    def _well(self) -> None:
+        """The last save has landed: if no part of it failed, the next failure is a new one."""
+        if self._saved >= 0:
+            self._failed_at, self._tries = None, 0
 
     def _save_failed(self, sentence: str) -> None:
         """In all processes, whichever it failed in: they begin it anew together."""

@@ -117,6 +117,46 @@ def test_a_save_that_fails_for_too_long_ends_training(clock: Clock):
     assert 1100 < clock.now < 1200
 
 
+class SlowDisk(Disk):
+    """Saves take longer than an update: the next one waits for them."""
+
+    def __init__(self, failing: set[int]) -> None:
+        super().__init__(0)
+        self._failing = failing
+
+    def poll(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        self.failures = int(bool(self.tried) and self.tried[-1] in self._failing)
+        super().poll()
+
+    def ready(self, state: TrainState) -> None:
+        self.wait()
+
+
+def test_minutes_count_from_the_last_save_that_landed(clock: Clock):
+    disk = SlowDisk({2, 40})
+    train(keeper(disk, every_steps=1), disk, clock, 60)
+    assert {1, 4, 39, 42, 59} <= {*disk.landed}
+
+
+def test_metas_that_fail_for_too_long_end_training_though_arrays_land(clock: Clock):
+    disk = Disk(0)
+
+    def begin() -> None:
+        disk.begin(0)()
+        raise UserError("meta.json could not be written")
+
+    one = keeper(disk, every_steps=1, retry_minutes=2.0)
+    with pytest.raises(UserError, match=r"meta\.json"):
+        for step in range(1, 100):
+            clock.now += 10.0
+            if one.due(step):
+                one.save(step, STATE, begin)
+    assert 1100 < clock.now < 1200 and disk.landed
+
+
 class Two(Hosts):
     """The first of two processes, whose other one says what `said` holds, turn by turn."""
 
