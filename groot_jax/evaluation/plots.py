@@ -71,7 +71,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
     # The slack takes 0.30000000000000004 / 0.1 for 3, and the rounding below prints it as .3.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    # Twelve digits of a tick, and not of what may be a thousand million times as large.
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def thin(points: Sequence[tuple[float, float]], limit: int = 150) -> list[tuple[float, float]]:
@@ -146,7 +147,7 @@ def reward_by_rank(results: Results, split: str) -> list[Series]:
             *styles[name],
         )
         for name, splits in results["systems"].items()
-        if split in splits and splits[split]["reward_by_rank"]
+        if split in splits and splits[split].get("reward_by_rank")
     ]
 
 

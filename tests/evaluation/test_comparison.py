@@ -129,8 +129,8 @@ def test_the_job_prints_tables_and_writes_one_harmless_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = evaluated(tmp_path / "one", 1), evaluated(tmp_path / "<b>two", 3)
-    keys = ("job", "started", "command", "host", "cores", "devices", "processes", "python")
-    job: dict[str, Any] = dict.fromkeys(keys, "x") | {"cpu": "<i>CPU"}
+    keys = ("job", "started", "command", "host", "devices", "python")
+    job: dict[str, Any] = dict.fromkeys(keys, "x") | {"cpu": "<i>CPU", "cores": 2, "processes": 1}
     job["versions"] = {"groot_jax": "0.2.0", "jax": "0.10.2"}
     # The first is of another version, and says less.
     (one / "jobs.jsonl").write_text('{"job": "train"}\n' + json.dumps(job) + "\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from groot_jax.data.card import make_card, write_card
+from groot_jax.data.card import CARD_FILE, make_card, read_card, write_card
 from groot_jax.data.corpus import Corpus, SplitRead
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Candidate, Sentence, make_labeling
@@ -180,6 +180,90 @@ def test_a_broken_evaluation_file_is_named(tmp_path):
     path.write_text(json.dumps({key: value for key, value in whole.items() if key != "samples"}))
     with pytest.raises(UserError, match="'samples'"):
         read_records(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"groot-test-7\.json cannot be read \(Is a directory\)"):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metrics": {}},
+        {"metrics": {"reward@1": "x"}},
+        {"metrics": {"reward@1": 0.5, "more": [float("inf")]}},
+        {"metrics": {"reward@1": 0.5, "reward_by_rank": [[]]}},
+        {"metrics": {"reward@1": 0.5, "rewards": {"f1": 3}}},
+        {"metrics": {"reward@1": 0.5, "by_type": {"a": {}}}},
+        {"metrics": {"reward@1": 0.5, "calibration": {"bins": 3}}},
+        {"metrics": {"reward@1": 0.5, "confusion": {"types": [], "cells": [[1]], "bounds": {}}}},
+        {"per_sentence": {"reward@1": ["a"]}},
+        {"samples": [1]},
+        {"samples": [{}]},
+        {"samples": [{"index": 0, "words": [], "gold": [], "candidates": [{}]}]},
+        *({"decide": "best"}, {"step": True}, {"seconds": "1"}, {"split": []}, {"step": 10**400}),
+    ],
+)
+def test_a_record_of_another_shape_is_named_before_it_is_used(workdir, change):
+    (workdir / "eval" / "groot-test-7.json").write_text(json.dumps({**record(step=7), **change}))
+    with pytest.raises(UserError, match=r"groot-test-7\.json is not an evaluation's file"):
+        page_of(workdir)
+
+
+def test_a_record_with_reward_alone_makes_a_report(workdir):
+    made = {**record("nll"), "metrics": {"reward@1": 0.5}, "per_sentence": {}, "samples": []}
+    (workdir / "eval" / "nll-test-1.json").write_text(json.dumps(made))
+    assert "nll" in "".join(page_of(workdir).text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"\xff", b"3", b"[]", b"{}", b'{"system": "nll", "split": "dev", "step": "x"}'),
+        b'{"system": "nll", "split": "dev", "step": 3, "reward@1": []}',
+        b'{"system": "nll", "split": "dev", "step": 3, "seconds": null}',
+        b'{"system": "nll", "step": 3, "sentences": [{"index": 3}]}',
+        b'{"job": "train", "versions": []}',
+    ],
+)
+def test_damaged_lines_are_left_out_of_the_report_and_counted(workdir, line, capsys):
+    before = page_of(workdir).text
+    assert capsys.readouterr().err == ""
+    for name in ("metrics.jsonl", "samples.jsonl", "jobs.jsonl"):
+        path = workdir / name
+        text = path.read_bytes() if path.exists() else b""
+        path.write_bytes(line + b"\n" + text)
+    assert page_of(workdir).text == before
+    said = capsys.readouterr().err.splitlines()
+    assert [s.partition(": ")[2] for s in said] == [
+        "line 1 is not what training wrote, and left out; the others are read"
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"\xff", b"[]", b"{}", b'{"splits": 3, "notes": []}', b'{"splits": {"dev": {}}}'),
+        b'{"splits": {}, "notes": 3}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_data_card_is_told_and_left_out(workdir, text, capsys):
+    (workdir / CARD_FILE).write_bytes(text)
+    assert read_card(workdir) is None
+    assert "data_card.json is damaged" in capsys.readouterr().err
+    page_of(workdir)
+
+
+def test_numbers_that_no_chart_holds_are_left_out_of_it(workdir):
+    with (workdir / "metrics.jsonl").open("a") as file:
+        for value in ("1e308", "-1e308", "NaN", "null", "Infinity"):
+            line = '{"system": "nll", "step": 3, "split": "dev", "reward@1": %s}'
+            file.write("\n" + line % value)
+        for step in (1, 2):  # A gradient that is almost nothing has a chart all the same.
+            line = {"system": "nll", "step": step, "split": "dev", "grad_norm": step * 1e-20}
+            file.write("\n" + json.dumps(line))
+    assert "grad_norm, stage 0" in "".join(page_of(workdir).text)
 
 
 def test_the_table_has_a_row_a_system_and_marks_the_best(workdir):
