@@ -49,9 +49,9 @@ from groot_jax.training.status import training_ended
 from groot_jax.training.systems import (
     choose_step,
     home_of,
-    recorded_meta,
     systems_of,
     trained_systems,
+    worse_systems,
 )
 
 _POLL_SECONDS = 1.0  # After which a watch asks again what training has written.
@@ -286,26 +286,16 @@ def watch(
     return wanted
 
 
-def worse_systems(workdir: Path, config: ConfigDict) -> dict[str, str]:
-    """The systems whose best on dev is below what they started from, each with a sentence."""
-    found, tie = {}, config.checkpoint.tie
-    for system in systems_of(workdir, config):
-        meta = recorded_meta(workdir, system)
-        if meta is not None and (line := meta.worse(tie)):
-            found[system] = line
-    return found
-
-
 def show_results(
-    folder: Path, config: ConfigDict, console: Console, worse: dict[str, str] | None = None
+    folder: Path, config: ConfigDict, console: Console, worse: Mapping[str, str]
 ) -> Results:
-    """Writes results.json, which it returns, and the report from all records; prints the table, and
-    below it what is wrong with a system (`worse_systems`)."""
-    results = write_results(folder, config.evaluate.bootstrap)
+    """Writes results.json, which it returns, and the report from all records, and prints the table;
+    all have what is wrong with a system (`worse_systems`)."""
+    results = write_results(folder, config.evaluate.bootstrap, worse)
     path = write_report(folder, results)
     for split in ("dev", "test"):
         if any(split in system for system in results["systems"].values()):
-            console.print(results_table(results, split, worse))
+            console.print(results_table(results, split))
     say(console, f"report: {path}")
     return results
 

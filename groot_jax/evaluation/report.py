@@ -34,7 +34,14 @@ from groot_jax.evaluation.records import (
     read_samples,
     system_name,
 )
-from groot_jax.evaluation.results import COLUMNS, Results, best_values, dev_choices, figure
+from groot_jax.evaluation.results import (
+    COLUMNS,
+    Results,
+    best_values,
+    dev_choices,
+    figure,
+    notes_of,
+)
 from groot_jax.evaluation.type_tables import type_tables
 from groot_jax.runtime.files import write_text
 from groot_jax.runtime.json_files import finite, read_bytes
@@ -79,6 +86,7 @@ def write_report(workdir: Path, results: Results) -> Path:
         columns=COLUMNS,
         results=results,
         best={split: best_values(results, split) for split in splits},
+        worse={split: notes_of(results, split) for split in splits},
         chosen={split: dev_choices(results, split) for split in splits},
         rank_charts={
             split: chart(series, "rank", whole_x=True)

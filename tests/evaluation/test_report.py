@@ -31,7 +31,12 @@ from groot_jax.evaluation.records import (
     write_eval,
 )
 from groot_jax.evaluation.report import list_changes, write_report
-from groot_jax.evaluation.results import dev_choices, results_table, write_results
+from groot_jax.evaluation.results import (
+    dev_choices,
+    known_worse,
+    results_table,
+    write_results,
+)
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.files import write_text
 
@@ -211,7 +216,7 @@ def test_a_record_of_another_shape_is_named_before_it_is_used(workdir, change):
 
 
 def test_a_record_with_reward_alone_makes_a_report(workdir):
-    made = {**record("nll"), "metrics": {"reward@1": 0.5}, "per_sentence": {}, "samples": []}
+    made = dict(record("nll")) | {"metrics": {"reward@1": 0.5}, "per_sentence": {}, "samples": []}
     (workdir / "eval" / "nll-test-1.json").write_text(json.dumps(made))
     assert "nll" in "".join(page_of(workdir).text)
 
@@ -261,8 +266,8 @@ def test_numbers_that_no_chart_holds_are_left_out_of_it(workdir):
             line = '{"system": "nll", "step": 3, "split": "dev", "reward@1": %s}'
             file.write("\n" + line % value)
         for step in (1, 2):  # A gradient that is almost nothing has a chart all the same.
-            line = {"system": "nll", "step": step, "split": "dev", "grad_norm": step * 1e-20}
-            file.write("\n" + json.dumps(line))
+            line = '{"system": "nll", "step": %d, "split": "dev", "grad_norm": %de-20}'
+            file.write("\n" + line % (step, step))
     assert "grad_norm, stage 0" in "".join(page_of(workdir).text)
 
 
@@ -526,3 +531,34 @@ def test_the_report_and_the_table_name_the_rule_that_dev_chose(tmp_path, rules):
     assert dev_choices(results, "dev") == {"groot": "consensus"}
     assert "groot consensus" in str(results_table(results, "dev").caption)
     assert "which predict takes: groot consensus" in "".join(page_of(tmp_path).text)
+
+
+WORSE = "its best on dev (reward@1 0.100, at step 4) is worse than [what] it started from (0.988)"
+
+
+@pytest.mark.parametrize("rules", [("map", "consensus"), ("mbr",)])
+def test_a_system_below_its_start_is_told_in_the_table_the_results_and_the_report(tmp_path, rules):
+    for rule in rules:
+        made = record("groot", decide=rule, split="dev")
+        made["metrics"]["dev_chose"] = rules[-1]
+        write_eval(tmp_path, made)
+    write_eval(tmp_path, record("nll"))
+    worse = {"groot": WORSE, "left_out": WORSE}
+    results = write_results(tmp_path, RESAMPLES, worse)
+    note = f"groot: {WORSE}"
+    console = Console(width=200, record=True)
+    console.print(results_table(results, "dev"))
+    text = " ".join(console.export_text().split())
+    assert text.endswith(f"{note} dev chose, for predict: groot {rules[-1]}")
+    assert results_table(results, "test").caption is None  # It was not scored there.
+    assert json.loads((tmp_path / "results.json").read_text())["worse"]["groot"] == WORSE
+    assert known_worse(tmp_path) == worse
+    html = Page(write_report(tmp_path, results).read_text(encoding="utf-8"))
+    assert sum(text.strip() == note for text in html.text) == 1
+    assert WORSE not in "".join(page_of(tmp_path).text)  # Made without it, it has none.
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"worse": {"groot": 3}}', "\udcff"])
+def test_a_damaged_results_file_says_nothing_of_systems(tmp_path, text):
+    (tmp_path / "results.json").write_text(text, errors="surrogateescape")
+    assert known_worse(tmp_path) == {}
