@@ -168,8 +168,8 @@ def test_a_system_below_its_start_is_told_of_one_and_of_several(
     assert "two, groot: its best on dev" in page_path.read_text(encoding="utf-8")
     # Results that are kept without their checkpoints know it all the same.
     shutil.rmtree(two / "checkpoints")
-    for argv in ([two], [one, two]):
-        report.main([*map(str, argv)])
+    for folders in ([two], [one, two]):
+        report.main([*map(str, folders)])
         assert "groot: its best on dev (reward@1 0.100" in capsys.readouterr().out
 
 
