@@ -132,6 +132,9 @@ def _await_training(args: argparse.Namespace) -> None:
         return
     print(f"waiting for training to begin in {args.workdir}", file=sys.stderr, flush=True)
     while True:
+        # It is written before all else: where it is lost, no training brings it.
+        if configs.has_lost_config(args.workdir):
+            configs.load_dumped(needed[0])
         ended = needed[0].exists() and training_ended(args.workdir)
         if ended or all(path.exists() for path in needed):
             return  # If it ended too early, whoever reads the files says so.
