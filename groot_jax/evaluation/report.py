@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -114,6 +115,7 @@ def write_report(workdir: Path, results: Results) -> Path:
     return path
 
 
+@cache
 def template(name: str) -> Template:
     """A page of templates/."""
     # A name that the template misspells ends in an error, not in a hole in the page.
