@@ -139,7 +139,7 @@ _SHAPE = {
             "spans": {str: whole},
             "punctuation_apart?": bool,
             "unwritable": {"words": whole, "examples": [str]},
-            "read?": or_none({"place": str, "layout": str, "skipped": whole}),
+            "read": or_none({"place": str, "layout": str, "skipped": whole}),
         }
     },
     "notes": [str],

@@ -31,6 +31,7 @@ _OTHER_DASH = "2 3"
 # In SVG units, and how much of them the labels take at each side.
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42
+_TINY = 1e-300  # Below it floats lose digits.
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,10 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     0.43 to 0.71 gives 0.4, 0.5, 0.6, 0.7, 0.8.
     """
     # All values alike: 3 becomes 2.7 to 3.3, and 0 becomes -1 to 1.
-    if high <= low:
-        pad = abs(low) * 0.1 or 1.0
+    # So are those that differ in their last digits, which no label shows.
+    size = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * size, _TINY):
+        pad = size * 0.1 if size > _TINY else 1.0
         low, high = low - pad, high + pad
     # .28 in five parts is .056: the next of .01, .02, .025, .05 and .1 is .1.
     rough = (high - low) / count

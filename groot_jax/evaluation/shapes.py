@@ -35,10 +35,10 @@ _SPANS = [(whole, whole, str)]
 _SAMPLE = {"index": whole, "words": [str], "gold": _SPANS}
 
 # A line of W/metrics.jsonl; of W/samples.jsonl; of W/jobs.jsonl, see runtime/machine.py.
-METRICS = {"system": str, "split": str, "step": finite, "seconds?": finite, str: or_none(number)}
+METRICS = {"system": str, "split": str, "step": whole, "seconds?": finite, str: or_none(number)}
 SAMPLES = {
     "system": str,
-    "step": finite,
+    "step": whole,
     "sentences": [_SAMPLE | {"candidates": [{"spans": _SPANS, "reward": finite}]}],
 }
 JOB = {

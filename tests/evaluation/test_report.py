@@ -469,6 +469,10 @@ def test_ticks_are_round_and_hold_the_range():
     assert ticks(0, 1200)[0] == 0
     low, *_, high = ticks(3.0, 3.0)
     assert low < 3.0 < high
+    odd = [(0, 1e-14), (1.0, 1.0 + 2e-16), (-1e-20, 2e-20), (0, 5e-324), (5e-323, 5e-323)]
+    for low, high in [*odd, (1e99, 1e99), (-1e99, 1e99), (1e16, 1e16 + 2), (-3.0, -3.0)]:
+        found = ticks(low, high)
+        assert found[0] <= low and high <= found[-1] and len(found) == len({*found}) < 20
 
 
 def test_thinning_keeps_short_lines_and_averages_long_ones():
