@@ -12,18 +12,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from groot_jax.evaluation.records import METRICS_FILE, SAMPLES_FILE, Json
-from groot_jax.evaluation.shapes import METRICS, SAMPLES
 from groot_jax.runtime.compiling import CompileClock
 from groot_jax.runtime.files import write_text, writing
-from groot_jax.runtime.json_files import read_lines
+from groot_jax.runtime.json_files import read_lines, whole
 from groot_jax.training.writers import Writer
 
+# What is asked of a line that stays: another version may have written other things in it.
+_PLACE = {"system": str, "step": whole}
 # On a terminal the bar is redrawn; elsewhere (a log file) a line is printed so many seconds apart.
 _LINE_SECONDS = 15.0
 
@@ -59,8 +59,8 @@ class Monitor:
         self._samples_path = workdir / SAMPLES_FILE
         if main:
             evaluated = start if evaluated is None else evaluated
-            _drop_after(self._path, METRICS, system, start, evaluated)
-            _drop_after(self._samples_path, SAMPLES, system, start, evaluated)
+            _drop_after(self._path, system, start, evaluated)
+            _drop_after(self._samples_path, system, start, evaluated)
             with writing(self._path):
                 self._file = self._path.open("a", encoding="utf-8")
         self._bar = Progress(
@@ -182,14 +182,14 @@ def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _drop_after(path: Path, shape: Any, system: str, step: int, evaluated: int) -> None:
+def _drop_after(path: Path, system: str, step: int, evaluated: int) -> None:
     # A run that logged steps 2 and 4 and was killed before the checkpoint of 4 was whole continues
     # from 2: it makes step 4 again, which then is in the file once. A damaged line costs itself,
     # and not the training.
     if not path.exists():
         return
     kept = []
-    for line, entry in read_lines(path, shape):
+    for line, entry in read_lines(path, _PLACE):
         last = step if entry.get("split") == "train" else evaluated
         if entry["system"] != system or entry["step"] <= last:
             kept.append(line)
