@@ -49,9 +49,9 @@ from groot_jax.training.status import training_ended
 from groot_jax.training.systems import (
     choose_step,
     home_of,
-    recorded_meta,
     systems_of,
     trained_systems,
+    worse_systems,
 )
 
 _POLL_SECONDS = 1.0  # After which a watch asks again what training has written.
@@ -132,6 +132,9 @@ def _await_training(args: argparse.Namespace) -> None:
         return
     print(f"waiting for training to begin in {args.workdir}", file=sys.stderr, flush=True)
     while True:
+        # It is written before all else: where it is lost, no training brings it.
+        if configs.has_lost_config(args.workdir):
+            configs.load_dumped(needed[0])
         ended = needed[0].exists() and training_ended(args.workdir)
         if ended or all(path.exists() for path in needed):
             return  # If it ended too early, whoever reads the files says so.
@@ -286,26 +289,16 @@ def watch(
     return wanted
 
 
-def worse_systems(workdir: Path, config: ConfigDict) -> dict[str, str]:
-    """The systems whose best on dev is below what they started from, each with a sentence."""
-    found, tie = {}, config.checkpoint.tie
-    for system in systems_of(workdir, config):
-        meta = recorded_meta(workdir, system)
-        if meta is not None and (line := meta.worse(tie)):
-            found[system] = line
-    return found
-
-
 def show_results(
-    folder: Path, config: ConfigDict, console: Console, worse: dict[str, str] | None = None
+    folder: Path, config: ConfigDict, console: Console, worse: Mapping[str, str]
 ) -> Results:
-    """Writes results.json, which it returns, and the report from all records; prints the table, and
-    below it what is wrong with a system (`worse_systems`)."""
-    results = write_results(folder, config.evaluate.bootstrap)
+    """Writes results.json, which it returns, and the report from all records, and prints the table;
+    all have what is wrong with a system (`worse_systems`)."""
+    results = write_results(folder, config.evaluate.bootstrap, worse)
     path = write_report(folder, results)
     for split in ("dev", "test"):
         if any(split in system for system in results["systems"].values()):
-            console.print(results_table(results, split, worse))
+            console.print(results_table(results, split))
     say(console, f"report: {path}")
     return results
 

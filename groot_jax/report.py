@@ -15,6 +15,8 @@ if __name__ == "__main__":
     prepare_job()
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
 
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -30,9 +32,10 @@ from groot_jax.evaluation.comparison import (
     write_page,
 )
 from groot_jax.evaluation.report import write_report
-from groot_jax.evaluation.results import results_table, write_results
+from groot_jax.evaluation.results import known_worse, results_table, write_results
 from groot_jax.runtime.files import expanded
 from groot_jax.training.monitor import say
+from groot_jax.training.systems import worse_systems
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     configurations = [configs.load_dumped(path / configs.CONFIG_FILE) for path in args.workdirs]
     compared = [
-        Compared.read(path, name, changes(config))
+        Compared.read(path, name, changes(config), worse_of(path, config))
         for path, name, config in zip(
             args.workdirs, names_of(args.workdirs), configurations, strict=True
         )
@@ -85,12 +88,20 @@ def one_report(args: argparse.Namespace, console: Console) -> None:
         )
     (workdir,) = args.workdirs
     config = configs.load_dumped(workdir / configs.CONFIG_FILE)
-    results = write_results(workdir, config.evaluate.bootstrap)
+    results = write_results(workdir, config.evaluate.bootstrap, worse_of(workdir, config))
     path = write_report(workdir, results)
     for split in ("dev", "test"):
         if any(split in system for system in results["systems"].values()):
             console.print(results_table(results, split))
     say(console, f"report: {path}")
+
+
+def worse_of(workdir: Path, config: ConfigDict) -> Mapping[str, str]:
+    """The systems whose best is worse than what they started from, as `worse_systems`; in a folder
+    of results alone, those that its results.json names."""
+    if (workdir / "checkpoints").is_dir():
+        return worse_systems(workdir, config)
+    return known_worse(workdir)
 
 
 def changes(config: ConfigDict) -> dict[str, object]:

@@ -35,6 +35,8 @@ from groot_jax.model.config import T5Config, from_scratch, run_settings
 from groot_jax.model.param_tree import Params
 from groot_jax.runtime.files import whole_folder
 from groot_jax.runtime.hub import fetch
+from groot_jax.runtime.json_files import parsed, read_bytes
+from groot_jax.task_files import FACTS, check_files
 
 # Embedding rows are rounded up to a multiple of this, which tensor sharding and TPU tiles like.
 _ROWS = 128
@@ -331,25 +333,22 @@ def save_task(task: Task, workdir: Path) -> None:
 def load_task(workdir: Path, config: ConfigDict) -> Task:
     """Reads W/task/. Raises UserError where nothing was trained there."""
     path = workdir / "task" / "task.json"
+    data = read_bytes(path)
+    if data is None:
+        raise UserError(
+            f"{path} is missing, so nothing was trained in {workdir}; run groot_jax.train first"
+        )
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        types, format_name = tuple(map(str, facts["types"])), str(facts["format"])
-        rungs = tuple((int(source), int(target)) for source, target in facts["ladder"])
+        facts = parsed(data, FACTS)
         # How the model computes (dtype, dropout, remat, scan_layers), unlike what it is, may be
         # another matter than in training.
         model_config = T5Config(**(facts["model"] | run_settings(config.model)))
-        digests = dict(facts.get("digests", {}))
-        data_words = int(facts.get("max_words", config.text.max_words or USUAL_WORDS))
-        start = facts.get("start")
-    except FileNotFoundError:
+    except (UserError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is missing, so nothing was trained in {workdir}; run groot_jax.train first"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not what training wrote ({type(error).__name__}: {error}): bring the file "
-            "back, or train in another --workdir"
+            f"{path} is not what training wrote ({error}): bring the file back, or train in "
+            "another --workdir"
         ) from error
+    check_files(path.parent)
     try:
         tokenizer = load_tokenizer(path.parent / "tokenizer")
     except Exception as error:  # Each library that reads a part of it has errors of its own.
@@ -358,7 +357,11 @@ def load_task(workdir: Path, config: ConfigDict) -> Task:
             f"{path.parent / 'tokenizer'} is not what training wrote ({why}): move {path.parent} "
             "away and run groot_jax.train again, which makes it anew from the same data"
         ) from error
-    format_ = make_format(format_name, tokenizer, types)
+    format_ = make_format(facts["format"], tokenizer, tuple(facts["types"]))
+    rungs = tuple((source, target) for source, target in facts["ladder"])
     ladder = Ladder(*lengths_allowed(config.loader, tokenizer.bytes), rungs)
-    start = start and (str(start[0]), int(start[1]))
+    digests = dict(facts.get("digests", {}))
+    data_words = facts.get("max_words", config.text.max_words or USUAL_WORDS)
+    start = facts.get("start")
+    start = None if start is None else (start[0], start[1])
     return Task(config, format_, ladder, model_config, digests, data_words, start)

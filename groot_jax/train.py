@@ -28,7 +28,7 @@ from groot_jax.data.corpus import Corpus, read_corpus
 from groot_jax.data.lengths import without_too_long
 from groot_jax.data.unlabeled import with_unlabeled
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.evaluate import evaluate_systems, show_results, worse_systems
+from groot_jax.evaluate import evaluate_systems, show_results
 from groot_jax.evaluation.evaluator import open_oracle
 from groot_jax.evaluation.recorder import Recorder, reported_rewards
 from groot_jax.evaluation.results import NO_RESULTS, Results
@@ -48,6 +48,7 @@ from groot_jax.training.nll import nll_stage
 from groot_jax.training.run import Run
 from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import WorkdirLock
+from groot_jax.training.systems import worse_systems
 from groot_jax.training.writers import check_writers
 from groot_jax.warm_start import labeler_of
 

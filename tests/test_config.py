@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from groot_jax import evaluate
 from groot_jax.config import (
     checks,
     claim_workdir,
@@ -694,13 +695,38 @@ def test_a_pool_smaller_than_its_beams_is_no_fault_of_consensus() -> None:
     assert load(RETAIL, settings).groot.pool.size == 4
 
 
-def test_a_work_directory_without_its_config_json_is_told_from_a_strange_folder(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("checkpoints", "task"),
+        ("task", "metrics.jsonl"),  # Its checkpoints are lost as well,
+        ("checkpoints", "decisions", "notes.txt"),  # or its task,
+        ("eval", "results.json"),  # or it is a folder of results, `evaluate --output`.
+        ("jobs.jsonl", "data_card.json", "train.lock", "status.json"),
+    ],
+)
+def test_a_work_directory_that_has_lost_its_config_json_is_told_so(
+    tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    for name in ("checkpoints", "task"):
+    for name in names:
         (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=r"has lost its config\.json: bring a copy back"):
+    lost = rf"{tmp_path} is a work directory that has lost its config\.json: bring a copy back"
+    with pytest.raises(UserError, match=lost):
         make_workdir(tmp_path)
-    (tmp_path / "task").rmdir()
-    with pytest.raises(UserError, match="holds other files"):
-        make_workdir(tmp_path)
+    with pytest.raises(UserError, match=lost):
+        load_dumped(tmp_path / "config.json")
+    with pytest.raises(UserError, match=lost):
+        evaluate.main([f"--workdir={tmp_path}", "--watch"])  # Which would wait for it for ever.
+
+
+@pytest.mark.parametrize("names", [("task",), ("report", "src"), ("train.lock", "status.json")])
+def test_a_strange_folder_has_lost_nothing(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="is not a work directory .* train there first"):
+        load_dumped(tmp_path / "config.json")
+    if "train.lock" in names:
+        make_workdir(tmp_path)  # What a kill has left of the first moments of a run.
+    else:
+        with pytest.raises(UserError, match="holds other files"):
+            make_workdir(tmp_path)

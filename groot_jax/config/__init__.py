@@ -23,6 +23,7 @@ from groot_jax.config.workdir import STATUS_FILE as STATUS_FILE
 from groot_jax.config.workdir import claim_workdir as claim_workdir
 from groot_jax.config.workdir import differing_keys as differing_keys
 from groot_jax.config.workdir import dump as dump
+from groot_jax.config.workdir import has_lost_config as has_lost_config
 from groot_jax.config.workdir import is_free as is_free
 from groot_jax.config.workdir import load_dumped as load_dumped
 from groot_jax.config.workdir import make_workdir as make_workdir

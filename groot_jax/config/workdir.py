@@ -54,6 +54,14 @@ _FREE_KEYS = (
 )
 
 
+# What a run makes; of two of them in a folder without config.json, that has been there.
+_OF_A_RUN = {
+    *("checkpoints", "task", "eval", "decisions", "predictions", "results.json", "report"),
+    *("metrics.jsonl", "samples.jsonl", "jobs.jsonl", "data_card.json"),
+}
+_BRING_BACK = "bring a copy back (that of another run of the same command is the same)"
+
+
 def dump(config: ConfigDict, path: Path) -> None:
     """Writes the config as JSON, whole or not at all; tuples become JSON's lists."""
     write_text(path, json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n")
@@ -67,6 +75,11 @@ def load_dumped(path: Path) -> ConfigDict:
     try:
         values = json.loads(path.read_text(encoding="utf-8"), object_hook=_lists_to_tuples)
     except FileNotFoundError as error:
+        if has_lost_config(path.parent):
+            raise UserError(
+                f"{path.parent} is a work directory that has lost its {path.name}: {_BRING_BACK}, "
+                "or name another --workdir"
+            ) from error
         raise UserError(
             f"{path.parent} is not a work directory (it has no {path.name}): "
             "train there first, or name another --workdir"
@@ -86,6 +99,15 @@ def load_dumped(path: Path) -> ConfigDict:
         return ConfigDict(values).lock()
     except ValueError as error:  # Of ConfigDict: a key that holds a dot.
         raise UserError(f"{path} is not what training wrote: {error}") from error
+
+
+def has_lost_config(workdir: Path) -> bool:
+    """Whether a folder has been a work directory, and has no config.json any more."""
+    try:
+        names = {path.name for path in workdir.iterdir()}
+    except OSError:
+        return False  # Whoever reads it says why.
+    return CONFIG_FILE not in names and len(names & _OF_A_RUN) > 1
 
 
 # What training did before a key was there, where that is not its default: a run that began without
@@ -138,10 +160,10 @@ def make_workdir(workdir: Path, flag: str = "--workdir") -> None:
     # What a kill may have left of the first moments of a run is ours.
     first = (LOCK_FILE, STATUS_FILE, f".{CONFIG_FILE}.", f".{STATUS_FILE}.")
     strangers = {name for name in names if not name.startswith(first)}
-    if {"checkpoints", "task"} <= strangers and CONFIG_FILE not in strangers:
+    if has_lost_config(workdir):
         raise UserError(
-            f"{flag}={workdir} is a work directory that has lost its {CONFIG_FILE}: bring a copy "
-            f"back (that of another run of the same command is the same), or name a new folder"
+            f"{flag}={workdir} is a work directory that has lost its {CONFIG_FILE}: {_BRING_BACK}, "
+            "or name a new folder"
         )
     if strangers and CONFIG_FILE not in strangers:
         raise UserError(

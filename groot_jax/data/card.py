@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from groot_jax.data.corpus import Corpus
 from groot_jax.data.format import Format
 from groot_jax.data.labeling import Sentence
 from groot_jax.data.splitting import stands_apart
+from groot_jax.errors import UserError
 from groot_jax.runtime.files import write_text
+from groot_jax.runtime.json_files import or_none, parsed, read_bytes, whole
 
 CARD_FILE = "data_card.json"
 _SPLITS = ("train", "dev", "test")
@@ -116,10 +119,28 @@ def write_card(folder: Path, card: DataCard) -> None:
 
 
 def read_card(folder: Path) -> Mapping[str, Any] | None:
-    """The content of a folder's card; None where there is none, as of an earlier version."""
+    """The content of a folder's card; None where there is none, as of an earlier version, and, with
+    a line on stderr, where it is not what was written: it is beside what a job is asked for."""
     path = folder / CARD_FILE
     try:
-        facts: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = read_bytes(path)
+        facts: Mapping[str, Any] | None = None if data is None else parsed(data, _SHAPE)
+    except (UserError, ValueError) as error:
+        why = str(error) if isinstance(error, UserError) else f"{path} is damaged ({error})"
+        print(f"{why}; what it says of the data is left out", file=sys.stderr)
         return None
     return facts
+
+
+_SHAPE = {
+    "splits": {
+        str: {
+            **dict.fromkeys(("sentences", "words", "longest", "also_in_train"), whole),
+            "spans": {str: whole},
+            "punctuation_apart?": bool,
+            "unwritable": {"words": whole, "examples": [str]},
+            "read": or_none({"place": str, "layout": str, "skipped": whole}),
+        }
+    },
+    "notes": [str],
+}

@@ -41,9 +41,16 @@ class Compared:
     jobs: tuple[Json, ...]
     card: Mapping[str, Any] | None
     digests: Mapping[str, str]  # of its splits, for records of earlier versions, which have none
+    worse: Mapping[str, str]  # systems whose best is below what they started from, and how
 
     @classmethod
-    def read(cls, workdir: Path, name: str, settings: Mapping[str, object]) -> Compared:
+    def read(
+        cls,
+        workdir: Path,
+        name: str,
+        settings: Mapping[str, object],
+        worse: Mapping[str, str] | None = None,
+    ) -> Compared:
         """Raises UserError where nothing was evaluated, or a file is damaged."""
         records = tuple(read_records(workdir))
         if not records:
@@ -55,7 +62,8 @@ class Compared:
         with suppress(OSError, ValueError, KeyError, TypeError):
             facts = json.loads((workdir / "task" / "task.json").read_text(encoding="utf-8"))
             digests = dict(facts["digests"])
-        return cls(name, records, settings, tuple(read_jobs(workdir)), read_card(workdir), digests)
+        jobs, card = tuple(read_jobs(workdir)), read_card(workdir)
+        return cls(name, records, settings, jobs, card, digests, worse or {})
 
 
 def names_of(workdirs: Sequence[Path]) -> list[str]:
@@ -96,6 +104,7 @@ class Group:
     reward: str
     rows: tuple[Row, ...]
     differences: tuple[tuple[Row, Mapping[str, Difference]], ...]
+    notes: tuple[str, ...]  # what is wrong with systems
 
 
 def groups_of(compared: Sequence[Compared], resamples: int) -> list[Group]:
@@ -139,7 +148,13 @@ def _group(split: str, members: Sequence[tuple[Compared, Record]], resamples: in
                 differences.append((_row(one.name, record), compared))
     of_all = members[0][1]
     count, reward = of_all["num_sentences"], of_all["reward"]
-    return Group(split, count, reward, tuple(rows), tuple(differences))
+    # Of a system's rules, each a member, one note.
+    notes = dict.fromkeys(
+        f"{one.name}, {system}: {one.worse[system]}"
+        for one, record in members
+        if (system := record["system"]) in one.worse
+    )
+    return Group(split, count, reward, tuple(rows), tuple(differences), tuple(notes))
 
 
 def _row(name: str, record: Record) -> Row:
@@ -189,6 +204,8 @@ def terminal_tables(groups: Sequence[Group]) -> Iterator[Table]:
             padding=(0, 0, 0, 1),
             pad_edge=False,
             title_justify="left",
+            caption=escape("\n".join(group.notes)) or None,
+            caption_justify="left",
         )
         table.add_column("system", overflow="fold")
         for _, heading, _ in COLUMNS:

@@ -31,6 +31,7 @@ _OTHER_DASH = "2 3"
 # In SVG units, and how much of them the labels take at each side.
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 42
+_TINY = 1e-300  # Below it floats lose digits.
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,10 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     0.43 to 0.71 gives 0.4, 0.5, 0.6, 0.7, 0.8.
     """
     # All values alike: 3 becomes 2.7 to 3.3, and 0 becomes -1 to 1.
-    if high <= low:
-        pad = abs(low) * 0.1 or 1.0
+    # So are those that differ in their last digits, which no label shows.
+    size = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * size, _TINY):
+        pad = size * 0.1 if size > _TINY else 1.0
         low, high = low - pad, high + pad
     # .28 in five parts is .056: the next of .01, .02, .025, .05 and .1 is .1.
     rough = (high - low) / count
@@ -71,7 +74,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
     # The slack takes 0.30000000000000004 / 0.1 for 3, and the rounding below prints it as .3.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    # Twelve digits of a tick, and not of what may be a thousand million times as large.
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def thin(points: Sequence[tuple[float, float]], limit: int = 150) -> list[tuple[float, float]]:
@@ -146,7 +150,7 @@ def reward_by_rank(results: Results, split: str) -> list[Series]:
             *styles[name],
         )
         for name, splits in results["systems"].items()
-        if split in splits and splits[split]["reward_by_rank"]
+        if split in splits and splits[split].get("reward_by_rank")
     ]
 
 

@@ -17,26 +17,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
+import google_crc32c
+
 from groot_jax.data.labeling import Labeling, Sentence
 from groot_jax.errors import UserError
-from groot_jax.evaluation.decisions import RULES, Tuning
+from groot_jax.evaluation.decisions import Tuning
 from groot_jax.evaluation.metrics import Beam, Summary, TripleReward, deduplicated
+from groot_jax.evaluation.shapes import JOB, KINDS, METRICS, RECORD, SAMPLES, TUNING, all_finite
 from groot_jax.reward.correction import corrections
 from groot_jax.reward.space import HYPOTHESES, hypotheses, labeling_probabilities
 from groot_jax.runtime.files import write_text
+from groot_jax.runtime.json_files import parsed, read_bytes, read_lines, reading
 
 # An object of a JSON file.
 Json: TypeAlias = dict[str, Any]
 
+METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 JOBS_FILE = "jobs.jsonl"
-# What the report says of a job: see runtime/machine.py.
-_OF_A_JOB = (
-    *("job", "started", "command", "host", "cpu", "cores", "devices", "processes", "python"),
-    "versions",
-)
-# How a checkpoint was asked for, the preferred last.
-_KINDS = ("step", "latest", "best")
 # Corrections of rank 1 that the report shows of a sentence, and labelings that the beam lacks.
 _CORRECTIONS = 4
 
@@ -152,7 +150,8 @@ def write_eval(workdir: Path, record: Record) -> Path:
     path = workdir / "eval" / f"{place}.json"
     # Otherwise `--checkpoint=latest`, of a run whose latest is the best, would take the best away
     # from the report.
-    if path.exists() and _read_record(path)["checkpoint"] == "best":
+    before = _read_record(path)
+    if before is not None and before["checkpoint"] == "best":
         record = {**record, "checkpoint": "best"}
     write_text(path, json.dumps(record, allow_nan=False) + "\n")
     return path
@@ -165,9 +164,11 @@ def write_tuning(
     for `predict`: a file for each, since training and a watch beside it both write.
 
     W/decisions/groot-750.json: {"temperature": 1.44, "threshold": 0.35, "rule": "consensus",
-    "curve": [[0.004, 0.01], [0.09, 0.2], ...], "reward": "f1", "dev_sentences": 1500}
+    "curve": [[0.004, 0.01], [0.09, 0.2], ...], "reward": "f1", "dev_sentences": 1500,
+    "crc32c": 2774105421}, a sum of all the rest
     """
     kept = dataclasses.asdict(tuning) | {"reward": reward, "dev_sentences": num_sentences}
+    kept["crc32c"] = _sum(kept)
     write_text(_tuning_path(workdir, system, step), json.dumps(kept) + "\n")
 
 
@@ -176,27 +177,30 @@ def read_tuning(workdir: Path, system: str, step: int, reward: str) -> Tuning:
     no other rule but for the reward that they were chosen for. Raises UserError for a file that
     nobody wrote."""
     path = _tuning_path(workdir, system, step)
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        # Files of a time when no rule and no curve was chosen have none.
-        rule = kept.get("rule", "map")
-        curve = tuple((float(c), float(share)) for c, share in kept.get("curve", ()))
-        tuning = Tuning(float(kept["temperature"]), float(kept["threshold"]), rule, curve)
-        if rule not in RULES:
-            raise ValueError(f"there is no rule {rule!r}")
-        if not (tuning.temperature > 0 and math.isfinite(tuning.temperature)):
-            raise ValueError("a temperature is above 0")
-        if any(not 0 <= x <= 1 for point in curve for x in point) or [*curve] != sorted(curve):
-            raise ValueError("a curve ascends between 0 and 1")
-        if kept["reward"] != reward:
-            return Tuning(tuning.temperature, curve=curve)
-        return tuning
-    except FileNotFoundError:
+    data = read_bytes(path)
+    if data is None:
         return Tuning()
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    try:
+        kept = parsed(data, TUNING)
+        # Files of earlier versions have no sum, those of a time before a choice no rule, no curve.
+        if kept.pop("crc32c", None) not in (None, _sum(kept)):
+            raise ValueError("it is not what was written, by its sum")
+        curve = tuple((float(c), float(share)) for c, share in kept.get("curve", ()))
+        if [*curve] != sorted(curve):
+            raise ValueError("a curve ascends")
+    except ValueError as error:
         raise UserError(
-            f"{path}: cannot be read ({error!r}); remove it, and groot_jax.evaluate writes it again"
+            f"{path}: cannot be read ({error}); remove it, and groot_jax.evaluate writes it again"
         ) from None
+    temperature = float(kept["temperature"])
+    if kept["reward"] != reward:
+        return Tuning(temperature, curve=curve)
+    return Tuning(temperature, float(kept["threshold"]), kept.get("rule", "map"), curve)
+
+
+def _sum(kept: Json) -> int:
+    # Python writes a number that it has read as it was: the text is the same again.
+    return int(google_crc32c.value(json.dumps(kept).encode()))
 
 
 def _tuning_path(workdir: Path, system: str, step: int) -> Path:
@@ -210,13 +214,18 @@ def read_records(workdir: Path) -> list[Record]:
     Raises UserError, with its name, for a file that is not a record.
     """
     chosen: dict[tuple[str, str], Record] = {}
-    for path in sorted((workdir / "eval").glob("*.json")):
+    folder, paths = workdir / "eval", list[Path]()
+    with suppress(FileNotFoundError), reading(folder):
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    for path in paths:
         record = _read_record(path)
+        if record is None:  # Removed meanwhile.
+            continue
         key = (system_name(record), record["split"])
         if key not in chosen or _preference(record) > _preference(chosen[key]):
             chosen[key] = record
     # The first lines of nll, nll_continued and groot come one after another in metrics.jsonl.
-    trained = list(dict.fromkeys(line["system"] for line in read_metrics(workdir)))
+    trained = list(dict.fromkeys(line["system"] for line in read_metrics(workdir, warn=False)))
 
     def place(record: Record) -> tuple[int, str, bool, str, str]:
         system, decide = record["system"], record["decide"]
@@ -228,59 +237,41 @@ def read_records(workdir: Path) -> list[Record]:
 
 
 def _preference(record: Record) -> tuple[int, int]:
-    return (_KINDS.index(record["checkpoint"]), record["step"])
+    return (KINDS.index(record["checkpoint"]), record["step"])
 
 
-# What the table and the report take for granted of a record.
-_TYPES: dict[str, type] = {
-    **dict.fromkeys(("system", "decide", "split", "checkpoint", "reward"), str),
-    **dict.fromkeys(("metrics", "per_sentence"), dict),
-    "step": int,
-    "samples": list,
-}
-
-
-def _read_record(path: Path) -> Record:
+def _read_record(path: Path) -> Record | None:
+    data = read_bytes(path)
+    if data is None:
+        return None
     try:
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
-        _preference(record)
-        for key in Record.__annotations__:
-            value, kind = record[key], _TYPES.get(key, object)  # type: ignore[literal-required]
-            if not isinstance(value, kind):
-                raise TypeError(f"{key} is no {kind.__name__}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        record: Record = parsed(data, RECORD)
+        if not all_finite(record):  # Of what no table shows: results.json repeats all.
+            raise ValueError("it holds a number that is not finite")
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not an evaluation's file ({error}): remove it and evaluate again"
         ) from error
     return record
 
 
-def read_metrics(workdir: Path) -> list[Json]:
+def read_metrics(workdir: Path, warn: bool = True) -> list[Json]:
     """The lines of W/metrics.jsonl, none where there is no file.
 
-    A line that a kill cut short is left out; it is written again after the run is resumed.
+    A line that a kill cut short is left out; it is written again after the run is resumed. Lines
+    that are something else are left out and counted on stderr, unless `warn` is false. Raises
+    UserError where the file cannot be read.
     """
-    return _read_lines(workdir / "metrics.jsonl")
+    return [line for _, line in read_lines(workdir / METRICS_FILE, METRICS, warn)]
 
 
 def read_samples(workdir: Path) -> list[Json]:
     """The lines of W/samples.jsonl, read as those of the metrics: the lists of a few dev sentences
     at each evaluation during training, {"system", "step", "sentences": [...]}."""
-    return _read_lines(workdir / SAMPLES_FILE)
+    return [line for _, line in read_lines(workdir / SAMPLES_FILE, SAMPLES)]
 
 
 def read_jobs(workdir: Path) -> list[Json]:
     """The lines of W/jobs.jsonl, read as those of the metrics: a job and its machine, see
     runtime/machine.py."""
-    # One of another version may say other things of a job, and is no reason to have no report.
-    return [line for line in _read_lines(workdir / JOBS_FILE) if {*_OF_A_JOB} <= line.keys()]
-
-
-def _read_lines(path: Path) -> list[Json]:
-    lines = []
-    # Not `splitlines`, which breaks at U+2028 and U+0085 too: a word may hold them.
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
-        # `{"system": "groot", "st` is what a kill leaves: never JSON, since it lacks its brace.
-        with suppress(ValueError):
-            lines.append(json.loads(line))
-    return lines
+    return [line for _, line in read_lines(workdir / JOBS_FILE, JOB)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -34,9 +35,17 @@ from groot_jax.evaluation.records import (
     read_samples,
     system_name,
 )
-from groot_jax.evaluation.results import COLUMNS, Results, best_values, dev_choices, figure
+from groot_jax.evaluation.results import (
+    COLUMNS,
+    Results,
+    best_values,
+    dev_choices,
+    figure,
+    notes_of,
+)
 from groot_jax.evaluation.type_tables import type_tables
 from groot_jax.runtime.files import write_text
+from groot_jax.runtime.json_files import finite, read_bytes
 
 # Keys of metrics.jsonl that say where a line stands, not what was measured.
 PLACE = ("step", "epoch", "seconds")
@@ -67,7 +76,7 @@ def write_report(workdir: Path, results: Results) -> Path:
     # A system may have been trained and not been evaluated, and the other way round. Those of the
     # tables come first, so that a system has one color in both kinds of chart.
     styles = system_styles(list(dict.fromkeys([*names, *(line["system"] for line in lines)])))
-    config = workdir / "config.json"
+    config = read_bytes(workdir / "config.json") or b""
     html = template("report.html.j2").render(
         title=workdir.resolve().name,
         palette=PALETTE,
@@ -78,6 +87,7 @@ def write_report(workdir: Path, results: Results) -> Path:
         columns=COLUMNS,
         results=results,
         best={split: best_values(results, split) for split in splits},
+        worse={split: notes_of(results, split) for split in splits},
         chosen={split: dev_choices(results, split) for split in splits},
         rank_charts={
             split: chart(series, "rank", whole_x=True)
@@ -94,7 +104,7 @@ def write_report(workdir: Path, results: Results) -> Path:
         matrices={split: reward_matrices(results, split) for split in splits},
         browser=browser_data(records, names, splits),
         changes=list_changes(read_samples(workdir)),
-        config=config.read_text(encoding="utf-8") if config.exists() else "",
+        config=config.decode(errors="replace"),
         card=read_card(workdir),
         jobs=read_jobs(workdir),
         # The last line of a system has the seconds of all of them.
@@ -105,6 +115,7 @@ def write_report(workdir: Path, results: Results) -> Path:
     return path
 
 
+@cache
 def template(name: str) -> Template:
     """A page of templates/."""
     # A name that the template misspells ends in an error, not in a hole in the page.
@@ -133,7 +144,7 @@ def learning_curves(lines: Sequence[Json], styles: Mapping[str, tuple[int, str]]
         stage = "stage 0" if system == "nll" else "after stage 0"
         for key, value in line.items():
             # A training that diverged has written NaN, which has no place in a chart.
-            if key in PLACE or not isinstance(value, (int, float)) or math.isnan(value):
+            if key in PLACE or not finite(value):
                 continue
             by_line = values.setdefault((stage, key), {})
             by_line.setdefault((system, split), {})[float(line["step"])] = float(value)
@@ -228,11 +239,13 @@ def reward_matrices(results: Results, split: str) -> list[Json]:
     """
     rows = {name: s[split] for name, s in results["systems"].items() if split in s}
     # Systems may have been evaluated with other lists of rewards: a column for each that some has.
-    rewards = list(dict.fromkeys(r for metrics in rows.values() for r in metrics["rewards"]))
+    rewards = list(
+        dict.fromkeys(r for metrics in rows.values() for r in metrics.get("rewards", ()))
+    )
     matrices = []
     for key, title in MATRIX:
         table = {
-            name: [metrics["rewards"].get(reward, {}).get(key) for reward in rewards]
+            name: [metrics.get("rewards", {}).get(reward, {}).get(key) for reward in rewards]
             for name, metrics in rows.items()
         }
         # Cells are tinted by their place between the worst and the best of their column: .80, .85

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
 from rich.markup import escape
 from rich.table import Table
 
+from groot_jax.errors import UserError
 from groot_jax.evaluation.bootstrap import Difference, paired_bootstrap
 from groot_jax.evaluation.metrics import Summary
 from groot_jax.evaluation.records import Record, read_records, system_name
 from groot_jax.runtime.files import write_text
+from groot_jax.runtime.json_files import parsed, read_bytes
 
 # Columns of a results table: key, heading, whether more is better.
 COLUMNS = (
@@ -38,10 +41,12 @@ class Results(TypedDict):
 
     systems: dict[str, dict[str, Summary]]  # {"groot": {"test": metrics, "dev": metrics}, ...}
     differences: dict[str, Any]  # {"baseline": BASELINE, split: {system: {metric: Difference}}}
+    # Systems whose best on dev is below what they started from: {"groot": "its best on dev ..."}
+    worse: dict[str, str]
 
 
 # Where nothing was evaluated.
-NO_RESULTS: Results = {"systems": {}, "differences": {}}
+NO_RESULTS: Results = {"systems": {}, "differences": {}, "worse": {}}
 
 
 def differences(
@@ -68,20 +73,32 @@ def differences(
     return result
 
 
-def write_results(workdir: Path, resamples: int) -> Results:
-    """Merges W/eval/*.json into W/results.json and returns its content.
+def write_results(workdir: Path, resamples: int, worse: Mapping[str, str] | None = None) -> Results:
+    """Merges W/eval/*.json, and what is wrong with a system, into W/results.json, and returns its
+    content.
 
     A baseline that was not evaluated gives no differences. Raises UserError where a file is
     damaged, or the disk refuses.
     """
-    results = make_results(read_records(workdir), resamples)
+    results = make_results(read_records(workdir), resamples, worse)
     # NaN and infinity are not JSON, though Python would write them.
     text = json.dumps(results, indent=1, allow_nan=False)
     write_text(workdir / "results.json", text + "\n")
     return results
 
 
-def make_results(records: Sequence[Record], resamples: int) -> Results:
+def known_worse(workdir: Path) -> dict[str, str]:
+    """What W/results.json says is wrong with systems: for results whose checkpoints lie elsewhere.
+    Nothing where it is not there, or damaged: it is written anew."""
+    with suppress(UserError, ValueError):
+        if (data := read_bytes(workdir / "results.json")) is not None:
+            return dict(parsed(data, {"worse": {str: str}})["worse"])
+    return {}
+
+
+def make_results(
+    records: Sequence[Record], resamples: int, worse: Mapping[str, str] | None = None
+) -> Results:
     """The results of records in their order."""
     systems: dict[str, dict[str, Summary]] = {}
     for record in records:
@@ -95,6 +112,7 @@ def make_results(records: Sequence[Record], resamples: int) -> Results:
     return {
         "systems": systems,
         "differences": {"baseline": BASELINE, **compared} if compared else {},
+        "worse": dict(worse or {}),
     }
 
 
@@ -123,31 +141,37 @@ def dev_choices(results: Results, split: str) -> dict[str, str]:
     return choices
 
 
+def notes_of(results: Results, split: str) -> list[str]:
+    """A line for each system of a split whose best is worse than what it started from."""
+    # A rule may be all that a system was scored with: `groot+mbr`, and no `groot`.
+    there = {name.partition("+")[0] for name, by in results["systems"].items() if split in by}
+    return [f"{name}: {why}" for name, why in results["worse"].items() if name in there]
+
+
 def figure(value: float | None) -> str:
     """A metric as it is printed; a dash where it is not defined, as tau of beams of one."""
     return "–" if value is None else f"{value:.3f}"
 
 
-def results_table(results: Results, split: str, worse: Mapping[str, str] | None = None) -> Table:
-    """Systems as rows, the main metrics as columns, the best of each column in bold. `worse`: what
-    is wrong with a system, which stands below the table."""
+def results_table(results: Results, split: str) -> Table:
+    """Systems as rows, the main metrics as columns, the best of each column in bold; below it what
+    is wrong with a system, and the rules that dev chose."""
     rewards = {
         str(systems[split]["reward"]) for systems in results["systems"].values() if split in systems
     }
     title = f"{split} split" + (f", reward {', '.join(sorted(rewards))}" if rewards else "")
     # Fits 80 columns with the longest of the usual names.
     table = Table(title=title, box=None, padding=(0, 0, 0, 1), pad_edge=False)
-    notes = [f"{name}: {why}" for name, why in (worse or {}).items() if name in results["systems"]]
-    if notes:
-        table.caption, table.caption_justify = escape("\n".join(notes)), "left"
     table.add_column("system", no_wrap=True)
     for _, heading, _ in COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
     best = best_values(results, split)
+    notes = notes_of(results, split)
     if chosen := dev_choices(results, split):
         rules = ", ".join(f"{system} {rule}" for system, rule in chosen.items())
-        table.caption = escape(f"dev chose, for predict: {rules}")
-        table.caption_justify = "left"
+        notes.append(f"dev chose, for predict: {rules}")
+    if notes:
+        table.caption, table.caption_justify = escape("\n".join(notes)), "left"
     for name, systems in results["systems"].items():
         if split in systems:
             # Printed figures are compared: see `best_values`.

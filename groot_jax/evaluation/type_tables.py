@@ -81,7 +81,7 @@ def _matrix(
         place = (gold if gold in order else OTHERS, found if found in order else OTHERS)
         before = cells.get(place, (0, 0))
         cells[place] = (before[0] + same, before[1] + other)
-    most = max((sum(n) for (gold, found), n in cells.items() if gold != found), default=1)
+    most = max((sum(n) for (gold, found), n in cells.items() if gold != found), default=0) or 1
     rows: list[tuple[str | None, list[Json | None]]] = []
     for gold in order:
         row: list[Json | None] = []

@@ -315,7 +315,9 @@ class _Loop:
         meta.finished = step == stage.total or bool(why)
         say(
             self._console,
-            _evaluation_line(stage.system, step, stage.total, dev, best.step == step),
+            _evaluation_line(
+                stage.system, step, stage.total, dev, _mark(step, best, meta, settings.tie)
+            ),
         )
         if meta.finished:
             self._keeper.landed(step, state, self._begin_save)
@@ -343,6 +345,14 @@ def _shown(dev: dict[str, float]) -> dict[str, float]:
     return {label: dev[key] for key, label in names.items() if key in dev}
 
 
-def _evaluation_line(system: str, step: int, total: int, dev: dict[str, float], best: bool) -> str:
+def _mark(step: int, best: Evaluation, meta: Meta, tie: float) -> str:
+    """What stands behind the line of the last evaluation."""
+    if best.step != step:
+        return ""
+    # Kept all the same: it is the best that this system has so far.
+    return "  (below its start)" if meta.worse(tie) else "  (best)"
+
+
+def _evaluation_line(system: str, step: int, total: int, dev: dict[str, float], mark: str) -> str:
     figures = " ".join(f"{key} {value:.4f}" for key, value in dev.items())
-    return f"{system} {step}/{total} dev: {figures}{'  (best)' if best else ''}"
+    return f"{system} {step}/{total} dev: {figures}{mark}"

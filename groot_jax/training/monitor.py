@@ -16,12 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from groot_jax.evaluation.records import SAMPLES_FILE, Json
+from groot_jax.evaluation.records import METRICS_FILE, SAMPLES_FILE, Json
 from groot_jax.runtime.compiling import CompileClock
 from groot_jax.runtime.files import write_text, writing
+from groot_jax.runtime.json_files import read_lines, whole
 from groot_jax.training.writers import Writer
 
-METRICS_FILE = "metrics.jsonl"
+# What is asked of a line that stays: another version may have written other things in it.
+_PLACE = {"system": str, "step": whole}
 # On a terminal the bar is redrawn; elsewhere (a log file) a line is printed so many seconds apart.
 _LINE_SECONDS = 15.0
 
@@ -182,22 +184,13 @@ def say(console: Console, text: str) -> None:
 
 def _drop_after(path: Path, system: str, step: int, evaluated: int) -> None:
     # A run that logged steps 2 and 4 and was killed before the checkpoint of 4 was whole continues
-    # from 2: it makes step 4 again, which then is in the file once.
+    # from 2: it makes step 4 again, which then is in the file once. A damaged line costs itself,
+    # and not the training.
     if not path.exists():
         return
     kept = []
-    with writing(path):
-        # A byte that is no UTF-8 costs its own line at most, and not the training.
-        text = path.read_text(encoding="utf-8", errors="replace")
-    # Not `splitlines`, which breaks at U+2028 and U+0085 too: a word may hold them.
-    for line in text.split("\n"):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # Behind the last line, or that of a run that was killed while it wrote.
-        if not isinstance(entry, dict) or not isinstance(entry.get("step", 0), int | float):
-            continue
+    for line, entry in read_lines(path, _PLACE):
         last = step if entry.get("split") == "train" else evaluated
-        if entry.get("system") != system or entry.get("step", 0) <= last:
+        if entry["system"] != system or entry["step"] <= last:
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))

@@ -20,7 +20,9 @@ from groot_jax import config as configs
 from groot_jax.config import LOCK_FILE, STATUS_FILE
 from groot_jax.errors import UserError, at_peer_failure
 from groot_jax.runtime.files import write_text, writing
+from groot_jax.runtime.json_files import parsed, read_bytes, reading, whole
 
+_STATUS = {"state": str, "host": str, "pid": lambda value: whole(value) and 0 < value < 2**31}
 # Whoever asks whether a lock is held has it for a moment, so that one refusal means nothing.
 _TRIES, _PAUSE = 5, 0.1
 
@@ -125,28 +127,27 @@ def write_status(workdir: Path, state: str) -> None:
 def training_ended(workdir: Path) -> bool:
     """Whether no training runs in a work directory any more, killed ones included.
 
-    Raises UserError where its status.json is damaged.
+    Raises UserError where its status.json is damaged, or a file may not be read.
     """
     # First the lock, which a killed process cannot leave behind; then what status.json says; and
     # where neither is sure, whether a process of that number is alive on this host.
     free: bool | None = True
-    try:
-        with (workdir / LOCK_FILE).open(encoding="utf-8") as file:
-            free = _try_lock(file, fcntl.LOCK_SH)
-            if free is False:
-                return False
-    except FileNotFoundError:
-        pass  # Of an earlier version, or never trained in.
+    lock = workdir / LOCK_FILE
+    # One of an earlier version has none, and neither has one that was never trained in.
+    with suppress(FileNotFoundError), reading(lock), lock.open(encoding="utf-8") as file:
+        free = _try_lock(file, fcntl.LOCK_SH)
+        if free is False:
+            return False
     path = workdir / STATUS_FILE
-    try:
-        status = json.loads(path.read_text(encoding="utf-8"))
-        state, host, pid = status["state"], status["host"], int(status["pid"])
-    except FileNotFoundError:
+    if (data := read_bytes(path)) is None:
         return True
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    try:
+        status = parsed(data, _STATUS)
+    except ValueError as error:
         raise UserError(
             f"{path} is not what training wrote ({error}): remove it and run the same command again"
         ) from error
+    state, host, pid = status["state"], status["host"], status["pid"]
     if state != "training":
         return True
     # Not every file system shows the locks of other hosts, and some have none.

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from groot_jax.errors import UserError
 from groot_jax.runtime.files import expanded
+from groot_jax.runtime.json_files import reading
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.checksums import META_FILE, read_guarded
 from groot_jax.training.evaluations import Meta
@@ -83,3 +84,15 @@ def recorded_meta(workdir: Path, system: str) -> Meta | None:
     metas = read_guarded(workdir / "checkpoints" / system / META_FILE) or {}
     steps = [step for step in saved_steps(workdir, system) if str(step) in metas]
     return Meta.from_json(metas[str(steps[-1])]) if steps else None
+
+
+def worse_systems(workdir: Path, config: ConfigDict) -> dict[str, str]:
+    """The systems whose best on dev is below what they started from, each with a sentence. Raises
+    UserError where the checkpoints may not be looked at."""
+    found, tie = {}, config.checkpoint.tie
+    with reading(workdir / "checkpoints"):
+        for system in systems_of(workdir, config):
+            meta = recorded_meta(workdir, system)
+            if meta is not None and (line := meta.worse(tie)):
+                found[system] = line
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from groot_jax.evaluation.comparison import Compared, groups_of, names_of, setti
 from groot_jax.evaluation.metrics import one_by_one, per_sentence, score_beams, summarise, totals
 from groot_jax.evaluation.records import Record, write_eval
 from groot_jax.reward.rewards import RewardSpec, make_reward
+from groot_jax.training.checksums import write_guarded
+from groot_jax.training.evaluations import Evaluation, Meta
 from tests.evaluation.test_report import Page
 
 F1 = one_by_one(make_reward(RewardSpec(name="f1")))
@@ -129,8 +132,8 @@ def test_the_job_prints_tables_and_writes_one_harmless_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = evaluated(tmp_path / "one", 1), evaluated(tmp_path / "<b>two", 3)
-    keys = ("job", "started", "command", "host", "cores", "devices", "processes", "python")
-    job: dict[str, Any] = dict.fromkeys(keys, "x") | {"cpu": "<i>CPU"}
+    keys = ("job", "started", "command", "host", "devices", "python")
+    job: dict[str, Any] = dict.fromkeys(keys, "x") | {"cpu": "<i>CPU", "cores": 2, "processes": 1}
     job["versions"] = {"groot_jax": "0.2.0", "jax": "0.10.2"}
     # The first is of another version, and says less.
     (one / "jobs.jsonl").write_text('{"job": "train"}\n' + json.dumps(job) + "\n")
@@ -146,6 +149,28 @@ def test_the_job_prints_tables_and_writes_one_harmless_page(
     assert sum(attributes.get("role") == "img" for _, attributes in page.tags) == 1
     for _, attributes in page.tags:
         assert "src" not in attributes and attributes.get("href", "#").startswith(("#", "data:,"))
+
+
+def test_a_system_below_its_start_is_told_of_one_and_of_several(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = evaluated(tmp_path / "one", 1), evaluated(tmp_path / "two", 3)
+    # As training leaves its meta beside the checkpoints.
+    (two / "checkpoints" / "groot" / "8").mkdir(parents=True)
+    looks = [Evaluation(step=8, metrics={"reward@1": 0.1})]
+    meta = Meta(looks, start=0.988).to_json()
+    write_guarded(two / "checkpoints" / "groot" / "meta.json", {"8": meta})
+    page_path = tmp_path / "comparison.html"
+    for argv, name in (([], "groot"), ([str(one), f"--output={page_path}"], "two, groot")):
+        report.main([str(two), *argv])
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"{name}: its best on dev (reward@1 0.100, at step 8) is worse than" in said
+    assert "two, groot: its best on dev" in page_path.read_text(encoding="utf-8")
+    # Results that are kept without their checkpoints know it all the same.
+    shutil.rmtree(two / "checkpoints")
+    for folders in ([two], [one, two]):
+        report.main([*map(str, folders)])
+        assert "groot: its best on dev (reward@1 0.100" in capsys.readouterr().out
 
 
 def test_the_report_of_one_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -315,8 +315,20 @@ def test_a_file_of_before_there_was_a_choice_means_map(tmp_path: Path) -> None:
         *("", "[]", '{"temperature": 1}', '{"temperature": 0, "threshold": 0.5, "reward": "f1"}'),
         '{"temperature": 1, "threshold": 0.5, "reward": "f1", "rule": "best"}',
         *(
+            f'{{"temperature": 1, "threshold": {threshold}, "reward": "f1", "rule": "threshold"}}'
+            for threshold in ("NaN", "2", "-0.1", "null", "true", "Infinity")
+        ),
+        f'{{"temperature": 1{"0" * 400}, "threshold": 0.5, "reward": "f1"}}',
+        *(
             f'{{"temperature": 1, "threshold": 0.5, "reward": "f1", "curve": {curve}}}'
-            for curve in ("[[0.5, 2]]", "[[0.9, 0.1], [0.1, 0.5]]", "[[0.1]]", "[0.1]", "1")
+            for curve in (
+                "[[0.5, NaN]]",
+                "[[0.5, 2]]",
+                "[[0.9, 0.1], [0.1, 0.5]]",
+                "[[0.1]]",
+                "[0.1]",
+                "1",
+            )
         ),
     ],
 )
@@ -325,6 +337,25 @@ def test_a_file_that_nobody_wrote_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "decisions" / "groot-7.json").write_text(text)
     with pytest.raises(UserError, match=r"groot-7\.json: cannot be read .* remove it"):
         read_tuning(tmp_path, "groot", 7, "f1")
+
+
+def test_a_flipped_bit_in_what_dev_chose_is_noticed(tmp_path: Path) -> None:
+    chosen = Tuning(1.5, 0.35, "consensus", ((0.004, 0.01), (0.09, 0.2)))
+    write_tuning(tmp_path, "groot", 7, "f1", chosen, 100)
+    path = tmp_path / "decisions" / "groot-7.json"
+    whole = path.read_bytes()
+    silent = 0
+    for bit in range(len(whole) * 8):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            # In the name of the sum, or between values: what was chosen is read as it was.
+            assert read_tuning(tmp_path, "groot", 7, "f1") == chosen
+            silent += 1
+        except UserError:
+            pass
+    assert silent < len(whole)  # Of eight times as many.
 
 
 def test_the_rules_of_the_config_are_those_there_are() -> None:

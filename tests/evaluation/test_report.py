@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from groot_jax.data.card import make_card, write_card
+from groot_jax.data.card import CARD_FILE, make_card, read_card, write_card
 from groot_jax.data.corpus import Corpus, SplitRead
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Candidate, Sentence, make_labeling
@@ -31,7 +31,12 @@ from groot_jax.evaluation.records import (
     write_eval,
 )
 from groot_jax.evaluation.report import list_changes, write_report
-from groot_jax.evaluation.results import dev_choices, results_table, write_results
+from groot_jax.evaluation.results import (
+    dev_choices,
+    known_worse,
+    results_table,
+    write_results,
+)
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.files import write_text
 
@@ -180,6 +185,90 @@ def test_a_broken_evaluation_file_is_named(tmp_path):
     path.write_text(json.dumps({key: value for key, value in whole.items() if key != "samples"}))
     with pytest.raises(UserError, match="'samples'"):
         read_records(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"groot-test-7\.json cannot be read \(Is a directory\)"):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metrics": {}},
+        {"metrics": {"reward@1": "x"}},
+        {"metrics": {"reward@1": 0.5, "more": [float("inf")]}},
+        {"metrics": {"reward@1": 0.5, "reward_by_rank": [[]]}},
+        {"metrics": {"reward@1": 0.5, "rewards": {"f1": 3}}},
+        {"metrics": {"reward@1": 0.5, "by_type": {"a": {}}}},
+        {"metrics": {"reward@1": 0.5, "calibration": {"bins": 3}}},
+        {"metrics": {"reward@1": 0.5, "confusion": {"types": [], "cells": [[1]], "bounds": {}}}},
+        {"per_sentence": {"reward@1": ["a"]}},
+        {"samples": [1]},
+        {"samples": [{}]},
+        {"samples": [{"index": 0, "words": [], "gold": [], "candidates": [{}]}]},
+        *({"decide": "best"}, {"step": True}, {"seconds": "1"}, {"split": []}, {"step": 10**400}),
+    ],
+)
+def test_a_record_of_another_shape_is_named_before_it_is_used(workdir, change):
+    (workdir / "eval" / "groot-test-7.json").write_text(json.dumps({**record(step=7), **change}))
+    with pytest.raises(UserError, match=r"groot-test-7\.json is not an evaluation's file"):
+        page_of(workdir)
+
+
+def test_a_record_with_reward_alone_makes_a_report(workdir):
+    made = dict(record("nll")) | {"metrics": {"reward@1": 0.5}, "per_sentence": {}, "samples": []}
+    (workdir / "eval" / "nll-test-1.json").write_text(json.dumps(made))
+    assert "nll" in "".join(page_of(workdir).text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"\xff", b"3", b"[]", b"{}", b'{"system": "nll", "split": "dev", "step": "x"}'),
+        b'{"system": "nll", "split": "dev", "step": 3, "reward@1": []}',
+        b'{"system": "nll", "split": "dev", "step": 3, "seconds": null}',
+        b'{"system": "nll", "step": 3, "sentences": [{"index": 3}]}',
+        b'{"job": "train", "versions": []}',
+    ],
+)
+def test_damaged_lines_are_left_out_of_the_report_and_counted(workdir, line, capsys):
+    before = page_of(workdir).text
+    assert capsys.readouterr().err == ""
+    for name in ("metrics.jsonl", "samples.jsonl", "jobs.jsonl"):
+        path = workdir / name
+        text = path.read_bytes() if path.exists() else b""
+        path.write_bytes(line + b"\n" + text)
+    assert page_of(workdir).text == before
+    said = capsys.readouterr().err.splitlines()
+    assert [s.partition(": ")[2] for s in said] == [
+        "line 1 is not what training wrote, and left out; the others are read"
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"\xff", b"[]", b"{}", b'{"splits": 3, "notes": []}', b'{"splits": {"dev": {}}}'),
+        b'{"splits": {}, "notes": 3}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_data_card_is_told_and_left_out(workdir, text, capsys):
+    (workdir / CARD_FILE).write_bytes(text)
+    assert read_card(workdir) is None
+    assert "data_card.json is damaged" in capsys.readouterr().err
+    page_of(workdir)
+
+
+def test_numbers_that_no_chart_holds_are_left_out_of_it(workdir):
+    with (workdir / "metrics.jsonl").open("a") as file:
+        for value in ("1e308", "-1e308", "NaN", "null", "Infinity"):
+            line = '{"system": "nll", "step": 3, "split": "dev", "reward@1": %s}'
+            file.write("\n" + line % value)
+        for step in (1, 2):  # A gradient that is almost nothing has a chart all the same.
+            line = '{"system": "nll", "step": %d, "split": "dev", "grad_norm": %de-20}'
+            file.write("\n" + line % (step, step))
+    assert "grad_norm, stage 0" in "".join(page_of(workdir).text)
 
 
 def test_the_table_has_a_row_a_system_and_marks_the_best(workdir):
@@ -380,6 +469,10 @@ def test_ticks_are_round_and_hold_the_range():
     assert ticks(0, 1200)[0] == 0
     low, *_, high = ticks(3.0, 3.0)
     assert low < 3.0 < high
+    odd = [(0, 1e-14), (1.0, 1.0 + 2e-16), (-1e-20, 2e-20), (0, 5e-324), (5e-323, 5e-323)]
+    for low, high in [*odd, (1e99, 1e99), (-1e99, 1e99), (1e16, 1e16 + 2), (-3.0, -3.0)]:
+        found = ticks(low, high)
+        assert found[0] <= low and high <= found[-1] and len(found) == len({*found}) < 20
 
 
 def test_thinning_keeps_short_lines_and_averages_long_ones():
@@ -442,3 +535,34 @@ def test_the_report_and_the_table_name_the_rule_that_dev_chose(tmp_path, rules):
     assert dev_choices(results, "dev") == {"groot": "consensus"}
     assert "groot consensus" in str(results_table(results, "dev").caption)
     assert "which predict takes: groot consensus" in "".join(page_of(tmp_path).text)
+
+
+WORSE = "its best on dev (reward@1 0.100, at step 4) is worse than [what] it started from (0.988)"
+
+
+@pytest.mark.parametrize("rules", [("map", "consensus"), ("mbr",)])
+def test_a_system_below_its_start_is_told_in_the_table_the_results_and_the_report(tmp_path, rules):
+    for rule in rules:
+        made = record("groot", decide=rule, split="dev")
+        made["metrics"]["dev_chose"] = rules[-1]
+        write_eval(tmp_path, made)
+    write_eval(tmp_path, record("nll"))
+    worse = {"groot": WORSE, "left_out": WORSE}
+    results = write_results(tmp_path, RESAMPLES, worse)
+    note = f"groot: {WORSE}"
+    console = Console(width=200, record=True)
+    console.print(results_table(results, "dev"))
+    text = " ".join(console.export_text().split())
+    assert text.endswith(f"{note} dev chose, for predict: groot {rules[-1]}")
+    assert results_table(results, "test").caption is None  # It was not scored there.
+    assert json.loads((tmp_path / "results.json").read_text())["worse"]["groot"] == WORSE
+    assert known_worse(tmp_path) == worse
+    html = Page(write_report(tmp_path, results).read_text(encoding="utf-8"))
+    assert sum(text.strip() == note for text in html.text) == 1
+    assert WORSE not in "".join(page_of(tmp_path).text)  # Made without it, it has none.
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"worse": {"groot": 3}}', "\udcff"])
+def test_a_damaged_results_file_says_nothing_of_systems(tmp_path, text):
+    (tmp_path / "results.json").write_text(text, errors="surrogateescape")
+    assert known_worse(tmp_path) == {}

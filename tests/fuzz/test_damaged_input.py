@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from groot_jax.config.workdir import load_dumped
 from groot_jax.errors import UserError
 from tests.fuzz.targets import SEEDS, TARGETS
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+# Numbers that a type lets through and that cannot be computed with, or counted to.
+ODD = st.sampled_from([math.inf, -math.inf, math.nan, 1e308, 10**400, 2**63, -1, 0, True])
+SCALARS = st.none() | ODD | st.integers() | st.floats() | st.text(max_size=4)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
@@ -30,11 +33,19 @@ def damaged(draw: st.DrawFn, seed: bytes) -> bytes:
     except ValueError:
         value = None
     if isinstance(value, dict) and draw(st.booleans()):
-        key = draw(st.sampled_from(sorted(value)))
+        place: Any = value
+        # Half of the time a step further in, where there is something.
+        while True:
+            keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))
+            key = draw(st.sampled_from(keys))
+            inner = place[key]
+            if not (isinstance(inner, dict | list) and inner and draw(st.booleans())):
+                break
+            place = inner
         if draw(st.booleans()):
-            value[key] = draw(VALUES)
+            place[key] = draw(VALUES)
         else:
-            del value[key]
+            del place[key]
         return json.dumps(value).encode()
     start = draw(st.integers(0, len(seed)))
     end = draw(st.integers(start, len(seed)))

@@ -58,7 +58,7 @@ def test_train_and_evaluate_return_what_they_write(jobs: Jobs, tmp_path: Path) -
     # A config that Python has made; the run is done, and nothing is scored.
     config = configs.load(f"{CONFIG}:{files}", [(k, str(v)) for k, v in overrides.items()])
     again = in_a_notebook(lambda: groot_jax.train(config, str(workdir), split="none"))
-    assert again == {"systems": {}, "differences": {}}
+    assert again == {"systems": {}, "differences": {}, "worse": {}}
     config.groot.tau = -1.0
     with pytest.raises(groot_jax.UserError, match="groot.tau"):
         groot_jax.train(config, workdir)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +20,12 @@ from rich.console import Console
 from configs.default import get_config
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
+from groot_jax.evaluation.records import METRICS_FILE
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.evaluations import Evaluation, Meta
 from groot_jax.training.health import Health
 from groot_jax.training.loop import Stage, Update, train
-from groot_jax.training.monitor import METRICS_FILE, Monitor
+from groot_jax.training.monitor import Monitor
 from groot_jax.training.steps import _unless_nonfinite
 
 FINE = {"loss": (3.0, 2.0), "grad_norm": (1.0, 1.0), "gold_score": (-8.0, 2.0)}
@@ -121,7 +124,9 @@ class Stopped(Exception):
     pass
 
 
-def falling_run(workdir: Path, rewards: dict[int, float], stop: int = 0) -> list[tuple[int, float]]:
+def falling_run(
+    workdir: Path, rewards: dict[int, float], stop: int = 0, file: IO[str] | None = None
+) -> list[tuple[int, float]]:
     """A system of 90 updates that is evaluated after each 60; from update 31 on gold falls by one
     nat an update. `rewards`: on dev, by step. Where it was evaluated, with the reward."""
 
@@ -149,7 +154,8 @@ def falling_run(workdir: Path, rewards: dict[int, float], stop: int = 0) -> list
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
     stage = Stage("groot", 90, 60, lambda: state, shapes, updates, (), start=lambda: 0.9)
-    train(stage, workdir, get_config(), evaluate, Console(quiet=True), Hosts())
+    console = Console(quiet=file is None, file=file, width=200)
+    train(stage, workdir, get_config(), evaluate, console, Hosts())
     return seen
 
 
@@ -162,6 +168,17 @@ def test_a_collapse_ends_a_system_between_its_evaluations(tmp_path: Path):
     with pytest.raises(Stopped):
         falling_run(tmp_path / "stopped", {99: 0.1}, stop=step)
     assert falling_run(tmp_path / "stopped", {99: 0.1}) == seen
+
+
+@pytest.mark.parametrize(("reward", "best"), [(0.1, False), (0.88, False), (0.9, True)])
+def test_an_evaluation_below_the_start_is_not_called_the_best(
+    tmp_path: Path, reward: float, best: bool
+):
+    log = io.StringIO()
+    falling_run(tmp_path, {99: reward}, file=log)
+    lines = [line for line in log.getvalue().splitlines() if f"reward@1 {reward:.4f}" in line]
+    assert lines and lines[0].endswith("(best)" if best else "(below its start)")
+    assert ("is worse than what it started from (0.900)" in log.getvalue()) != best
 
 
 def test_a_system_whose_gold_falls_alone_goes_on(tmp_path: Path):

@@ -132,20 +132,21 @@ def test_samples_of_a_step_are_on_file_once_whatever_was_killed(tmp_path: Path) 
         settings["console"] = Console(quiet=True)
         with Monitor(tmp_path, system, **settings) as monitor:
             for step in steps:
-                monitor.log_samples(
-                    step, [{"index": 0, "words": ["é\u2028\x85"], "candidates": [start]}]
-                )
+                candidates = [{"spans": [], "reward": start / 10}]
+                sample = {"index": 0, "words": ["é\u2028\x85"], "gold": []}
+                monitor.log_samples(step, [sample | {"candidates": candidates}])
 
     train(0, [2, 4, 6])
     train(0, [9], "nll")
     path.write_text(path.read_text() + '{"system": "groot", "step": 8, "sen')
     train(4, [6, 8])  # Its last checkpoint was that of step 4.
     lines = read_samples(tmp_path)
-    found = [(one["system"], one["step"], one["sentences"][0]["candidates"]) for one in lines]
-    assert found == [
-        *[("groot", 2, [0]), ("groot", 4, [0]), ("nll", 9, [0])],
-        *[("groot", 6, [4]), ("groot", 8, [4])],
+    rewards = [one["sentences"][0]["candidates"][0]["reward"] for one in lines]
+    assert [(one["system"], one["step"]) for one in lines] == [
+        *[("groot", 2), ("groot", 4), ("nll", 9)],
+        *[("groot", 6), ("groot", 8)],
     ]
+    assert rewards == [0, 0, 0, 0.4, 0.4]
 
 
 def test_only_the_first_process_writes_samples_and_none_makes_no_file(tmp_path: Path) -> None:

@@ -82,12 +82,34 @@ def test_nothing_is_known_of_a_training_on_another_host(tmp_path: Path) -> None:
     assert training_ended(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "training"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", '{"state": "training"}', "\udcff"),
+        *(
+            f'{{"state": "training", "host": "h", "pid": {pid}}}'
+            for pid in ("1e999", "-1", "0", "true", "null", str(10**20))
+        ),
+    ],
+)
 def test_a_damaged_status_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "status.json").write_text(text)
+    (tmp_path / "status.json").write_text(text, errors="surrogateescape")
     with pytest.raises(UserError, match=r"status\.json is not what training wrote") as caught:
         training_ended(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["status.json", "train.lock"])
+def test_a_status_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    write_status(tmp_path, "training")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(name)
+    with pytest.raises(UserError, match=rf"{name} cannot be read \("):
+        training_ended(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name} cannot be read \("):
+        training_ended(tmp_path)
 
 
 def state(workdir: Path) -> str:
