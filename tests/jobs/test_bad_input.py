@@ -524,7 +524,10 @@ def test_a_reader_that_goes_away_ends_a_job_without_a_word(jobs: Jobs, trained: 
 # ---- A user's reward --------------------------------------------------------------------------
 
 REWARDS = """
-import time
+import os, time
+
+def leaves(candidate, gold, words):
+    os._exit(0)
 
 def raises(candidate, gold, words):
     raise KeyError("price")
@@ -561,7 +564,7 @@ def scalar(candidate, gold, words):
     return float(candidate == gold)
 """
 FAULTS = {
-    "raises": ["raised KeyError", "price", "tiny_rewards.py:5"],
+    "raises": ["raised KeyError", "price", "tiny_rewards.py:8"],
     "nan": ["returned nan", "no number in [0, 1]"],
     "hangs": ["was not back after 0.5 seconds", "config.reward.deadline"],
 }
@@ -599,19 +602,21 @@ def test_a_bad_reward_ends_training_with_its_name_and_the_sentence(
     assert not children_of(status["pid"])
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("key", ["reward.name", "evaluate.rewards"])
+@pytest.mark.parametrize("fault", [*FAULTS, "leaves"])
 def test_a_bad_reward_is_found_before_anything_is_trained(
-    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, key: str
 ) -> None:
     (tmp_path / "early_rewards.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
     said = refused(
-        f"--config.reward.name=early_rewards:{fault}",
+        f"--config.{key}=early_rewards:{fault}",
         "--config.reward.deadline=0.5",
+        "--config.reward.retries=0",
         "--config.reward.workers=1",
     )
     assert f"reward 'early_rewards:{fault}', called for the sentence" in said
-    assert all(text.replace("tiny", "early") in said for text in FAULTS[fault]), said
+    assert all(text.replace("tiny", "early") in said for text in FAULTS.get(fault, [])), said
     assert not (tmp_path / "w").exists()
 
 
