@@ -61,10 +61,16 @@ def reported_rewards(config: ConfigDict, main: bool = True) -> Iterator[dict[str
                 continue
             with told_as("config.reward.name", "config.evaluate.rewards"):
                 if calls_python(spec):
-                    found[name] = told(stack.enter_context(Oracle(spec, config.seed)).score)
+                    oracle = stack.enter_context(Oracle(spec, config.seed))
+                    found[name] = told(evaluated_by(oracle))
                 else:
                     found[name] = one_by_one(make_reward(spec))
         yield found
+
+
+def evaluated_by(oracle: Oracle) -> TripleReward:
+    """`Oracle.evaluate`, without the terms of a weighted sum."""
+    return lambda triples: [row[0] for row in oracle.evaluate(triples)[0]]
 
 
 class Recorder:
@@ -121,7 +127,7 @@ class Recorder:
         if beams is None:
             return time.monotonic() - begun  # Another process has them all.
         sentences = evaluator.sentences
-        rewards = {**self._reported, name: score}  # It comes last in the report.
+        rewards = {**self._reported, name: evaluated_by(self._oracle)}  # Last in the report.
         tuning, of_dev = self._tuned(dev_beams, system, step)
         shared: Summary = {
             "calibration": _calibration(sentences, beams, tuning),

@@ -48,16 +48,19 @@ class Board(ctypes.Structure):
         ("retried", ctypes.c_int64),
         ("dropped", ctypes.c_int64),
         ("abstained", ctypes.c_int64),
+        ("asked", ctypes.c_int64),
     )
 
     item: int  # Number, in its chunk, of the item in work.
     call: int  # Number, among the chunk's triples, of the one in work; of a batch the first.
     began: float  # `time.monotonic()` at which the user's call began; 0.0 outside of one.
     beat: int  # Grows while the lane waits before it calls again.
-    # Since the chunk began: calls made once more, candidates left out after errors, and by None.
+    # Since the chunk began: calls made once more, candidates left out after errors, and by None;
+    # all that were asked for.
     retried: int
     dropped: int
     abstained: int
+    asked: int
 
     def clear(self) -> None:
         """As before a chunk."""
@@ -132,6 +135,7 @@ def guard(name: str, function: Function, spec: RewardSpec, board: Board) -> Rewa
             value = _call(read, arguments, spec.deadline, board, at)
             return _checked(value, name, words, board)
 
+        board.asked += 1
         try:
             return _again(call, spec.retries, board)
         except UserError as error:
@@ -209,6 +213,7 @@ def guard_batch(name: str, function: Function, spec: RewardSpec, board: Board) -
         if not candidates:
             return []
         lists = (list(candidates), list(golds), list(words))
+        board.asked += len(candidates)
         try:
             return _again(lambda: once(lists), spec.retries, board)
         except _WrongLength:

@@ -322,6 +322,7 @@ def test_a_function_runs_in_the_job_only_where_it_says_that_it_may(module):
         ("retries", -1, "has to be 0 or more"),
         ("timeout_s", 0.5, "1 or more"),
         ("on_error", "skip", "it can be stop, drop"),
+        ("max_dropped", 1.5, "at least 0 and at most 1"),
     ],
 )
 def test_the_keys_of_a_failing_reward_have_their_ranges(key, value, said):
