@@ -173,13 +173,27 @@ class Worker:
     def _has_ended(self) -> bool:
         """Whether the process is gone and nothing of its is left to be read. Its end closes the
         pipe, unless a child that their function, or its module, forked holds it too."""
-        return self._process.poll() is not None and not self._pipe.poll()
+        return self._has_exited() and not self._pipe.poll()
+
+    def _has_exited(self, seconds: float = 0.0) -> bool:
+        """Whether the process ends within so many seconds. It is not waited for: its number stays
+        its own, and that of its group, in which something that it has started may live on."""
+        end = time.monotonic() + seconds
+        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while True:
+            try:
+                exited = os.waitid(os.P_PID, self._process.pid, options) is not None
+            except (AttributeError, ChildProcessError):  # macOS has none; it was waited for.
+                exited = self._process.poll() is not None
+            if exited or time.monotonic() >= end:
+                return exited
+            time.sleep(0.01)
 
     def finish(self) -> None:
-        """Lets the process end by itself."""
+        """Lets the process end by itself; what it has started ends with it."""
         self._pipe.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)
+        self._has_exited(0.5)
+        self.kill()
 
     def kill(self) -> None:
         """Ends the process, and what it has started, whatever they are at; who waits for its answer
@@ -202,10 +216,10 @@ class Worker:
         if isinstance(error, _NO_ANSWER):
             self.kill()  # It will not end by itself.
             return "something else than it wrote into its pipe to the job"
-        try:
-            code = self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            code = NO_PIPE
+        code = NO_PIPE
+        if self._has_exited(5.0):
+            self.kill()  # What it has started.
+            code = self._process.wait()
         if code == NO_MEMORY:
             return "no memory left"
         if code == NO_PIPE:

@@ -20,7 +20,7 @@ from groot_jax.reward.rewards import RewardSpec, make_reward
 
 GOLD = (Span(0, 1, "A"), Span(2, 3, "B"), Span(4, 6, "C"))
 FUNCTION = """
-import asyncio, ctypes, os, resource, signal, sys, time
+import asyncio, ctypes, os, resource, signal, subprocess, sys, time
 HERE = os.path.dirname(__file__)
 FILES = []
 WRITTEN = {
@@ -68,6 +68,16 @@ def act(what):
         for stream in (sys.stdout, sys.stderr): stream.close()
         raise ConnectionError("service is away")
     if what == "change_folder": os.chdir("/")
+    if what == "swallow":  # Bare excepts take an alarm, too.
+        while True:
+            try:
+                while True: print("still at work", end=" ")
+            except: pass
+    if what.startswith("child"):
+        child = subprocess.Popen(["sleep", "60"])
+        with open(os.path.join(HERE, "child"), "w") as file: file.write(str(child.pid))
+        if what == "child_and_exit": os._exit(3)
+        if what == "child_and_kill": os.kill(os.getpid(), signal.SIGKILL)
     if what == "daemon":
         if os.fork() == 0:
             os.setsid()
@@ -148,7 +158,7 @@ def undisturbed():
         *("kill", "terminate", "stop", "exit", "crash", "hold", "garbage", "fork"),
         *("fork_and_leave", "memory", "raise", "cancel", "interrupt", "leave", "own", "other_json"),
         *("too_few", "endless", "close", "close_and_open", "close_streams", "change_folder"),
-        "daemon",
+        *("daemon", "swallow"),
     ],
 )
 def test_what_befalls_a_call_once_leaves_the_results_as_they_are(module, undisturbed, what, capfd):
@@ -168,6 +178,27 @@ def test_what_befalls_a_call_once_leaves_the_results_as_they_are(module, undistu
         assert "another process goes on" in err
         assert "1 scoring processes replaced" in err
         assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="macOS has none")
+@pytest.mark.parametrize("what", ["child", "child_and_exit", "child_and_kill"])
+def test_what_a_function_has_started_ends_with_its_process(module, undisturbed, what, tmp_path):
+    # It holds the job's stderr, of which a reader would never see the end.
+    with Oracle(RewardSpec(f"{module(what)}:once", workers=1)) as oracle:
+        assert repr(pools(oracle)) == repr(undisturbed)
+        child = (tmp_path / "child").read_text()
+        assert what != "child" or lives(child)
+    end = time.monotonic() + 10
+    while lives(child):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def lives(process: str) -> bool:
+    try:  # Some containers have nobody who waits for orphans.
+        return "(zombie)" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("raised", ["KeyboardInterrupt", "Terminated(15)", "GeneratorExit"])
