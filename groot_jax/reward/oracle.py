@@ -192,10 +192,21 @@ class Oracle:
         self.close()
 
     def _start_local_lane(self, score_chunk: ChunkScorer) -> None:
+        user_function = calls_python(self._spec)
+
         def work(chunk: Chunk) -> _Done:
             self._local_chunk = chunk
             self._local_board.clear()
-            return self._done(score_chunk(chunk), self._local_board)
+            folder = os.getcwd() if user_function else ""
+            results = score_chunk(chunk)
+            if user_function and os.getcwd() != folder:
+                # A relative --workdir would go on in another place.
+                os.chdir(folder)
+                raise UserError(
+                    f"reward {self._spec.name!r} changed the working directory, which is the job's "
+                    "as well: leave out its `in_job = True`, or let it come back"
+                )
+            return self._done(results, self._local_board)
 
         self._start_lane(work, lambda: None)
 

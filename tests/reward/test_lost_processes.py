@@ -219,6 +219,21 @@ def test_what_a_function_raises_in_the_job_is_its_error_and_no_signal(module, ra
     raise_signal_behind(error.value)  # Which a job asks of each error.
 
 
+def test_a_function_in_the_job_may_not_take_the_job_to_another_folder(module):
+    file = Path(f"{module()}_moves.py")
+    file.write_text(
+        "import os\ndef f(candidate, gold, words):\n"
+        "    if words[0] == 'moves': os.chdir('/')\n"
+        "    return 0.5\nf.in_job = True"
+    )
+    here = os.getcwd()
+    with Oracle(RewardSpec(f"{file.stem}:f", workers=0)) as oracle:
+        assert oracle.score([(GOLD, GOLD, ("stays",))]) == [0.5]
+        with pytest.raises(UserError, match=f"{file.stem}:f' changed the working directory"):
+            oracle.score([(GOLD, GOLD, ("moves",))])
+    assert os.getcwd() == here
+
+
 def test_ctrl_c_in_a_call_of_this_process_is_a_signal(module):
     file = Path(f"{module()}_struck.py")
     file.write_text(
