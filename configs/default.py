@@ -141,6 +141,9 @@ def get_config() -> ConfigDict:
     # stop | drop, when all that failed. drop: the candidate leaves its sentence's pool and is
     # counted. A reward that returns None leaves a candidate out by itself.
     config.reward.on_error = "stop"
+    # Share of candidates that may be dropped so: of the last 1,000 that training has asked for, and
+    # of an evaluation. With more, a service that is away say, the run ends, after a save.
+    config.reward.max_dropped = 0.1
     # Seconds without a sign of life, outside of calls, until a scoring process counts as lost.
     config.reward.timeout_s = 60.0
 

@@ -89,7 +89,6 @@ def run_evaluation(argv: list[str] | None) -> Results:
     console = Console(quiet=not hosts.main)
     task = load_task(workdir, config)
     loaded = read_corpus(config)
-    reported_rewards(config)  # For its errors: before the minutes that a search may take.
     corpus = without_too_long(loaded, task.format, config, task.max_words)
     systems = [args.system] if args.system else []
     # A watch chooses among checkpoints, and test may not choose.
@@ -100,7 +99,7 @@ def run_evaluation(argv: list[str] | None) -> Results:
         )
     partitioning = make_partitioning(config, task.model_config)
     generator = task.generator(partitioning.layout)
-    with open_oracle(config) as oracle:
+    with open_oracle(config) as oracle, reported_rewards(config, hosts.main) as reported:
         # Last of all that may be refused, for it makes the folder.
         results = workdir
         if hosts.main:
@@ -112,7 +111,7 @@ def run_evaluation(argv: list[str] | None) -> Results:
             if results != workdir or read_card(workdir) is None:
                 write_card(results, make_card(loaded, corpus, task.format))
             note_job(results, "evaluate", argv)
-        recorder = Recorder(task, corpus, oracle, hosts, generator, results)
+        recorder = Recorder(task, corpus, oracle, reported, hosts, generator, results)
         shapes = partitioning.param_shapes
         if args.watch:
             systems = watch(recorder, workdir, shapes, console, split, systems)

@@ -142,12 +142,11 @@ def open_task(
     A new directory is claimed only once the config has proved possible: whoever mends a mistake in
     it can name the same directory again.
     """
-    reported_rewards(config)  # Raises here, and not when training is over and they are needed.
     if (workdir / "task" / "task.json").exists():
         lock.claim(config)  # Another job may have made it since this one began.
         task = load_task(workdir, config)
         check_corpus(task, corpus, workdir)
-        check_reward(oracle, corpus)
+        check_rewards(oracle, config, corpus)
         return
     for split, sentences in (("train", corpus.train), ("dev", corpus.dev)):
         if not sentences:
@@ -166,14 +165,14 @@ def open_task(
     task = make_task(config, corpus)
     make_partitioning(config, task.model_config, warn=False)
     check_stage_0(config, task, corpus)
-    check_reward(oracle, corpus)
+    check_rewards(oracle, config, corpus)
     lock.claim(config)
     save_task(task, workdir)
 
 
-def check_reward(oracle: Oracle, corpus: Corpus) -> None:
-    """Calls the reward as training will, so that a mistake in a user's function comes before any
-    of it: with nothing found, with nothing to find, and with all found, in one batch."""
+def check_rewards(oracle: Oracle, config: ConfigDict, corpus: Corpus) -> None:
+    """Calls the rewards as training, and the report at its end, will, so that a mistake in a user's
+    function comes before both: with nothing found, nothing to find, and all found, in one batch."""
     sentence = next((sentence for sentence in corpus.train if sentence.labeling), None)
     if sentence is None:
         raise UserError(
@@ -181,7 +180,9 @@ def check_reward(oracle: Oracle, corpus: Corpus) -> None:
             "dropped and config.data.train_limit was drawn; raise that limit"
         )
     gold, words = sentence.labeling, sentence.words
-    oracle.score([((), gold, words), (gold, (), words), (gold, gold, words)])
+    with reported_rewards(config) as reported:
+        for score in (oracle.score, *reported.values()):
+            score([((), gold, words), (gold, (), words), (gold, gold, words)])
 
 
 def check_stage_0(config: ConfigDict, task: Task, corpus: Corpus) -> None:
@@ -230,8 +231,12 @@ def close(run: Run, console: Console, split: str) -> Results:
     # Dev chose the checkpoints, and flatters them: it stands in only where there is nothing else,
     # or where settings are still being chosen and test is to stay unread.
     split = split if run.corpus.test else "dev"
-    recorder = Recorder(run.task, run.corpus, run.oracle, run.hosts, run.generator, run.workdir)
-    evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
+    with reported_rewards(run.config, run.hosts.main) as reported:
+        recorder = Recorder(
+            *(run.task, run.corpus, run.oracle, reported),
+            *(run.hosts, run.generator, run.workdir),
+        )
+        evaluate_systems(recorder, run.workdir, run.partitioning.param_shapes, console, split)
     if not run.hosts.main:
         return NO_RESULTS
     return show_results(run.workdir, run.config, console, worse_systems(run.workdir, run.config))

@@ -98,6 +98,7 @@ _RANGES: dict[str, _Rule] = {
     "reward.workers": ("-1 (choose) or 0 and more", lambda v: v >= -1),
     "reward.deadline": ("above 0 and at most a million seconds", lambda v: 0 < v <= 1e6),
     "reward.retries": _AT_LEAST_0,
+    "reward.max_dropped": _SHARE,
     "reward.timeout_s": ("1 or more and at most a million seconds", lambda v: 1 <= v <= 1e6),
     "groot.pool.size": _AT_LEAST_2,
     "groot.pool.beams": _AT_LEAST_0,

@@ -183,6 +183,11 @@ _USES = (
         lambda c: any(":" in name for name in _reported(c)),
     ),
     _Use(
+        ("reward.max_dropped",),
+        "config.reward.on_error=drop",
+        lambda c: c.reward.on_error == "drop",
+    ),
+    _Use(
         ("reward.retries", "reward.timeout_s"),
         "scoring processes: a Python function in config.reward.name or config.evaluate.rewards, or "
         "config.reward.workers above 0",

@@ -45,6 +45,7 @@ _FREE_KEYS = (
     "profile.",
     "report_to",
     "reward.deadline",
+    "reward.max_dropped",
     # A run that an error has stopped may be continued without the candidates that raise it.
     "reward.on_error",
     "reward.retries",

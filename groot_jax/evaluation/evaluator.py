@@ -33,6 +33,7 @@ from groot_jax.reward.rewards import RewardSpec, term_names
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task
 
+_MISSING = ("dropped", "abstained")
 _WATCHED = 12  # Dev sentences whose lists are kept at each evaluation during training.
 
 
@@ -128,13 +129,15 @@ class Evaluator:
         sums: Totals = {}
         samples: list[Json] = []
         if found:
+            missing: dict[str, float] = {}
             scores = score_beams(
                 [self.sentences[index] for index, _ in found],
                 [beam for _, beam in found],
-                _with_terms(self._oracle, reward.name, terms),
+                _with_terms(self._oracle, reward.name, terms, missing),
                 reward.malformed_penalty,
             )
             sums = totals(scores, reward.name, (k,))
+            sums |= {name: (count, 1.0) for name, count in missing.items()}
             samples = [
                 self._sample(index, beam, scores.rewards_RxNxK[0, n])
                 for n, (index, beam) in enumerate(found)
@@ -142,7 +145,8 @@ class Evaluator:
             ]
         parts = self._hosts.collect(samples) if self._watched else []
         self.samples = sorted((s for part in parts or () for s in part), key=lambda s: s["index"])
-        metrics = summarise(self._hosts.merge(sums, merge_totals), reward.name)
+        sums = self._hosts.merge(sums, merge_totals)
+        metrics = summarise(sums, reward.name)
         figures = {
             "reward@1": metrics["reward@1"],
             "mean_reward": metrics[f"mean_reward@{k}"],
@@ -153,7 +157,8 @@ class Evaluator:
         for term in terms:
             figures[f"reward@1/{term}"] = metrics["rewards"][term]["reward@1"]
             figures[f"mean_reward/{term}"] = metrics["rewards"][term][f"mean_reward@{k}"]
-        return figures
+        # Candidates that count as 0 since they have no reward; see `Oracle.evaluate`.
+        return figures | {name: sums[name][0] for name in _MISSING if name in sums}
 
     def _sample(self, index: int, beam: Beam, rewards_K: np.ndarray) -> Json:
         sentence, ranked = self.sentences[index], deduplicated(beam)
@@ -172,14 +177,17 @@ class Evaluator:
         }
 
 
-def _with_terms(oracle: Oracle, name: str, terms: Sequence[str]) -> dict[str, TripleReward]:
-    """The training reward and its terms, of which one call of the oracle finds all."""
-    if not terms:
-        return {name: oracle.score}
+def _with_terms(
+    oracle: Oracle, name: str, terms: Sequence[str], missing: dict[str, float]
+) -> dict[str, TripleReward]:
+    """The training reward and its terms, of which one call of the oracle finds all; `missing` is
+    then told how many candidates have none, for each reason that there was."""
     rows: list[list[float]] = []
 
     def total(triples: Sequence[Triple]) -> list[float]:
-        rows[:] = oracle.score_terms(triples)
+        rows[:], counts = oracle.evaluate(triples)
+        found = {key: float(getattr(counts, key)) for key in _MISSING}
+        missing.update({key: count for key, count in found.items() if count})
         return [row[0] for row in rows]
 
     # Asked in this order, all with the same triples.

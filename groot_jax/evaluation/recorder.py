@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from groot_jax.evaluation.evaluator import Evaluator
 from groot_jax.evaluation.metrics import (
     Beam,
     Summary,
+    TripleReward,
     one_by_one,
     per_sentence,
     remembering,
@@ -34,25 +36,41 @@ from groot_jax.evaluation.predictions import Predictions
 from groot_jax.evaluation.records import Record, make_samples, write_eval, write_tuning
 from groot_jax.generate.generator import Generator
 from groot_jax.reward.oracle import Oracle
-from groot_jax.reward.rewards import Reward, RewardSpec, make_reward
+from groot_jax.reward.rewards import RewardSpec, calls_python, make_reward
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, digests_of
 
 
-def reported_rewards(config: ConfigDict) -> dict[str, Reward]:
-    """The rewards that a report shows beside the training reward.
+@contextmanager
+def reported_rewards(config: ConfigDict, main: bool = True) -> Iterator[dict[str, TripleReward]]:
+    """The rewards that a report shows beside the training reward, as long as the block lasts; none
+    but in the `main` process, which scores for all.
 
-    Raises UserError, with the name of their key, for one that cannot be had.
+    A user's function has an oracle of its own, as that of training has: processes, retries and a
+    deadline. Raises UserError, with the name of their key, for one that cannot be had.
     """
     # "f1, f0.5," -> "f1", "f0.5"
     names = [name.strip() for name in config.evaluate.rewards.split(",") if name.strip()]
     training = RewardSpec(**config.reward)
-    with told_as("config.reward.name", "config.evaluate.rewards"):
-        return {
-            name: make_reward(dataclasses.replace(training, name=name))
-            for name in names
-            if name != training.name
-        }
+    told = told_as("config.reward.name", "config.evaluate.rewards")
+    found: dict[str, TripleReward] = {}
+    with ExitStack() as stack:
+        for name in names if main else ():
+            spec = dataclasses.replace(training, name=name)
+            if name == training.name or name in found:
+                continue
+            with told_as("config.reward.name", "config.evaluate.rewards"):
+                if calls_python(spec):
+                    oracle = stack.enter_context(Oracle(spec, config.seed))
+                    found[name] = told(evaluated_by(oracle))
+                else:
+                    found[name] = one_by_one(make_reward(spec))
+        yield found
+
+
+def evaluated_by(oracle: Oracle) -> TripleReward:
+    """`Oracle.evaluate`, without the terms of a weighted sum."""
+    return lambda triples: [row[0] for row in oracle.evaluate(triples)[0]]
 
 
 class Recorder:
@@ -64,13 +82,15 @@ class Recorder:
         task: Task,
         corpus: Corpus,
         oracle: Oracle,
+        reported: Mapping[str, TripleReward],
         hosts: Hosts,
         generator: Generator,
         folder: Path,
     ) -> None:
-        """Raises UserError for a sentence that no batch can hold."""
+        """`oracle`: of the training reward; `reported`: see `reported_rewards`. Raises UserError
+        for a sentence that no batch can hold."""
         self.task, self.hosts = task, hosts
-        self._oracle, self._folder = oracle, folder
+        self._oracle, self._reported, self._folder = oracle, reported, folder
         self._digests = digests_of(corpus)
         self._evaluators = {
             split: Evaluator(task, generator, oracle, sentences, hosts)
@@ -107,10 +127,7 @@ class Recorder:
         if beams is None:
             return time.monotonic() - begun  # Another process has them all.
         sentences = evaluator.sentences
-        # The training reward is the oracle's, whose processes share it out and end a user's
-        # function that hangs; the others are worked out here. It comes last in the report.
-        rewards = {key: one_by_one(reward) for key, reward in reported_rewards(config).items()}
-        rewards[name] = score
+        rewards = {**self._reported, name: evaluated_by(self._oracle)}  # Last in the report.
         tuning, of_dev = self._tuned(dev_beams, system, step)
         shared: Summary = {
             "calibration": _calibration(sentences, beams, tuning),

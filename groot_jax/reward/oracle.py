@@ -21,12 +21,13 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from groot_jax.errors import UserError
+from groot_jax.reward.missing import Counts, OneEvaluation, Window, most_dropped, too_many_dropped
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask, Triple
 from groot_jax.reward.process import POLL, Lost, Worker, late
-from groot_jax.reward.rewards import RewardSpec, calls_python, is_batched
+from groot_jax.reward.rewards import RewardSpec, calls_python, is_batched, num_functions
 from groot_jax.reward.user_function import Board
 from groot_jax.reward.worker import Chunk, ChunkScorer, Results, make_chunk_scorer
 
@@ -46,17 +47,33 @@ _COUNTED = {
 T = TypeVar("T")
 
 
+class _Done(NamedTuple):
+    """A chunk that was worked on."""
+
+    results: Results
+    counts: Counts
+
+
 class Handle(Generic[T]):
     """What `Oracle.submit` returns: `result()` waits, and raises what went wrong."""
 
-    def __init__(self, oracle: Oracle, chunks: Iterable[Chunk]):
-        self._oracle = oracle
+    def __init__(
+        self, oracle: Oracle, chunks: Iterable[Chunk], watch: Callable[[Counts], None]
+    ) -> None:
+        """`watch` is told of each chunk, in their order, and may raise a UserError."""
+        self._oracle, self._watch = oracle, watch
         self._futures = [oracle._put(chunk) for chunk in chunks]
 
     def result(self) -> list[T]:
         """The results in the order of what was submitted; raises a UserError for a user's reward
-        that failed, the one of the first sentence where several did."""
-        return [item for future in self._futures for item in self._oracle._wait(future)]
+        that failed, the one of the first sentence where several did, and where too many candidates
+        have no reward."""
+        found: list[T] = []
+        for future in self._futures:
+            done = self._oracle._wait(future)
+            self._watch(done.counts)
+            found += cast(list[T], done.results)
+        return found
 
 
 # Why neither executor of concurrent.futures does this: at its end the interpreter waits for the
@@ -86,6 +103,7 @@ class Oracle:
         self._workers: list[Worker] = []
         self._threads: list[threading.Thread] = []
         self.counts: Counter[str] = Counter()
+        self._window = Window(spec)
         self._lock = threading.Lock()  # Of `counts`, `_workers` and `_closing`.
         self._closing = False
         # Of the lane in this process: what it is at. A worker's lies in the worker.
@@ -114,21 +132,29 @@ class Oracle:
     def submit(self, tasks: Sequence[ScoringTask], settings: PoolSettings) -> Handle[Pool]:
         """Starts the making of a pool for each task and returns at once; `result()` of the handle
         gives the pools in the order of the tasks."""
-        return Handle(self, (Chunk(part, (), settings) for part in _parts(tasks, _TASKS)))
+        chunks = (Chunk(part, (), settings) for part in _parts(tasks, _TASKS))
+        return Handle(self, chunks, self._window.add)
 
     def score(self, triples: Sequence[Triple]) -> list[float]:
         """The reward of each (candidate, gold, words), with no penalty for malformed outputs; 0 for
-        a candidate that was dropped or abstained: in an evaluation each has its rank."""
+        a candidate that was dropped or abstained: where one is chosen, each has its rank."""
         parts = _parts(triples, _TRIPLES)
-        handle: Handle[float] = Handle(self, (Chunk((), part, PoolSettings()) for part in parts))
+        chunks = (Chunk((), part, PoolSettings()) for part in parts)
+        handle: Handle[float] = Handle(self, chunks, self._window.add)
         return [0.0 if math.isnan(reward) else reward for reward in handle.result()]
 
-    def score_terms(self, triples: Sequence[Triple]) -> list[list[float]]:
-        """As `score`, with the terms of a weighted sum behind each reward: [.65, .5, 1.] for a
-        labeling of f0.5 .5 and exact 1 under "0.7*f0.5 + 0.3*exact"."""
+    def evaluate(self, triples: Sequence[Triple]) -> tuple[list[list[float]], Counts]:
+        """As `score`, of all candidates of an evaluation, with the terms of a weighted sum behind
+        each reward: [.65, .5, 1.] for a labeling of f0.5 .5 and exact 1 under "0.7*f0.5 +
+        0.3*exact". Says on stderr how many count as 0 without a reward, and raises a UserError
+        where they are too many for an evaluation."""
+        watch = OneEvaluation(self._spec, len(triples) * num_functions(self._spec))
         chunks = (Chunk((), part, PoolSettings(), True) for part in _parts(triples, _TRIPLES))
-        handle: Handle[list[float]] = Handle(self, chunks)
-        return [[0.0 if math.isnan(x) else x for x in row] for row in handle.result()]
+        handle: Handle[list[float]] = Handle(self, chunks, watch.add)
+        rows = [[0.0 if math.isnan(x) else x for x in row] for row in handle.result()]
+        if line := watch.line():
+            print(line, file=sys.stderr, flush=True)
+        return rows, watch.sum
 
     def close(self) -> None:
         """Ends the lanes and their processes; work not begun is cancelled. Can be called twice."""
@@ -166,21 +192,34 @@ class Oracle:
         self.close()
 
     def _start_local_lane(self, score_chunk: ChunkScorer) -> None:
-        def work(chunk: Chunk) -> Results:
+        user_function = calls_python(self._spec)
+
+        def work(chunk: Chunk) -> _Done:
             self._local_chunk = chunk
             self._local_board.clear()
+            folder = os.getcwd() if user_function else ""
             results = score_chunk(chunk)
-            self._count(self._local_board)
-            return results
+            if user_function and os.getcwd() != folder:
+                # A relative --workdir would go on in another place.
+                os.chdir(folder)
+                raise UserError(
+                    f"reward {self._spec.name!r} changed the working directory, which is the job's "
+                    "as well: leave out its `in_job = True`, or let it come back"
+                )
+            return self._done(results, self._local_board)
 
         self._start_lane(work, lambda: None)
 
-    def _count(self, board: Board) -> None:
+    def _done(self, results: Results, board: Board, skipped: int = 0) -> _Done:
+        """`skipped`: candidates that were dropped without another call."""
+        counts = Counts(board.asked + skipped, board.dropped + skipped, board.abstained)
         with self._lock:
-            for name in ("retried", "dropped", "abstained"):
-                self.counts[name] += getattr(board, name)
+            self.counts["retried"] += board.retried
+            self.counts["dropped"] += counts.dropped
+            self.counts["abstained"] += counts.abstained
+        return _Done(results, counts)
 
-    def _work_in_process(self, lane: int, chunk: Chunk) -> Results:
+    def _work_in_process(self, lane: int, chunk: Chunk) -> _Done:
         """The results of a chunk, by as many processes as it takes: `spec.retries` + 1 without the
         end of a chunk or the loss of a candidate between them. Raises UserError or Lost."""
         lost = 0
@@ -188,8 +227,7 @@ class Oracle:
             worker = self._workers[lane]
             try:
                 results = worker.work(chunk)
-                self._count(worker.board)
-                return results
+                return self._done(results, worker.board, len(chunk.skip or ()))
             except Lost as error:
                 lost += 1
                 if lost > self._spec.retries:
@@ -198,8 +236,12 @@ class Oracle:
                         raise
                     if chunk.skip is not None or not is_batched(self._spec):
                         chunk = replace(chunk, skip=[*(chunk.skip or ()), error.call])
-                        with self._lock:
-                            self.counts["dropped"] += 1
+                        # Each costs a process, so that one chunk shall not take hours.
+                        lost_calls = Counts(dropped=len(chunk.skip or ()))
+                        if lost_calls.dropped > most_dropped(self._spec):
+                            raise too_many_dropped(
+                                self._spec, "of candidates", lost_calls
+                            ) from None
                     else:
                         chunk = replace(chunk, skip=[])
                     lost = 0
@@ -237,7 +279,7 @@ class Oracle:
             self.counts["replaced"] += 1
         print(f"warning: {error}; another process goes on", file=sys.stderr, flush=True)
 
-    def _start_lane(self, work: ChunkScorer, finish: Callable[[], None]) -> None:
+    def _start_lane(self, work: Callable[[Chunk], _Done], finish: Callable[[], None]) -> None:
         """A thread that takes chunks off the queue until it finds a None there."""
 
         def serve() -> None:
@@ -274,7 +316,7 @@ class Oracle:
         self._queue.put((chunk, future))
         return future
 
-    def _wait(self, future: Future) -> list:
+    def _wait(self, future: Future) -> _Done:
         # In turns: no alarm ends a call in the local lane, and only here is it seen to hang.
         while not wait([future], timeout=POLL).done:
             if self._failure:

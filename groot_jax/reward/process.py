@@ -20,13 +20,17 @@ from pathlib import Path
 from groot_jax.errors import UserError
 from groot_jax.reward.rewards import RewardSpec, is_batched
 from groot_jax.reward.user_function import Board, called_for, late_message
-from groot_jax.reward.worker import NO_MEMORY, Chunk, Results, decode_pools, receive, send
+from groot_jax.reward.worker import NO_MEMORY, NO_PIPE, Chunk, Results, decode_pools, receive, send
 
 POLL = 0.1
 # Seconds beyond its deadline after which a call that even an alarm could not end is given up.
 _GRACE = 0.5
 # Seconds that the import of a user's module may take; it may load a model.
 _START_LIMIT = 300.0
+# Seconds for a killed process to be gone: what a file system that is away holds can't be.
+_GONE_LIMIT = 5.0
+# What comes of an answer that is none: their function wrote into the pipe.
+_NO_ANSWER = (ValueError, TypeError, LookupError, OverflowError, MemoryError)
 
 
 def _call_in_work(board: Board, chunk: Chunk, spec: RewardSpec) -> str:
@@ -103,22 +107,25 @@ class Worker:
 
     def wait_until_ready(self) -> None:
         """Raises a UserError if the reward cannot be had, Lost if the process ends."""
-        name = self._spec.name
+        name, since = self._spec.name, time.monotonic()
         try:
-            if not self._pipe.poll(_START_LIMIT):
-                raise UserError(
-                    f"config.reward.name: the module of reward {name!r} was not imported after "
-                    f"{_START_LIMIT:g} seconds"
-                )
+            while not self._pipe.poll(POLL):
+                if self._has_ended():
+                    raise EOFError
+                if time.monotonic() - since > _START_LIMIT:
+                    raise UserError(
+                        f"config.reward.name: the module of reward {name!r} was not imported after "
+                        f"{_START_LIMIT:g} seconds"
+                    )
             answer = receive(self._pipe)
-        except (EOFError, OSError):
+            if "error" in answer:
+                raise UserError(answer["error"])
+            self._ready, self.in_job = True, bool(answer["in_job"])
+        except (EOFError, OSError, *_NO_ANSWER) as error:
             raise Lost(
                 f"config.reward.name: the scoring process of reward {name!r} ended "
-                f"({self._ending()}) while it imported the reward's module"
+                f"({self._ending(error)}) while it imported the reward's module"
             ) from None
-        if "error" in answer:
-            raise UserError(answer["error"])
-        self._ready, self.in_job = True, answer["in_job"]
 
     def work(self, chunk: Chunk) -> Results:
         """Sends a chunk and waits for its results; raises UserError or Lost."""
@@ -132,8 +139,7 @@ class Worker:
             while not self._pipe.poll(POLL):
                 if message := late(self.board, chunk, self._spec):
                     raise Lost(message, self.board.call)
-                # Its end closes the pipe, unless a child that their function forked holds it too.
-                if self._process.poll() is not None and not self._pipe.poll():
+                if self._has_ended():
                     raise EOFError
                 if seen != (now := bytes(self.board)):
                     seen, since = now, time.monotonic()
@@ -141,34 +147,53 @@ class Worker:
                 if not self.board.began and time.monotonic() - since > self._spec.timeout_s:
                     raise BlockingIOError
             answer = receive(self._pipe)
+            if "error" in answer:
+                raise UserError(answer["error"])
+            if "bug" in answer:
+                raise RuntimeError(f"in a scoring process:\n{answer['bug']}")
+            found = answer["results"] if chunk.triples else decode_pools(answer["results"])
+            if len(found) != len(chunk.triples or chunk.tasks):
+                raise ValueError
+            return found
         except BlockingIOError:
             raise Lost(
                 f"a scoring process of reward {self._spec.name!r} was not heard of for "
                 f"{self._spec.timeout_s:g} seconds (config.reward.timeout_s)"
             ) from None
-        except (EOFError, OSError, ValueError) as error:
-            if isinstance(
-                error, ValueError
-            ):  # What it wrote is no JSON: it will not end by itself.
-                self.kill()
+        except (EOFError, OSError, *_NO_ANSWER) as error:
+            why = self._ending(error)
             if not self.board.began:
                 raise Lost(
-                    f"a scoring process of reward {self._spec.name!r} ended ({self._ending()})"
+                    f"a scoring process of reward {self._spec.name!r} ended ({why})"
                 ) from None
             at = _call_in_work(self.board, chunk, self._spec)
-            ending = f"{at} ended its scoring process ({self._ending()})"
+            ending = f"{at} ended its scoring process ({why})"
             raise Lost(ending, self.board.call) from None
-        if "error" in answer:
-            raise UserError(answer["error"])
-        if "bug" in answer:
-            raise RuntimeError(f"in a scoring process:\n{answer['bug']}")
-        return answer["results"] if chunk.triples else decode_pools(answer["results"])
+
+    def _has_ended(self) -> bool:
+        """Whether the process is gone and nothing of its is left to be read. Its end closes the
+        pipe, unless a child that their function, or its module, forked holds it too."""
+        return self._has_exited() and not self._pipe.poll()
+
+    def _has_exited(self, seconds: float = 0.0) -> bool:
+        """Whether the process ends within so many seconds. It is not waited for: its number stays
+        its own, and that of its group, in which something that it has started may live on."""
+        end = time.monotonic() + seconds
+        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while True:
+            try:
+                exited = os.waitid(os.P_PID, self._process.pid, options) is not None
+            except (AttributeError, ChildProcessError):  # macOS has none; it was waited for.
+                exited = self._process.poll() is not None
+            if exited or time.monotonic() >= end:
+                return exited
+            time.sleep(0.01)
 
     def finish(self) -> None:
-        """Lets the process end by itself."""
+        """Lets the process end by itself; what it has started ends with it."""
         self._pipe.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)
+        self._has_exited(0.5)
+        self.kill()
 
     def kill(self) -> None:
         """Ends the process, and what it has started, whatever they are at; who waits for its answer
@@ -181,17 +206,24 @@ class Worker:
     def close(self) -> None:
         """Kills and reaps the process, frees what belongs to it."""
         self.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GONE_LIMIT)
         self._pipe.close()
         self.board = Board()  # Frees the shared one, and its file.
 
-    def _ending(self) -> str:
-        try:
-            code = self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            return "it closed its pipe"
+    def _ending(self, error: Exception) -> str:
+        """How the process ended, by `error`, which came of reading from it."""
+        if isinstance(error, _NO_ANSWER):
+            self.kill()  # It will not end by itself.
+            return "something else than it wrote into its pipe to the job"
+        code = NO_PIPE
+        if self._has_exited(5.0):
+            self.kill()  # What it has started.
+            code = self._process.wait()
         if code == NO_MEMORY:
             return "no memory left"
+        if code == NO_PIPE:
+            return "its pipe to the job was closed: a reward may close what it has opened alone"
         if code >= 0:
             return f"exit status {code}"
         name = signal.Signals(-code).name

@@ -40,6 +40,7 @@ class RewardSpec:
     retries: int = 2
     on_error: str = "stop"
     timeout_s: float = 60.0
+    max_dropped: float = 0.1
 
 
 def make_reward(spec: RewardSpec, board: Board | None = None) -> Reward:
@@ -100,7 +101,12 @@ def make_batch_reward(spec: RewardSpec, board: Board) -> BatchReward:
 
 def calls_python(spec: RewardSpec) -> bool:
     """Whether a user's Python function takes part in the reward."""
-    return any(":" in name for _, name in _parse(spec.name))
+    return num_functions(spec) > 0
+
+
+def num_functions(spec: RewardSpec) -> int:
+    """How many terms of the reward are users' functions."""
+    return sum(":" in name for _, name in _parse(spec.name))
 
 
 def may_run_in_job(spec: RewardSpec) -> bool:

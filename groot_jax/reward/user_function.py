@@ -20,10 +20,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from groot_jax.data.labeling import Labeling
-from groot_jax.errors import UserError
+from groot_jax.errors import Terminated, UserError
 
 if TYPE_CHECKING:
     from groot_jax.reward.rewards import BatchReward, Reward, RewardSpec, Words
@@ -47,16 +48,19 @@ class Board(ctypes.Structure):
         ("retried", ctypes.c_int64),
         ("dropped", ctypes.c_int64),
         ("abstained", ctypes.c_int64),
+        ("asked", ctypes.c_int64),
     )
 
     item: int  # Number, in its chunk, of the item in work.
     call: int  # Number, among the chunk's triples, of the one in work; of a batch the first.
     began: float  # `time.monotonic()` at which the user's call began; 0.0 outside of one.
     beat: int  # Grows while the lane waits before it calls again.
-    # Since the chunk began: calls made once more, candidates left out after errors, and by None.
+    # Since the chunk began: calls made once more, candidates left out after errors, and by None;
+    # all that were asked for.
     retried: int
     dropped: int
     abstained: int
+    asked: int
 
     def clear(self) -> None:
         """As before a chunk."""
@@ -81,13 +85,22 @@ def import_function(name: str) -> Function:
     # "" stands for the current directory: of `python -c` it is on the path already.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
+    process = os.getpid()
     try:
-        target = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # A script without a main guard may call sys.exit.
+        try:
+            target = importlib.import_module(module_name)
+        finally:
+            # A child that their module forked would go on as a second job, or scoring process.
+            if os.getpid() != process:
+                os._exit(0)
+    # All that there is: a script without a main guard may call sys.exit.
+    except BaseException as error:
+        if _is_ours(error):
+            raise
         raise UserError(
             f"config.reward.name: module {module_name!r} of reward {name!r} does not import: "
             f"{_describe(error)}"
-        ) from error
+        ) from None
     for attribute in path.split("."):
         if not hasattr(target, attribute):
             near = difflib.get_close_matches(attribute, dir(target), n=1)
@@ -113,12 +126,16 @@ def guard(name: str, function: Function, spec: RewardSpec, board: Board) -> Rewa
     """
 
     def reward(candidate: Labeling, gold: Labeling, words: Words) -> float:
+        def read(*arguments: Any) -> float | _NoNumber | None:
+            return _read(function(*arguments))
+
         def call() -> float:
             arguments = (candidate, gold, words)
             at = functools.partial(called_for, name, words)
-            value = _call(function, arguments, spec.deadline, board, at)
+            value = _call(read, arguments, spec.deadline, board, at)
             return _checked(value, name, words, board)
 
+        board.asked += 1
         try:
             return _again(call, spec.retries, board)
         except UserError as error:
@@ -157,12 +174,12 @@ def _dropped(error: UserError, spec: RewardSpec, board: Board) -> float:
     board.dropped += 1
     if spec.name not in _told:
         _told.add(spec.name)
-        print(
+        said = (
             f"warning: {error}; config.reward.on_error=drop leaves the candidate out, and others "
-            "without saying so again",
-            file=sys.stderr,
-            flush=True,
+            "without saying so again"
         )
+        with suppress(Exception):  # Their function may have closed the stream.
+            print(said, file=sys.stderr, flush=True)
     return math.nan
 
 
@@ -173,10 +190,11 @@ def guard_batch(name: str, function: Function, spec: RewardSpec, board: Board) -
     the candidates to drop.
     """
 
-    def listing(*lists: list) -> list:
-        # A generator does its work, and fails, only here: inside the call that is watched.
-        values = function(*lists)
-        return list(values) if isinstance(values, Iterable) else [values]
+    def listing(*lists: list) -> list[float | _NoNumber | None]:
+        # Copies: theirs to sort or to empty. A generator does its work, and fails, only here:
+        # inside the call that is watched.
+        values = function(*map(list, lists))
+        return [_read(v) for v in (values if isinstance(values, Iterable) else [values])]
 
     def once(lists: tuple[list, list, list]) -> list[float]:
         words = lists[2]
@@ -195,6 +213,7 @@ def guard_batch(name: str, function: Function, spec: RewardSpec, board: Board) -
         if not candidates:
             return []
         lists = (list(candidates), list(golds), list(words))
+        board.asked += len(candidates)
         try:
             return _again(lambda: once(lists), spec.retries, board)
         except _WrongLength:
@@ -255,33 +274,67 @@ def _call(
             board.began = 0.0
     except _Late:
         raise UserError(late_message(at(), deadline)) from None
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{at()} raised {_describe(error)}") from error
+    except BaseException as error:
+        if _is_ours(error):
+            raise
+        # Without its cause, by which a job tells signals, and lost processes of the run: a user's
+        # KeyboardInterrupt or ConnectionError is neither.
+        raise UserError(f"{at()} raised {_describe(error)}") from None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a signal to the job may have raised it, and not what was called. Python raises those
+    in the main thread alone, and a scoring process ignores Ctrl-C."""
+    return (
+        isinstance(error, KeyboardInterrupt | Terminated)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    )
 
 
 def _on_alarm(signum: int, frame: object) -> None:
     raise _Late
 
 
-def _checked(value: Any, name: str, words: Words, board: Board) -> float:
-    """The value as a float of [0, 1]: True is 1.0, and 1.0000000001 is 1.0, as sums of floats that
-    should be 1 may lie beyond; NaN for None. Raises a UserError for any other."""
+class _NoNumber(NamedTuple):
+    """What stands for a value that is no number: how it reads, and whether it is a list."""
+
+    text: str
+    listed: bool
+
+
+def _read(value: Any) -> float | _NoNumber | None:
+    """What a function returned, as a number. Part of its call: `__float__` may be theirs, and that
+    of JAX waits until the number is worked out."""
     if value is None:
-        board.abstained += 1
-        return math.nan
+        return None
+    listed = isinstance(value, Iterable) and not isinstance(value, str | bytes)
     try:
         # float("0.5") would be a number, and float(b"0.5") too: a mistake of theirs stays one.
         number = math.nan if isinstance(value, str | bytes) else float(value)
-    except Exception:
+    except (TypeError, ValueError, OverflowError):  # What float says of what is no number.
         number = math.nan
+    except Exception:
+        if not listed:
+            raise
+        number = math.nan  # A tensor of several: each library has an error of its own.
     if not -1e-9 <= number <= 1.0 + 1e-9:  # nan is neither, so it ends here as well.
-        at = called_for(name, words)
-        listed = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+        return _NoNumber(reprlib.repr(value), listed)
+    return number
+
+
+def _checked(value: float | _NoNumber | None, name: str, words: Words, board: Board) -> float:
+    """The value as a float of [0, 1]: True is 1.0, and 1.0000000001 is 1.0, as sums of floats that
+    should be 1 may lie beyond; NaN for None. Raises a UserError for what is none."""
+    if value is None:
+        board.abstained += 1
+        return math.nan
+    if isinstance(value, _NoNumber):
         raise UserError(
-            f"{at} returned {reprlib.repr(value)}, which is no number in [0, 1]"
-            + ("; a function of lists wants config.reward.batch=true" if listed else "")
+            f"{called_for(name, words)} returned {value.text}, which is no number in [0, 1]"
+            + ("; a function of lists wants config.reward.batch=true" if value.listed else "")
         )
-    return min(max(number, 0.0), 1.0)
+    return min(max(value, 0.0), 1.0)
 
 
 def called_for(name: str, words: Words, batch: int = 1) -> str:
@@ -297,6 +350,7 @@ def late_message(at: str, deadline: float) -> str:
 
 def _describe(error: BaseException) -> str:
     """`ValueError: no such brand (my_module.py:12)`: type, text and the user's innermost line."""
+    text = ""
     frames = [
         frame
         # Outermost first. Imports of the interpreter's own are in files named "<frozen ...>".
@@ -304,5 +358,6 @@ def _describe(error: BaseException) -> str:
         if frame.filename not in _PASSED and not frame.filename.startswith("<frozen")
     ]
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    text = " ".join(str(error).split())
+    with suppress(Exception):  # Theirs to write, like the class.
+        text = " ".join(str(error).split())
     return type(error).__name__ + (f": {text}" if text else "") + where

@@ -22,8 +22,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from groot_jax.data.labeling import Candidate, Labeling, Span
@@ -46,7 +48,9 @@ from groot_jax.reward.rewards import (
 )
 from groot_jax.reward.user_function import Board
 
-NO_MEMORY = 75  # Exit status of a scoring process that ran out of memory in code of this package.
+# Exit status of a scoring process that ran out of memory in code of this package, and of one whose
+# pipe to the job is closed, or another file, at the end of a chunk.
+NO_MEMORY, NO_PIPE = 75, 76
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +229,30 @@ def _end_with_job(job: int) -> None:
     os._exit(1)
 
 
+def _offer_to_be_killed() -> None:
+    """Where memory is short, the kernel (Linux) shall end this process, which can be replaced, and
+    not the job, though that is larger."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _identity(file: int) -> tuple[int, int] | None:
+    """Of what stands behind a number of a file; None where nothing does."""
+    try:
+        found = os.fstat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def main() -> None:
     """Serves chunks until the job closes the pipe. Ctrl-C is the job's to handle."""
     # A terminal sends it to all processes of the job; the job then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe_file, board_file, job = map(int, sys.argv[1:])
     threading.Thread(target=_end_with_job, args=(job,), daemon=True).start()
-    pipe = Connection(pipe_file)
+    _offer_to_be_killed()
+    pipe, identity = Connection(pipe_file), _identity(pipe_file)
     board = Board.from_buffer(mmap.mmap(board_file, ctypes.sizeof(Board)))
     try:
         setup = receive(pipe)
@@ -256,6 +277,9 @@ def main() -> None:
                 os._exit(NO_MEMORY)
             except Exception:  # Ours: a user's function raises UserErrors only (`guard`).
                 answer = {"bug": traceback.format_exc()}
+            # Where their function has closed it, the number may be that of a file of theirs now.
+            if _identity(pipe_file) != identity:
+                os._exit(NO_PIPE)
             send(pipe, answer)
     except (EOFError, OSError):
         return

@@ -524,7 +524,10 @@ def test_a_reader_that_goes_away_ends_a_job_without_a_word(jobs: Jobs, trained: 
 # ---- A user's reward --------------------------------------------------------------------------
 
 REWARDS = """
-import time
+import os, time
+
+def leaves(candidate, gold, words):
+    os._exit(0)
 
 def raises(candidate, gold, words):
     raise KeyError("price")
@@ -561,7 +564,7 @@ def scalar(candidate, gold, words):
     return float(candidate == gold)
 """
 FAULTS = {
-    "raises": ["raised KeyError", "price", "tiny_rewards.py:5"],
+    "raises": ["raised KeyError", "price", "tiny_rewards.py:8"],
     "nan": ["returned nan", "no number in [0, 1]"],
     "hangs": ["was not back after 0.5 seconds", "config.reward.deadline"],
 }
@@ -599,19 +602,65 @@ def test_a_bad_reward_ends_training_with_its_name_and_the_sentence(
     assert not children_of(status["pid"])
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+SERVICE = """
+import json, os
+
+SENTENCE = tuple(json.loads(open("dev.jsonl").readline())["words"])
+
+def service(candidate, gold, words):
+    if words == SENTENCE and candidate != gold: raise KeyError("price")
+    # From the first evaluation on it is away.
+    if '"dev"' in (open("w/metrics.jsonl").read() if os.path.exists("w/metrics.jsonl") else ""):
+        raise ConnectionError("service is away")
+    return len(set(candidate) & set(gold)) / max(len(set(candidate) | set(gold)), 1)
+service.in_job = True
+"""
+
+
+@pytest.mark.slow
+def test_a_service_that_goes_away_ends_a_training_that_drops_candidates_after_a_save(
+    jobs: Jobs,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "dropping_service.py").write_text(SERVICE)
+    shutil.copy(jobs.corpus / "dev.jsonl", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    flags = [
+        f"--config.nll.checkpoint={trained}",
+        "--config.systems=groot",
+        "--config.reward.name=dropping_service:service",
+        "--config.reward.workers=0",
+        "--config.reward.retries=0",
+        "--config.reward.on_error=drop",
+    ]
+    with pytest.raises(UserError, match=r"were dropped after errors, more than.*max_dropped=0\.1"):
+        jobs.run("train", tmp_path / "w", *flags)
+    lines = map(json.loads, (tmp_path / "w" / "metrics.jsonl").read_text().splitlines())
+    # The one evaluation says how many count as 0, and no other came after it.
+    (dev,) = (line for line in lines if line["split"] == "dev")
+    assert 1 <= dev["dropped"] <= 9 and "abstained" not in dev
+    assert f"{dev['dropped']:.0f} were dropped" in capsys.readouterr().err
+    assert saved_steps(tmp_path / "w", "groot")[-1] >= dev["step"]
+
+
+@pytest.mark.parametrize("key", ["reward.name", "evaluate.rewards"])
+@pytest.mark.parametrize("fault", [*FAULTS, "leaves"])
 def test_a_bad_reward_is_found_before_anything_is_trained(
-    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, key: str
 ) -> None:
     (tmp_path / "early_rewards.py").write_text(REWARDS)
     monkeypatch.chdir(tmp_path)
     said = refused(
-        f"--config.reward.name=early_rewards:{fault}",
+        f"--config.{key}=early_rewards:{fault}",
         "--config.reward.deadline=0.5",
+        "--config.reward.retries=0",
         "--config.reward.workers=1",
     )
     assert f"reward 'early_rewards:{fault}', called for the sentence" in said
-    assert all(text.replace("tiny", "early") in said for text in FAULTS[fault]), said
+    assert all(text.replace("tiny", "early") in said for text in FAULTS.get(fault, [])), said
     assert not (tmp_path / "w").exists()
 
 

@@ -13,15 +13,24 @@ import pytest
 from groot_jax.config import default_config
 from groot_jax.config.checks import validate
 from groot_jax.data.labeling import Candidate, Span
-from groot_jax.errors import UserError
+from groot_jax.errors import UserError, raise_signal_behind
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
-from groot_jax.reward.rewards import RewardSpec
+from groot_jax.reward.rewards import RewardSpec, make_reward
 
 GOLD = (Span(0, 1, "A"), Span(2, 3, "B"), Span(4, 6, "C"))
 FUNCTION = """
-import ctypes, os, resource, signal, sys, time
+import asyncio, ctypes, os, resource, signal, subprocess, sys, time
 HERE = os.path.dirname(__file__)
+FILES = []
+WRITTEN = {
+    "garbage": b"\\0\\0\\0\\4nope",
+    "other_json": b"\\0\\0\\0\\2{}",
+    "too_few": b"\\0\\0\\0\\x0e" b'{"results":[]}',
+    "endless": b"\\xff" * 12,
+}
+
+class Own(BaseException): pass
 
 def first(name):
     # True once, whichever process asks.
@@ -46,7 +55,34 @@ def act(what):
         resource.setrlimit(resource.RLIMIT_AS, (2**30, resource.RLIM_INFINITY))
         b"x" * 2**34
     if what == "raise": raise ConnectionError("service is away")
-    if what == "garbage": os.write(int(sys.argv[1]), b"\\0\\0\\0\\4nope")
+    if what == "cancel": raise asyncio.CancelledError("cancelled")
+    if what == "interrupt": raise KeyboardInterrupt
+    if what == "leave": sys.exit("no licence")
+    if what == "own": raise Own("mine")
+    if what in WRITTEN: os.write(int(sys.argv[1]), WRITTEN[what])
+    if what == "close": os.closerange(3, 200)
+    if what == "close_and_open":  # What they open has the number of the pipe then.
+        os.closerange(3, 200)
+        FILES.extend(open(os.path.join(HERE, f"theirs{i}"), "w+") for i in range(20))
+    if what == "close_streams":
+        for stream in (sys.stdout, sys.stderr): stream.close()
+        raise ConnectionError("service is away")
+    if what == "change_folder": os.chdir("/")
+    if what == "swallow":  # Bare excepts take an alarm, too.
+        while True:
+            try:
+                while True: print("still at work", end=" ")
+            except: pass
+    if what.startswith("child"):
+        child = subprocess.Popen(["sleep", "60"])
+        with open(os.path.join(HERE, "child"), "w") as file: file.write(str(child.pid))
+        if what == "child_and_exit": os._exit(3)
+        if what == "child_and_kill": os.kill(os.getpid(), signal.SIGKILL)
+    if what == "daemon":
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0: time.sleep(5)
+            os._exit(0)
     if what == "fork":
         if os.fork() == 0: return
     if what == "fork_and_leave":
@@ -120,7 +156,9 @@ def undisturbed():
     "what",
     [
         *("kill", "terminate", "stop", "exit", "crash", "hold", "garbage", "fork"),
-        *("fork_and_leave", "memory", "raise"),
+        *("fork_and_leave", "memory", "raise", "cancel", "interrupt", "leave", "own", "other_json"),
+        *("too_few", "endless", "close", "close_and_open", "close_streams", "change_folder"),
+        *("daemon", "swallow"),
     ],
 )
 def test_what_befalls_a_call_once_leaves_the_results_as_they_are(module, undisturbed, what, capfd):
@@ -130,15 +168,125 @@ def test_what_befalls_a_call_once_leaves_the_results_as_they_are(module, undistu
         assert repr(pools(oracle)) == repr(undisturbed)
         counts = dict(oracle.counts)
     assert time.monotonic() - begun < 30  # And not after a sleep of 60 seconds.
-    if what == "fork":
+    if what in ("fork", "change_folder", "daemon"):
         assert not counts.get("replaced")
-    elif what in ("memory", "raise"):
+    elif what in ("memory", "raise", "cancel", "interrupt", "leave", "own", "close_streams"):
         assert (counts["retried"], counts.get("replaced", 0)) == (1, 0)
     else:
         assert counts["replaced"] == 1
         err = capfd.readouterr().err
         assert "another process goes on" in err
         assert "1 scoring processes replaced" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="macOS has none")
+@pytest.mark.parametrize("what", ["child", "child_and_exit", "child_and_kill"])
+def test_what_a_function_has_started_ends_with_its_process(module, undisturbed, what, tmp_path):
+    # It holds the job's stderr, of which a reader would never see the end.
+    with Oracle(RewardSpec(f"{module(what)}:once", workers=1)) as oracle:
+        assert repr(pools(oracle)) == repr(undisturbed)
+        child = (tmp_path / "child").read_text()
+        assert what != "child" or lives(child)
+    end = time.monotonic() + 10
+    while lives(child):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def lives(process: str) -> bool:
+    try:  # Some containers have nobody who waits for orphans.
+        return "(zombie)" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "Terminated(15)", "GeneratorExit"])
+def test_what_a_function_raises_in_the_job_is_its_error_and_no_signal(module, raised):
+    file = Path(f"{module()}_in_job.py")
+    file.write_text(
+        "from groot_jax.errors import Terminated\n"
+        f"def f(candidate, gold, words): raise {raised}\nf.in_job = True"
+    )
+    name = f"{file.stem}:f"
+    with (
+        Oracle(RewardSpec(name, workers=0, retries=1)) as oracle,
+        pytest.raises(
+            UserError, match=f'{name}.*"a b".*raised {raised.partition("(")[0]}'
+        ) as error,
+    ):
+        oracle.score([(GOLD, GOLD, ("a", "b"))])
+    raise_signal_behind(error.value)  # Which a job asks of each error.
+
+
+def test_a_function_in_the_job_may_not_take_the_job_to_another_folder(module):
+    file = Path(f"{module()}_moves.py")
+    file.write_text(
+        "import os\ndef f(candidate, gold, words):\n"
+        "    if words[0] == 'moves': os.chdir('/')\n"
+        "    return 0.5\nf.in_job = True"
+    )
+    here = os.getcwd()
+    with Oracle(RewardSpec(f"{file.stem}:f", workers=0)) as oracle:
+        assert oracle.score([(GOLD, GOLD, ("stays",))]) == [0.5]
+        with pytest.raises(UserError, match=f"{file.stem}:f' changed the working directory"):
+            oracle.score([(GOLD, GOLD, ("moves",))])
+    assert os.getcwd() == here
+
+
+def test_ctrl_c_in_a_call_of_this_process_is_a_signal(module):
+    file = Path(f"{module()}_struck.py")
+    file.write_text(
+        "import os, signal\n"
+        "def f(candidate, gold, words): os.kill(os.getpid(), signal.SIGINT); return 1.0"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        make_reward(RewardSpec(f"{file.stem}:f"))(GOLD, GOLD, ("a",))
+
+
+@pytest.mark.parametrize("what", ["return", "time.sleep(60)"])
+def test_a_module_that_forks_while_imported_is_one_scoring_process(module, what):
+    # The child's answers, or its hold on the pipe once the parent is gone.
+    file = Path(f"{module()}_forks.py")
+    leaves = "os._exit(4)" if "sleep" in what else "pass"
+    file.write_text(
+        f"import os, time\ndef child(): {what}\nif os.fork() == 0: child()\nelse: {leaves}\n"
+        "def f(candidate, gold, words): return 0.25"
+    )
+    begun = time.monotonic()
+    if "sleep" in what:
+        with pytest.raises(UserError, match="exit status 4.*while it imported"):
+            Oracle(RewardSpec(f"{file.stem}:f", workers=1, retries=0))
+    else:
+        with Oracle(RewardSpec(f"{file.stem}:f", workers=1)) as oracle:
+            for _ in range(5):
+                assert oracle.score([(GOLD, GOLD, ("a",))] * 3) == [0.25] * 3
+            assert not oracle.counts["replaced"]
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone has it")
+def test_where_memory_is_short_a_scoring_process_goes_before_the_job(module):
+    def badness(process: object) -> int:
+        return int(Path(f"/proc/{process}/oom_score").read_text())
+
+    with Oracle(RewardSpec(f"{module()}:calm", workers=1)) as oracle:
+        assert badness(oracle._workers[0]._process.pid) > badness("self")
+
+
+def test_a_process_that_cannot_be_killed_does_not_keep_the_oracle_open(module, monkeypatch):
+    # As one that waits for a file system which is away.
+    monkeypatch.setattr("groot_jax.reward.process._GONE_LIMIT", 0.2)
+    oracle = Oracle(RewardSpec(f"{module()}:calm", workers=1))
+    worker = oracle._workers[0]
+    os.kill(worker._process.pid, signal.SIGSTOP)
+    kill = worker.kill
+    monkeypatch.setattr(worker, "kill", lambda: None)
+    begun = time.monotonic()
+    oracle.close()
+    assert time.monotonic() - begun < 10
+    kill()
+    worker._process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
@@ -174,7 +322,7 @@ def test_retries_are_as_many_as_the_config_says(module, undisturbed, what):
 
 
 @pytest.mark.parametrize("batch", [False, True])
-@pytest.mark.parametrize("what", ["raise", "kill", "hold"])
+@pytest.mark.parametrize("what", ["raise", "kill", "hold", "cancel", "close_streams"])
 def test_a_candidate_that_always_fails_is_dropped_where_the_config_says_so(
     module, undisturbed, what, batch
 ):
@@ -220,6 +368,7 @@ def test_a_function_runs_in_the_job_only_where_it_says_that_it_may(module):
         ("retries", -1, "has to be 0 or more"),
         ("timeout_s", 0.5, "1 or more"),
         ("on_error", "skip", "it can be stop, drop"),
+        ("max_dropped", 1.5, "at least 0 and at most 1"),
     ],
 )
 def test_the_keys_of_a_failing_reward_have_their_ranges(key, value, said):

@@ -404,7 +404,7 @@ def test_the_terms_of_a_weighted_sum_are_told_apart(workers: int) -> None:
     triples.append((GOLD, GOLD, made[0].words))
     with Oracle(RewardSpec(SUM, workers=workers)) as oracle:
         pools = pools_of(oracle, made)
-        rows = oracle.score_terms(triples)
+        rows, _ = oracle.evaluate(triples)
         assert [row[0] for row in rows] == oracle.score(triples)
     assert [row[1:] for row in rows] == [[f(*triple), exact(*triple)] for triple in triples]
     assert rows[-1] == [1.0, 1.0, 1.0] and len({tuple(row) for row in rows}) > 2
@@ -420,7 +420,7 @@ def test_the_terms_of_a_weighted_sum_are_told_apart(workers: int) -> None:
 def test_a_reward_that_is_no_sum_has_no_terms() -> None:
     with Oracle(RewardSpec("f0.5", workers=0)) as oracle:
         assert all(entry.terms == () for pool in pools_of(oracle, tasks(2)) for entry in pool)
-        assert oracle.score_terms([(GOLD, GOLD, ("s",))]) == [[1.0]]
+        assert oracle.evaluate([(GOLD, GOLD, ("s",))])[0] == [[1.0]]
 
 
 def test_the_names_of_terms_are_those_of_the_sum() -> None:

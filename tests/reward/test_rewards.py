@@ -204,6 +204,57 @@ def test_values_that_are_numbers_of_another_kind_are_taken(module):
     assert [f(GOLD, GOLD, WORDS) for _ in range(5)] == [1.0, 0.0, 0.5, 0.5, 1.0]
 
 
+LAZY = """
+import time
+class Lazy:
+    def __init__(self, what): self.what = what
+    def __float__(self):
+        if self.what == "raises": raise ConnectionError("service is away")
+        if self.what == "hangs": time.sleep(60)
+        return 0.5
+    def __str__(self): raise RuntimeError
+class Odd(Exception):
+    def __str__(self): raise RuntimeError
+def f(candidate, gold, words):
+    if words[0] == "odd": raise Odd
+    return Lazy(words[0])
+def batch(candidates, golds, words): return [f(*item) for item in zip(candidates, golds, words)]
+"""
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("raises", "raised ConnectionError: service is away"),
+        ("hangs", "not back after 0.3 seconds"),
+        ("odd", "raised Odd"),
+    ],
+)
+def test_a_value_that_is_worked_out_when_it_is_read_is_part_of_the_call(module, batch, word, said):
+    name = module(LAZY) + (":batch" if batch else ":f")
+    score = reward(name, batch=batch, deadline=0.3, retries=0)
+    assert score(GOLD, GOLD, ("fine",)) == 0.5
+    with pytest.raises(UserError, match=f"{name}.*{word}.*{said}"):
+        score(GOLD, GOLD, (word,))
+
+
+def test_a_batch_function_may_empty_its_lists(module):
+    name = module(
+        "calls = []\n"
+        "def f(candidates, golds, words):\n"
+        "    calls.append(len(words))\n"
+        "    found = []\n"
+        "    while words: found.append(len(words.pop()) / 10); golds.pop()\n"
+        "    candidates.clear()\n"
+        "    if len(calls) == 1: raise ValueError('not yet')\n"
+        "    return found[::-1]"
+    )
+    score = make_batch_reward(RewardSpec(f"{name}:f", batch=True, retries=1), Board())
+    assert score([GOLD] * 2, [GOLD] * 2, [("a",), ("b", "c")]) == [0.1, 0.2]
+    assert sys.modules[name].calls == [2, 2]
+
+
 def test_a_module_that_does_not_import_is_named_with_the_cause(module):
     with pytest.raises(UserError, match=r"'no_such_module_x'.*No module named '\w+'$"):
         reward("no_such_module_x:f")
