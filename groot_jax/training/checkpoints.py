@@ -8,10 +8,12 @@ steps has all metas once more, each with the evaluation of its own state, made a
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,43 +22,31 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from groot_jax.errors import UserError, raise_signal_behind, signals_delayed
+from groot_jax.errors import UserError, signals_delayed
 from groot_jax.generate.inputs import Beams
 from groot_jax.model.param_tree import Params
+from groot_jax.runtime.checksums import read_guarded, write_guarded
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.training.checksums import (
-    META_FILE,
-    damage,
-    read_guarded,
-    verified,
-    write_checksums,
-    write_guarded,
-)
+from groot_jax.training.checksums import META_FILE, damage, unverified, write_checksums
 from groot_jax.training.evaluations import Evaluation as Evaluation
 from groot_jax.training.evaluations import Merit, Meta, best_held, by_reward
 from groot_jax.training.evaluations import best_evaluation as best_evaluation
 from groot_jax.training.evaluations import by_loss as by_loss
 from groot_jax.training.faults import (
     check_writable,
-    first_line,
     of_a_connection,
+    read_error,
     save_error,
-    unreachable,
 )
+from groot_jax.training.reading import Damaged as Damaged
+from groot_jax.training.reading import Gone, damaged, reading
+from groot_jax.training.reading import saved_steps as saved_steps
 
 if TYPE_CHECKING:
     from groot_jax.contrast.update import TrainState
 
 _ASIDE = "damaged"  # 15.damaged is what could not be read of checkpoint 15.
 _Found = TypeVar("_Found")
-
-
-class Damaged(UserError):
-    """A checkpoint that does not hold what was written."""
-
-
-class Gone(UserError):
-    """A checkpoint that was there, and that training has removed meanwhile."""
 
 
 class _KeepBestAndLatest(checkpoint_managers.PreservationPolicy):
@@ -111,7 +101,19 @@ class Checkpoints:
         self._summing: threading.Thread | None = None
         self._there = ""  # A file that lies in the folder by now.
         self._broken = False  # Orbax's manager raises a failure again at whatever it is asked.
-        self._open(create=not read_only)
+        self._look(partial(self._open, create=not read_only))
+
+    def _look(self, look: Callable[[], None]) -> None:
+        """Lets Orbax list the folder, once more where training, beside this job, has removed what
+        it had found there."""
+        for left in reversed(range(_TRIES)):
+            try:
+                with self._saving():
+                    return look()
+            except UserError as error:
+                vanished = self._read_only and isinstance(error.__cause__, FileNotFoundError)
+                if not (vanished and left):
+                    raise
 
     def _open(self, create: bool) -> None:
         with self._saving():
@@ -143,11 +145,14 @@ class Checkpoints:
     def _saving(self) -> Iterator[None]:
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:
             # Of several processes one may have died: who that is, is found out elsewhere.
             if self._share[1] > 1 and of_a_connection(error):
                 raise
-            raise save_error(error, self.folder) from error
+            told = read_error if self._read_only else save_error
+            raise told(error, self.folder) from error
 
     # ---- Writing ----
 
@@ -246,12 +251,14 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step of the best checkpoint on dev; None where there is none."""
-        latest = self.latest()
-        if latest is None:
-            return None
-        # The latest knows of all evaluations, those of checkpoints that are gone included.
-        best = best_held(self.meta(latest).evaluations, self.steps(), self._tie, self._merit)
-        return best.step if best else latest
+        steps = self.steps()
+        # The latest knows of all evaluations, those of checkpoints that are gone included. Where it
+        # says nothing, as a folder that somebody made there, the one before does.
+        for step in reversed(steps):
+            with suppress(Damaged):
+                best = best_held(self.meta(step).evaluations, steps, self._tie, self._merit)
+                return best.step if best else step
+        return self.latest()
 
     def meta(self, step: int) -> Meta:
         """What was saved beside the state of a step. Raises Damaged, or another UserError."""
@@ -274,6 +281,11 @@ class Checkpoints:
         their sums tell. Raises UserError where they cannot be read."""
         with self._reading(step):
             return damage(self.folder / str(step), *self._share)
+
+    def doubt(self, step: int) -> str:
+        """Why what was read of a step is not known to be what was written; empty: it is."""
+        with self._reading(step):
+            return unverified(self.folder / str(step))
 
     def checked(self, step: int, read: Callable[[], _Found]) -> _Found:
         """What `read` reads of a step, while beside it this process's share of the files is
@@ -303,7 +315,7 @@ class Checkpoints:
 
     def reload(self) -> None:
         """Looks anew which checkpoints there are."""
-        self._manager.reload()
+        self._look(self._manager.reload)
 
     def restore(self, step: int, shapes: TrainState) -> TrainState:
         """The state of a step, placed as `shapes`. Raises Damaged, or another UserError."""
@@ -339,47 +351,30 @@ class Checkpoints:
         self, choose: Callable[[Checkpoints], int], shapes: Params
     ) -> tuple[int, Params]:
         """The step that `choose` names, and its parameters; chosen again where training, beside
-        this job, has removed that one meanwhile."""
-        for _ in range(_TRIES):
+        this job, has removed that one meanwhile. What its sums do not tell of is noted on
+        stderr."""
+        for left in reversed(range(_TRIES)):
             try:
                 step = choose(self)
-                return step, self.restore_params(step, shapes)
+                params = self.restore_params(step, shapes)
+                if (doubt := self.doubt(step)) and not self._share[0]:
+                    print(f"note: {self.folder / str(step)} {doubt}", file=sys.stderr)
+                return step, params
             except Gone:
+                if not left:
+                    raise
                 self.reload()
-        step = choose(self)
-        return step, self.restore_params(step, shapes)
+        raise AssertionError
 
     def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
         with self._reading(step):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
 
-    @contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        folder = self.folder / str(step)
-        try:
-            yield
-        except Exception as error:
-            raise_signal_behind(error)  # Nor is a checkpoint damaged by it.
-            if self._share[1] > 1 and of_a_connection(error):
-                raise
-            why = f"{type(error).__name__}: {first_line(error)}"
-            try:
-                listed = folder.is_dir()
-                self.folder.stat()
-            except OSError as worse:
-                raise UserError(f"{folder} cannot be read ({worse.strerror})") from error
-            if not listed:
-                raise Gone(f"{folder} is no longer there") from error
-            # Sums that agree say that the files are what was written.
-            if unreachable(error) or verified(folder):
-                raise UserError(f"{folder} cannot be read ({why})") from error
-            raise Damaged(self._unreadable(step, why)) from error
+    def _reading(self, step: int) -> AbstractContextManager[None]:
+        return reading(self.folder / str(step), self._share[1] > 1)
 
     def _unreadable(self, step: int, why: str) -> str:
-        return (
-            f"{self.folder / str(step)} is damaged ({why}): move that folder away and run the same "
-            "command again, which then takes another checkpoint"
-        )
+        return damaged(self.folder / str(step), why)
 
 
 _TRIES = 5  # times that a reader chooses again, while training replaces what it has chosen
@@ -390,11 +385,3 @@ def _sum(folder: Path, index: int, count: int) -> None:
     with suppress(UserError, OSError):
         if folder.is_dir():
             write_checksums(folder, index, count)
-
-
-def saved_steps(workdir: Path, system: str) -> list[int]:
-    """Steps of the checkpoints that have landed, in order; none where there is no such system."""
-    # A save under way has a name such as 4.orbax-checkpoint-tmp until it is whole.
-    folder = workdir / "checkpoints" / system
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())

@@ -61,6 +61,8 @@ def resume(
             problem = str(error)
         problem = _first(hosts, problem)
         if not problem and found is not None:
+            if doubt := checkpoints.doubt(step):
+                say(console, f"{system}: checkpoint {step} {doubt}")
             checkpoints.tidy(found.meta)
             return found
         name = checkpoints.set_aside(step)

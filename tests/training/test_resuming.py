@@ -17,15 +17,13 @@ import optax
 import pytest
 from rich.console import Console
 
-from groot_jax import verify
-from groot_jax.config import CONFIG_FILE, default_config
-from groot_jax.config.workdir import dump
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
 from groot_jax.generate.inputs import Beams
+from groot_jax.runtime.checksums import read_guarded, write_guarded
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints, Damaged, saved_steps
-from groot_jax.training.checksums import META_FILE, damage, read_guarded, write_guarded
+from groot_jax.training.checksums import META_FILE, damage, unverified, write_checksums
 from groot_jax.training.evaluations import Evaluation, Meta
 from groot_jax.training.resuming import Resumed, resume
 
@@ -248,31 +246,39 @@ def test_a_reader_refuses_a_damaged_one_by_its_file(workdir: Path) -> None:
         checkpoints.restore_params(15, SHAPES.params)
 
 
-def test_verify_names_what_is_damaged_and_changes_nothing(
-    workdir: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("lost", ["0-2", "1-2"])
+@pytest.mark.parametrize("kind", ["its arrays truncated", "no state", "no manifest"])
+def test_sums_of_some_processes_alone_call_nothing_whole(
+    workdir: Path, capsys: pytest.CaptureFixture[str], lost: str, kind: str
 ) -> None:
-    def said() -> list[str]:
-        before = {path: path.read_bytes() for path in files(workdir)}
-        try:
-            verify.main([str(workdir)])
-        finally:
-            assert {path: path.read_bytes() for path in files(workdir)} == before
-        return capsys.readouterr().out.splitlines()
+    """Two processes have written it, and one was killed before it had written its sums."""
+    folder = workdir / "checkpoints" / "groot" / "15"
+    without("checksums.*")(folder)
+    for index in (0, 1):
+        write_checksums(folder, index, 2)
+    assert unverified(folder) == ""
+    without(f"checksums.{lost}.json")(folder)
+    assert unverified(folder) == f"is not verified: it lacks checksums.{lost}.json"
+    with Checkpoints(workdir, "groot", read_only=True) as checkpoints:
+        assert checkpoints.read_params(lambda _: 15, SHAPES.params)[0] == 15
+    assert f"lacks checksums.{lost}.json" in capsys.readouterr().err
+    DAMAGES[kind](folder)
+    # Whether the sums that are left tell of it, or the restore fails.
+    found = resumed(workdir)
+    assert found is not None and found.step == 10
 
-    dump(default_config(), workdir / CONFIG_FILE)
-    (workdir / "metrics.jsonl").write_text('{"step": 2}\n{"st')
-    names = [f"checkpoints/groot/{name}" for name in ("10", "15", META_FILE)]
-    assert said() == [f"{name}: whole" for name in (*names, "metrics.jsonl")]
-    for sums in (workdir / names[0]).glob("checksums.*"):
-        sums.unlink()  # As of version 0.1: nothing can be said of it, and nothing is wrong.
-    assert said()[0] == f"{names[0]}: has no sums to compare with"
-    flip(largest(workdir / names[1]), random.Random(4))
-    flip(workdir / names[2], random.Random(4))
-    (workdir / "metrics.jsonl").write_text("3\n")
-    with pytest.raises(UserError, match=r"3 of 4 are damaged \(checkpoints/groot/15, .*newest"):
-        said()
-    lines = capsys.readouterr().out.splitlines()
-    assert "is not what was written" in lines[1] and lines[3].endswith("(a line is no object)")
+
+def test_what_fails_in_a_restore_is_told_by_its_cause(workdir: Path) -> None:
+    folder = workdir / "checkpoints" / "groot" / "15"
+    without("checksums.*")(folder)
+    DAMAGES["its arrays truncated"](folder)
+    with (
+        Checkpoints(workdir, "groot", read_only=True) as checkpoints,
+        pytest.raises(Damaged) as caught,
+    ):
+        checkpoints.restore_params(15, SHAPES.params)
+    said = str(caught.value)
+    assert "(ValueError: OUT_OF_RANGE: " in said and "bound method" not in said
 
 
 def test_what_was_to_go_when_a_job_was_killed_goes_at_the_next_start(workdir: Path) -> None:
