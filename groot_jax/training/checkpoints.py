@@ -26,6 +26,7 @@ from groot_jax.errors import UserError, signals_delayed
 from groot_jax.generate.inputs import Beams
 from groot_jax.model.param_tree import Params
 from groot_jax.runtime.checksums import read_guarded, write_guarded
+from groot_jax.runtime.files import writing
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checksums import META_FILE, damage, unverified, write_checksums
 from groot_jax.training.evaluations import Evaluation as Evaluation
@@ -39,7 +40,7 @@ from groot_jax.training.faults import (
     save_error,
 )
 from groot_jax.training.reading import Damaged as Damaged
-from groot_jax.training.reading import Gone, damaged, reading
+from groot_jax.training.reading import Gone, reading
 from groot_jax.training.reading import saved_steps as saved_steps
 
 if TYPE_CHECKING:
@@ -252,13 +253,22 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step of the best checkpoint on dev; None where there is none."""
         steps = self.steps()
-        # The latest knows of all evaluations, those of checkpoints that are gone included. Where it
-        # says nothing, as a folder that somebody made there, the one before does.
-        for step in reversed(steps):
+        best = best_held(self.evaluations(), steps, self._tie, self._merit)
+        return best.step if best else self.latest()
+
+    def best_of_all(self) -> int | None:
+        """As `best`, of checkpoints that are gone, too."""
+        best = best_evaluation(self.evaluations(), self._tie, self._merit)
+        return best.step if best else self.latest()
+
+    def evaluations(self) -> list[Evaluation]:
+        """All that were made, those of checkpoints that are gone included."""
+        # The latest knows of them. Where it says nothing, as a folder that somebody made there, the
+        # one before does.
+        for step in reversed(self.steps()):
             with suppress(Damaged):
-                best = best_held(self.meta(step).evaluations, steps, self._tie, self._merit)
-                return best.step if best else step
-        return self.latest()
+                return self.meta(step).evaluations
+        return []
 
     def meta(self, step: int) -> Meta:
         """What was saved beside the state of a step. Raises Damaged, or another UserError."""
@@ -269,9 +279,8 @@ class Checkpoints:
         try:
             return Meta.from_json(value)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Damaged(
-                self._unreadable(step, f"meta is not what was written: {error}")
-            ) from error
+            why = f"meta is not what was written: {error}"
+            raise Damaged(self.folder / str(step), why) from error
 
     def _metas(self) -> dict[str, Any]:
         return read_guarded(self.folder / META_FILE) or {}
@@ -297,10 +306,10 @@ class Checkpoints:
                 found = read()
             except UserError:
                 if problem := comparison.result():
-                    raise Damaged(self._unreadable(step, problem)) from None
+                    raise Damaged(self.folder / str(step), problem) from None
                 raise
             if problem := comparison.result():
-                raise Damaged(self._unreadable(step, problem))
+                raise Damaged(self.folder / str(step), problem)
         return found
 
     def set_aside(self, step: int) -> str:
@@ -309,7 +318,7 @@ class Checkpoints:
         taken = sum(path.name.startswith(name) for path in self.folder.iterdir())
         name = f"{name}.{taken + 1}" if taken else name
         if not self._share[0]:
-            with self._saving():
+            with writing(self.folder / name):
                 (self.folder / str(step)).rename(self.folder / name)
         return name
 
@@ -372,9 +381,6 @@ class Checkpoints:
 
     def _reading(self, step: int) -> AbstractContextManager[None]:
         return reading(self.folder / str(step), self._share[1] > 1)
-
-    def _unreadable(self, step: int, why: str) -> str:
-        return damaged(self.folder / str(step), why)
 
 
 _TRIES = 5  # times that a reader chooses again, while training replaces what it has chosen

@@ -308,7 +308,7 @@ class GrootStage:
             updates=self.updates,
             programs=tuple(programs),
             rows=partitioning.layout.batch,
-            start=run.stage_0_reward,
+            start=run.stage_0_meta,
             name_sentence=run.name_sentence,
             per_epoch=self._batches.per_epoch,
             rates=learning_rates(self.settings, self.total),

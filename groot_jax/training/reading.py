@@ -13,7 +13,14 @@ from groot_jax.training.faults import first_line, of_a_connection, unreachable
 
 
 class Damaged(UserError):
-    """A checkpoint that does not hold what was written."""
+    """A checkpoint that does not hold what was written; `why` says what of it."""
+
+    def __init__(self, folder: Path, why: str) -> None:
+        super().__init__(
+            f"{folder} is damaged ({why}): move that folder away and run the same command again, "
+            "which then takes another checkpoint"
+        )
+        self.why = why
 
 
 class Gone(UserError):
@@ -46,15 +53,7 @@ def reading(folder: Path, several: bool) -> Iterator[None]:
             raise Gone(f"{folder} is no longer there") from error
         if unreachable(cause) or whole:
             raise UserError(f"{folder} cannot be read ({why})") from error
-        raise Damaged(damaged(folder, why)) from error
-
-
-def damaged(folder: Path, why: str) -> str:
-    """The sentence of a checkpoint that is."""
-    return (
-        f"{folder} is damaged ({why}): move that folder away and run the same command again, which "
-        "then takes another checkpoint"
-    )
+        raise Damaged(folder, why) from error
 
 
 def saved_steps(workdir: Path, system: str) -> list[int]:

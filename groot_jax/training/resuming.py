@@ -55,11 +55,11 @@ def resume(
                 found = checkpoints.checked(step, read)
             # Sums first, each process its share: a process that fails in the midst of a restore
             # leaves the others waiting.
-            elif not (problem := _first(hosts, checkpoints.problem(step))):
+            elif not (problem := first_problem(hosts, checkpoints.problem(step))):
                 found = read()
         except Damaged as error:
-            problem = str(error)
-        problem = _first(hosts, problem)
+            problem = error.why
+        problem = first_problem(hosts, problem)
         if not problem and found is not None:
             if doubt := checkpoints.doubt(step):
                 say(console, f"{system}: checkpoint {step} {doubt}")
@@ -79,7 +79,7 @@ def resume(
     return None
 
 
-def _first(hosts: Hosts, problem: str) -> str:
+def first_problem(hosts: Hosts, problem: str) -> str:
     """The first problem that a process has, for all."""
     found: str = hosts.merge(problem, lambda said: next(filter(None, said), ""))
     return found

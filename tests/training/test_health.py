@@ -148,7 +148,9 @@ def falling_run(workdir: Path, rewards: dict[int, float], stop: int = 0) -> list
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    stage = Stage("groot", 90, 60, lambda: state, shapes, updates, (), start=lambda: 0.9)
+    stage = Stage(
+        "groot", 90, 60, lambda: state, shapes, updates, (), start=lambda: Meta(start=0.9)
+    )
     train(stage, workdir, get_config(), evaluate, Console(quiet=True), Hosts())
     return seen
 
