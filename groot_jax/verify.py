@@ -71,9 +71,9 @@ def main(argv: list[str] | None = None) -> None:
     bad = [one.name for one in found if one.problem]
     if bad:
         raise UserError(
-            f"{workdir}: {len(bad)} of {len(found)} are damaged ({', '.join(bad[:5])}): training "
-            "goes on from the newest checkpoint that is whole, and sets newer ones aside; bring "
-            "back copies of other files"
+            f"{workdir}: {len(bad)} of {len(found)} are damaged or cannot be read "
+            f"({', '.join(bad[:5])}): training goes on from the newest checkpoint that is whole, "
+            "and sets newer ones aside; bring back copies of other files"
         )
 
 
@@ -129,16 +129,22 @@ def _summed(name: str, damage_of: Callable[[], str | None]) -> Found:
 def _checkpoints(workdir: Path) -> Iterator[Found | None]:
     """Of each checkpoint, of each system's metas, and of systems whose checkpoints are all gone."""
     root = workdir / "checkpoints"
-    held = {name: saved_steps(workdir, name) for name in names_in(root)}
-    for system, steps in held.items():
-        for step in steps:
+    held = []
+    for system in names_in(root):
+        steps, problem = _tried(partial(saved_steps, workdir, system))
+        if steps or problem:
+            held.append(system)
+        if problem:
+            yield Found(f"checkpoints/{system}", problem)
+        for step in steps or ():
             yield _settled(partial(_checkpoint, workdir, root / system / str(step)))
         if steps:
             yield _settled(partial(_metas, workdir, system))
     for system in _trained(workdir):
-        if not held.get(system):
-            name = f"checkpoints/{system}"
-            yield Found(name, "holds no checkpoint, though its training is logged")
+        if system not in held:
+            yield Found(
+                f"checkpoints/{system}", "holds no checkpoint, though its training is logged"
+            )
 
 
 def _checkpoint(workdir: Path, folder: Path) -> Found | None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 
@@ -279,6 +280,101 @@ def test_what_fails_in_a_restore_is_told_by_its_cause(workdir: Path) -> None:
         checkpoints.restore_params(15, SHAPES.params)
     said = str(caught.value)
     assert "(ValueError: OUT_OF_RANGE: " in said and "bound method" not in said
+
+
+@pytest.mark.parametrize("content", [None, "meta", "state"])
+def test_the_best_is_found_behind_a_folder_that_says_nothing(
+    workdir: Path, content: str | None
+) -> None:
+    """As one that somebody has made by hand, or of which the metas are lost."""
+    folder = workdir / "checkpoints" / "groot"
+    (folder / "99" / (content or "")).mkdir(parents=True)
+    with Checkpoints(workdir, "groot", read_only=True) as checkpoints:
+        assert checkpoints.latest() == 99 and checkpoints.best() == 10
+        np.testing.assert_array_equal(
+            checkpoints.restore_params(10, SHAPES.params)["w"], state(10).params["w"]
+        )
+
+
+@pytest.mark.parametrize("reload", [True, False])
+def test_a_reader_looks_again_when_training_removes_what_it_has_listed(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, reload: bool
+) -> None:
+    failures = [FileNotFoundError(errno.ENOENT, "No such file", "15/state")] * 2
+
+    def listing(look: Callable[..., object]) -> Callable[..., object]:
+        def looked(*args: object, **options: object) -> object:
+            if failures:
+                raise failures.pop()
+            return look(*args, **options)
+
+        return looked
+
+    name = "reload" if reload else "__init__"
+    if not reload:
+        monkeypatch.setattr(
+            ocp.CheckpointManager, name, listing(getattr(ocp.CheckpointManager, name))
+        )
+    with Checkpoints(workdir, "groot", read_only=True) as checkpoints:
+        if reload:
+            monkeypatch.setattr(checkpoints._manager, name, listing(checkpoints._manager.reload))
+            checkpoints.reload()
+        assert not failures and checkpoints.steps() == [10, 15]
+        failures.extend([FileNotFoundError(errno.ENOENT, "No such file", "15/state")] * 9)
+        if reload:
+            with pytest.raises(UserError, match="groot cannot be read .*15/state"):
+                checkpoints.reload()
+    failures.clear()
+
+
+@pytest.mark.parametrize("kind", ["a file", "Permission denied", "Input/output error"])
+def test_reading_never_says_that_something_was_not_written(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = workdir / "checkpoints" / "groot"
+    if kind == "a file":
+        shutil.rmtree(folder)
+        folder.write_text("")
+        expected = f"{folder} is a file or lies in one"
+    else:
+        number = {"Permission denied": errno.EACCES, "Input/output error": errno.EIO}[kind]
+
+        def refused(*_: object, **__: object) -> None:
+            raise OSError(number, kind, str(folder))
+
+        monkeypatch.setattr(ocp.CheckpointManager, "__init__", refused)
+        expected = f"{folder} cannot be read .*{kind}"
+    with (
+        pytest.raises(UserError, match=expected) as caught,
+        Checkpoints(workdir, "groot", read_only=kind != "a file") as checkpoints,
+    ):
+        checkpoints.save(20, state(20), meta(20))
+    assert "written" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG])
+def test_metas_and_folders_that_cannot_be_read_are_named(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refused)
+        with pytest.raises(UserError, match=rf"\.json cannot be read \({os.strerror(number)}"):
+            resumed(workdir)
+    assert saved_steps(workdir, "groot") == [10, 15]
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(UserError, match=rf"groot cannot be read \({os.strerror(number)}"):
+        saved_steps(workdir, "groot")
+
+
+def test_metas_that_point_to_themselves_are_named(workdir: Path) -> None:
+    path = workdir / "checkpoints" / "groot" / META_FILE
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(UserError, match=rf"{META_FILE} cannot be read \(Too many levels"):
+        resumed(workdir)
 
 
 def test_what_was_to_go_when_a_job_was_killed_goes_at_the_next_start(workdir: Path) -> None:
