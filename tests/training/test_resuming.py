@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import random
@@ -68,7 +69,8 @@ def workdir(saved: Path, tmp_path: Path) -> Path:
 
 def resumed(workdir: Path) -> Resumed | None:
     with Checkpoints(workdir, "groot") as checkpoints:
-        return resume(checkpoints, "groot", SHAPES, SHARDING, Hosts(), Console(quiet=True))
+        arguments = (checkpoints, "groot", SHAPES, SHARDING, Hosts(), Console(quiet=True))
+        return resume(*arguments, num_rows=len(FLIGHT.tokens_BxKxT))
 
 
 def files(folder: Path) -> list[Path]:
@@ -89,6 +91,23 @@ def test_a_whole_one_is_taken_with_the_beams_that_were_on_their_way(workdir: Pat
     for one, other in zip(found.flight[0], FLIGHT, strict=True):
         np.testing.assert_array_equal(one, other)
     assert found.meta == Meta.from_json(meta(15).to_json() | {"flight": [[2, 3, 4]]})
+
+
+@pytest.mark.parametrize("num_rows", [3, 4, 1])
+def test_beams_that_other_devices_have_made_are_generated_anew(
+    workdir: Path, num_rows: int
+) -> None:
+    """Two rows, which three devices cannot share, and four of which are not two."""
+    said = io.StringIO()
+    with Checkpoints(workdir, "groot") as checkpoints:
+        found = resume(
+            *(checkpoints, "groot", SHAPES, SHARDING, Hosts(), Console(file=said)),
+            num_rows=num_rows,
+        )
+    assert found is not None and found.step == 15 and found.flight == []
+    assert found.state is not None
+    np.testing.assert_array_equal(found.state.params["w"], state(15).params["w"])
+    assert "were made on other devices, and generation begins anew" in said.getvalue()
 
 
 def only_state(change: Callable[[Path], object]) -> Callable[[Path], object]:
