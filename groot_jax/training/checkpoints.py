@@ -40,7 +40,7 @@ from groot_jax.training.faults import (
     save_error,
 )
 from groot_jax.training.reading import Damaged as Damaged
-from groot_jax.training.reading import Gone, reading
+from groot_jax.training.reading import Gone, reading, removed_meanwhile
 from groot_jax.training.reading import saved_steps as saved_steps
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ class Checkpoints:
                 with self._saving():
                     return look()
             except UserError as error:
-                vanished = self._read_only and isinstance(error.__cause__, FileNotFoundError)
-                if not (vanished and left):
+                # Orbax finds a folder gone, or no longer a folder.
+                vanished = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
+                if not (vanished and left and self._read_only):
                     raise
 
     def _open(self, create: bool) -> None:
@@ -372,7 +373,11 @@ class Checkpoints:
             except Gone:
                 if not left:
                     raise
-                self.reload()
+            except Damaged as error:
+                # Of several processes each would find out for itself, and not the same.
+                if not left or self._share[1] > 1 or not removed_meanwhile(error.folder):
+                    raise
+            self.reload()
         raise AssertionError
 
     def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:

@@ -3,12 +3,13 @@ meanwhile, and a disk that cannot be read, which says nothing of what it holds."
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from groot_jax.errors import UserError, raise_signal_behind
-from groot_jax.training.checksums import unverified
+from groot_jax.training.checksums import damage, unverified
 from groot_jax.training.faults import first_line, of_a_connection, unreachable
 
 
@@ -20,7 +21,7 @@ class Damaged(UserError):
             f"{folder} is damaged ({why}): move that folder away and run the same command again, "
             "which then takes another checkpoint"
         )
-        self.why = why
+        self.folder, self.why = folder, why
 
 
 class Gone(UserError):
@@ -46,14 +47,30 @@ def reading(folder: Path, several: bool) -> Iterator[None]:
             listed = folder.is_dir()
             folder.parent.stat()
             # Sums that agree, all of them, say that the files are what was written.
-            whole = listed and not unverified(folder)
+            looked = listed and not unreachable(cause)
+            problem = (damage(folder) or (unverified(folder) and why)) if looked else ""
         except OSError as worse:
-            raise UserError(f"{folder} cannot be read ({worse.strerror})") from error
+            if not (isinstance(worse, FileNotFoundError) and folder.parent.exists()):
+                raise UserError(f"{folder} cannot be read ({worse.strerror})") from error
+            listed, problem = False, ""  # Removed in this moment.
+        if problem:
+            raise Damaged(folder, problem) from error
         if not listed:
             raise Gone(f"{folder} is no longer there") from error
-        if unreachable(cause) or whole:
-            raise UserError(f"{folder} cannot be read ({why})") from error
-        raise Damaged(folder, why) from error
+        raise UserError(f"{folder} cannot be read ({why})") from error
+
+
+def removed_meanwhile(folder: Path) -> bool:
+    """Whether a checkpoint that seemed damaged was being removed, by training beside this job:
+    whether it is gone once nothing of it changes any more."""
+    before = -1
+    while (parts := sum(1 for _ in folder.rglob("*"))) != before:
+        before = parts
+        time.sleep(_PAUSE)
+    return not folder.exists()
+
+
+_PAUSE = 0.5  # Seconds in which a removal comes on by a file.
 
 
 def saved_steps(workdir: Path, system: str) -> list[int]:

@@ -257,6 +257,32 @@ def test_a_reader_chooses_again_when_training_has_removed_what_it_chose(workdir:
     np.testing.assert_array_equal(params["w"], state(10).params["w"])
 
 
+@pytest.mark.parametrize("first", ["_CHECKPOINT_METADATA", "checksums.0-1.json", "meta", "state"])
+def test_a_reader_chooses_again_when_training_is_removing_what_it_chose(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    folder = workdir / "checkpoints" / "groot" / "15"
+    chosen = []
+
+    def choose(checkpoints: Checkpoints) -> int:
+        chosen.append(checkpoints.latest() or 0)
+        if len(chosen) == 1:
+            without(first)(folder)
+        return chosen[-1]
+
+    def pause(_: float) -> None:
+        """In which the removal comes on."""
+        rest = [path for path in folder.rglob("*") if path.is_file()]
+        rest[0].unlink() if rest else shutil.rmtree(folder, ignore_errors=True)
+
+    monkeypatch.setattr("groot_jax.training.reading.time.sleep", pause)
+    # As where meta.json has it no more: Orbax's own copy is read.
+    write_guarded(folder.parent / META_FILE, {"10": meta(10).to_json()})
+    with Checkpoints(workdir, "groot", read_only=True) as checkpoints:
+        step, _ = checkpoints.read_params(choose, SHAPES.params)
+    assert chosen[0] == 15 and step == (15 if first == "checksums.0-1.json" else 10)
+
+
 def test_a_reader_refuses_a_damaged_one_by_its_file(workdir: Path) -> None:
     flip(largest(workdir / "checkpoints" / "groot" / "15"), random.Random(3))
     with (
@@ -319,7 +345,10 @@ def test_the_best_is_found_behind_a_folder_that_says_nothing(
 def test_a_reader_looks_again_when_training_removes_what_it_has_listed(
     workdir: Path, monkeypatch: pytest.MonkeyPatch, reload: bool
 ) -> None:
-    failures = [FileNotFoundError(errno.ENOENT, "No such file", "15/state")] * 2
+    failures: list[OSError] = [
+        FileNotFoundError(errno.ENOENT, "No such file", "15/state"),
+        NotADirectoryError("Path is not a directory: 15"),
+    ]
 
     def listing(look: Callable[..., object]) -> Callable[..., object]:
         def looked(*args: object, **options: object) -> object:
