@@ -32,7 +32,7 @@ from groot_jax.runtime.checksums import folder_damage, read_guarded
 from groot_jax.runtime.files import expanded
 from groot_jax.task import load_task
 from groot_jax.training.checksums import META_FILE, damage, unverified
-from groot_jax.training.reading import names_in, saved_steps
+from groot_jax.training.reading import names_in, parts_of, saved_steps
 from groot_jax.training.status import training_ended
 
 _Seen = TypeVar("_Seen")
@@ -154,8 +154,7 @@ def _checkpoint(workdir: Path, folder: Path) -> Found | None:
         return None
     told, doubt = found or (problem, "")
     # Of one that is being removed two looks find different numbers of parts, and do not agree.
-    parts = sum(1 for _ in folder.rglob("*"))
-    return Found(str(folder.relative_to(workdir)), told, doubt, parts)
+    return Found(str(folder.relative_to(workdir)), told, doubt, parts_of(folder))
 
 
 def _metas(workdir: Path, system: str) -> Found:
