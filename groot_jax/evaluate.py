@@ -44,6 +44,7 @@ from groot_jax.runtime.machine import note_job
 from groot_jax.task import Task, check_corpus, check_types, digests_of, load_task
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.monitor import say
+from groot_jax.training.reading import Damaged
 from groot_jax.training.setup import device_setup, make_partitioning
 from groot_jax.training.status import training_ended
 from groot_jax.training.systems import (
@@ -238,6 +239,7 @@ def watch(
         if system not in known:
             raise UserError(f"--system={system}: {workdir} trains {', '.join(known)} only")
     seen: set[tuple[str, int]] = set()
+    damaged: dict[tuple[str, int], int] = {}  # what is left to training -> which folder that was
 
     def unseen() -> tuple[bool, list[tuple[str, int]]]:
         """Whether training has ended, and what is there to be scored."""
@@ -248,7 +250,12 @@ def watch(
             for system in systems or systems_of(workdir, config)
             for step in saved_steps(home_of(workdir, config, system), system)
         ]
-        return ended, [item for item in landed if item not in seen]
+        left = [] if ended else [item for item in damaged if folder_of(*item) == damaged[item]]
+        return ended, [item for item in landed if item not in seen and item not in left]
+
+    def folder_of(system: str, step: int) -> int:
+        folder = home_of(workdir, config, system) / "checkpoints" / system / str(step)
+        return folder.stat().st_ino if folder.exists() else 0
 
     while True:
         # One process reads the folder: two that do so a moment apart may see other checkpoints, and
@@ -267,9 +274,16 @@ def watch(
             # while its folder stays is an error; the pause lets a removal come to its end.
             if hosts.merge(error is not None, any):
                 time.sleep(_POLL_SECONDS)
-                if error is not None and step in saved_steps(home, system):
+                there = step in saved_steps(home, system)
+                # Training sets a damaged one aside when it begins, and may make it anew.
+                waits = there and not ended and isinstance(error, Damaged | None)
+                if error is not None and there and not waits:
                     raise error
                 line = f"{system}: step {step} was replaced before it was read"
+                if waits:
+                    seen.remove((system, step))
+                    damaged[system, step] = folder_of(system, step)
+                    line = f"{system}: step {step} is damaged, which training has to see to"
             else:
                 # Megabytes for each of dozens of checkpoints, of which most are gone soon.
                 seconds = recorder.record(params, system, step, "step", split, predictions=False)

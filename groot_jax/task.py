@@ -33,6 +33,7 @@ from groot_jax.mesh import arrays
 from groot_jax.mesh.layout import Layout
 from groot_jax.model.config import T5Config, from_scratch, run_settings
 from groot_jax.model.param_tree import Params
+from groot_jax.runtime.checksums import write_sums
 from groot_jax.runtime.files import whole_folder
 from groot_jax.runtime.hub import fetch
 from groot_jax.runtime.json_files import parsed, read_bytes
@@ -315,7 +316,7 @@ def make_params(
 
 
 def save_task(task: Task, workdir: Path) -> None:
-    """Writes W/task/, whole or not at all."""
+    """Writes W/task/ with sums of its files, whole or not at all."""
     facts = {
         "types": list(task.format.types),
         "format": task.format.name,
@@ -328,6 +329,7 @@ def save_task(task: Task, workdir: Path) -> None:
     with whole_folder(workdir / "task") as draft:
         task.format.tokenizer.save(draft / "tokenizer")
         (draft / "task.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_sums(draft)
 
 
 def load_task(workdir: Path, config: ConfigDict) -> Task:

@@ -110,7 +110,7 @@ def run_training(
             for line in (*corpus.notes[known:], *card.lines()):
                 say(console, line)
             lock.began()
-            run = Run(config, workdir, corpus, task, oracle, hosts, ahead)
+            run = Run(config, workdir, corpus, task, oracle, hosts, ahead, console)
             for stage in stages(run):
                 loop.train(
                     *(stage, workdir, config, run.evaluator.evaluate, console, hosts),

@@ -617,8 +617,11 @@ def test_a_work_directory_is_made_and_can_be_claimed_again(tmp_path: Path) -> No
     config = load(RETAIL)
     claim_workdir(workdir, config)
     claim_workdir(workdir, config)
-    assert [path.name for path in workdir.iterdir()] == ["config.json"]
+    assert {path.name for path in workdir.iterdir()} == {"config.json", "checksums.json"}
     assert load_dumped(workdir / "config.json") == config
+    # What a kill leaves before there is a config.
+    (workdir / "config.json").unlink()
+    claim_workdir(workdir, config)
 
 
 def test_a_work_directory_of_another_config_is_refused_and_left_alone(tmp_path: Path) -> None:

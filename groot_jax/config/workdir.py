@@ -14,6 +14,7 @@ from groot_jax.config.keys import Flat, flatten, variant
 from groot_jax.config.loading import absolute_checkpoint, default_config
 from groot_jax.config.uses import unread
 from groot_jax.errors import UserError
+from groot_jax.runtime.checksums import SUMS_FILE, read_guarded, sum_of, write_guarded
 from groot_jax.runtime.files import write_text
 
 CONFIG_FILE = "config.json"
@@ -65,7 +66,33 @@ _BRING_BACK = "bring a copy back (that of another run of the same command is the
 
 def dump(config: ConfigDict, path: Path) -> None:
     """Writes the config as JSON, whole or not at all; tuples become JSON's lists."""
-    write_text(path, json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, _text(config))
+
+
+def _text(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _dump_with_sum(config: ConfigDict, workdir: Path) -> None:
+    """Writes W/config.json, and first its sum to W/checksums.json, where that of the content
+    before it stays: a kill between the two files leaves that content."""
+    text = _text(config)
+    kept = (read_guarded(workdir / SUMS_FILE) or {}).get(CONFIG_FILE, [])[-1:]
+    sums = {CONFIG_FILE: [*kept, sum_of([text.encode()])]}
+    write_guarded(workdir / SUMS_FILE, sums)
+    write_text(workdir / CONFIG_FILE, text)
+
+
+def config_damage(workdir: Path) -> str | None:
+    """What is wrong with W/config.json; empty: it is what was written; None: there is no sum, as in
+    work directories of version 0.1. Raises UserError, OSError where a file cannot be read."""
+    if not (workdir / SUMS_FILE).exists():
+        return None
+    sums = read_guarded(workdir / SUMS_FILE)
+    if sums is None:
+        return f"{SUMS_FILE}, which has its sum, is not what was written"
+    found = sum_of([(workdir / CONFIG_FILE).read_bytes()])
+    return "" if found in sums.get(CONFIG_FILE, []) else "is not what was written"
 
 
 def load_dumped(path: Path) -> ConfigDict:
@@ -159,7 +186,8 @@ def make_workdir(workdir: Path, flag: str = "--workdir") -> None:
     except OSError as error:
         raise UserError(f"{flag}={workdir} cannot be used: {error.strerror}") from error
     # What a kill may have left of the first moments of a run is ours.
-    first = (LOCK_FILE, STATUS_FILE, f".{CONFIG_FILE}.", f".{STATUS_FILE}.")
+    own = (CONFIG_FILE, STATUS_FILE, SUMS_FILE)
+    first = (LOCK_FILE, STATUS_FILE, SUMS_FILE, *(f".{name}." for name in own))
     strangers = {name for name in names if not name.startswith(first)}
     if has_lost_config(workdir):
         raise UserError(
@@ -182,13 +210,13 @@ def claim_workdir(workdir: Path, config: ConfigDict, flag: str = "--workdir") ->
     make_workdir(workdir, flag)
     path = workdir / CONFIG_FILE
     if not path.exists():
-        dump(config, path)
+        _dump_with_sum(config, workdir)
         return
     theirs = load_dumped(path)
     if theirs.nll.checkpoint:  # Earlier versions kept it as it was typed.
         with theirs.unlocked():
             theirs.nll.checkpoint = absolute_checkpoint(theirs.nll.checkpoint)
-    if theirs == config:
+    if theirs == config and (workdir / SUMS_FILE).exists():
         return
     # What earlier versions took without reading it makes no difference.
     before = {key for key, _ in unread(theirs, default_config())}
@@ -203,7 +231,7 @@ def claim_workdir(workdir: Path, config: ConfigDict, flag: str = "--workdir") ->
             f"{flag}={workdir} belongs to another config: {'; '.join(parts)}{more}; "
             f"name another {flag}, or go back to the old settings"
         )
-    dump(config, path)
+    _dump_with_sum(config, workdir)
 
 
 def differing_keys(theirs: ConfigDict, ours: ConfigDict) -> list[str]:

@@ -8,10 +8,12 @@ steps has all metas once more, each with the evaluation of its own state, made a
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,46 +21,35 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from groot_jax.errors import RunAgain, UserError, raise_signal_behind, signals_delayed
+from groot_jax.errors import RunAgain, UserError, signals_delayed
 from groot_jax.generate.inputs import Beams
 from groot_jax.model.param_tree import Params
 from groot_jax.runtime.barrier import Barrier
+from groot_jax.runtime.checksums import read_guarded, write_guarded
+from groot_jax.runtime.files import writing
 from groot_jax.runtime.hosts import Hosts
-from groot_jax.training.checksums import (
-    META_FILE,
-    damage,
-    read_guarded,
-    verified,
-    write_checksums,
-    write_guarded,
-)
+from groot_jax.training.checksums import META_FILE, damage, unverified, write_checksums
 from groot_jax.training.evaluations import Evaluation as Evaluation
 from groot_jax.training.evaluations import Merit, Meta, best_held, by_reward
 from groot_jax.training.evaluations import best_evaluation as best_evaluation
 from groot_jax.training.evaluations import by_loss as by_loss
 from groot_jax.training.faults import (
     check_writable,
-    first_line,
     of_a_connection,
+    read_error,
     save_error,
-    unreachable,
     unwritten,
 )
 from groot_jax.training.manager import KeepBestAndLatest, open_manager, remove_drafts
+from groot_jax.training.reading import Damaged as Damaged
+from groot_jax.training.reading import Gone, reading, removed_meanwhile
+from groot_jax.training.reading import saved_steps as saved_steps
 
 if TYPE_CHECKING:
     from groot_jax.contrast.update import TrainState
 
 _ASIDE = "damaged"  # 15.damaged is what could not be read of checkpoint 15.
 _Found = TypeVar("_Found")
-
-
-class Damaged(UserError):
-    """A checkpoint that does not hold what was written."""
-
-
-class Gone(UserError):
-    """A checkpoint that was there, and that training has removed meanwhile."""
 
 
 class Checkpoints:
@@ -90,7 +81,20 @@ class Checkpoints:
         # Whether the manager has to be opened anew: it raises a failure at whatever it is asked.
         self._broken = False
         self._drafts = False  # Whether drafts of saves that failed are this process's to remove.
-        self._open(create=not read_only)
+        self._look(partial(self._open, create=not read_only))
+
+    def _look(self, look: Callable[[], None]) -> None:
+        """Lets Orbax list the folder, once more where training, beside this job, has removed what
+        it had found there."""
+        for left in reversed(range(_TRIES)):
+            try:
+                with self._saving():
+                    return look()
+            except UserError as error:
+                # Orbax finds a folder gone, or no longer a folder.
+                vanished = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
+                if not (vanished and left and self._read_only):
+                    raise
 
     def _open(self, create: bool) -> None:
         # Before anything that can fail: all processes have to name it alike.
@@ -117,11 +121,14 @@ class Checkpoints:
     def _saving(self) -> Iterator[None]:
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:
             # Of several processes one may have died: who that is, is found out elsewhere.
             if self._share[1] > 1 and of_a_connection(error):
                 raise
-            raise save_error(error, self.folder) from error
+            told = read_error if self._read_only else save_error
+            raise told(error, self.folder) from error
 
     # ---- Writing ----
 
@@ -243,12 +250,23 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step of the best checkpoint on dev; None where there is none."""
-        latest = self.latest()
-        if latest is None:
-            return None
-        # The latest knows of all evaluations, those of checkpoints that are gone included.
-        best = best_held(self.meta(latest).evaluations, self.steps(), self._tie, self._merit)
-        return best.step if best else latest
+        steps = self.steps()
+        best = best_held(self.evaluations(), steps, self._tie, self._merit)
+        return best.step if best else self.latest()
+
+    def best_of_all(self) -> int | None:
+        """As `best`, of checkpoints that are gone, too."""
+        best = best_evaluation(self.evaluations(), self._tie, self._merit)
+        return best.step if best else self.latest()
+
+    def evaluations(self) -> list[Evaluation]:
+        """All that were made, those of checkpoints that are gone included."""
+        # The latest knows of them. Where it says nothing, as a folder that somebody made there, the
+        # one before does.
+        for step in reversed(self.steps()):
+            with suppress(Damaged):
+                return self.meta(step).evaluations
+        return []
 
     def meta(self, step: int) -> Meta:
         """What was saved beside the state of a step. Raises Damaged, or another UserError."""
@@ -259,9 +277,8 @@ class Checkpoints:
         try:
             return Meta.from_json(value)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Damaged(
-                self._unreadable(step, f"meta is not what was written: {error}")
-            ) from error
+            why = f"meta is not what was written: {error}"
+            raise Damaged(self.folder / str(step), why) from error
 
     def _metas(self) -> dict[str, Any]:
         return read_guarded(self.folder / META_FILE) or {}
@@ -271,6 +288,11 @@ class Checkpoints:
         their sums tell. Raises UserError where they cannot be read."""
         with self._reading(step):
             return damage(self.folder / str(step), *self._share)
+
+    def doubt(self, step: int) -> str:
+        """Why what was read of a step is not known to be what was written; empty: it is."""
+        with self._reading(step):
+            return unverified(self.folder / str(step))
 
     def checked(self, step: int, read: Callable[[], _Found]) -> _Found:
         """What `read` reads of a step, while beside it this process's share of the files is
@@ -282,10 +304,10 @@ class Checkpoints:
                 found = read()
             except UserError:
                 if problem := comparison.result():
-                    raise Damaged(self._unreadable(step, problem)) from None
+                    raise Damaged(self.folder / str(step), problem) from None
                 raise
             if problem := comparison.result():
-                raise Damaged(self._unreadable(step, problem))
+                raise Damaged(self.folder / str(step), problem)
         return found
 
     def set_aside(self, step: int) -> str:
@@ -294,13 +316,13 @@ class Checkpoints:
         taken = sum(path.name.startswith(name) for path in self.folder.iterdir())
         name = f"{name}.{taken + 1}" if taken else name
         if not self._share[0]:
-            with self._saving():
+            with writing(self.folder / name):
                 (self.folder / str(step)).rename(self.folder / name)
         return name
 
     def reload(self) -> None:
         """Looks anew which checkpoints there are."""
-        self._manager.reload()
+        self._look(self._manager.reload)
 
     def restore(self, step: int, shapes: TrainState) -> TrainState:
         """The state of a step, placed as `shapes`. Raises Damaged, or another UserError."""
@@ -336,47 +358,31 @@ class Checkpoints:
         self, choose: Callable[[Checkpoints], int], shapes: Params
     ) -> tuple[int, Params]:
         """The step that `choose` names, and its parameters; chosen again where training, beside
-        this job, has removed that one meanwhile."""
-        for _ in range(_TRIES):
+        this job, has removed that one meanwhile. What its sums do not tell of is noted on
+        stderr."""
+        for left in reversed(range(_TRIES)):
             try:
                 step = choose(self)
-                return step, self.restore_params(step, shapes)
+                params = self.restore_params(step, shapes)
+                if (doubt := self.doubt(step)) and not self._share[0]:
+                    print(f"note: {self.folder / str(step)} {doubt}", file=sys.stderr)
+                return step, params
             except Gone:
-                self.reload()
-        step = choose(self)
-        return step, self.restore_params(step, shapes)
+                if not left:
+                    raise
+            except Damaged as error:
+                # Of several processes each would find out for itself, and not the same.
+                if not left or self._share[1] > 1 or not removed_meanwhile(error.folder):
+                    raise
+            self.reload()
+        raise AssertionError
 
     def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> ocp.args.Composite:
         with self._reading(step):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
 
-    @contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        folder = self.folder / str(step)
-        try:
-            yield
-        except Exception as error:
-            raise_signal_behind(error)  # Nor is a checkpoint damaged by it.
-            if self._share[1] > 1 and of_a_connection(error):
-                raise
-            why = f"{type(error).__name__}: {first_line(error)}"
-            try:
-                listed = folder.is_dir()
-                self.folder.stat()
-            except OSError as worse:
-                raise UserError(f"{folder} cannot be read ({worse.strerror})") from error
-            if not listed:
-                raise Gone(f"{folder} is no longer there") from error
-            # Sums that agree say that the files are what was written.
-            if unreachable(error) or verified(folder):
-                raise UserError(f"{folder} cannot be read ({why})") from error
-            raise Damaged(self._unreadable(step, why)) from error
-
-    def _unreadable(self, step: int, why: str) -> str:
-        return (
-            f"{self.folder / str(step)} is damaged ({why}): move that folder away and run the same "
-            "command again, which then takes another checkpoint"
-        )
+    def _reading(self, step: int) -> AbstractContextManager[None]:
+        return reading(self.folder / str(step), self._share[1] > 1)
 
 
 _TRIES = 5  # times that a reader chooses again, while training replaces what it has chosen
@@ -387,11 +393,3 @@ def _sum(folder: Path, index: int, count: int) -> None:
     with suppress(UserError, OSError):
         if folder.is_dir():
             write_checksums(folder, index, count)
-
-
-def saved_steps(workdir: Path, system: str) -> list[int]:
-    """Steps of the checkpoints that have landed, in order; none where there is no such system."""
-    # A save under way has a name such as 4.orbax-checkpoint-tmp until it is whole.
-    folder = workdir / "checkpoints" / system
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())

@@ -1,4 +1,4 @@
-"""CRC-32C of the files of a checkpoint: written when it has landed, compared before it is read.
+"""Sums of the files of a checkpoint: written when it has landed, compared before it is read.
 
 W/checkpoints/<system>/<step>/checksums.<i>-<n>.json is that of process i of n, which has every nth
 file: {"state/manifest.ocdbt": [116, 2774105421], ...}, with sizes in bytes. The arrays themselves
@@ -7,13 +7,16 @@ carry none: of 119 bits that were flipped in their files, 116 loaded other value
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
-from typing import Any
 
-import google_crc32c
-
-from groot_jax.runtime.files import write_text
+from groot_jax.runtime.checksums import (
+    difference,
+    files_of,
+    read_guarded,
+    sums_of,
+    write_guarded,
+)
 
 _PATTERN = "checksums.*.json"
 META_FILE = "meta.json"  # of a system, beside its checkpoints: see checkpoints.py
@@ -21,68 +24,43 @@ META_FILE = "meta.json"  # of a system, beside its checkpoints: see checkpoints.
 
 def write_checksums(folder: Path, index: int = 0, count: int = 1) -> None:
     """Sums of this process's share of the files in a checkpoint. Raises UserError, OSError."""
-    files = _files(folder)[index::count]
-    sums = {str(path.relative_to(folder)): _sum(path) for path in files}
-    write_guarded(folder / f"checksums.{index}-{count}.json", sums)
+    files = [path for path in files_of(folder) if not path.match(_PATTERN)][index::count]
+    write_guarded(folder / f"checksums.{index}-{count}.json", sums_of(folder, files))
 
 
 def damage(folder: Path, index: int = 0, count: int = 1) -> str:
     """What is wrong with this process's share of the files, as "state/d/4f is not what was
-    written"; empty: nothing. Raises OSError where a file cannot be read: no damage by itself."""
+    written"; empty: nothing that the sums tell which are there (see `unverified`). Raises OSError,
+    UserError where a file cannot be read: no damage by itself."""
     expected: dict[str, list[int]] = {}
-    for path in sorted(folder.glob(_PATTERN)):
+    for path in _sum_files(folder):
         sums = read_guarded(path)
         if sums is None:
             return f"{path.name} is not what was written"
         expected |= sums
-    for name in sorted(expected)[index::count]:
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if _sum(path) != expected[name]:
-            return f"{name} is not what was written"
-    return ""
+    return difference(folder, expected, sorted(expected)[index::count])
 
 
-def verified(folder: Path) -> bool:
-    """Whether there are sums at all: checkpoints of version 0.1, and one whose training was killed
-    in the moment after it landed, have none."""
-    return any(folder.glob(_PATTERN))
+def unverified(folder: Path) -> str:
+    """Why sums that agree do not say that all of a checkpoint is what was written; empty: they do.
+
+    Checkpoints of version 0.1 have none. Where training was killed, or a disk was full, in the
+    moment after one had landed, they lack some, or all. Raises OSError.
+    """
+    there = {path.name for path in _sum_files(folder)}
+    if not there:
+        return _NONE
+    counts = {int(match[1]) for name in there if (match := re.search(r"-(\d+)\.json$", name))}
+    # The name tells how many there have to be: of 0-2, the file of 1-2 alone holds half of them.
+    wanted = [f"checksums.{index}-{n}.json" for n in sorted(counts) for index in range(n)]
+    if missing := [name for name in wanted if name not in there]:
+        return f"is not verified: it lacks {', '.join(missing[:3])}"
+    return "" if counts else _NONE
 
 
-def _files(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if not path.match(_PATTERN) and path.name[0] != ".")
+_NONE = "is not verified: it has no sums to compare with"
 
 
-def _sum(path: Path) -> list[int]:
-    """[bytes, CRC-32C]."""
-    size = crc = 0
-    with path.open("rb") as file:
-        # As much at a time as a core's cache holds: twice as fast as by 64 MiB.
-        while chunk := file.read(1 << 18):
-            size, crc = size + len(chunk), google_crc32c.extend(crc, chunk)
-    return [size, crc]
-
-
-# ---- JSON with a sum of its own ---------------------------------------------------------------
-
-
-def write_guarded(path: Path, value: dict[str, Any]) -> None:
-    """Writes {"crc32c": sum of the text of the value, "value": value}, whole or not at all. Raises
-    UserError where the disk refuses."""
-    text = json.dumps(value, allow_nan=False)
-    crc = google_crc32c.value(text.encode())
-    write_text(path, f'{{"crc32c": {crc}, "value": {text}}}\n')
-
-
-def read_guarded(path: Path) -> dict[str, Any] | None:
-    """The value that `write_guarded` was given; None where it is something else, or not there."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        value, expected = found["value"], found["crc32c"]
-    except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    # Python writes a number that it has read as it was: the text is the same again.
-    same = google_crc32c.value(json.dumps(value).encode()) == expected
-    return value if same and isinstance(value, dict) else None
+def _sum_files(folder: Path) -> list[Path]:
+    # Not `glob`, to which a folder that may not be read is an empty one.
+    return sorted(path for path in folder.iterdir() if path.match(_PATTERN))

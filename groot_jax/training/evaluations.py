@@ -18,7 +18,7 @@ class Evaluation:
 
 
 # Written where there is something to be written.
-_OPTIONAL = ("sums", "flight", "averaged", "start", "gold", "gold_since", "due")
+_OPTIONAL = ("sums", "flight", "averaged", "start", "origin", "gold", "gold_since", "due")
 
 
 @dataclass
@@ -32,6 +32,7 @@ class Meta:
     flight: list[list[int]] = field(default_factory=list)  # shapes [B, K, T] of beams on their way
     averaged: bool = False  # whether what is to be used is an average of the parameters
     start: float | None = None  # reward@1 on dev of what it started from, where that is known
+    origin: int | None = None  # the step of stage 0 that it started from
     gold: float | None = None  # gold's mean log-probability that a fall is measured from
     # Of the updates since the last evaluation: gold's log-probabilities, summed; sentences
     gold_since: list[float] = field(default_factory=list)
@@ -72,6 +73,7 @@ class Meta:
             flight=[[int(n) for n in shape] for shape in value.get("flight", ())],
             averaged=bool(value.get("averaged", False)),
             start=value.get("start"),
+            origin=value.get("origin"),
             gold=value.get("gold"),
             gold_since=[float(x) for x in value.get("gold_since", ())],
             due=bool(value.get("due", False)),

@@ -24,6 +24,10 @@ class Elsewhere(UserError):
     """What failed here since it did in another process, which says why."""
 
 
+# What is no folder, where there should be one.
+_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
+
+
 def unreachable(error: Exception) -> bool:
     """Whether files could not be had, which says nothing of what they hold."""
     return getattr(error, "errno", None) in _UNREACHABLE or "Permission denied" in str(error)
@@ -44,8 +48,10 @@ def of_a_connection(error: BaseException | None) -> bool:
 
 def first_line(error: Exception) -> str:
     """The first line of a message, its middle left out where it is long: the end says why."""
-    # TensorStore's messages end with places in its own source, which help nobody here.
+    # TensorStore's messages end with places in its own source, and Orbax's with the name of a
+    # function of TensorStore: they help nobody here.
     line = (str(error).splitlines() or [""])[0].partition(" [source locations")[0]
+    line = line.partition(" See full TensorStore details")[0]
     return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"
 
 
@@ -93,6 +99,8 @@ def save_error(error: Exception, folder: Path) -> UserError:
     if full or "quota" in text.lower():
         return UserError(full_disk(folder, "no space left on device"))
     cause = first_line(error)
+    if number in _NO_FOLDER:
+        return UserError(no_folder(folder))
     if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "Permission denied" in text:
         return UserError(f"{folder}: cannot be written ({cause}); check its owner")
     return UserError(
@@ -110,3 +118,17 @@ def unwritten(error: Exception, folder: Path, hosts: Hosts) -> UserError:
     # It waited for files of process 0, or for a process that is lost: the next message says that.
     followed = isinstance(error, OutOfStep) or of_a_connection(error)
     return Elsewhere(str(said)) if followed and hosts.count > 1 else said
+
+
+def read_error(error: Exception, folder: Path) -> UserError:
+    """What kept the checkpoints in a folder from being looked at, in one sentence."""
+    if getattr(error, "errno", None) in _NO_FOLDER:
+        return UserError(no_folder(folder))
+    return UserError(
+        f"{folder} cannot be read ({type(error).__name__}: {first_line(error)}): check its owner "
+        "and its disk, and run the same command again"
+    )
+
+
+def no_folder(folder: Path) -> str:
+    return f"{folder} is a file or lies in one: move that away and run the same command again"

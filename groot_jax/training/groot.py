@@ -263,7 +263,7 @@ class GrootStage:
         source = self._batches.from_step(start, self._run.config.loader.threads)
         ahead = start  # The next batch to generate for.
         ready: deque[Ranked] = deque()
-        waiting = deque(self._fitting(flight))
+        waiting = deque(flight)
         while waiting:  # Batches of which nothing is generated have no beams there.
             beams = waiting.popleft() if self._generates(ahead) else None
             ready.append(self.correct_and_rank(beams, next(source)))
@@ -282,12 +282,6 @@ class GrootStage:
             state = update.state
             made_ahead = tuple(item.beams for item in ready if item.beams is not None)
             yield dataclasses.replace(update, flight=made_ahead)
-
-    def _fitting(self, flight: Sequence[Beams]) -> Sequence[Beams]:
-        """None on another mesh, whose batches have more rows of padding or fewer: generation then
-        starts anew."""
-        rows = len(self._counted_B)
-        return flight if all(len(beams.tokens_BxKxT) == rows for beams in flight) else ()
 
     def stage(self) -> Stage:
         """As the loop of all training sees it."""
@@ -308,7 +302,8 @@ class GrootStage:
             updates=self.updates,
             programs=tuple(programs),
             rows=partitioning.layout.batch,
-            start=run.stage_0_reward,
+            num_rows=len(self._counted_B),
+            start=run.stage_0_meta,
             name_sentence=run.name_sentence,
             per_epoch=self._batches.per_epoch,
             rates=learning_rates(self.settings, self.total),

@@ -78,7 +78,8 @@ class Stage:
     merit: Merit = by_reward  # which evaluation is the best
     patience: int = 0  # evaluations after the best one that end it; 0: none do
     rows: NamedSharding | None = None  # how its beams lie over the devices; None: it has none
-    start: Callable[[], float | None] = lambda: None  # reward@1 on dev of what it starts from
+    num_rows: int | None = None  # of its batches, and so of their beams, padding included
+    start: Callable[[], Meta] = Meta  # what is known of `fresh`, once that was called
     name_sentence: Callable[[int], str] = str  # where a training sentence stands, for messages
 
 
@@ -119,13 +120,18 @@ def train(
         merit=stage.merit,
         hosts=hosts,
     ) as checkpoints:
-        found = resume(checkpoints, system, stage.shapes, stage.rows, hosts, console)
+        found = resume(
+            *(checkpoints, system, stage.shapes, stage.rows, hosts, console),
+            num_rows=stage.num_rows,
+        )
         if found is not None and found.meta.finished:
             say(console, f"{system}: finished before, at step {found.step}")
             let_go(stage.programs)  # What an earlier system compiled and left for this one.
             return
         if found is None:
-            found = Resumed(0, Meta(start=stage.start()), stage.fresh())
+            state = stage.fresh()  # First: what it starts from is known then.
+            found = Resumed(0, stage.start(), state)
+            del state
         else:
             say(console, f"{system}: continues from step {found.step}")
         assert found.state is not None

@@ -33,6 +33,7 @@ from groot_jax.mesh.rows import own_rows
 from groot_jax.model.config import T5Config
 from groot_jax.model.pretrained import load_config, save_pretrained
 from groot_jax.model.t5 import T5
+from groot_jax.runtime.checksums import write_sums
 from groot_jax.runtime.files import whole_folder
 from groot_jax.task import init_folder, make_model_config, make_tokenizer
 from groot_jax.training.setup import Partitioning
@@ -93,7 +94,7 @@ def fitting(config: ConfigDict, denoising: Denoising, text: Text) -> Text:
 
 
 def save_pretrain_task(task: PretrainTask, workdir: Path) -> None:
-    """Writes W/pretraining/, whole or not at all."""
+    """Writes W/pretraining/ with sums of its files, whole or not at all."""
     facts = {
         "by_word": task.denoising.by_word,
         "ladder": [list(rung) for rung in task.ladder.rungs],
@@ -103,6 +104,7 @@ def save_pretrain_task(task: PretrainTask, workdir: Path) -> None:
     with whole_folder(workdir / _FOLDER) as draft:
         task.denoising.tokenizer.save(draft / "tokenizer")
         (draft / _FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_sums(draft)
 
 
 def load_pretrain_task(workdir: Path, config: ConfigDict) -> PretrainTask:

@@ -37,12 +37,15 @@ def resume(
     rows: NamedSharding | None,
     hosts: Hosts,
     console: Console,
+    num_rows: int | None = None,
 ) -> Resumed | None:
     """The newest checkpoint that is whole, in all processes the same; None where there is none yet.
 
     Args:
       shapes: of the state, with its shardings.
       rows: how beams lie over the devices; None: the system has none on their way.
+      num_rows: of beams, as many as the devices divide. On other devices there were perhaps more or
+        fewer of padding: those beams are left, and generation begins anew. None: any number fits.
 
     Raises UserError where a checkpoint cannot be read for now, and where all are damaged.
     """
@@ -50,17 +53,22 @@ def resume(
     while (step := checkpoints.latest()) is not None:
         problem, found = "", None
         try:
-            read = partial(_read, checkpoints, step, shapes, rows)
+            read = partial(_read, checkpoints, step, shapes, rows, num_rows)
             if hosts.count == 1:
                 found = checkpoints.checked(step, read)
             # Sums first, each process its share: a process that fails in the midst of a restore
             # leaves the others waiting.
-            elif not (problem := _first(hosts, checkpoints.problem(step))):
+            elif not (problem := first_problem(hosts, checkpoints.problem(step))):
                 found = read()
         except Damaged as error:
-            problem = str(error)
-        problem = _first(hosts, problem)
+            problem = error.why
+        problem = first_problem(hosts, problem)
         if not problem and found is not None:
+            if doubt := checkpoints.doubt(step):
+                say(console, f"{system}: checkpoint {step} {doubt}")
+            if found.state is not None and len(found.flight) < len(found.meta.flight):
+                why = "were made on other devices, and generation begins anew"
+                say(console, f"{system}: the beams that checkpoint {step} holds {why}")
             checkpoints.tidy(found.meta)
             return found
         name = checkpoints.set_aside(step)
@@ -77,21 +85,26 @@ def resume(
     return None
 
 
-def _first(hosts: Hosts, problem: str) -> str:
+def first_problem(hosts: Hosts, problem: str) -> str:
     """The first problem that a process has, for all."""
     found: str = hosts.merge(problem, lambda said: next(filter(None, said), ""))
     return found
 
 
 def _read(
-    checkpoints: Checkpoints, step: int, shapes: TrainState, rows: NamedSharding | None
+    checkpoints: Checkpoints,
+    step: int,
+    shapes: TrainState,
+    rows: NamedSharding | None,
+    num_rows: int | None,
 ) -> Resumed:
     meta = checkpoints.meta(step)
     if meta.finished:
         return Resumed(step, meta, None)
     state = checkpoints.restore(step, shapes)
     flight: list[Beams] = []
-    if meta.flight and rows is not None:
+    fitting = all(num_rows in (None, shape[0]) for shape in meta.flight)
+    if meta.flight and rows is not None and fitting:
         wanted = [_beam_shapes(shape, rows) for shape in meta.flight]
         flight = checkpoints.restore_flight(step, wanted)
     return Resumed(step, meta, state, flight)

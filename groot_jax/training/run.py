@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 
 import jax
 from ml_collections import ConfigDict
+from rich.console import Console
 
 from groot_jax import config as configs
 from groot_jax.contrast.projection import OutputColumns
@@ -20,7 +21,6 @@ from groot_jax.contrast.update import Params
 from groot_jax.data.augment import Augmenter
 from groot_jax.data.batches import Batch, Hide, MixedBatches, TrainingBatches, encode
 from groot_jax.data.corpus import Corpus
-from groot_jax.errors import UserError
 from groot_jax.evaluation.evaluator import Evaluator
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.inputs import search_input
@@ -32,7 +32,11 @@ from groot_jax.runtime.hosts import Hosts
 from groot_jax.task import Task, initial_params
 from groot_jax.training.ahead import Ahead, shapes_on
 from groot_jax.training.checkpoints import Checkpoints
+from groot_jax.training.evaluations import Meta
+from groot_jax.training.reading import saved_steps
 from groot_jax.training.setup import make_partitioning
+from groot_jax.training.starting import read_start
+from groot_jax.training.systems import recorded_meta
 
 _Compiled = TypeVar("_Compiled")
 
@@ -49,10 +53,13 @@ class Run:
         oracle: Oracle,
         hosts: Hosts,
         ahead: Ahead | None = None,
+        console: Console | None = None,
     ) -> None:
         """Lays the model over the mesh, encodes the training split and dev. `ahead` compiles what
         is known to come; without, nothing does. Raises UserError where the mesh does not fit the
         devices."""
+        self._console = console or Console(quiet=True)
+        self._start: int | None = None  # The step of stage 0 that stage 1 starts from, once known.
         self.config, self.workdir, self.corpus, self.task = config, workdir, corpus, task
         self.oracle, self.hosts = oracle, hosts
         self.ahead = ahead or Ahead(enabled=False)
@@ -139,13 +146,27 @@ class Run:
 
     def stage_0_params(self) -> Params:
         """What stage 1 starts from: the best of stage 0, here or in `nll.checkpoint`, or, without
-        any stage 0, the initial parameters. Raises UserError where there is no checkpoint."""
+        any stage 0, the initial parameters. Raises UserError as `read_start`."""
         # A folder that `nll.checkpoint` names comes first, whatever `nll.enabled` says.
         elsewhere = self.config.nll.checkpoint
         if not elsewhere and not self.config.nll.enabled:
             return initial_params(self.task, self.partitioning.params)
+        begun = self.hosts.broadcast(self._begun() if self.hosts.main else None)
+        shapes = self.partitioning.param_shapes
         with self._stage_0() as checkpoints:
-            return checkpoints.read_params(_best, self.partitioning.param_shapes)[1]
+            self._start, params = read_start(
+                checkpoints, begun, shapes, self.hosts, self._console, own=not elsewhere
+            )
+        return params
+
+    def _begun(self) -> dict[str, int | None]:
+        """The systems of stage 1 that have checkpoints, and what each started from."""
+        found = {}
+        for system in self.config.systems:
+            if saved_steps(self.workdir, system):
+                meta = recorded_meta(self.workdir, system)
+                found[system] = meta.origin if meta else None
+        return found
 
     def _stage_0(self) -> Checkpoints:
         elsewhere, tie = self.config.nll.checkpoint, self.config.checkpoint.tie
@@ -153,33 +174,25 @@ class Run:
         # By this run's `tie`: what is best there may be another one than that run itself took.
         return Checkpoints(workdir, "nll", tie=tie, read_only=True, hosts=self.hosts)
 
-    def stage_0_reward(self) -> float | None:
-        """reward@1 on dev of what stage 1 starts from; None where nobody has measured it, or by
-        another measure: `nll.checkpoint` may be of other data, or have another reward."""
-        elsewhere = self.config.nll.checkpoint
-        if not elsewhere and not self.config.nll.enabled:
-            return None
+    def stage_0_meta(self) -> Meta:
+        """What is known of the parameters that `stage_0_params` has returned: their step, and their
+        reward@1 on dev, unless nobody has measured it, or by another measure: `nll.checkpoint` may
+        be of other data, or have another reward."""
+        step, elsewhere = self._start, self.config.nll.checkpoint
+        if step is None:
+            return Meta()
         if elsewhere:
             path = expanded(elsewhere, "config.nll.checkpoint") / configs.CONFIG_FILE
             differing = configs.differing_keys(configs.load_dumped(path), self.config)
             if any(key.startswith(("data.", "reward.", "generate.k")) for key in differing):
-                return None
+                return Meta(origin=step)
         with self._stage_0() as checkpoints:
-            step = _best(checkpoints)
-            looks = checkpoints.meta(step).evaluations
-            return next((one.metrics["reward@1"] for one in looks if one.step == step), None)
+            looks = checkpoints.evaluations()
+        reward = next((one.metrics["reward@1"] for one in looks if one.step == step), None)
+        return Meta(start=reward, origin=step)
 
     def name_sentence(self, index: int) -> str:
         """Where a sentence of training stands, as `file:line`; its number where it came from none.
         Those without labels are numbered behind the others."""
         sentences = (*self.corpus.train, *self.corpus.unlabeled)
         return sentences[index].source or f"sentence {index}"
-
-
-def _best(checkpoints: Checkpoints) -> int:
-    step = checkpoints.best()
-    if step is None:
-        raise UserError(
-            f"{checkpoints.folder} holds no checkpoint of stage 0; run groot_jax.train there first"
-        )
-    return step

@@ -8,19 +8,19 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from groot_jax.errors import UserError
+from groot_jax.runtime.checksums import read_guarded
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.json_files import reading
-from groot_jax.training.checkpoints import Checkpoints, saved_steps
-from groot_jax.training.checksums import META_FILE, read_guarded
+from groot_jax.training.checkpoints import Checkpoints
+from groot_jax.training.checksums import META_FILE
 from groot_jax.training.evaluations import Meta
+from groot_jax.training.reading import names_in, saved_steps
 
 
 def systems_of(workdir: Path, config: ConfigDict) -> list[str]:
     """The systems that have a checkpoint, stage 0 first."""
     # Then those of the config in its order, and what an earlier config has left.
-    folder = workdir / "checkpoints"
-    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    names = dict.fromkeys(("nll", *config.systems, *others))
+    names = dict.fromkeys(("nll", *config.systems, *names_in(workdir / "checkpoints")))
     return [name for name in names if saved_steps(home_of(workdir, config, name), name)]
 
 

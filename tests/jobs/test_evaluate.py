@@ -328,3 +328,38 @@ def test_a_watch_passes_over_a_checkpoint_that_training_has_just_replaced(
     jobs.run("evaluate", workdir, "--watch", "--config.evaluate.decide=map")
     assert "nll: step 12 was replaced before it was read" in capsys.readouterr().out
     assert {*records(workdir)} >= {"groot-dev-8"} and "nll-dev-12" not in records(workdir)
+
+
+@pytest.mark.slow
+def test_a_watch_leaves_a_damaged_checkpoint_to_training(
+    jobs: Jobs,
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = workdir / "checkpoints" / "nll" / "12"
+    shutil.copytree(folder, workdir / "whole")
+    damage = next((folder / "state" / "d").iterdir())
+    damage.write_bytes(damage.read_bytes()[:-1])
+    asked = []
+
+    def training_goes_on(_: Path) -> bool:
+        asked.append(1)
+        if len(asked) == 4:
+            folder.rename(folder.with_name("12.damaged"))
+        if len(asked) == 6:
+            (workdir / "whole").rename(folder)
+        return len(asked) > 8
+
+    monkeypatch.setattr(evaluate, "training_ended", training_goes_on)
+    monkeypatch.setattr(evaluate, "_POLL_SECONDS", 0.01)
+    flags = ("--watch", "--config.evaluate.decide=map", "--system=nll")
+    jobs.run("evaluate", workdir, *flags)
+    said = capsys.readouterr().out
+    assert said.count("nll: step 12 is damaged, which training has to see to") == 1
+    assert said.index("is damaged") < said.index("nll: step 12 scored on dev")
+    assert "nll-dev-12" in records(workdir)
+    # Where training ends and has left it, that is an error.
+    damage.write_bytes(damage.read_bytes()[:-1])
+    asked[:] = [1] * 6
+    assert "nll/12 is damaged (" in refusal(jobs, capsys, workdir, *flags)

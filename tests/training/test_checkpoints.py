@@ -28,6 +28,7 @@ from groot_jax.runtime.barrier import OutOfStep
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import (
     Checkpoints,
+    Damaged,
     Evaluation,
     Meta,
     best_evaluation,
@@ -176,7 +177,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
             path.write_bytes(path.read_bytes()[:7])
     with (
         Checkpoints(tmp_path, "groot", read_only=True) as checkpoints,
-        pytest.raises(UserError, match="cannot be read") as caught,
+        pytest.raises(Damaged, match="is damaged .state/.* is not what was written") as caught,
     ):
         checkpoints.restore(1, state(0.0))
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)

@@ -153,7 +153,9 @@ def falling_run(
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    stage = Stage("groot", 90, 60, lambda: state, shapes, updates, (), start=lambda: 0.9)
+    stage = Stage(
+        "groot", 90, 60, lambda: state, shapes, updates, (), start=lambda: Meta(start=0.9)
+    )
     console = Console(quiet=file is None, file=file, width=200)
     train(stage, workdir, get_config(), evaluate, console, Hosts())
     return seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import random
@@ -14,18 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 
-from groot_jax import verify
-from groot_jax.config import CONFIG_FILE, default_config
-from groot_jax.config.workdir import dump
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import UserError
 from groot_jax.generate.inputs import Beams
+from groot_jax.runtime.checksums import read_guarded, write_guarded
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints, Damaged, saved_steps
-from groot_jax.training.checksums import META_FILE, damage, read_guarded, write_guarded
+from groot_jax.training.checksums import META_FILE, damage, unverified, write_checksums
 from groot_jax.training.evaluations import Evaluation, Meta
 from groot_jax.training.resuming import Resumed, resume
 
@@ -69,7 +69,8 @@ def workdir(saved: Path, tmp_path: Path) -> Path:
 
 def resumed(workdir: Path) -> Resumed | None:
     with Checkpoints(workdir, "groot") as checkpoints:
-        return resume(checkpoints, "groot", SHAPES, SHARDING, Hosts(), Console(quiet=True))
+        arguments = (checkpoints, "groot", SHAPES, SHARDING, Hosts(), Console(quiet=True))
+        return resume(*arguments, num_rows=len(FLIGHT.tokens_BxKxT))
 
 
 def files(folder: Path) -> list[Path]:
@@ -90,6 +91,23 @@ def test_a_whole_one_is_taken_with_the_beams_that_were_on_their_way(workdir: Pat
     for one, other in zip(found.flight[0], FLIGHT, strict=True):
         np.testing.assert_array_equal(one, other)
     assert found.meta == Meta.from_json(meta(15).to_json() | {"flight": [[2, 3, 4]]})
+
+
+@pytest.mark.parametrize("num_rows", [3, 4, 1])
+def test_beams_that_other_devices_have_made_are_generated_anew(
+    workdir: Path, num_rows: int
+) -> None:
+    """Two rows, which three devices cannot share, and four of which are not two."""
+    said = io.StringIO()
+    with Checkpoints(workdir, "groot") as checkpoints:
+        found = resume(
+            *(checkpoints, "groot", SHAPES, SHARDING, Hosts(), Console(file=said)),
+            num_rows=num_rows,
+        )
+    assert found is not None and found.step == 15 and found.flight == []
+    assert found.state is not None
+    np.testing.assert_array_equal(found.state.params["w"], state(15).params["w"])
+    assert "were made on other devices, and generation begins anew" in said.getvalue()
 
 
 def only_state(change: Callable[[Path], object]) -> Callable[[Path], object]:
@@ -239,6 +257,32 @@ def test_a_reader_chooses_again_when_training_has_removed_what_it_chose(workdir:
     np.testing.assert_array_equal(params["w"], state(10).params["w"])
 
 
+@pytest.mark.parametrize("first", ["_CHECKPOINT_METADATA", "checksums.0-1.json", "meta", "state"])
+def test_a_reader_chooses_again_when_training_is_removing_what_it_chose(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    folder = workdir / "checkpoints" / "groot" / "15"
+    chosen = []
+
+    def choose(checkpoints: Checkpoints) -> int:
+        chosen.append(checkpoints.latest() or 0)
+        if len(chosen) == 1:
+            without(first)(folder)
+        return chosen[-1]
+
+    def pause(_: float) -> None:
+        """In which the removal comes on."""
+        rest = [path for path in folder.rglob("*") if path.is_file()]
+        rest[0].unlink() if rest else shutil.rmtree(folder, ignore_errors=True)
+
+    monkeypatch.setattr("groot_jax.training.reading.time.sleep", pause)
+    # As where meta.json has it no more: Orbax's own copy is read.
+    write_guarded(folder.parent / META_FILE, {"10": meta(10).to_json()})
+    with Checkpoints(workdir, "groot", read_only=True) as checkpoints:
+        step, _ = checkpoints.read_params(choose, SHAPES.params)
+    assert chosen[0] == 15 and step == (15 if first == "checksums.0-1.json" else 10)
+
+
 def test_a_reader_refuses_a_damaged_one_by_its_file(workdir: Path) -> None:
     flip(largest(workdir / "checkpoints" / "groot" / "15"), random.Random(3))
     with (
@@ -248,31 +292,137 @@ def test_a_reader_refuses_a_damaged_one_by_its_file(workdir: Path) -> None:
         checkpoints.restore_params(15, SHAPES.params)
 
 
-def test_verify_names_what_is_damaged_and_changes_nothing(
-    workdir: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("lost", ["0-2", "1-2"])
+@pytest.mark.parametrize("kind", ["its arrays truncated", "no state", "no manifest"])
+def test_sums_of_some_processes_alone_call_nothing_whole(
+    workdir: Path, capsys: pytest.CaptureFixture[str], lost: str, kind: str
 ) -> None:
-    def said() -> list[str]:
-        before = {path: path.read_bytes() for path in files(workdir)}
-        try:
-            verify.main([str(workdir)])
-        finally:
-            assert {path: path.read_bytes() for path in files(workdir)} == before
-        return capsys.readouterr().out.splitlines()
+    """Two processes have written it, and one was killed before it had written its sums."""
+    folder = workdir / "checkpoints" / "groot" / "15"
+    without("checksums.*")(folder)
+    for index in (0, 1):
+        write_checksums(folder, index, 2)
+    assert unverified(folder) == ""
+    without(f"checksums.{lost}.json")(folder)
+    assert unverified(folder) == f"is not verified: it lacks checksums.{lost}.json"
+    with Checkpoints(workdir, "groot", read_only=True) as checkpoints:
+        assert checkpoints.read_params(lambda _: 15, SHAPES.params)[0] == 15
+    assert f"lacks checksums.{lost}.json" in capsys.readouterr().err
+    DAMAGES[kind](folder)
+    # Whether the sums that are left tell of it, or the restore fails.
+    found = resumed(workdir)
+    assert found is not None and found.step == 10
 
-    dump(default_config(), workdir / CONFIG_FILE)
-    (workdir / "metrics.jsonl").write_text('{"step": 2}\n{"st')
-    names = [f"checkpoints/groot/{name}" for name in ("10", "15", META_FILE)]
-    assert said() == [f"{name}: whole" for name in (*names, "metrics.jsonl")]
-    for sums in (workdir / names[0]).glob("checksums.*"):
-        sums.unlink()  # As of version 0.1: nothing can be said of it, and nothing is wrong.
-    assert said()[0] == f"{names[0]}: has no sums to compare with"
-    flip(largest(workdir / names[1]), random.Random(4))
-    flip(workdir / names[2], random.Random(4))
-    (workdir / "metrics.jsonl").write_text("3\n")
-    with pytest.raises(UserError, match=r"3 of 4 are damaged \(checkpoints/groot/15, .*newest"):
-        said()
-    lines = capsys.readouterr().out.splitlines()
-    assert "is not what was written" in lines[1] and lines[3].endswith("(a line is no object)")
+
+def test_what_fails_in_a_restore_is_told_by_its_cause(workdir: Path) -> None:
+    folder = workdir / "checkpoints" / "groot" / "15"
+    without("checksums.*")(folder)
+    DAMAGES["its arrays truncated"](folder)
+    with (
+        Checkpoints(workdir, "groot", read_only=True) as checkpoints,
+        pytest.raises(Damaged) as caught,
+    ):
+        checkpoints.restore_params(15, SHAPES.params)
+    said = str(caught.value)
+    assert "(ValueError: OUT_OF_RANGE: " in said and "bound method" not in said
+
+
+@pytest.mark.parametrize("content", [None, "meta", "state"])
+def test_the_best_is_found_behind_a_folder_that_says_nothing(
+    workdir: Path, content: str | None
+) -> None:
+    """As one that somebody has made by hand, or of which the metas are lost."""
+    folder = workdir / "checkpoints" / "groot"
+    (folder / "99" / (content or "")).mkdir(parents=True)
+    with Checkpoints(workdir, "groot", read_only=True) as checkpoints:
+        assert checkpoints.latest() == 99 and checkpoints.best() == 10
+        np.testing.assert_array_equal(
+            checkpoints.restore_params(10, SHAPES.params)["w"], state(10).params["w"]
+        )
+
+
+@pytest.mark.parametrize("reload", [True, False])
+def test_a_reader_looks_again_when_training_removes_what_it_has_listed(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, reload: bool
+) -> None:
+    failures: list[OSError] = [
+        FileNotFoundError(errno.ENOENT, "No such file", "15/state"),
+        NotADirectoryError("Path is not a directory: 15"),
+    ]
+
+    def listing(look: Callable[..., object]) -> Callable[..., object]:
+        def looked(*args: object, **options: object) -> object:
+            if failures:
+                raise failures.pop()
+            return look(*args, **options)
+
+        return looked
+
+    name = "reload" if reload else "__init__"
+    if not reload:
+        monkeypatch.setattr(
+            ocp.CheckpointManager, name, listing(getattr(ocp.CheckpointManager, name))
+        )
+    with Checkpoints(workdir, "groot", read_only=True) as checkpoints:
+        if reload:
+            monkeypatch.setattr(checkpoints._manager, name, listing(checkpoints._manager.reload))
+            checkpoints.reload()
+        assert not failures and checkpoints.steps() == [10, 15]
+        failures.extend([FileNotFoundError(errno.ENOENT, "No such file", "15/state")] * 9)
+        if reload:
+            with pytest.raises(UserError, match="groot cannot be read .*15/state"):
+                checkpoints.reload()
+    failures.clear()
+
+
+@pytest.mark.parametrize("kind", ["a file", "Permission denied", "Input/output error"])
+def test_reading_never_says_that_something_was_not_written(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = workdir / "checkpoints" / "groot"
+    if kind == "a file":
+        shutil.rmtree(folder)
+        folder.write_text("")
+        expected = f"{folder} is a file or lies in one"
+    else:
+        number = {"Permission denied": errno.EACCES, "Input/output error": errno.EIO}[kind]
+
+        def refused(*_: object, **__: object) -> None:
+            raise OSError(number, kind, str(folder))
+
+        monkeypatch.setattr(ocp.CheckpointManager, "__init__", refused)
+        expected = f"{folder} cannot be read .*{kind}"
+    with (
+        pytest.raises(UserError, match=expected) as caught,
+        Checkpoints(workdir, "groot", read_only=kind != "a file") as checkpoints,
+    ):
+        checkpoints.save(20, state(20), meta(20))
+    assert "written" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG])
+def test_metas_and_folders_that_cannot_be_read_are_named(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refused)
+        with pytest.raises(UserError, match=rf"\.json cannot be read \({os.strerror(number)}"):
+            resumed(workdir)
+    assert saved_steps(workdir, "groot") == [10, 15]
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(UserError, match=rf"groot cannot be read \({os.strerror(number)}"):
+        saved_steps(workdir, "groot")
+
+
+def test_metas_that_point_to_themselves_are_named(workdir: Path) -> None:
+    path = workdir / "checkpoints" / "groot" / META_FILE
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(UserError, match=rf"{META_FILE} cannot be read \(Too many levels"):
+        resumed(workdir)
 
 
 def test_what_was_to_go_when_a_job_was_killed_goes_at_the_next_start(workdir: Path) -> None:
