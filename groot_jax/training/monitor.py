@@ -42,12 +42,14 @@ class Monitor:
         total: int,
         console: Console,
         main: bool,
+        logged: int | None = None,
         evaluated: int | None = None,
         eval_every: int = 0,
         writers: Sequence[Writer] = (),
     ) -> None:
-        """`evaluated`: the last step whose evaluation counts, where that is before `start`: a run
-        that was killed may have logged one of `start`. `total`: updates of the system, of which
+        """`logged`: the last step of whose updates a line counts, where that is before `start`;
+        `evaluated`: the same of evaluations, as a run that was killed may have logged one of
+        `start`. `total`: updates of the system, of which
         every `eval_every`th is followed by an evaluation. `writers` get what metrics.jsonl gets,
         and are closed at the end."""
         self._system, self._start, self._total = system, start, total
@@ -56,9 +58,10 @@ class Monitor:
         self._path = workdir / METRICS_FILE
         self._samples_path = workdir / SAMPLES_FILE
         if main:
+            logged = start if logged is None else logged
             evaluated = start if evaluated is None else evaluated
-            _drop_after(self._path, system, start, evaluated)
-            _drop_after(self._samples_path, system, start, evaluated)
+            _drop_after(self._path, system, logged, evaluated)
+            _drop_after(self._samples_path, system, logged, evaluated)
             with writing(self._path):
                 self._file = self._path.open("a", encoding="utf-8")
         self._bar = Progress(
@@ -180,7 +183,7 @@ def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _drop_after(path: Path, system: str, step: int, evaluated: int) -> None:
+def _drop_after(path: Path, system: str, logged: int, evaluated: int) -> None:
     # A run that logged steps 2 and 4 and was killed before the checkpoint of 4 was whole continues
     # from 2: it makes step 4 again, which then is in the file once.
     if not path.exists():
@@ -197,7 +200,7 @@ def _drop_after(path: Path, system: str, step: int, evaluated: int) -> None:
             continue  # Behind the last line, or that of a run that was killed while it wrote.
         if not isinstance(entry, dict) or not isinstance(entry.get("step", 0), int | float):
             continue
-        last = step if entry.get("split") == "train" else evaluated
+        last = logged if entry.get("split") == "train" else evaluated
         if entry.get("system") != system or entry.get("step", 0) <= last:
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))
