@@ -5,6 +5,7 @@ All processes of a run save at the same step: those who see a reason tell the ot
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from rich.console import Console
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import RunAgain, UserError, Wish, raise_signal
 from groot_jax.runtime.hosts import Hosts
+from groot_jax.runtime.printing import reader_gone
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.evaluations import Meta
 from groot_jax.training.monitor import say
@@ -24,6 +26,7 @@ _PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
 # Seconds of training after which processes ask each other again; they do so in a message that the
 # next update hides, but a thousand messages a second would be felt.
 _ASK_EVERY = 0.5
+_LISTEN_EVERY = 0.2  # Seconds between two looks for a signal while a save waits for its next try.
 
 
 class Keeper:
@@ -51,11 +54,14 @@ class Keeper:
 
     def due(self, step: int) -> bool:
         """After each update, in all processes: whether the state is to be saved now, by the number
-        of steps, by the clock, after a save that failed, or since a signal has come."""
+        of steps, by the clock, after a save that failed, since a signal has come, or since standard
+        output takes no more, which ends a job like one."""
         every = self._settings.every_steps
         by_steps = every > 0 and step % every == 0
         if step < self._ask_at:
             return by_steps
+        if not self._wish.number and reader_gone(self._console):
+            self._wish.number = signal.SIGPIPE
         problem, writing = "", self._checkpoints.writing
         try:
             self._checkpoints.poll()
@@ -65,12 +71,13 @@ class Keeper:
             if writing and not self._checkpoints.writing:
                 self._failed_at, self._tries = None, 0
         # For the clock process 0 speaks alone: those of others run otherwise.
-        signal, problem, late, pause = self._hosts.merge(
+        number, problem, late, pause = self._hosts.merge(
             [self._wish.number, problem, self._late(), self._pause(step)], _agreed
         )
         self._ask_at = step + pause
-        self.signal = self.signal or signal
-        if problem:
+        self.signal = self.signal or number
+        # Alone, and asked to end, it tries once more at once, with the state at hand.
+        if problem and not (self.signal and self._hosts.count == 1):
             self._failed(problem)
         return bool(by_steps or (late and not problem) or self.signal)
 
@@ -127,7 +134,7 @@ class Keeper:
                 self._failed(str(error))
             if self._saved == step:
                 return
-            time.sleep(max(self._again_at - time.monotonic(), 0.0))
+            self._pause_between_tries()
 
     def record(self, step: int, meta: Meta) -> None:
         """Writes the meta of a step anew, after its evaluation; as `landed` where it is the last,
@@ -139,7 +146,17 @@ class Keeper:
                 self._failed(str(error))
             if not meta.finished:
                 return
-            time.sleep(max(self._again_at - time.monotonic(), 0.0))
+            self._pause_between_tries()
+
+    def _pause_between_tries(self) -> None:
+        """In all processes; a signal to any of them ends it, and what follows is the last try."""
+        while not self.signal:
+            left = self._again_at - time.monotonic()
+            self.signal, over = self._hosts.merge([self._wish.number, left <= 0], _first_of_each)
+            if over:
+                return
+            if not self.signal:
+                time.sleep(min(max(left, 0.0), _LISTEN_EVERY))
 
     def _failed(self, sentence: str, agreed: bool = False) -> None:
         """`agreed`: all processes know of it, and none has begun the save."""
@@ -149,7 +166,12 @@ class Keeper:
             raise RunAgain(sentence)
         self._failed_at = now if self._failed_at is None else self._failed_at
         left = self._settings.retry_minutes * 60 - (now - self._failed_at)
-        if left <= 0 or self.signal or (self._hosts.count == 1 and self._wish.number):
+        if self._hosts.count == 1:
+            self.signal = self.signal or self._wish.number
+        if self.signal:  # Whoever sent it may start the job again, where there is room by then.
+            say(self._console, f"{self._system}: {sentence}")
+            self.leave()
+        if left <= 0:
             raise UserError(sentence)
         pause = min(_PAUSES[min(self._tries, len(_PAUSES) - 1)], left)
         self._saved, self._tries, self._again_at = -1, self._tries + 1, now + pause
@@ -165,3 +187,10 @@ def _agreed(said: list[list[object]]) -> list[object]:
     signals, problems, (late, *_), (pause, *_) = zip(*said, strict=True)
     first = next(filter(None, signals), 0)
     return [first, next(filter(None, problems), ""), late, pause]
+
+
+def _first_of_each(said: list[list[object]]) -> list[object]:
+    """[signal, whether a pause is over], of all processes -> the first signal; by process 0's
+    clock."""
+    signals, (over, *_) = zip(*said, strict=True)
+    return [next(filter(None, signals), 0), over]
