@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from groot_jax.evaluation.records import SAMPLES_FILE, Json
 from groot_jax.runtime.compiling import CompileClock
-from groot_jax.runtime.files import write_text, writing
+from groot_jax.runtime.files import place_of, write_text, writing
 from groot_jax.training.writers import Writer
 
 METRICS_FILE = "metrics.jsonl"
@@ -57,6 +60,7 @@ class Monitor:
         self._console, self._main, self._writers = console, main, writers
         self._path = workdir / METRICS_FILE
         self._samples_path = workdir / SAMPLES_FILE
+        self._place = place_of(workdir)
         if main:
             logged = start if logged is None else logged
             evaluated = start if evaluated is None else evaluated
@@ -156,6 +160,7 @@ class Monitor:
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         line = {"system": self._system, "step": step, "split": split} | finite
         with writing(self._path):
+            self._file = self._still_there()
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()  # Who plots the file beside the run sees whole lines, and at once.
         for writer in self._writers:
@@ -166,8 +171,29 @@ class Monitor:
         if not self._main or not sentences:
             return
         line = {"system": self._system, "step": step, "sentences": list(sentences)}
-        with writing(self._samples_path), self._samples_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with writing(self._samples_path):
+            if place_of(self._samples_path.parent) != self._place:
+                raise OSError("its folder was moved or removed, or a disk is no longer there")
+            with self._samples_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _still_there(self) -> TextIO:
+        """The file of metrics, opened anew where somebody has removed it or put another in its
+        place: what is written to the old one would be in no folder."""
+        if place_of(self._path) == _place_of_open(self._file):
+            return self._file
+        # Where the whole folder is gone, or stands on another disk, the next save says so.
+        if place_of(self._path.parent) != self._place:
+            return self._file
+        gone = "was removed or replaced while training wrote to it: its earlier lines are lost"
+        print(f"{self._path} {gone}", file=sys.stderr, flush=True)
+        self._file.close()
+        return self._path.open("a", encoding="utf-8")
+
+
+def _place_of_open(file: TextIO) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return (found.st_dev, found.st_ino)
 
 
 def clock(seconds: float) -> str:

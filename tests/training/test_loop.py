@@ -150,6 +150,40 @@ def test_samples_of_a_step_are_on_file_once_whatever_was_killed(tmp_path: Path) 
     ]
 
 
+def monitor(workdir: Path) -> Monitor:
+    return Monitor(workdir, "nll", start=0, total=9, console=Console(quiet=True), main=True)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_lines_go_on_where_somebody_has_removed_their_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    with monitor(tmp_path) as one:
+        one.log(1, "train", {"loss": 1.0})
+        (tmp_path / "metrics.jsonl").unlink()
+        if how == "replaced":
+            (tmp_path / "metrics.jsonl").write_text("")
+        for step in (2, 3):
+            one.log(step, "train", {"loss": 1.0})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 3]
+    assert capsys.readouterr().err.count("metrics.jsonl was removed or replaced") == 1
+
+
+@pytest.mark.parametrize("then", ["nothing", "another"])
+def test_no_file_comes_into_a_folder_that_was_not_there(tmp_path: Path, then: str) -> None:
+    workdir = tmp_path / "w"
+    workdir.mkdir()
+    with monitor(workdir) as one:
+        workdir.rename(tmp_path / "moved")
+        if then == "another":  # As under a mount that has gone.
+            workdir.mkdir()
+        one.log(1, "train", {"loss": 1.0})
+        with pytest.raises(UserError, match="its folder was moved or removed"):
+            one.log_samples(1, [{"index": 0}])
+    assert not workdir.exists() or not [*workdir.iterdir()]
+    assert [line["step"] for line in read_metrics(tmp_path / "moved")] == [1]
+
+
 def test_only_the_first_process_writes_samples_and_none_makes_no_file(tmp_path: Path) -> None:
     for main, samples in ((True, []), (False, [{"index": 0}])):
         with Monitor(
