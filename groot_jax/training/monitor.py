@@ -67,7 +67,7 @@ class Monitor:
             _drop_after(self._path, system, logged, evaluated)
             _drop_after(self._samples_path, system, logged, evaluated)
             with writing(self._path):
-                self._file = self._path.open("a", encoding="utf-8")
+                self._file: TextIO = self._path.open("a", encoding="utf-8")
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),

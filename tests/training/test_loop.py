@@ -319,7 +319,7 @@ def test_what_fails_while_an_update_is_counted_loses_neither_its_state_nor_its_l
         if what != "written elsewhere":
             real(self, step, *_)
 
-    settings = {"log_every": 1 if at % 3 else 2}
+    settings: dict[str, Any] = {"log_every": 1 if at % 3 else 2}
     train_counting(tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
         if what == "written elsewhere":
