@@ -68,11 +68,11 @@ def strike(
     return summary
 
 
-def ended(code: str) -> int:
+def ended(code: str) -> subprocess.Popen[bytes]:
     """A process that has ended by itself, and that nobody has asked for its status."""
     process = subprocess.Popen([sys.executable, "-c", f"import os, sys; {code}"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    return process.pid
+    return process
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,8 @@ def ended(code: str) -> int:
 def test_a_training_that_ended_otherwise_than_well_before_its_strike_is_told(
     code: str, status: int
 ) -> None:
-    run = Processes([ended("pass"), ended(code)])
+    both = [ended("pass"), ended(code)]
+    run = Processes([one.pid for one in both])
     assert not run.send(1, signal.SIGTERM) and not run.send(0, signal.SIGTERM)
     statuses = run.wait(10.0)
     assert statuses == [0, status]
