@@ -34,6 +34,7 @@ RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: "temporary failure, the user is inv
 _ONE_WISH = 2.0
 # Seconds from a signal to the end, whatever the job is in the midst of. Launchers grant 120 s.
 LEAVE_WITHIN = 100.0
+_LAST_WORDS = 2.0  # Seconds for which a job that ends waits for whoever reads its last words.
 _AGAIN_IN = 0.05  # Seconds until a signal that Python dropped is sent again.
 _WORDS = {signal.SIGHUP: "hung up", signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -65,10 +66,21 @@ class Terminated(BaseException):
 
 
 def raise_signal(number: int) -> NoReturn:
-    """Unwinds the job as the signal does where nothing delays it."""
+    """Unwinds the job as the signal does where nothing delays it. SIGPIPE, which nobody sends
+    here, stands for a standard output that takes no more: a UserError."""
+    if number == signal.SIGPIPE:
+        raise UserError(unheard())
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Terminated(number)
+
+
+def unheard() -> str:
+    """The sentence of a job whose standard output takes no more."""
+    return (
+        "standard output could not be written (its reader has gone, or its disk is full); give it "
+        "another one, a file say, and run the same command again to continue"
+    )
 
 
 def raise_signal_behind(error: BaseException) -> None:
@@ -110,21 +122,19 @@ def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
         with _signals(advice):
             _telling(main)
     except UserError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-        _leave(exit_status(error))
+        _leave(exit_status(error), "error: " + " ".join(str(error).splitlines()))
     except (KeyboardInterrupt, Terminated) as error:
         status = exit_status(error)
-        print(f"{_WORDS[signal.Signals(status - 128)]}{advice}", file=sys.stderr)
-        _leave(status)
+        _leave(status, f"{_WORDS[signal.Signals(status - 128)]}{advice}")
     except BrokenPipeError:
         # Whoever read the output has enough of it. Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(1)
-    except Exception:
-        # A bug. Not left to the interpreter, whose own end would wait for threads, and for the
-        # other processes of the run.
-        traceback.print_exc()
-        _leave(1)
+    except SystemExit:
+        raise  # Of a command line that is no good, or asks for --help.
+    except BaseException:
+        # A bug. Not left to the interpreter, whose end waits for threads and other processes.
+        _leave(1, traceback.format_exc().rstrip())
 
 
 def _telling(main: Callable[[], object]) -> None:
@@ -175,12 +185,25 @@ def _out_of_memory(error: Exception) -> str:
     )
 
 
-def _leave(status: int) -> NoReturn:
+def _leave(status: int, last_words: str = "") -> NoReturn:
     """Without the interpreter's own end: see the module; and threads that compile would crash."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        with suppress(OSError, ValueError):
-            stream.flush()
+
+    def finish() -> None:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):
+                if last_words and stream is sys.stderr:
+                    print(last_words, file=stream)
+                stream.flush()
+
+    _within(_LAST_WORDS, finish)
     leave(status)
+
+
+def _within(seconds: float, act: Callable[[], object]) -> None:
+    """Acts; waits no longer than this, as for a pipe or terminal that nobody reads."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 leave: Callable[[int], NoReturn] = os._exit  # Tests put an exception in its place.
@@ -266,7 +289,7 @@ class _Ending:
             with suppress(Exception):
                 say()
         text = f"{_WORDS[signal.Signals(number)]}, and left at once{self._advice}\n"
-        os.write(2, text.encode())
+        _within(_LAST_WORDS, lambda: os.write(2, text.encode()))
         leave(128 + number)
 
 

@@ -26,6 +26,7 @@ from groot_jax.errors import exit_on_user_error
 from groot_jax.mesh.rows import own_rows
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.runtime.machine import note_job
+from groot_jax.runtime.printing import open_console
 from groot_jax.task import init_folder, make_params
 from groot_jax.training import loop
 from groot_jax.training.checkpoints import Checkpoints, by_loss
@@ -60,8 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     config, workdir = args.config, args.workdir
     check_writers(config.report_to)
     hosts = device_setup(config)
-    console = Console(quiet=not hosts.main)
-    with WorkdirLock(workdir) as lock:
+    with open_console(hosts.main) as console, WorkdirLock(workdir) as lock:
         # Before minutes are spent on reading; a new directory is made and locked in `open_task`.
         if hosts.main and (workdir / configs.CONFIG_FILE).exists():
             lock.take()

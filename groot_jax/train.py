@@ -37,6 +37,7 @@ from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.rewards import parse_type_weights
 from groot_jax.runtime.files import expanded
 from groot_jax.runtime.machine import note_job
+from groot_jax.runtime.printing import open_console
 from groot_jax.task import Task, check_corpus, init_folder, load_task, make_task, save_task
 from groot_jax.training import loop
 from groot_jax.training.ahead import Ahead
@@ -77,8 +78,7 @@ def run_training(
     line that says the same."""
     check_writers(config.report_to)
     hosts = device_setup(config)
-    console = Console(quiet=not hosts.main)
-    with WorkdirLock(workdir) as lock:
+    with open_console(hosts.main) as console, WorkdirLock(workdir) as lock:
         # A directory that is there already: before minutes are spent on reading and checking. A new
         # one is made, and locked, only in `open_task`.
         if hosts.main and (workdir / configs.CONFIG_FILE).exists():

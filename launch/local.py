@@ -87,8 +87,9 @@ def run(command: Sequence[str], places: Sequence[Mapping[str, str]]) -> int:
     """Runs all until the last has ended; the exit status of the first that failed, else 0."""
     children: list[subprocess.Popen[bytes]] = []
     asked = [0]  # The signal that this process was ended with; a list, since a handler sets it.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: _pass_on(number, asked, children))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # As nohup has it with SIGHUP.
+            signal.signal(number, lambda number, _: _pass_on(number, asked, children))
     for place in places:
         try:
             child = subprocess.Popen(

@@ -30,6 +30,16 @@ def expanded(path: str | Path, what: str) -> Path:
         ) from None
 
 
+def place_of(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from one that takes its name later: when it was moved away or removed,
+    or a disk is no longer mounted there. None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all: beside it first, then renamed over it.
 

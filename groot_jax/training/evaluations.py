@@ -18,7 +18,7 @@ class Evaluation:
 
 
 # Written where there is something to be written.
-_OPTIONAL = ("sums", "flight", "averaged", "start", "origin", "gold", "gold_since", "due")
+_OPTIONAL = ("sums", "flight", "averaged", "start", "origin", "gold", "gold_since", "due", "owed")
 
 
 @dataclass
@@ -37,6 +37,8 @@ class Meta:
     # Of the updates since the last evaluation: gold's log-probabilities, summed; sentences
     gold_since: list[float] = field(default_factory=list)
     due: bool = False  # whether its state is still to be evaluated
+    # A line of metrics.jsonl that could not be written, of updates up to {"step", "values"}
+    owed: dict[str, Any] | None = None
 
     @property
     def evaluated(self) -> int:
@@ -77,6 +79,7 @@ class Meta:
             gold=value.get("gold"),
             gold_since=[float(x) for x in value.get("gold_since", ())],
             due=bool(value.get("due", False)),
+            owed=_line(value.get("owed")),
         )
 
     def worse(self, tie: float) -> str:
@@ -93,6 +96,12 @@ class Meta:
             f"its best on dev (reward@1 {found:.3f}, at step {best.step}) is worse than what it "
             f"started from ({self.start:.3f})"
         )
+
+
+def _line(owed: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if owed is None:
+        return None
+    return {"step": int(owed["step"]), "values": {k: float(v) for k, v in owed["values"].items()}}
 
 
 # The metrics of an evaluation -> (what has to be high, what decides among those that are high).

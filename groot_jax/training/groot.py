@@ -250,8 +250,7 @@ class GrootStage:
 
         Beams are never made across an evaluation: after one, generation starts anew from the
         parameters at hand. Between two, a checkpoint holds those that wait for their update, the
-        `flight`: they come from parameters that are gone. So a run that was killed, wherever, goes
-        on with the same beams.
+        `flight`: they come from parameters that are gone. So a killed run goes on with its beams.
         """
         # With lag 1 and 4 updates between evaluations the device gets, by its batch,
         #
@@ -278,10 +277,11 @@ class GrootStage:
             if not ready:  # The first of a segment: nothing hides its scoring.
                 ready.append(self.correct_and_rank(*made.pop(0)))
             update = self.contrast(state, ready.popleft())
-            ready.extend(self.correct_and_rank(*item) for item in made)
+            waits = [*(item.beams for item in ready), *(beams for beams, _ in made)]
+            # Before the scoring, which may fail: the state before this one is gone by now.
+            yield dataclasses.replace(update, flight=tuple(b for b in waits if b is not None))
             state = update.state
-            made_ahead = tuple(item.beams for item in ready if item.beams is not None)
-            yield dataclasses.replace(update, flight=made_ahead)
+            ready.extend(self.correct_and_rank(*item) for item in made)
 
     def stage(self) -> Stage:
         """As the loop of all training sees it."""

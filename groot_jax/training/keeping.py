@@ -5,6 +5,7 @@ All processes of a run save at the same step: those who see a reason tell the ot
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ from rich.console import Console
 from groot_jax.contrast.update import TrainState
 from groot_jax.errors import RunAgain, UserError, Wish, raise_signal
 from groot_jax.runtime.hosts import Hosts
+from groot_jax.runtime.printing import reader_gone
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.evaluations import Meta
 from groot_jax.training.faults import Elsewhere
@@ -27,6 +29,7 @@ _PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
 # Seconds of training after which processes ask each other again; they do so in a message that the
 # next update hides, but a thousand messages a second would be felt.
 _ASK_EVERY = 0.5
+_LISTEN_EVERY = 0.2  # Seconds between two looks for a signal while a save waits for its next try.
 
 # What a process tells of a save, in JSON: [why it failed, whether only since it did elsewhere].
 _Told: TypeAlias = list[Any]
@@ -58,22 +61,28 @@ class Keeper:
 
     def due(self, step: int) -> bool:
         """After each update, in all processes: whether the state is to be saved now, by the number
-        of steps, by the clock, after a save that failed, or since a signal has come."""
+        of steps, by the clock, after a save that failed, since a signal has come, or since standard
+        output takes no more, which ends a job like one."""
         every = self._settings.every_steps
         by_steps = every > 0 and step % every == 0
         if step < self._ask_at:
             return by_steps
+        if not self._wish.number and reader_gone(self._console):
+            self._wish.number = signal.SIGPIPE
         writing = self._checkpoints.writing
         told = _told(self._checkpoints.poll)
         if writing and told == _WELL and not self._checkpoints.writing:
             self._well()
         # For the clock process 0 speaks alone: those of others run otherwise.
-        signal, problem, late, pause = self._hosts.merge(
+        number, problem, late, pause = self._hosts.merge(
             [self._wish.number, told, self._late(), self._pause(step)], _agreed
         )
         self._ask_at = step + pause
-        self.signal = self.signal or signal
-        if problem:
+        self.signal = self.signal or number
+        if problem and self.signal and self._hosts.count == 1:
+            # Asked to end, it tries once more at once, with the state at hand.
+            self._saved = -1
+        elif problem:
             # It fails in the others within the same moment: what they say of it may say more.
             self._save_failed(self._first(self._checkpoints.wait, told))
         return bool(by_steps or (late and not problem) or self.signal)
@@ -115,8 +124,8 @@ class Keeper:
         before it; empty: none has."""
         # RunAgain comes through: the others are not where they could be told.
         told = told if told != _WELL else _told(check)
-        signal, problem = self._hosts.merge([self._wish.number, told], _agreed)
-        self.signal = self.signal or signal
+        number, problem = self._hosts.merge([self._wish.number, told], _agreed)
+        self.signal = self.signal or number
         return str(problem)
 
     def landed(self, step: int, state: TrainState, begin: Callable[[], None]) -> None:
@@ -127,19 +136,29 @@ class Keeper:
                 self._save_failed(problem)
             if self._saved == step:
                 return
-            time.sleep(max(self._again_at - time.monotonic(), 0.0))
+            self._pause_between_tries()
 
     def record(self, step: int, meta: Meta) -> None:
         """Writes the meta of a step anew, after its evaluation; as `landed` where it is the last,
         else the next save makes up for it."""
         while True:
-            try:
-                return self._checkpoints.record(step, meta)
-            except UserError as error:
-                self._failed(str(error))
+            problem = self._first(partial(self._checkpoints.record, step, meta))
+            if not problem:
+                return
+            self._failed(problem)
             if not meta.finished:
                 return
-            time.sleep(max(self._again_at - time.monotonic(), 0.0))
+            self._pause_between_tries()
+
+    def _pause_between_tries(self) -> None:
+        """In all processes; a signal to any of them ends it, and what follows is the last try."""
+        while not self.signal:
+            left = self._again_at - time.monotonic()
+            self.signal, over = self._hosts.merge([self._wish.number, left <= 0], _first_of_each)
+            if over:
+                return
+            if not self.signal:
+                time.sleep(min(max(left, 0.0), _LISTEN_EVERY))
 
     def _well(self) -> None:
         """The last save has landed: if no part of it failed, the next failure is a new one."""
@@ -157,7 +176,12 @@ class Keeper:
         now = time.monotonic()
         self._failed_at = now if self._failed_at is None else self._failed_at
         left = self._settings.retry_minutes * 60 - (now - self._failed_at)
-        if left <= 0 or self.signal or (self._hosts.count == 1 and self._wish.number):
+        if self._hosts.count == 1:
+            self.signal = self.signal or self._wish.number
+        if self.signal:  # Whoever sent it may start the job again, where there is room by then.
+            say(self._console, f"{self._system}: {sentence}")
+            self.leave()
+        if left <= 0:
             raise UserError(sentence)
         pause = min(_PAUSES[min(self._tries, len(_PAUSES) - 1)], left)
         self._tries, self._again_at = self._tries + 1, now + pause
@@ -189,3 +213,10 @@ def _agreed(said: list[list[Any]]) -> list[Any]:
     signal, the foremost sentence, and process 0's more."""
     signals, told, *more = zip(*said, strict=True)
     return [next(filter(None, signals), 0), _foremost([*told]), *(first for first, *_ in more)]
+
+
+def _first_of_each(said: list[list[object]]) -> list[object]:
+    """[signal, whether a pause is over], of all processes -> the first signal; by process 0's
+    clock."""
+    signals, (over, *_) = zip(*said, strict=True)
+    return [next(filter(None, signals), 0), over]

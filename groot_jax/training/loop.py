@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax.contrast.update import Metrics, Params, TrainState
-from groot_jax.errors import RunAgain, signals_at_once, signals_wished
+from groot_jax.errors import RunAgain, Terminated, signals_at_once, signals_wished
 from groot_jax.evaluation.records import Json
 from groot_jax.generate.inputs import Beams
 from groot_jax.runtime.allocator import release_freed_memory
@@ -109,8 +109,8 @@ def train(
 
     `config` is that of the run. `evaluate` measures parameters on dev; the stage's `merit` reads
     what it finds; `samples` gives the lists that it kept. Raises UserError where a checkpoint
-    cannot be read or written, and where a loss is not finite. A signal raises once the state at
-    hand is saved.
+    cannot be read or written, and where a loss is not finite. A signal, or whatever else is raised
+    between evaluations, comes through once the state at hand is saved.
     """
     system, settings = stage.system, config.checkpoint
     with Checkpoints(
@@ -151,15 +151,18 @@ def train(
 def _monitor(
     stage: Stage, found: Resumed, workdir: Path, config: ConfigDict, console: Console, hosts: Hosts
 ) -> Monitor:
+    owed = found.meta.owed
+    logged = owed["step"] - 1 if owed else found.step
     return Monitor(
         *(workdir, stage.system),
         start=found.step,
+        logged=logged,
         evaluated=found.meta.evaluated,
         total=stage.total,
         console=console,
         main=hosts.main,
         eval_every=stage.eval_every,
-        writers=open_writers(workdir, stage.system, found.step, config) if hosts.main else (),
+        writers=open_writers(workdir, stage.system, logged, config) if hosts.main else (),
     )
 
 
@@ -200,12 +203,15 @@ class _Loop:
         self._meta, self._begun = found.meta, time.monotonic()
         self._sums = Sums.from_json(found.meta.sums, self._hosts)
         self._dev = found.meta.evaluations[-1].metrics if found.meta.evaluations else {}
-        # The last update that was begun, its step, and whether its metrics are counted.
-        self._at: tuple[int, Update, bool] = (start, Update(found.state, {}, {}), True)
+        # The last update that was begun, and those whose metrics are not counted yet, by step.
+        self._at: tuple[int, Update] = (start, Update(found.state, {}, {}))
+        self._uncounted: list[tuple[int, Update]] = []
         self._profiler.after(start, found.state)
         # It ended between a save and the line, or the evaluation, that is due then.
         due = found.meta.due or self._evaluation_due(start)
         due = due and start > found.meta.evaluated
+        if owed := found.meta.owed:
+            self._write_line(owed["step"], owed["values"])
         self._log_train(start, due or start % self._log_every == 0)
         if due and self._ends(start, found.state):
             return
@@ -217,16 +223,18 @@ class _Loop:
             # `step` counts updates that are done: the first of a fresh run ends step 1.
             for step, update in enumerate(chain([first], updates), start + 1):
                 # The device works on this update. To read its loss would be to wait for it, with
-                # nothing left for the device to do after it: what is read is the one before.
-                self._count()
-                self._at = (step, update, False)
+                # nothing left for the device to do after it: what is read is the one before. What
+                # fails from here on leaves this state, as the one before has given away its arrays.
+                self._at = (step, update)
+                self._uncounted.append(self._at)
+                self._count(step - 1)
                 self._profiler.after(step, update.state)
                 due = self._evaluation_due(step) or self._falling(step - 1)
                 if not self._keeper.due(step) and not due:
                     continue
                 self._meta.due = due
                 # To be saved and evaluated: this update is waited for.
-                self._count()
+                self._count(step)
                 self._log_train(step, due)
                 self._health.check_state(step, update.state)
                 self._keeper.save(step, update.state, self._begin_save)
@@ -235,23 +243,31 @@ class _Loop:
                     self._keeper.leave()
                 if due and self._ends(step, update.state):
                     break
-        except Exception as error:
+        except BaseException as error:  # GeneratorExit, asyncio.CancelledError: as good a reason.
             self._rescue(error)
+            if isinstance(error, SystemExit):  # A library's: status 0 would say that all is done.
+                place = f"{stage.system}: what it calls asked for the job's end in mid-training"
+                raise RuntimeError(f"{place} (SystemExit: {error.code})") from error
             raise
 
     def _evaluation_due(self, step: int) -> bool:
         return step % self._stage.eval_every == 0 or step == self._stage.total
 
-    def _count(self, log: bool = True) -> None:
-        """Waits for the last update, unless it is counted, and shows it."""
-        step, update, counted = self._at
-        if counted:
-            return
-        self._at = (step, update, True)
-        sentences = self._sums.add(update.metrics, update.figures)
-        self._health.check(step, self._meta, self._sums.last, update.index_B)
-        self._monitor.advance(step, sentences, self._sums.shown() | _shown(self._dev))
-        self._log_train(step, log and step % self._log_every == 0)
+    def _count(self, last: int, show: bool = True) -> None:
+        """Waits for the updates up to step `last` that are not counted yet, and shows them."""
+        while self._uncounted and self._uncounted[0][0] <= last:
+            step, update = self._uncounted[0]
+            sentences = self._sums.add(update.metrics, update.figures)
+            self._health.check(step, self._meta, self._sums.last, update.index_B)
+            del self._uncounted[0]
+            if show:
+                self._show(step, sentences)
+
+    def _show(self, step: int, sentences: int) -> None:
+        try:
+            self._monitor.advance(step, sentences, self._sums.shown() | _shown(self._dev))
+        finally:  # What the screen refuses is no reason to mix this line with the next one's.
+            self._log_train(step, step % self._log_every == 0)
 
     def _log_train(self, step: int, due: bool) -> None:
         """Writes a line of metrics.jsonl, if it is due: the means of the updates since the last
@@ -261,26 +277,38 @@ class _Loop:
         stage = self._stage
         rate = {"learning_rate": stage.rates[step - 1]} if stage.rates else {}
         place = {"epoch": step / stage.per_epoch, "sentences_per_second": self._monitor.speed()}
-        self._monitor.log(step, "train", self._sums.means(self._hosts) | rate | place)
+        means = self._sums.means(self._hosts)
         self._sums = Sums()
+        self._write_line(step, means | rate | place)
+
+    def _write_line(self, step: int, values: dict[str, float]) -> None:
+        # Where it cannot be written, the save that follows keeps it for whoever goes on.
+        self._meta.owed = {"step": step, "values": values}
+        self._monitor.log(step, "train", values)
+        self._meta.owed = None
 
     def _falling(self, step: int) -> bool:
         return self._health.falling(self._meta, step)
 
     def _begin_save(self) -> None:
-        step, update, _ = self._at
+        step, update = self._at
         now = time.monotonic()
         self._meta.seconds += now - self._begun
         self._begun = now
         self._meta.sums = self._sums.to_json(self._hosts)
         self._checkpoints.save(step, update.state, self._meta, update.flight)
 
-    def _rescue(self, error: Exception) -> None:
+    def _rescue(self, error: BaseException) -> None:
         """Saves what was done before an error, where it can still be had."""
-        step, update, _ = self._at
+        step, update = self._at
         leaves = jax.tree.leaves(update.state)
         # An update that failed on the device has taken the memory of the state before it.
         lost = any(leaf.is_deleted() for leaf in leaves) or not step or self._health.failed
+        # A signal that all know of has saved before, or could not; without `exit_on_user_error`, in
+        # a notebook say, Ctrl-C comes as it is.
+        signal = isinstance(error, KeyboardInterrupt | Terminated)
+        if signal and (self._hosts.count > 1 or self._keeper.signal):
+            return
         # The watch over the processes says more of those that are lost.
         if self._hosts.count > 1 and (of_a_connection(error) or type(error) is RunAgain):
             return
@@ -288,9 +316,11 @@ class _Loop:
         if steps is None or {*steps} != {step} or lost:
             part(self._hosts, error)
             return
-        with suppress(Exception):  # What ends the job says more.
-            # A line is of all processes, of which some may have counted this update before.
-            self._count(log=False)
+        with suppress(BaseException):  # What ends the job says more.
+            # Without a line: that is of all processes, of which some may have counted this update.
+            self._count(step - 1, show=False)
+            self._meta.due |= self._falling(step - 1)
+            self._count(step, show=False)
             self._health.check_state(step, update.state)
             self._keeper.save(step, update.state, self._begin_save)
             self._checkpoints.wait()

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from groot_jax.evaluation.records import METRICS_FILE, SAMPLES_FILE, Json
 from groot_jax.runtime.compiling import CompileClock
-from groot_jax.runtime.files import write_text, writing
+from groot_jax.runtime.files import place_of, write_text, writing
 from groot_jax.runtime.json_files import read_lines, whole
 from groot_jax.training.writers import Writer
 
@@ -44,12 +47,14 @@ class Monitor:
         total: int,
         console: Console,
         main: bool,
+        logged: int | None = None,
         evaluated: int | None = None,
         eval_every: int = 0,
         writers: Sequence[Writer] = (),
     ) -> None:
-        """`evaluated`: the last step whose evaluation counts, where that is before `start`: a run
-        that was killed may have logged one of `start`. `total`: updates of the system, of which
+        """`logged`: the last step of whose updates a line counts, where that is before `start`;
+        `evaluated`: the same of evaluations, as a run that was killed may have logged one of
+        `start`. `total`: updates of the system, of which
         every `eval_every`th is followed by an evaluation. `writers` get what metrics.jsonl gets,
         and are closed at the end."""
         self._system, self._start, self._total = system, start, total
@@ -57,12 +62,14 @@ class Monitor:
         self._console, self._main, self._writers = console, main, writers
         self._path = workdir / METRICS_FILE
         self._samples_path = workdir / SAMPLES_FILE
+        self._place = place_of(workdir)
         if main:
+            logged = start if logged is None else logged
             evaluated = start if evaluated is None else evaluated
-            _drop_after(self._path, system, start, evaluated)
-            _drop_after(self._samples_path, system, start, evaluated)
+            _drop_after(self._path, system, logged, evaluated)
+            _drop_after(self._samples_path, system, logged, evaluated)
             with writing(self._path):
-                self._file = self._path.open("a", encoding="utf-8")
+                self._file: TextIO = self._path.open("a", encoding="utf-8")
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -155,6 +162,7 @@ class Monitor:
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         line = {"system": self._system, "step": step, "split": split} | finite
         with writing(self._path):
+            self._file = self._still_there()
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()  # Who plots the file beside the run sees whole lines, and at once.
         for writer in self._writers:
@@ -165,8 +173,29 @@ class Monitor:
         if not self._main or not sentences:
             return
         line = {"system": self._system, "step": step, "sentences": list(sentences)}
-        with writing(self._samples_path), self._samples_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with writing(self._samples_path):
+            if place_of(self._samples_path.parent) != self._place:
+                raise OSError("its folder was moved or removed, or a disk is no longer there")
+            with self._samples_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _still_there(self) -> TextIO:
+        """The file of metrics, opened anew where somebody has removed it or put another in its
+        place: what is written to the old one would be in no folder."""
+        if place_of(self._path) == _place_of_open(self._file):
+            return self._file
+        # Where the whole folder is gone, or stands on another disk, the next save says so.
+        if place_of(self._path.parent) != self._place:
+            return self._file
+        gone = "was removed or replaced while training wrote to it: its earlier lines are lost"
+        print(f"{self._path} {gone}", file=sys.stderr, flush=True)
+        self._file.close()
+        return self._path.open("a", encoding="utf-8")
+
+
+def _place_of_open(file: TextIO) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return (found.st_dev, found.st_ino)
 
 
 def clock(seconds: float) -> str:
@@ -182,7 +211,7 @@ def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _drop_after(path: Path, system: str, step: int, evaluated: int) -> None:
+def _drop_after(path: Path, system: str, logged: int, evaluated: int) -> None:
     # A run that logged steps 2 and 4 and was killed before the checkpoint of 4 was whole continues
     # from 2: it makes step 4 again, which then is in the file once. A damaged line costs itself,
     # and not the training.
@@ -190,7 +219,7 @@ def _drop_after(path: Path, system: str, step: int, evaluated: int) -> None:
         return
     kept = []
     for line, entry in read_lines(path, _PLACE):
-        last = step if entry.get("split") == "train" else evaluated
+        last = logged if entry.get("split") == "train" else evaluated
         if entry["system"] != system or entry["step"] <= last:
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))

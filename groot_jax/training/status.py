@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from groot_jax import config as configs
 from groot_jax.config import LOCK_FILE, STATUS_FILE
 from groot_jax.errors import UserError, at_peer_failure
-from groot_jax.runtime.files import write_text, writing
+from groot_jax.runtime.files import place_of, write_text, writing
 from groot_jax.runtime.json_files import parsed, read_bytes, reading, whole
 
 _STATUS = {"state": str, "host": str, "pid": lambda value: whole(value) and 0 < value < 2**31}
@@ -35,6 +35,7 @@ class WorkdirLock:
         self._workdir = workdir
         self._file: IO[str] | None = None  # open as long as the lock is held
         self._before = ""  # W/status.json, until training has begun
+        self._place: tuple[int, int] | None = None  # the folder that the lock was taken in
 
     def __enter__(self) -> WorkdirLock:
         return self
@@ -45,11 +46,17 @@ class WorkdirLock:
         at_peer_failure.remove(self._say_stopped)
         if kind:
             self._say_stopped()
-        else:
+        elif self._in_place():
             write_status(self._workdir, "finished")
         self._file.close()
 
+    def _in_place(self) -> bool:
+        """Whether the work directory is the folder that it was, and not a new one of its name."""
+        return place_of(self._workdir) == self._place
+
     def _say_stopped(self) -> None:
+        if not self._in_place():
+            return
         with suppress(UserError):  # On a full disk, what ends the job says more.
             if self._before:
                 write_text(self._workdir / STATUS_FILE, self._before)
@@ -75,11 +82,12 @@ class WorkdirLock:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             file.close()
-            raise UserError(
-                f"--workdir={self._workdir} is being trained in by another process ({holder}); "
-                "wait for its end, or name another --workdir"
-            )
-        self._file = file
+            raise self._held(holder)
+        # Its file may have been removed, and this one is another: then the process is looked for.
+        if holder := _trains_here(self._workdir):
+            file.close()
+            raise self._held(holder)
+        self._file, self._place = file, place_of(self._workdir)
         # A process that ends because another one did leaves no `with`.
         at_peer_failure.append(self._say_stopped)
         with writing(path):
@@ -90,6 +98,12 @@ class WorkdirLock:
         with suppress(OSError, UnicodeDecodeError):
             self._before = (self._workdir / STATUS_FILE).read_text(encoding="utf-8")
         write_status(self._workdir, "training")
+
+    def _held(self, holder: str) -> UserError:
+        return UserError(
+            f"--workdir={self._workdir} is being trained in by another process ({holder}); wait "
+            "for its end, or name another --workdir"
+        )
 
     def claim(self, config: ConfigDict) -> None:
         """Takes the lock and makes the work directory the home of `config`, or checks that it is.
@@ -120,8 +134,35 @@ def _try_lock(file: IO[str], kind: int) -> bool | None:
 
 def write_status(workdir: Path, state: str) -> None:
     """W/status.json: `training`, `finished` or `stopped`, and by which process."""
-    status = {"state": state, "pid": os.getpid(), "host": socket.gethostname()}
+    pid = os.getpid()
+    status = {"state": state, "pid": pid, "host": socket.gethostname(), "begun": _begun(pid)}
     write_text(workdir / STATUS_FILE, json.dumps(status) + "\n")
+
+
+def _trains_here(workdir: Path) -> str:
+    """The process on this host that status.json says to train, if that one is alive; else nothing.
+
+    Known by its number and by when it began: numbers are used again, and in a container that is
+    started anew they are the same.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        status = json.loads((workdir / STATUS_FILE).read_text(encoding="utf-8"))
+        pid, begun, host = int(status["pid"]), status["begun"], socket.gethostname()
+        known = status["state"] == "training" and status["host"] == host and begun
+        if known and pid != os.getpid() and _begun(pid) == begun:
+            return f"pid {pid} on {host}"
+    return ""
+
+
+def _begun(pid: int) -> str:
+    """When a process began, as Linux tells: its boot, and clock ticks since; else empty."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # "pid (name) state ...", of which a name may hold anything: the 22nd field.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return f"{boot} {fields.rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError, UnicodeDecodeError):
+        return ""
 
 
 def training_ended(workdir: Path) -> bool:
@@ -150,6 +191,8 @@ def training_ended(workdir: Path) -> bool:
     state, host, pid = status["state"], status["host"], status["pid"]
     if state != "training":
         return True
+    if _trains_here(workdir):  # Its lock file was removed.
+        return False
     # Not every file system shows the locks of other hosts, and some have none.
     return host == socket.gethostname() and (free is not None or not _is_alive(pid))
 

@@ -42,10 +42,13 @@ LIMIT = 240.0  # Seconds from a strike to the end of all processes, after which 
 
 def start(argv: list[str], log: Path, index: int, count: int, port: int) -> int:
     """A training in a process of its own; its number."""
+    # A strike before `prepare_job` would be one on this script.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX warns of its threads; it has none before it is used.
         pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return pid
     os.setsid()
     number = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -60,28 +63,49 @@ def start(argv: list[str], log: Path, index: int, count: int, port: int) -> int:
     # A shell starts what it puts in the background with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     prepare_job()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     exit_on_user_error(lambda: train.main(argv), "; run the same command again to continue")
     os._exit(0)
 
 
-def wait(pids: list[int], seconds: float) -> list[int] | None:
-    """The statuses of all, as -9 or 143; None where some still run after so many seconds."""
-    end = time.monotonic() + seconds
-    found: dict[int, int] = {}
-    while len(found) < len(pids):
-        for pid in pids:
-            if pid not in found:
+class Processes:
+    """Those of one training: who has ended, and how."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self.pids = pids
+        self._ended: dict[int, int] = {}
+
+    def look(self) -> dict[int, int]:
+        """The statuses of those that have ended, as -9 or 143, by process."""
+        for pid in self.pids:
+            if pid not in self._ended:
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:
-                    found[pid] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            _STATUS.update(found)
-            return None
-        time.sleep(0.01)
-    return [found[pid] for pid in pids]
+                    self._ended[pid] = os.waitstatus_to_exitcode(status)
+        return self._ended
+
+    def wait(self, seconds: float) -> list[int] | None:
+        """The statuses of all; None where some still run after so many seconds."""
+        end = time.monotonic() + seconds
+        while len(self.look()) < len(self.pids):
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.01)
+        return [self._ended[pid] for pid in self.pids]
+
+    def send(self, victim: int, number: int) -> bool:
+        """Whether a process was there to be sent a signal."""
+        # One that has ended is still there, as nobody but `look` asks for its status.
+        if self.pids[victim] in self.look():
+            return False
+        os.kill(self.pids[victim], number)
+        return True
 
 
-_STATUS: dict[int, int] = {}
+def unexpected(statuses: list[int] | None, struck: bool) -> bool:
+    """Whether a training ended as none may: one that nobody has struck ends with 0 alone, and none
+    hangs."""
+    return statuses is None or not {*statuses} <= (EXPECTED if struck else {0})
 
 
 def free_port() -> int:
@@ -128,15 +152,15 @@ def main() -> None:
     log = folder / "log"
     begun = time.monotonic()
 
-    def begin(workdir: Path, *flags: str) -> list[int]:
+    def begin(workdir: Path, *flags: str) -> Processes:
         port = free_port() if count > 1 else 0
         words = [f"--workdir={workdir}", *argv, *flags]
-        return [start(words, log, index, count, port) for index in range(count)]
+        return Processes([start(words, log, index, count, port) for index in range(count)])
 
     # Twice: the first compiles, and the time of the second is what strikes are drawn from.
     for name in ("first", "whole"):
         since = time.monotonic()
-        assert wait(begin(folder / name), 900) == [0] * count, log.read_text()[-3000:]
+        assert begin(folder / name).wait(900) == [0] * count, log.read_text()[-3000:]
         duration = time.monotonic() - since
         print(f"{name}: {duration:.1f} s", file=sys.stderr, flush=True)
     trainings, same, ended, wrong = 0, 0, collections.Counter[str](), []
@@ -145,37 +169,33 @@ def main() -> None:
     while struck < strikes or workdir.exists():
         every = rng.choice(["every_steps=1", "every_steps=2", "every_minutes=0.002"])
         every = "every_minutes=0" if steady else every
-        pids = begin(workdir, f"--config.checkpoint.{every}")
-        statuses = None
+        run, hit, number = begin(workdir, f"--config.checkpoint.{every}"), False, 0
         if struck < strikes:
-            statuses = wait(pids, steady or rng.uniform(0.0, 1.1) * duration)
-        if statuses is None and struck < strikes:
+            statuses = run.wait(steady or rng.uniform(0.0, 1.1) * duration)
+            if statuses is None:
+                number, victim = rng.choice(SIGNALS), rng.randrange(count)
+                number = signal.SIGTERM if steady else number
+                twice = not steady and rng.random() < 0.1 and number != signal.SIGKILL
+                since = time.monotonic()
+                hit = run.send(victim, number)
+                if hit and twice:
+                    time.sleep(0.05)
+                    run.send(victim, signal.SIGINT)  # A second one, which leaves at once.
+                statuses = run.wait(LIMIT)
+        else:
+            statuses = run.wait(LIMIT * 3)
+        if hit:
             struck += 1
-            number, victim = rng.choice(SIGNALS), rng.randrange(count)
-            number = signal.SIGTERM if steady else number
-            since = time.monotonic()
-            if pids[victim] not in _STATUS:
-                os.kill(pids[victim], number)
-            if not steady and rng.random() < 0.1 and number != signal.SIGKILL:
-                time.sleep(0.05)
-                if os.waitpid(pids[victim], os.WNOHANG)[0] == 0:
-                    os.kill(pids[victim], signal.SIGINT)  # A second one, which leaves at once.
-                else:
-                    pids.remove(pids[victim])
-            statuses = wait([pid for pid in pids if pid not in _STATUS], LIMIT)
             seconds.append(time.monotonic() - since)
             print(f"strike {struck}: {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
             ended[f"{signal.Signals(number).name}: {statuses}"] += 1
-            if statuses is None or not {*statuses} <= EXPECTED:
-                wrong.append(f"strike {struck}: {statuses}: {log.read_text()[-600:]}")
-        elif statuses is None:
-            statuses = wait(pids, LIMIT * 3)
-        _STATUS.clear()
+        if unexpected(statuses, hit):
+            wrong.append(f"after strike {struck}: {statuses}: {log.read_text()[-600:]}")
         if statuses is None:
-            for pid in pids:
+            for pid in {*run.pids} - {*run.look()}:
                 os.killpg(pid, signal.SIGKILL)
             break
-        if statuses == [0] * len(pids) and pids:
+        if statuses == [0] * count:
             trainings += 1
             if found := compared(folder / "whole", workdir):
                 wrong.append(f"training {trainings}: {found[:5]}")
@@ -184,8 +204,7 @@ def main() -> None:
             shutil.rmtree(workdir)
             if steady:
                 break
-        elif struck >= strikes and 1 in statuses:
-            wrong.append(log.read_text()[-600:])
+        elif not hit:  # It would end so again and again.
             break
     summary = {
         "strikes": struck,

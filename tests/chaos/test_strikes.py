@@ -6,6 +6,8 @@ python -m pytest -m chaos --chaos=500        # hours
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.strikes import Processes, unexpected
 from tests.jobs.support import Jobs, job_environment, write_jsonl
 from tests.jobs.support import sentence as draw_sentence
 
@@ -63,6 +66,40 @@ def strike(
     assert summary["strikes"] == strikes or (seconds and 2 <= summary["strikes"] < strikes)
     assert summary["same"] == summary["trainings"] >= 1
     return summary
+
+
+def ended(code: str) -> subprocess.Popen[bytes]:
+    """A process that has ended by itself, and that nobody has asked for its status."""
+    process = subprocess.Popen([sys.executable, "-c", f"import os, sys; {code}"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("sys.exit(1)", 1), ("os.abort()", -6), ("os.kill(os.getpid(), 9)", -9), ("sys.exit(75)", 75)],
+)
+def test_a_training_that_ended_otherwise_than_well_before_its_strike_is_told(
+    code: str, status: int
+) -> None:
+    both = [ended("pass"), ended(code)]
+    run = Processes([one.pid for one in both])
+    assert not run.send(1, signal.SIGTERM) and not run.send(0, signal.SIGTERM)
+    statuses = run.wait(10.0)
+    assert statuses == [0, status]
+    assert unexpected(statuses, struck=False)
+    # After a strike on the other one, whatever that can do to it is none of its own.
+    assert unexpected(statuses, struck=True) == (status in (1, -6))
+    assert not unexpected([0, 0], struck=False) and unexpected(None, struck=True)
+
+
+def test_a_process_that_runs_is_struck_and_waited_for() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    run = Processes([process.pid])
+    assert run.wait(0.05) is None
+    assert run.send(0, signal.SIGKILL)
+    assert run.wait(30.0) == [-9]
+    assert not run.send(0, signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -475,9 +475,10 @@ def test_both_stages_see_augmented_sentences_and_a_stop_changes_no_bit(
         patch.setattr(TrainingBatches, "__getitem__", seen)
         jobs.run("train", tmp_path / "whole", *flags)
     assert len(new[0]) > 20 and len(new[1]) > 20
-    # In the midst of an epoch of each stage: evaluations are at 4 and 8, and at 2 and 4.
+    # In the midst of an epoch, and before an evaluation: those are at 4 and 8, and at 2 and 4. An
+    # update is shown once the next one has begun.
     advance = Monitor.advance
-    for stop, saved in ((7, "nll"), (3, "groot")):
+    for stop, saved in ((6, "nll"), (3, "groot")):
 
         def stop_there(self: Monitor, step: int, *args: Any, stop: int = stop) -> None:
             advance(self, step, *args)
@@ -487,7 +488,7 @@ def test_both_stages_see_augmented_sentences_and_a_stop_changes_no_bit(
         with monkeypatch.context() as patch, pytest.raises(Stopped):
             patch.setattr(Monitor, "advance", stop_there)
             jobs.run("train", tmp_path / "stopped", *flags)
-        assert saved_steps(tmp_path / "stopped", saved)[-1] == {"nll": 4, "groot": 2}[saved]
+        assert saved_steps(tmp_path / "stopped", saved)[-1] == stop + 1
     jobs.run("train", tmp_path / "stopped", *flags)
     for system in ("nll", "groot"):
         assert_same_state(tmp_path / "whole", tmp_path / "stopped", system)

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "local.py"
 PYTHON = [sys.executable, "-u", "-c"]
 
@@ -58,7 +60,8 @@ def test_one_that_fails_ends_the_others_and_gives_its_status():
     assert "process 1 failed (1): ending the others" in done.stderr
 
 
-def test_a_signal_goes_to_all():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_goes_to_all(number: signal.Signals):
     code = "import time\nprint('here')\ntime.sleep(60)"
     command = [sys.executable, str(SCRIPT), "--processes=2", "--", *PYTHON, code]
     with subprocess.Popen(
@@ -66,9 +69,18 @@ def test_a_signal_goes_to_all():
     ) as process:
         assert process.stdout is not None
         assert sorted(process.stdout.readline() for _ in range(2)) == ["[0] here\n", "[1] here\n"]
-        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, number)
         _, err = process.communicate(timeout=30)
-    assert process.returncode == 143 and "ending the others" not in err
+    assert process.returncode == 128 + number and "ending the others" not in err
+
+
+def test_who_ignores_a_hangup_goes_on_ignoring_it():
+    code = "import time\nprint('here')\ntime.sleep(1)"
+    words = [sys.executable, str(SCRIPT), "--processes=1", "--", *PYTHON, code]
+    with subprocess.Popen(["nohup", *words], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "[0] here\n"
+        os.kill(process.pid, signal.SIGHUP)
+    assert process.returncode == 0
 
 
 def test_mistakes_are_sentences():

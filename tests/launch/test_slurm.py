@@ -158,7 +158,10 @@ def test_a_job_that_is_cancelled_does_not_queue_again(world: World, tmp_path: Pa
     assert not (tmp_path / "scontrol").exists()
 
 
-@pytest.mark.parametrize(("status", "again"), [(75, True), (137, True), (1, False)])
+@pytest.mark.parametrize(
+    ("status", "again"),
+    [(1, False), (75, True), *((128 + n, True) for n in (1, 2, 6, 7, 9, 11, 15))],
+)
 def test_a_job_that_lost_a_process_queues_again(
     world: World, tmp_path: Path, status: int, again: bool
 ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from groot_jax.contrast.update import TrainState
 from groot_jax.errors import RunAgain, Terminated, UserError, Wish, signals_at_once, signals_wished
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training import keeping
+from groot_jax.training.evaluations import Meta
 from groot_jax.training.faults import Elsewhere
 from groot_jax.training.keeping import Keeper
 
@@ -158,13 +160,17 @@ def test_metas_that_fail_for_too_long_end_training_though_arrays_land(clock: Clo
 
 
 class Two(Hosts):
-    """The first of two processes, whose other one says what `said` holds, turn by turn."""
+    """The first of two processes, whose other one says what `said` holds, turn by turn; where that
+    is a sentence, and they look for signals in a pause, that it has none."""
 
     def __init__(self, said: list[Any]) -> None:
         super().__init__(0, ("a", "b"))
         self._said = said
 
     def merge(self, value: Any, join: Callable[[list[Any]], Any]) -> Any:
+        pausing = isinstance(value, list)
+        if pausing and not isinstance(self._said[0], list):
+            return join([value, [0, False]])
         return join([value, self._said.pop(0)])
 
 
@@ -244,10 +250,93 @@ def test_a_signal_saves_and_is_not_kept_waiting_by_a_disk_that_fails(clock: Cloc
     assert not one.due(1)
     wish.number = signal.SIGTERM
     assert one.due(2)
-    with pytest.raises(UserError, match="the disk is full"):
-        one.landed(2, STATE, disk.begin(2))
     with pytest.raises(Terminated):
+        one.landed(2, STATE, disk.begin(2))
+    assert clock.now == 1000.0
+
+
+def test_an_output_that_nobody_reads_saves_and_ends_as_a_signal_does(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    disk, wish, gone = Disk(0), Wish(), [False]
+    monkeypatch.setattr(keeping, "reader_gone", lambda console: gone[0])
+    one = keeper(disk, wish)
+    assert not one.due(1)
+    gone[0] = True
+    assert one.due(2) and one.signal
+    one.landed(2, STATE, disk.begin(2))
+    with pytest.raises(UserError, match="standard output could not be written"):
         one.leave()
+    # A terminal that hangs up takes no more either, and its signal says more.
+    another = keeper(disk, wish)
+    wish.number = signal.SIGHUP
+    assert another.due(3)
+    with pytest.raises(Terminated):
+        another.leave()
+
+
+def test_a_save_that_failed_is_tried_with_the_state_at_hand_when_a_signal_comes(clock: Clock):
+    wish, disk = Wish(), Disk(1)
+    one = keeper(disk, wish)
+    one.save(1, STATE, disk.begin(1))
+    wish.number = signal.SIGHUP
+    assert one.due(2)  # That of step 1 has failed meanwhile.
+    one.save(2, STATE, disk.begin(2))
+    one.landed(2, STATE, disk.begin(2))
+    assert disk.landed == [2]
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+def test_a_signal_ends_the_pause_between_two_tries_and_has_the_last_one(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, failures: int
+):
+    wish, disk = Wish(), Disk(failures)
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        if clock.now > 1001.0:
+            wish.number = signal.SIGTERM
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+    one = keeper(disk, wish)
+    if failures == 1:
+        one.landed(8, STATE, disk.begin(8))
+        assert disk.landed == [8]
+    else:
+        with pytest.raises(Terminated):
+            one.landed(8, STATE, disk.begin(8))
+        assert disk.tried == [8, 8]
+    assert 1001.0 < clock.now < 1001.5
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+def test_so_it_does_while_the_last_meta_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, failures: int
+):
+    wish, disk, left = Wish(), Disk(0), [failures]
+
+    def record(step: int, meta: Meta) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise UserError("the disk is full")
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        wish.number = signal.SIGINT
+
+    monkeypatch.setattr(disk, "record", record, raising=False)
+    monkeypatch.setattr(clock, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt) if failures > 2 else nullcontext():
+        keeper(disk, wish).record(8, Meta(finished=True))
+    assert clock.now < 1001.0 and left[0] == (-1 if failures == 1 else failures - 2)
+
+
+def test_the_pause_of_all_ends_when_a_signal_comes_to_another_process(clock: Clock):
+    disk = Disk(0)
+    # Its folder fails once; then it is asked for signals, twice without.
+    said = ["no space there", [0, False], [0, False], [signal.SIGTERM, False], ""]
+    keeper(disk, hosts=Two(said)).landed(8, STATE, disk.begin(8))
+    assert disk.landed == [8] and 1000.3 < clock.now < 1000.5
 
 
 def test_a_signal_that_nobody_asked_for_raises_at_the_end_or_where_nothing_is_lost(tmp_path: Path):

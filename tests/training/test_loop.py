@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import io
 import json
@@ -27,6 +28,7 @@ from groot_jax.reward.pool import Origin, PoolEntry
 from groot_jax.runtime.compiling import CompileClock
 from groot_jax.runtime.hosts import Hosts
 from groot_jax.training import loop, writers
+from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.groot import GrootStage, pool_figures
 from groot_jax.training.loop import Stage, Update, updates_between
 from groot_jax.training.monitor import Monitor, clock
@@ -149,6 +151,40 @@ def test_samples_of_a_step_are_on_file_once_whatever_was_killed(tmp_path: Path) 
     assert rewards == [0, 0, 0, 0.4, 0.4]
 
 
+def monitor(workdir: Path) -> Monitor:
+    return Monitor(workdir, "nll", start=0, total=9, console=Console(quiet=True), main=True)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_lines_go_on_where_somebody_has_removed_their_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    with monitor(tmp_path) as one:
+        one.log(1, "train", {"loss": 1.0})
+        (tmp_path / "metrics.jsonl").unlink()
+        if how == "replaced":
+            (tmp_path / "metrics.jsonl").write_text("")
+        for step in (2, 3):
+            one.log(step, "train", {"loss": 1.0})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 3]
+    assert capsys.readouterr().err.count("metrics.jsonl was removed or replaced") == 1
+
+
+@pytest.mark.parametrize("then", ["nothing", "another"])
+def test_no_file_comes_into_a_folder_that_was_not_there(tmp_path: Path, then: str) -> None:
+    workdir = tmp_path / "w"
+    workdir.mkdir()
+    with monitor(workdir) as one:
+        workdir.rename(tmp_path / "moved")
+        if then == "another":  # As under a mount that has gone.
+            workdir.mkdir()
+        one.log(1, "train", {"loss": 1.0})
+        with pytest.raises(UserError, match="its folder was moved or removed"):
+            one.log_samples(1, [{"index": 0}])
+    assert not workdir.exists() or not [*workdir.iterdir()]
+    assert [line["step"] for line in read_metrics(tmp_path / "moved")] == [1]
+
+
 def test_only_the_first_process_writes_samples_and_none_makes_no_file(tmp_path: Path) -> None:
     for main, samples in ((True, []), (False, [{"index": 0}])):
         with Monitor(
@@ -170,40 +206,65 @@ class Stopped(Exception):
     pass
 
 
-def count_stage(stop: int = 0) -> Stage:
-    """Update n has the loss n, and two sentences but the 3rd, which has one."""
+@jax.jit
+def _next_state(state: TrainState) -> TrainState:
+    return TrainState(state.step + 1, {"w": state.params["w"] * 1.5 + 1}, ())
+
+
+def count_stage(stop: int = 0, error: BaseException | None = None) -> Stage:
+    """Update n has the loss n, and two sentences but the 3rd, which has one; each takes the arrays
+    of the one before. Instead of update `stop`, an error."""
 
     def updates(state: TrainState, start: int, _: object) -> Iterator[Update]:
         for n in range(start + 1, 11):
             if n == stop:
-                raise Stopped
-            state = TrainState(jnp.int32(n), state.params, ())
+                raise error or Stopped
+            before, state = state, _next_state(state)
+            for leaf in jax.tree.leaves(before):
+                leaf.delete()
             sentences = 1.0 if n == 3 else 2.0
             metrics = {"loss": (n * sentences, sentences), "gold_score": (0.0, sentences)}
             figures = {"reward@1/f1": (n * sentences, sentences)}
             yield Update(state, cast(Any, metrics), figures)
 
-    start = TrainState(jnp.int32(0), {"w": jnp.zeros(2)}, ())
+    def start() -> TrainState:
+        return TrainState(jnp.int32(0), {"w": jnp.zeros(2)}, ())
+
     everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), start
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), start()
     )
     rates = tuple(n / 100 for n in range(1, 11))
-    return Stage("groot", 10, 5, lambda: start, shapes, updates, (), per_epoch=4, rates=rates)
+    return Stage("groot", 10, 5, start, shapes, updates, (), per_epoch=4, rates=rates)
 
 
-def train_counting(workdir: Path, stop: int = 0, **settings: Any) -> None:
+def train_counting(
+    workdir: Path, stop: int = 0, error: BaseException | None = None, **settings: Any
+) -> None:
     config = default_config()
     config.update({"log_every": 2, "report_to": (), **settings})
-    scores = iter((0.5, 0.6))
     loop.train(
-        count_stage(stop),
+        count_stage(stop, error),
         workdir,
         config,
-        lambda params: dict.fromkeys(("reward@1", "mean_reward"), next(scores)),
+        lambda params: dict.fromkeys(("reward@1", "mean_reward"), float(params["w"][0])),
         Console(quiet=True),
         Hosts(),
     )
+
+
+def state_of(workdir: Path) -> tuple[int, list[float]]:
+    """The last step that was saved, and its parameters."""
+    shapes = count_stage().shapes
+    with Checkpoints(workdir, "groot", read_only=True) as checkpoints:
+        step = checkpoints.latest()
+        assert step is not None
+        return step, checkpoints.restore_params_to_host(step, shapes.params)["w"].tolist()
+
+
+def lines_of(workdir: Path) -> list[dict[str, Any]]:
+    lines = read_metrics(workdir)
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
 
 
 def test_every_so_many_updates_and_each_evaluation_have_a_line_of_their_own_means(tmp_path):
@@ -234,6 +295,49 @@ def test_a_run_that_was_killed_logs_what_one_that_was_not_does(tmp_path: Path) -
         for name in ("whole", "killed")
     )
     assert whole == killed
+
+
+@pytest.mark.parametrize(
+    "error", [GeneratorExit(), SystemExit(0), asyncio.CancelledError(), KeyboardInterrupt()]
+)
+def test_whatever_is_raised_saves_the_state_at_hand_first(tmp_path: Path, error) -> None:
+    kind = RuntimeError if isinstance(error, SystemExit) else type(error)
+    with pytest.raises(kind):
+        train_counting(tmp_path, stop=8, error=error)
+    assert state_of(tmp_path)[0] == 7
+
+
+@pytest.mark.parametrize("at", [2, 3, 5, 8])
+@pytest.mark.parametrize("what", ["shown", "logged", "written elsewhere"])
+def test_what_fails_while_an_update_is_counted_loses_neither_its_state_nor_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, what: str
+) -> None:
+    """The next update has begun by then, and has taken the arrays of the one that is counted."""
+
+    def fails(self: object, step: int, *_: object) -> None:
+        if step == at:
+            raise Stopped
+        if what != "written elsewhere":
+            real(self, step, *_)
+
+    settings: dict[str, Any] = {"log_every": 1 if at % 3 else 2}
+    train_counting(tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        if what == "written elsewhere":
+            other = SimpleNamespace(write=partial(fails, None), close=lambda failed: None)
+            patch.setattr(loop, "open_writers", lambda *_: [other])
+        else:
+            name = "advance" if what == "shown" else "log"
+            real = getattr(Monitor, name)
+            patch.setattr(Monitor, name, fails)
+        if what == "shown" or at % settings["log_every"] == 0 or at == 5:
+            with pytest.raises(Stopped):
+                train_counting(tmp_path / "stopped", **settings)
+            # Evaluations at 5 and 10 wait for their update, and so do their lines.
+            assert state_of(tmp_path / "stopped")[0] == (5 if at == 5 else at + 1)
+    train_counting(tmp_path / "stopped", **settings)
+    assert lines_of(tmp_path / "stopped") == lines_of(tmp_path / "whole")
+    assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
 
 
 class Told:

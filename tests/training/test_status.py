@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -64,7 +64,10 @@ def test_a_second_holder_is_refused_with_the_first_until_that_is_gone(tmp_path: 
 def test_whether_training_ended_is_known_by_the_lock_not_by_the_process_id(tmp_path: Path) -> None:
     # As a killed run leaves it, with a process id that is in use again.
     write_status(tmp_path, "training")
-    assert json.loads((tmp_path / "status.json").read_text())["pid"] == os.getpid()
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["pid"] == os.getpid()
+    begun = status["begun"][:-1] + ("1" if status["begun"][-1] != "1" else "2")
+    (tmp_path / "status.json").write_text(json.dumps(status | {"begun": begun}))
     assert training_ended(tmp_path)
     with held_elsewhere(tmp_path):
         assert not training_ended(tmp_path)
@@ -72,6 +75,41 @@ def test_whether_training_ended_is_known_by_the_lock_not_by_the_process_id(tmp_p
         assert not training_ended(tmp_path)
     # Killed before it could write its first status.
     assert training_ended(tmp_path)
+
+
+def test_a_lock_whose_file_was_removed_still_keeps_others_out(tmp_path: Path) -> None:
+    with held_elsewhere(tmp_path) as process:
+        for _ in range(2):  # The first attempt leaves a file that nobody holds.
+            (tmp_path / "train.lock").unlink(missing_ok=True)
+            said = f"another process .pid {process.pid} on"
+            with pytest.raises(UserError, match=said), WorkdirLock(tmp_path) as lock:
+                lock.take()
+            assert not training_ended(tmp_path)
+        with pytest.raises(UserError), WorkdirLock(tmp_path) as lock:
+            lock.take()
+        process.kill()
+        process.wait()
+        assert training_ended(tmp_path)
+        with WorkdirLock(tmp_path) as lock:
+            lock.take()
+
+
+@pytest.mark.parametrize("then", ["nothing", "another"])
+@pytest.mark.parametrize("fails", [True, False])
+def test_nothing_is_written_into_a_folder_that_was_not_there(
+    tmp_path: Path, then: str, fails: bool
+) -> None:
+    workdir = tmp_path / "w"
+    workdir.mkdir()
+    with pytest.raises(UserError) if fails else nullcontext(), WorkdirLock(workdir) as lock:
+        lock.take()
+        lock.began()
+        workdir.rename(tmp_path / "moved")
+        if then == "another":
+            workdir.mkdir()
+        if fails:
+            raise UserError("the checkpoint was not written")
+    assert not workdir.exists() or not [*workdir.iterdir()]
 
 
 def test_nothing_is_known_of_a_training_on_another_host(tmp_path: Path) -> None:
