@@ -214,6 +214,7 @@ def test_the_card_of_a_run_with_unlabeled_sentences_stays_that_of_its_training(
     facts = json.loads(path.read_text())
     facts["digests"]["unlabeled"] = "0" * 32  # Evaluation does not read them.
     path.write_text(json.dumps(facts))
+    path.with_name("checksums.json").unlink()  # Of the file before.
     card = workdir / "data_card.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"notes": ["unlabeled: 40"]}))
     before = card.read_bytes()
