@@ -60,8 +60,9 @@ def start(argv: list[str], log: Path, index: int, count: int, port: int) -> int:
             "JAX_NUM_PROCESSES": str(count),
             "JAX_PROCESS_ID": str(index),
         }
-    # A shell starts what it puts in the background with SIGINT ignored.
+    # A shell starts what it puts in the background with SIGINT ignored, nohup all with SIGHUP.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     prepare_job()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     exit_on_user_error(lambda: train.main(argv), "; run the same command again to continue")
