@@ -25,7 +25,10 @@ import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING = ("--config=configs/retail.py", "--config.reward.workers=2", "--config.nll.epochs=1")
+TRAINING = (
+    *("--config=configs/retail.py", "--config.systems=groot"),
+    *("--config.reward.workers=2", "--config.nll.epochs=1"),
+)
 LONG = "--config.groot.epochs=1000"
 EVERY = 2.0  # Seconds between two samples.
 COMPILED = "Finished XLA compilation"

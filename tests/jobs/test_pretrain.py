@@ -183,13 +183,14 @@ def test_a_stopped_run_ends_with_the_same_bits(
 
     def stop(self: Monitor, step: int, *args: Any) -> None:
         advance(self, step, *args)
-        if step == 2 * per_epoch - 1:
+        if step == 2 * per_epoch - 2:
             raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Monitor, "advance", stop)
         run(jobs, text, tmp_path)
-    assert saved_steps(tmp_path, "pretrain") == [per_epoch]
+    # The next update had begun: its state is the one at hand.
+    assert saved_steps(tmp_path, "pretrain") == [per_epoch, 2 * per_epoch - 1]
     assert status_of(tmp_path) == "stopped" and not (tmp_path / "model").exists()
     run(jobs, text, tmp_path)
     assert_same_state(tmp_path, scratch, "pretrain")
