@@ -74,9 +74,11 @@ def test_predictions_of_another_evaluation_give_no_interval(
 
 
 def test_the_data_are_those_of_the_runs_card(make_trained: MakeTrained, tmp_path: Path) -> None:
+    more = {"words": 1, "longest": 1, "unwritable": {"words": 0, "examples": []}, "read": None}
     splits = {
-        "train": {"sentences": 1200, "spans": {"color": 1300, "size": 7}, "also_in_train": 0},
-        "dev": {"sentences": 9, "spans": {}, "also_in_train": 3},
+        "train": {"sentences": 1200, "spans": {"color": 1300, "size": 7}, "also_in_train": 0}
+        | more,
+        "dev": {"sentences": 9, "spans": {}, "also_in_train": 3} | more,
     }
     write_card(tmp_path, DataCard({"splits": splits, "notes": ["dev: 9 sentences carved"]}))
     card = model_card(

@@ -123,8 +123,8 @@ def test_what_predict_does_otherwise_is_told(make_trained: MakeTrained, tmp_path
     counts = dict.fromkeys(("sentences", "words", "longest", "also_in_train"), 1)
     unwritable = {"words": 0, "examples": []}
     more = {"spans": {}, "punctuation_apart": True, "unwritable": unwritable, "read": None}
-    card = {"splits": {"train": {**counts, **more}}, "notes": []}
-    (apart / "data_card.json").write_text(json.dumps(card))
+    facts = {"splits": {"train": {**counts, **more}}, "notes": []}
+    (apart / "data_card.json").write_text(json.dumps(facts))
     (note,) = notes(dataclasses.replace(make_trained("tag_only"), workdir=apart))
     assert note.startswith("punctuation stood apart from words in training")
     trained = make_trained("tag_only", text__split="unicode", text__long_sentences="window")
