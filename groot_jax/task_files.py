@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import google_crc32c
 
 from groot_jax.data.formats import FORMATS
 from groot_jax.data.tokenizer import SETTINGS_FILE
 from groot_jax.errors import UserError
 from groot_jax.model.config import T5Config
-from groot_jax.runtime.json_files import finite, or_none, read_bytes, reading, whole
-from groot_jax.training.checksums import read_guarded
+from groot_jax.runtime.checksums import SUMS_FILE, difference, read_guarded, sums_of
+from groot_jax.runtime.json_files import finite, or_none, reading, whole
 
 
 def _fields(config: type[T5Config]) -> dict[str, Any]:
@@ -42,24 +39,18 @@ FACTS = {
 def check_files(folder: Path) -> None:
     """Raises UserError for a file of W/task that may not be read, and for one that is not what
     training wrote: with a bit of a tokenizer flipped, words may have other pieces, and answers
-    other spans. Those of version 0.1 have no sums, {"tokenizer/spiece.model": [bytes, CRC-32C]}.
-    """
-    with reading(folder):
-        sums = read_guarded(folder / "checksums.json") or {}
-    there: list[str] = []
-    with suppress(FileNotFoundError), reading(folder / "tokenizer"):
-        there = [f"tokenizer/{path.name}" for path in (folder / "tokenizer").iterdir()]
-    # Without its settings, what is left of a tokenizer is another one.
-    for name in sorted({*sums, *there, f"tokenizer/{SETTINGS_FILE}"}):
-        path = folder / name
-        data = read_bytes(path)
-        why = "is missing" if data is None else ""
-        if data is not None and name in sums:
-            same = [len(data), google_crc32c.value(data)] == sums[name]
-            why = "" if same else "has another sum"
-        if why:
-            raise UserError(
-                f"{path if path.parent == folder else path.parent} is not what training wrote "
-                f"({name} {why}): bring a copy back, or move {folder} away and run groot_jax.train "
-                "again, which makes it anew from the same data"
-            )
+    other spans."""
+    tokenizer = folder / "tokenizer"
+    try:
+        with reading(folder):
+            sums = read_guarded(folder / SUMS_FILE)
+            if sums is None:  # Of version 0.1. Without its settings a tokenizer is another one.
+                sums = sums_of(folder, [tokenizer / SETTINGS_FILE, *tokenizer.iterdir()])
+            why = difference(folder, sums, sorted(sums))
+    except FileNotFoundError as error:
+        why = f"{Path(error.filename).relative_to(folder)} is missing"
+    if why:
+        raise UserError(
+            f"{folder} is not what training wrote ({why}): bring a copy back, or move {folder} "
+            "away and run groot_jax.train again, which makes it anew from the same data"
+        )

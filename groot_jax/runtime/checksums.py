@@ -35,11 +35,11 @@ def difference(folder: Path, sums: Mapping[str, Any], names: Collection[str]) ->
     """The first of these files that is not what the sums say, as "a/b is missing"; empty: none.
     Raises OSError where a file cannot be read, which says nothing of what it holds."""
     for name in names:
-        path = folder / name
-        if not path.is_file():
+        try:
+            if _sum(folder / name) != sums[name]:
+                return f"{name} is not what was written"
+        except (FileNotFoundError, IsADirectoryError):
             return f"{name} is missing"
-        if _sum(path) != sums[name]:
-            return f"{name} is not what was written"
     return ""
 
 

@@ -30,11 +30,12 @@ def expanded(path: str | Path, what: str) -> Path:
         ) from None
 
 
-def place_of(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from one that takes its name later: when it was moved away or removed,
-    or a disk is no longer mounted there. None where there is none."""
+def place_of(what: Path | int) -> tuple[int, int] | None:
+    """What tells a folder or file, or an open file by its number, from one that takes its name or
+    number later: when it was moved away, removed or closed, or a disk is no longer mounted there.
+    None where there is none."""
     try:
-        found = folder.stat()
+        found = os.stat(what)
     except OSError:
         return None
     return (found.st_dev, found.st_ino)

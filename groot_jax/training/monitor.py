@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -182,7 +181,7 @@ class Monitor:
     def _still_there(self) -> TextIO:
         """The file of metrics, opened anew where somebody has removed it or put another in its
         place: what is written to the old one would be in no folder."""
-        if place_of(self._path) == _place_of_open(self._file):
+        if place_of(self._path) == place_of(self._file.fileno()):
             return self._file
         # Where the whole folder is gone, or stands on another disk, the next save says so.
         if place_of(self._path.parent) != self._place:
@@ -191,11 +190,6 @@ class Monitor:
         print(f"{self._path} {gone}", file=sys.stderr, flush=True)
         self._file.close()
         return self._path.open("a", encoding="utf-8")
-
-
-def _place_of_open(file: TextIO) -> tuple[int, int]:
-    found = os.fstat(file.fileno())
-    return (found.st_dev, found.st_ino)
 
 
 def clock(seconds: float) -> str:
