@@ -335,7 +335,8 @@ def test_a_damaged_tokenizer_is_named_and_made_anew(
         for text in (b"", b"{}", b"\xff\x00", files[path][: len(files[path]) // 2]):
             path.write_bytes(text)
             said = refused(job="predict", workdir=workdir)
-            assert f"{path.parent} is not what training wrote" in said, (path.name, said)
+            assert f"{task} is not what training wrote" in said, (path.name, said)
+            assert f"(tokenizer/{path.name} " in said, (path.name, said)
             assert f"move {task} away and run groot_jax.train again" in said
         path.write_bytes(files[path])
     task.rename(tmp_path / "away")

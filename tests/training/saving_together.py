@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import resource
@@ -67,14 +68,14 @@ class Faults:
         """The metas beside the checkpoints are not written, while the save is on its way."""
         _full(
             *(os, "replace", times),
-            lambda old, new: _name(new) == "meta.json" and f'"{step}"' in Path(old).read_text(),
+            lambda old, new: _name(new) == "meta.json" and max(_steps_of(old)) >= step,
         )
 
     def removal(self, step: int, times: int) -> None:
         """What is to go for a new checkpoint does not, when that has landed."""
 
         def landed(remover: Any, steps: list[int]) -> bool:
-            return bool(steps) and (Path(remover._directory) / str(step)).is_dir()
+            return bool(steps) and any(_step(i) >= step for i in Path(remover._directory).iterdir())
 
         _full(deleter.StandardCheckpointDeleter, "delete_steps", times, landed)
 
@@ -105,6 +106,10 @@ def _name(path: object) -> str:
 
 def _step(path: object) -> int:
     return int(_name(path)) if _name(path).isdecimal() else -1
+
+
+def _steps_of(metas: str) -> list[int]:
+    return [int(step) for step in json.loads(Path(metas).read_text())["value"]]
 
 
 def run(
