@@ -26,6 +26,8 @@ _FREE = {
     *("partition-id", "replica-id", "opt-barrier", "domain", "add-dependency"),
 }
 _SLICES = {"dynamic-slice", "gather", "slice"}
+# Which go on while others run, until their `-done`.
+_COPIES = {"copy-start", "slice-start", "dynamic-slice-start"}
 # Attributes by which an instruction that runs others once names them.
 _BRANCHES = ("to_apply", "calls", "branch_computations", "true_computation", "false_computation")
 
@@ -35,6 +37,9 @@ class Part(NamedTuple):
 
     source: the operation of the model that it comes from, with the modules around it; where the
     compiler names none, the instruction's own name.
+    until: of a copy that runs beside other instructions, as a TPU brings weights onto the chip
+    ahead of their use: the place in `Cost.parts` of the first one that waits for it. 0: it runs
+    alone.
     """
 
     flops: float
@@ -42,13 +47,15 @@ class Part(NamedTuple):
     times: float
     opcode: str
     source: str
+    until: int = 0
 
 
 @dataclass
 class Cost:
     """What a program does on one device."""
 
-    parts: list[Part] = field(default_factory=list)  # of instructions that do anything
+    # Of instructions that do anything, in the order of their start.
+    parts: list[Part] = field(default_factory=list)
     # (kind, bytes, devices in a group, times, hidden behind other work); bytes: of the larger of
     # operand and result.
     transfers: list[tuple[str, float, int, float, bool]] = field(default_factory=list)
@@ -104,6 +111,7 @@ class _Count:
         """
         inside = 0.0
         seen = set() if seen is None else seen
+        started: dict[str, int] = {}  # copies under way: name of the instruction -> place in parts
         for i in self._program.computations.get(name, ()):
             if i.opcode == "while":
                 # Loops within loops multiply: 3 turns of a body with a loop of 5 are 15.
@@ -135,10 +143,16 @@ class _Count:
                 self._add_collective(i, kind, times, hidden or drawn_out)
             inside += flops
             if not fused:
+                parts = self.cost.parts
+                at = started.pop(i.operands[0], None) if i.opcode.endswith("-done") else None
+                if at is not None:
+                    parts[at] = parts[at]._replace(until=len(parts))
                 moved = self._moved(i)
                 if flops or moved:
+                    if i.opcode in _COPIES:
+                        started[i.name] = len(parts)
                     source = first(r'op_name="([^"]*)"', i.attributes) or i.name
-                    self.cost.parts.append(Part(flops, moved, times, i.opcode, source))
+                    parts.append(Part(flops, moved, times, i.opcode, source))
         return inside
 
     def _add_collective(self, i: Instruction, kind: str, times: float, hidden: bool) -> None:

@@ -8,6 +8,7 @@ many small operations (a decoding step of a small model) by far.
 from __future__ import annotations
 
 import re
+from bisect import insort
 from typing import NamedTuple
 
 import numpy as np
@@ -28,14 +29,18 @@ class Estimate(NamedTuple):
 
 
 def estimate(cost: Cost, tpu_slice: Slice) -> Estimate:
-    """Each instruction takes its products or its memory traffic, whichever is longer; a collective
-    adds to them where the compiler has nothing else run meanwhile, else it hides behind them."""
+    """Each instruction takes its products or its memory traffic, whichever is longer. A copy that
+    runs beside others takes what memory traffic they leave; they wait for the rest of it. A
+    collective adds to them where the compiler has nothing else run meanwhile, else it hides behind
+    them."""
     chip = tpu_slice.chip
     by_flops = by_hbm = 0.0
     for part in cost.parts:
         seconds, by_products = seconds_of(part, chip)
-        by_flops += seconds if by_products else 0.0
-        by_hbm += 0.0 if by_products else seconds
+        if not part.until:
+            by_flops += seconds if by_products else 0.0
+            by_hbm += 0.0 if by_products else seconds
+    by_hbm += _waiting(cost, chip)
     exposed = hidden = 0.0
     for kind, size, group, times, behind in cost.transfers:
         # Of a ring: each chip receives all parts but its own, in an all-reduce twice (once to add
@@ -52,6 +57,33 @@ def estimate(cost: Cost, tpu_slice: Slice) -> Estimate:
     terms = {"flops": by_flops, "hbm": by_hbm, "ici": exposed + max(hidden - busy, 0)}
     bound_by = max(terms, key=lambda name: terms[name])
     return Estimate(max(busy, hidden) + exposed, bound_by, by_flops, by_hbm, exposed + hidden)
+
+
+def _waiting(cost: Cost, chip: Chip) -> float:
+    """Seconds that instructions wait for copies which the others left too little memory traffic to
+    hide behind: of a copy of 5 ms, and products of 3 ms until it is needed that read for 1, 3."""
+    waited = 0.0
+    # Of each copy under way: where it is waited for, and the seconds of traffic that it still has.
+    # What is needed first goes first: no other order makes anybody wait less.
+    under_way: list[tuple[int, float]] = []
+
+    def move(seconds: float) -> None:
+        while under_way and seconds > 0:
+            until, left = under_way[0]
+            under_way[0] = (until, left - seconds)
+            seconds -= left
+            if seconds >= 0:
+                under_way.pop(0)
+
+    for at, part in enumerate(cost.parts):
+        while under_way and under_way[0][0] <= at:
+            waited += under_way.pop(0)[1]
+        traffic = part.times * part.hbm_bytes / chip.hbm_rate
+        if part.until:
+            insort(under_way, (part.until, traffic))
+        else:
+            move(seconds_of(part, chip)[0] - traffic)
+    return waited + sum(left for _, left in under_way)
 
 
 def seconds_of(part: Part, chip: Chip) -> tuple[float, bool]:

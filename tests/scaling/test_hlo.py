@@ -228,6 +228,58 @@ def test_the_roofline_takes_the_longer_of_products_and_memory_and_adds_what_is_n
     assert estimate(cost, tpu_slice).bound_by == "ici"
 
 
+def test_a_copy_hides_behind_what_runs_until_it_is_waited_for() -> None:
+    chip = CHIPS["v5e"]
+    tpu_slice = Slice(chip, (4, 4))
+    products, memory = chip.flops, chip.hbm_rate
+
+    def seconds(*parts: tuple[float, float, float, int]) -> tuple[float, float, float]:
+        """(seconds, of products, of memory); each part: seconds of either, times, until."""
+        found = [
+            Part(flops * products, moved * memory, times, "fusion", "x", until)
+            for flops, moved, times, until in parts
+        ]
+        whole = estimate(Cost(parts=found), tpu_slice)
+        return whole.seconds, whole.flops_seconds, whole.hbm_seconds
+
+    # Products of 3 s that read for 1 s leave 2 s of a copy of 5 s: 3 are waited for.
+    assert seconds((0, 5, 1, 2), (3, 1, 1, 0), (1, 0, 1, 0)) == pytest.approx((7, 4, 3))
+    # Where it is needed later it has the whole of what comes before; memory itself leaves nothing.
+    assert seconds((0, 5, 1, 3), (3, 1, 1, 0), (1, 0, 1, 0), (1, 0, 1, 0)) == pytest.approx(
+        (7, 5, 2)
+    )
+    assert seconds((0, 2, 1, 2), (0, 3, 1, 0), (4, 0, 1, 0)) == pytest.approx((9, 4, 5))
+    # Of two under way the one needed first goes first, in the order of their start or not.
+    for first, second in ((3, 4), (4, 3)):
+        parts = (0, 2, 1, first), (0, 2, 1, second), (2, 0, 1, 0), (2, 0, 1, 0)
+        assert seconds(*parts) == pytest.approx((4, 4, 0))
+    # What nobody waits for has to be done in the end; loops leave as much as they turn.
+    assert seconds((0, 2, 1, 9), (1, 0, 1, 0)) == pytest.approx((2, 1, 1))
+    assert seconds((0, 6, 1, 2), (1, 0, 5, 0)) == pytest.approx((6, 5, 1))
+
+
+def test_what_a_copy_runs_beside_is_read_off_the_program() -> None:
+    cost = cost_in("""
+        HloModule m
+
+        ENTRY %main (w: bf16[8,128], x: bf16[8,8]) -> bf16[8,128] {
+          %w = bf16[8,128]{1,0} parameter(0)
+          %x = bf16[8,8]{1,0} parameter(1)
+          %start = (bf16[8,128]{1,0:S(1)}, bf16[8,128]{1,0}, u32[]{:S(2)}) copy-start(%w)
+          %y = bf16[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+          %done = bf16[8,128]{1,0:S(1)} copy-done(%start)
+          %alone = bf16[8,8]{1,0} copy(%y)
+          ROOT %z = bf16[8,128]{1,0} dot(%alone, %done), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+        }
+    """)
+    assert [(part.opcode, part.until) for part in cost.parts] == [
+        ("copy-start", 2),
+        ("dot", 0),
+        ("copy", 0),
+        ("dot", 0),
+    ]
+
+
 def test_rings_have_two_links() -> None:
     assert Slice(CHIPS["v5e"], (16, 16)).collective_rate(16) == 2 * 50e9
     assert Slice(CHIPS["v5e"], (16, 16)).collective_rate(256) == 4 * 50e9
