@@ -18,6 +18,7 @@ from groot_jax.mesh.layout import constrain, gather, looked_up
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import Array, Biases, Dense, Layers, Params, additive
 from groot_jax.model.param_tree import logical_axes
+from groot_jax.model.products import columns_of
 from groot_jax.model.scratch import Start, started
 from groot_jax.model.stack import Stack, in_compute_type, of_block
 from groot_jax.model.tree_attention import in_tiles, tile_size, tree_mask
@@ -213,6 +214,8 @@ class T5(nn.Module):
             weights = table_VxD if columns_C is None else table_VxD[columns_C]
         else:
             kernel_DxV = self.lm_head.kernel
+            if columns_C is not None and columns_C.ndim == 1:
+                return columns_of(kernel_DxV.astype(self.config.dtype), columns_C)
             weights = kernel_DxV if columns_C is None else kernel_DxV[:, columns_C]
         return weights.astype(self.config.dtype)
 
@@ -281,13 +284,17 @@ class T5(nn.Module):
         """What a stack starts from, [B, N, D], in the compute type: the sum of the embeddings of an
         id and of its fused ids other than 0, and of `aligned`. T5 scales no embedding."""
         table_VxD = self.shared.embedding
-        x_BxNxD = lay_out(table_VxD[ids_BxN])
-        if fused_BxNxF is not None and fused_BxNxF.shape[-1]:
-            # One gather of all: as many scatters into [V, D] would be its gradient otherwise.
+        if fused_BxNxF is None or not fused_BxNxF.shape[-1]:
+            x_BxNxD = lay_out(table_VxD[ids_BxN])
+        else:
+            # One gather of all: the gradient of each is a scatter into [V, D], whose sum devices
+            # exchange.
             B, N, F = fused_BxNxF.shape
-            rows = lay_out(table_VxD[fused_BxNxF.reshape(B, N * F)])  # [B, N*F, D]
-            rows_BxNxFxD = rows.reshape(B, N, F, -1)
-            x_BxNxD += jnp.where(fused_BxNxF[..., None] != 0, rows_BxNxFxD, 0.0).sum(2)
+            all_ids = jnp.concatenate([ids_BxN, fused_BxNxF.reshape(B, N * F)], 1)
+            rows = lay_out(table_VxD[all_ids])  # [B, N + N*F, D]
+            rows_BxNxFxD = rows[:, N:].reshape(B, N, F, -1)
+            added_BxNxD = jnp.where(fused_BxNxF[..., None] != 0, rows_BxNxFxD, 0.0).sum(2)
+            x_BxNxD = rows[:, :N] + added_BxNxD
         x_BxNxD = x_BxNxD.astype(self.config.dtype)
         return x_BxNxD if aligned_BxNxD is None else x_BxNxD + aligned_BxNxD
 
