@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.losses import LossSettings
@@ -22,6 +23,17 @@ from groot_jax.contrast.update import Metrics, NllBatch, PoolBatch, TrainState, 
 from groot_jax.mesh.layout import use_layout
 from groot_jax.model.t5 import T5
 from groot_jax.training.setup import Partitioning
+
+# Of a TPU's compiler: sums of gradients run behind the rest of the backward pass. By itself it adds
+# all kernels' gradients up in one exchange at the end, which nothing is left to hide. It hides sums
+# of single arrays alone; those below 1 MiB, norms say, are still put together.
+_HIDDEN_SUMS: dict[str, bool | str] = {
+    "xla_enable_async_all_reduce": True,
+    "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
+    "xla_tpu_enable_data_parallel_all_reduce_opt": True,
+    "xla_tpu_data_parallel_opt_different_sized_ops": True,
+    "xla_jf_crs_combiner_threshold_in_bytes": str(1 << 20),
+}
 
 
 class Step(Protocol):
@@ -119,8 +131,16 @@ def _jit(
     # The next state lies as this one: otherwise the compiler would choose, and the second update
     # would compile anew. Metrics are scalars, which lie anywhere.
     shardings = (partitioning.state_shardings(optimizer), None)
-    # Its declared type lacks `clear_cache`.
-    return cast(Step, jax.jit(laid_out, donate_argnums=0, out_shardings=shardings))
+    options = _HIDDEN_SUMS if _adds_over_links(partitioning.layout.mesh) else None
+    found = jax.jit(laid_out, donate_argnums=0, out_shardings=shardings, compiler_options=options)
+    return cast(Step, found)  # Its declared type lacks `clear_cache`.
+
+
+def _adds_over_links(mesh: Mesh | AbstractMesh) -> bool:
+    """Whether TPUs that hold all parameters exchange their gradients' sums, and nothing else."""
+    if not isinstance(mesh, Mesh) or mesh.size == 1 or mesh.shape["data"] < mesh.size:
+        return False
+    return bool(mesh.devices.flat[0].platform == "tpu")
 
 
 def _unless_nonfinite(before: TrainState, after: TrainState, metrics: Metrics) -> TrainState:

@@ -21,6 +21,8 @@ from groot_jax.model.param_tree import param_shapes
 from groot_jax.scaling import check
 from groot_jax.scaling.check import Choice, Question, refusal
 from groot_jax.scaling.chips import CHIPS, Slice, parse_slice
+from groot_jax.scaling.cost import cost_of
+from groot_jax.scaling.hlo import Program
 from groot_jax.scaling.programs import Programs
 from groot_jax.scaling.workload import Sentences, Workload
 from groot_jax.training.setup import make_partitioning
@@ -206,6 +208,18 @@ def test_a_batch_that_the_chips_do_not_divide_is_padded_as_training_pads_it() ->
     for step, rows in (("nll", 12), ("generate", 8), ("update", 8)):
         [_, batch, *_], _ = programs.lower(step).args_info
         assert jax.tree.leaves(batch)[0].shape[0] == rows, step
+
+
+@pytest.mark.slow
+def test_sums_of_gradients_run_behind_the_backward_pass() -> None:
+    with_libtpu()
+    layers = [(f"model.{stack}_layers", "1") for stack in ("encoder", "decoder")]
+    config = load(str(ROOT / "configs" / "retail.py"), [*layers, ("model.dtype", "bfloat16")])
+    question = Question(config, parse_slice("v5e:2x2"), Sentences(words=4, types=2))
+    lowered: Any = question.programs().lower("nll")
+    sums = cost_of(Program(lowered.compile().as_text())).transfers
+    hidden = sum(size for _, size, _, _, behind in sums if behind)
+    assert hidden > 0.5 * sum(size for _, size, *_ in sums)
 
 
 def test_meshes_that_the_config_forbids_are_no_choices() -> None:
