@@ -52,6 +52,7 @@ class Case(NamedTuple):
 CASES = (
     # Weak scaling: 16 sentences a chip. If chips exchanged nothing, all would take the same time.
     Case("base", "v5e:2x2", (-1, 1, 1), 64),
+    Case("base", "v5e:2x2", (-1, 1, 1), 128, "update"),
     *(
         Case("base", topology, (-1, 1, 1), 16 * chips, "update")
         for topology, chips in (
@@ -67,6 +68,8 @@ CASES = (
     Case("xl", "v5e:4x4", (-1, 4, 4), 64),
     Case("xl", "v5e:16x16", (-1, 4, 4), 1024),
     Case("xl", "v5p:4x4x4", (-1, 4, 4), 256),
+    Case("xl", "v5p:4x4x4", (-1, 4, 4), 2048, "update"),
+    Case("xl", "v5p:4x4x4", (-1, 4, 1), 2048, "update"),
     Case("xl", "v6e:8x8", (-1, 4, 4), 256),
     Case("xxl", "v5p:4x4x4", (-1, 4, 8), 64),
     Case("xxl", "v5p:8x8x8", (-1, 4, 8), 512),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from groot_jax.model import products
 from groot_jax.model.products import columns_of, mixed, scores
+from groot_jax.model.t5 import T5
 
 
 # Below and above the size from which the gradient is JAX's own, and with one head or key.
@@ -59,3 +62,18 @@ def test_columns_by_a_product_are_those_of_a_gather(platform, dtype, monkeypatch
     plain = jax.grad(total(lambda x: x[:, columns_C]))(kernel_DxV)
     np.testing.assert_array_equal(found, plain)
     assert found.dtype == kernel_DxV.dtype
+
+
+def test_a_token_and_what_is_fused_with_it_have_one_scatter_in_the_gradient(tiny, random_params):
+    """Each would be a sum of [V, D] over the devices."""
+    config = tiny("v1_1", num_layers=1)
+
+    def total(params, source_BxS, fused_BxSxF):
+        args = ({"params": params}, source_BxS, fused_BxSxF)
+        return T5(config).apply(*args, method="encode").sum()
+
+    ids = np.array([[5, 6, 7]]), np.array([[[8, 9], [0, 3], [2, 0]]])
+    text = jax.jit(jax.grad(total)).lower(random_params(config), *ids).as_text()
+    table = f"tensor<{config.vocab_size}x{config.d_model}xf32>"
+    # (tensor<40x16xf32>, tensor<1x9x1xi32>, tensor<1x9x16xf32>) -> tensor<40x16xf32>
+    assert len(re.findall(rf"\({table}, [^)]*\) -> {table}", text)) == 1

@@ -402,18 +402,3 @@ def test_buckets_are_exact_near_and_logarithmic_far():
     assert bucket.tolist() == [0, 1, 15, 16, 21, 31, 31, 31, 0]
     both = relative_position_bucket(jnp.asarray([-7, 7, -8, 8, 500, -500]), True, 32, 128)
     assert both.tolist() == [7, 23, 8, 24, 31, 15]
-
-
-def test_a_token_and_what_is_fused_with_it_have_one_scatter_in_the_gradient(tiny, random_params):
-    """Each would be a sum of [V, D] over the devices."""
-    config = tiny("v1_1", num_layers=1)
-
-    def total(params, source_BxS, fused_BxSxF):
-        args = ({"params": params}, source_BxS, fused_BxSxF)
-        return T5(config).apply(*args, method="encode").sum()
-
-    ids = np.array([[5, 6, 7]]), np.array([[[8, 9], [0, 3], [2, 0]]])
-    text = jax.jit(jax.grad(total)).lower(random_params(config), *ids).as_text()
-    table = f"tensor<{config.vocab_size}x{config.d_model}xf32>"
-    # (tensor<40x16xf32>, tensor<1x9x1xi32>, tensor<1x9x16xf32>) -> tensor<40x16xf32>
-    assert len(re.findall(rf"\({table}, [^)]*\) -> {table}", text)) == 1
