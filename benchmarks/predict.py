@@ -66,6 +66,8 @@ def main() -> None:
         args.rounds, args.queries, updates = 1, 70, 2
         overrides = ["--config.data.train_limit=64", "--config.model.encoder_layers=1"]
         overrides += ["--config.model.decoder_layers=1", "--config.generate.k=2"]
+        # One size of batch: one program a step.
+        overrides += ["--config.loader.source_buckets=(64,)", "--config.loader.target_buckets=(48,)"]
     retail = str(runs.CONFIGS / "retail.py")
     workdir = args.workdir or runs.short_run(retail, args.cache, updates, overrides)
     sentences = read_corpus(configs.load(retail, [])).train[: args.queries]
