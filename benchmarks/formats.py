@@ -41,6 +41,11 @@ from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step, loss_se
 
 FORMATS = "aligned,fused_sentinel,sentinel_tag"
 STEPS = ("nll", "search", "update")
+_TINY = (
+    *((f"model.{stack}_layers", "1") for stack in ("encoder", "decoder")),
+    *((f"{stage}.batch_size", "4") for stage in ("nll", "groot")),
+    *(("generate.k", "3"), ("groot.pool.size", "4"), ("loader.node_buckets", "256")),
+)
 # 8 words of 1.5 pieces, and 12 types: the built-in corpus has 13.
 _SENTENCES = Sentences(words=8, pieces=1.5, types=12)
 
@@ -94,8 +99,8 @@ def calls_of(config: ConfigDict) -> dict[str, measure.Call]:
 
 
 def run_size(size: str, formats: list[str], rounds: int, quick: bool) -> list[measure.Row]:
-    """One row a format; all formats' calls take turns. `quick`: with one layer a stack."""
-    shape = [(f"model.{stack}_layers", "1") for stack in ("encoder", "decoder") if quick]
+    """One row a format; all formats' calls take turns. `quick`: with little to compute."""
+    shape = list(_TINY) if quick else []
     # `aligned nll`, `aligned search`, ...: all in one round, so that formats are compared minute by
     # minute and not hour by hour.
     calls: dict[str, measure.Call] = {}

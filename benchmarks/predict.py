@@ -67,7 +67,7 @@ def main() -> None:
         overrides = ["--config.data.train_limit=64", "--config.model.encoder_layers=1"]
         overrides += ["--config.model.decoder_layers=1", "--config.generate.k=2"]
         # One size of batch: one program a step.
-        overrides += ["--config.loader.source_buckets=(64,)", "--config.loader.target_buckets=(48,)"]
+        overrides += [f"--config.loader.{x}_buckets=(64,)" for x in ("source", "target")]
     retail = str(runs.CONFIGS / "retail.py")
     workdir = args.workdir or runs.short_run(retail, args.cache, updates, overrides)
     sentences = read_corpus(configs.load(retail, [])).train[: args.queries]

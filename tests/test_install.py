@@ -51,8 +51,10 @@ def test_a_wheel_of_the_sdist_trains_in_an_empty_folder(tmp_path: Path) -> None:
     run(*pip, "install", "--no-deps", "--no-index", f"--target={site}", wheel)
     code = "import groot_jax; print(groot_jax.__file__)"
     assert run(sys.executable, "-c", code).strip() == str(site / "groot_jax" / "__init__.py")
-    few = ("data.train_limit=64", "nll.epochs=1", "groot.epochs=1", "systems=groot")
-    # One size of batch, and few sentences to search: what training learns is no matter here.
+    # One size of batch, and few sentences to search, of 1,500 of test those of three words: what
+    # training learns is no matter here.
+    words = ("text.max_words=3", "data.policy=skip", "data.train_limit=600")
+    few = (*words, "nll.epochs=1", "groot.epochs=1", "systems=groot")
     small = ("model.encoder_layers=1", "model.decoder_layers=1", "loader.rungs=1", "generate.k=3")
     short = ("evaluate.dev_limit=32", "evaluate.bootstrap=100", "evaluate.decide=map")
     programs = f"compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}"

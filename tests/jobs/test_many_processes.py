@@ -163,23 +163,29 @@ def test_a_checkpoint_is_evaluated_on_other_meshes(
     shutil.copytree(killed_and_resumed[0], workdir)
     shutil.rmtree(workdir / "eval")
     (workdir / "results.json").unlink()
-    ended = call(jobs, "evaluate", workdir, processes, devices)
-    assert ended.status == 0, ended.err
+    if (processes, devices) == (1, 1):
+        jobs.run("evaluate", workdir)
+    else:
+        ended = call(jobs, "evaluate", workdir, processes, devices)
+        assert ended.status == 0, ended.err
     assert_same_results(workdir, killed_and_resumed[0])
 
 
-def test_processes_label_together_what_one_labels(jobs, killed_and_resumed):
+def test_processes_label_together_what_one_labels(jobs, killed_and_resumed, tmp_path, capsys):
     workdir, *_ = killed_and_resumed
     text = "find red levi jeans\n\nshow me big apple shirt\ni want orange orange running shoes\n"
     # What consensus adds is scored by all processes together.
     flags = ("-k=3", "--decide=consensus", "--reward=precision")
-    alone = jobs.call("predict", workdir, *flags, text=text)
+    (tmp_path / "queries.txt").write_text(text)
+    capsys.readouterr()
+    jobs.run("predict", workdir, *flags, str(tmp_path / "queries.txt"))
+    alone = capsys.readouterr().out
     together = call(jobs, "predict", workdir, 2, 2, *flags, text=text)
-    assert (alone.status, together.status) == (0, 0), together.err
+    assert together.status == 0, together.err
     lines = [
         json.loads(line.removeprefix("[0] ")) for line in together.out.splitlines() if "{" in line
     ]
-    expected = [json.loads(line) for line in alone.out.splitlines()]
+    expected = [json.loads(line) for line in alone.splitlines()]
     assert [line["words"] for line in lines] == [line["words"] for line in expected]
     assert [len(line["labelings"]) for line in lines] == [3, 0, 3, 3]
     for line, other in zip(lines, expected, strict=True):

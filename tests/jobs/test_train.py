@@ -499,7 +499,8 @@ def test_both_stages_see_augmented_sentences_and_a_stop_changes_no_bit(
 def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
     jobs, tmp_path, monkeypatch, capsys
 ):
-    steps, misses, searches = [], [], []
+    steps, searches = [], []
+    found = {"misses": 0, "hits": 0}  # Of the cache of compiled programs.
 
     class Counted:
         def __init__(self, step):
@@ -518,8 +519,9 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
             self.step.clear_cache()
 
     def note(event, **_):
-        if event == "/jax/compilation_cache/cache_misses":
-            misses.append(event)
+        kind = event.removeprefix("/jax/compilation_cache/cache_")
+        if kind in found:
+            found[kind] += 1
 
     def guarded(run, make=train.stages):
         """No update brings anything to the device but what is put there by name."""
@@ -548,15 +550,13 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
         make = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, make=make: Counted(make(*args)))
     flags = (
-        f"--config.compilation_cache={tmp_path / 'cache'}",
-        "--config.nll.epochs=1",
         "--config.systems=risk,groot",  # Of other losses and rewards, and of the same programs.
         "--config.evaluate.decide=map",
     )
     jax.monitoring.register_event_listener(note)
     try:
         jobs.run("train", tmp_path / "first", *flags)
-        first = len(misses)
+        first = dict(found)
         jobs.run("train", tmp_path / "second", *flags)
     finally:
         monitoring.unregister_event_listener(note)
@@ -570,4 +570,5 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
     assert [step.programs for step in steps] == [len(step.sizes) for step in steps]
     # A system that is done holds none of them.
     assert [step.step._cache_size() for step in steps] == [0] * len(steps)
-    assert first > 0 and len(misses) == first
+    # What the first start asks for other tests may have compiled.
+    assert found["misses"] == first["misses"] and found["hits"] > first["hits"]
