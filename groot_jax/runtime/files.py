@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from groot_jax.errors import UserError, signals_delayed
 
@@ -61,6 +62,20 @@ def write_text(path: Path, text: str) -> None:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
             raise
+
+
+def open_lines(path: Path) -> TextIO:
+    """A file of lines, to add more to, made where it is not there. Raises OSError.
+
+    Half a line at its end, of a job that was killed or met a full disk while it wrote, is ended
+    first: the next line would be one with it, and both be lost.
+    """
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        if file.read(1) not in (b"", b"\n"):
+            file.write(b"\n")  # At the end, wherever was read: another job may have written since.
+    return path.open("a", encoding="utf-8")
 
 
 @contextlib.contextmanager

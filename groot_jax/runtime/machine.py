@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 import groot_jax
-from groot_jax.runtime.files import writing
+from groot_jax.runtime.files import open_lines, writing
 
 # Those that figures may depend on.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "grain", "tokenizers", "sentencepiece")
@@ -43,7 +43,7 @@ def note_job(folder: Path, job: str, argv: Sequence[str] | None = None) -> None:
         **machine(),
     }
     path = folder / "jobs.jsonl"
-    with writing(path), path.open("a", encoding="utf-8") as file:
+    with writing(path), open_lines(path) as file:
         # Words of a command line that are no UTF-8 come as lone surrogates.
         file.write(json.dumps(line) + "\n")
 

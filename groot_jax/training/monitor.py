@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from groot_jax.evaluation.records import METRICS_FILE, SAMPLES_FILE, Json
 from groot_jax.runtime.compiling import CompileClock
-from groot_jax.runtime.files import place_of, write_text, writing
+from groot_jax.runtime.files import open_lines, place_of, write_text, writing
 from groot_jax.runtime.json_files import read_lines, whole
 from groot_jax.training.writers import Writer
 
@@ -68,7 +68,7 @@ class Monitor:
             _drop_after(self._path, system, logged, evaluated)
             _drop_after(self._samples_path, system, logged, evaluated)
             with writing(self._path):
-                self._file: TextIO = self._path.open("a", encoding="utf-8")
+                self._file: TextIO = open_lines(self._path)
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -175,7 +175,7 @@ class Monitor:
         with writing(self._samples_path):
             if place_of(self._samples_path.parent) != self._place:
                 raise OSError("its folder was moved or removed, or a disk is no longer there")
-            with self._samples_path.open("a", encoding="utf-8") as file:
+            with open_lines(self._samples_path) as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _still_there(self) -> TextIO:
@@ -189,7 +189,7 @@ class Monitor:
         gone = "was removed or replaced while training wrote to it: its earlier lines are lost"
         print(f"{self._path} {gone}", file=sys.stderr, flush=True)
         self._file.close()
-        return self._path.open("a", encoding="utf-8")
+        return open_lines(self._path)
 
 
 def clock(seconds: float) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from groot_jax.errors import UserError
-from groot_jax.runtime.files import expanded, whole_folder
+from groot_jax.evaluation.records import read_jobs
+from groot_jax.runtime.files import expanded, open_lines, whole_folder
+from groot_jax.runtime.machine import note_job
 
 
 class Killed(BaseException):
@@ -107,3 +109,40 @@ def test_a_home_folder_that_is_not_known_is_named():
     assert expanded("~/w", "--workdir") == Path.home() / "w"
     with pytest.raises(UserError, match="--workdir=~nobody_x/w: there is no user nobody_x"):
         expanded("~nobody_x/w", "--workdir")
+
+
+@pytest.mark.parametrize(
+    ("there", "whole"),
+    [
+        (None, b""),
+        (b"", b""),
+        (b"\n", b"\n"),
+        (b"one\ntwo\n", b"one\ntwo\n"),
+        (b"x", b"x\n"),
+        (b"one\nt", b"one\nt\n"),
+        # Cut off within a letter, and after one whose last byte is that of another line break.
+        (b"one\n\xc3", b"one\n\xc3\n"),
+        (b"one\n\xe4\xbc\x8a", b"one\n\xe4\xbc\x8a\n"),
+        (b"one\r", b"one\r\n"),
+    ],
+)
+def test_half_a_line_costs_itself_alone(tmp_path, there, whole):
+    path = tmp_path / "lines"
+    if there is not None:
+        path.write_bytes(there)
+    for _ in range(2):
+        with open_lines(path) as file:
+            file.write("é\n")
+    assert path.read_bytes() == whole + "é\né\n".encode()
+
+
+@pytest.mark.parametrize("left", [1, 40, -1])  # Bytes of the line: a few, or all but its break.
+def test_a_job_that_was_killed_while_it_noted_itself_hides_no_other(tmp_path, left):
+    note_job(tmp_path, "train", [])
+    path = tmp_path / "jobs.jsonl"
+    line = path.read_bytes()
+    path.write_bytes(line + line[:left])
+    for job in ("evaluate", "predict"):
+        note_job(tmp_path, job, [])
+    jobs = [one["job"] for one in read_jobs(tmp_path)]
+    assert jobs == ["train", *["train"] * (left < 0), "evaluate", "predict"]

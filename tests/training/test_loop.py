@@ -170,6 +170,19 @@ def test_lines_go_on_where_somebody_has_removed_their_file(
     assert capsys.readouterr().err.count("metrics.jsonl was removed or replaced") == 1
 
 
+def test_a_copy_that_ends_in_half_a_line_hides_none_that_follow(tmp_path: Path) -> None:
+    """As one that somebody brings back while training writes."""
+    sentence = {"index": 0, "words": ["a"], "gold": [], "candidates": []}
+    with monitor(tmp_path) as one:
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            (tmp_path / name).unlink(missing_ok=True)
+            (tmp_path / name).write_text('{"system": "nll", "st')
+        one.log(2, "train", {"loss": 1.0})
+        one.log_samples(2, [sentence])
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2]
+    assert [line["step"] for line in read_samples(tmp_path)] == [2]
+
+
 @pytest.mark.parametrize("then", ["nothing", "another"])
 def test_no_file_comes_into_a_folder_that_was_not_there(tmp_path: Path, then: str) -> None:
     workdir = tmp_path / "w"
