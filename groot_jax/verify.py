@@ -13,23 +13,30 @@ from groot_jax.errors import prepare_job
 if __name__ == "__main__":
     prepare_job()  # Ahead of the imports below.
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
 
 from groot_jax import config as configs
 from groot_jax.config.workdir import config_damage
+from groot_jax.data.card import CARD, CARD_FILE
 from groot_jax.errors import UserError, exit_on_user_error
-from groot_jax.evaluation.records import read_records, read_tuning
+from groot_jax.evaluation.records import (
+    JOBS_FILE,
+    METRICS_FILE,
+    SAMPLES_FILE,
+    read_records,
+    read_tuning,
+)
+from groot_jax.evaluation.shapes import JOB, METRICS, SAMPLES
 from groot_jax.runtime.checksums import folder_damage, read_guarded
 from groot_jax.runtime.files import expanded
+from groot_jax.runtime.json_files import good_lines, parsed
 from groot_jax.task import load_task
 from groot_jax.training.checksums import META_FILE, damage, unverified
 from groot_jax.training.reading import names_in, parts_of, saved_steps
@@ -113,6 +120,7 @@ def _written_once(workdir: Path, config: ConfigDict) -> Iterator[Found | None]:
     # A pretraining has a task of another kind.
     name = "pretraining" if (workdir / "pretraining").exists() else "task"
     found = _summed(name, partial(folder_damage, workdir / name))
+    # Which takes sums that are damaged for none: they say nothing of the files.
     if name == "task" and not found.problem:
         found = found._replace(problem=_tried(partial(load_task, workdir, config))[1])
     yield found
@@ -171,12 +179,10 @@ def _metas(workdir: Path, system: str) -> Found:
 def _trained(workdir: Path) -> list[str]:
     """The systems that must have a checkpoint, by what metrics.jsonl has of them."""
     steps: dict[str, set[int]] = {}
-    text, _ = _tried(partial((workdir / "metrics.jsonl").read_text, encoding="utf-8"))
-    for one in (text or "").split("\n"):
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
-            line = json.loads(one)
-            if line["split"] == "dev":
-                steps.setdefault(str(line["system"]), set()).add(int(line["step"]))
+    lines, _ = _tried(partial(good_lines, workdir / METRICS_FILE, METRICS))
+    for _, line in lines[0] if lines else ():
+        if line["split"] == "dev":
+            steps.setdefault(line["system"], set()).add(line["step"])
     # A save has landed when the next one begins, or the next system; but while training runs, it
     # may be waiting for room on the disk.
     ended, _ = _tried(partial(training_ended, workdir))
@@ -193,8 +199,8 @@ def _results(workdir: Path, config: ConfigDict) -> Iterator[Found]:
         checks: dict[Path, Callable[[], object]] = {}
         for path in sorted((*folder.glob("*.jsonl"), *folder.glob("predictions/*.jsonl"))):
             checks[path] = partial(_lines, path)
-        for name, keys in _OBJECTS.items():
-            checks[folder / name] = partial(_object, folder / name, keys)
+        for name, shape in _OBJECTS.items():
+            checks[folder / name] = partial(_object, folder / name, shape)
         checks[folder / "eval"] = partial(read_records, folder)
         for path in sorted((folder / "decisions").glob("*-*.json")):
             system, _, step = path.stem.rpartition("-")
@@ -208,21 +214,17 @@ def _results(workdir: Path, config: ConfigDict) -> Iterator[Found]:
 
 
 # What those who read these files take for granted.
-_OBJECTS = {"results.json": ("systems", "differences"), "data_card.json": ("splits",)}
+_OBJECTS = {"results.json": {"systems": dict, "differences": dict}, CARD_FILE: CARD}
+_LINES = {METRICS_FILE: METRICS, SAMPLES_FILE: SAMPLES, JOBS_FILE: JOB}
 
 
-def _object(path: Path, keys: tuple[str, ...]) -> None:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in keys):
-        raise ValueError(f"it is no object with {' and '.join(keys)}")
+def _object(path: Path, shape: Any) -> None:
+    parsed(path.read_bytes(), shape)
 
 
 def _lines(path: Path) -> None:
-    # What follows the last line break is the line of a run that was killed while it wrote, which
-    # the next one drops.
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
-        if not isinstance(json.loads(line), dict):
-            raise ValueError("a line is no object")
+    if why := good_lines(path, _LINES.get(path.name, {}))[1]:
+        raise UserError(f"{why}: the others are read")
 
 
 if __name__ == "__main__":

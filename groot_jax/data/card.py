@@ -124,7 +124,7 @@ def read_card(folder: Path) -> Mapping[str, Any] | None:
     path = folder / CARD_FILE
     try:
         data = read_bytes(path)
-        facts: Mapping[str, Any] | None = None if data is None else parsed(data, _SHAPE)
+        facts: Mapping[str, Any] | None = None if data is None else parsed(data, CARD)
     except (UserError, ValueError) as error:
         why = str(error) if isinstance(error, UserError) else f"{path} is damaged ({error})"
         print(f"{why}; what it says of the data is left out", file=sys.stderr)
@@ -132,7 +132,8 @@ def read_card(folder: Path) -> Mapping[str, Any] | None:
     return facts
 
 
-_SHAPE = {
+# The shape of its facts.
+CARD = {
     "splits": {
         str: {
             **dict.fromkeys(("sentences", "words", "longest", "also_in_train"), whole),

@@ -129,10 +129,19 @@ def parsed(data: bytes, shape: Any) -> Any:
 def read_lines(path: Path, shape: Any, warn: bool = True) -> list[tuple[str, Any]]:
     """The lines of a file of JSON lines, each with its value; none where there is no file.
 
-    Lines that are not of the shape are left out, and counted on stderr where `warn`; the last one
-    quietly where it has no line break: that is what a kill leaves. Raises UserError where the file
-    cannot be read at all.
+    Lines that are not of the shape are left out, and counted on stderr where `warn`. Raises
+    UserError where the file cannot be read at all.
     """
+    found, why = good_lines(path, shape)
+    if why and warn:
+        print(f"{path}: {why}, and left out; the others are read", file=sys.stderr)
+    return found
+
+
+def good_lines(path: Path, shape: Any) -> tuple[list[tuple[str, Any]], str]:
+    """As `read_lines`, without a word; and which lines are something else, as "line 3 is not what
+    training wrote", empty: none. The last one is left out quietly where it has no line break: that
+    is what a kill leaves."""
     found, bad = [], []
     # Not `splitlines`, which breaks at U+2028 and U+0085 too: a word may hold them.
     *lines, last = (read_bytes(path) or b"").split(b"\n")
@@ -142,11 +151,6 @@ def read_lines(path: Path, shape: Any, warn: bool = True) -> list[tuple[str, Any
         except ValueError:
             if line.strip() and place <= len(lines):
                 bad.append(place)
-    if bad and warn:
-        which = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if len(bad) > _SHOWN else "")
-        many = f"{len(bad)} lines ({which}) are" if len(bad) > 1 else f"line {which} is"
-        print(
-            f"{path}: {many} not what training wrote, and left out; the others are read",
-            file=sys.stderr,
-        )
-    return found
+    which = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if len(bad) > _SHOWN else "")
+    many = f"{len(bad)} lines ({which}) are" if len(bad) > 1 else f"line {which} is"
+    return found, f"{many} not what training wrote" if bad else ""

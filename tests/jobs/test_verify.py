@@ -100,6 +100,20 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: path.write_bytes(b"\xff\n" + path.read_bytes()),
         "samples.jsonl",
     ),
+    # Lines of JSON, which the jobs leave out all the same.
+    **{
+        f"a line of {name} that says something else": (
+            name,
+            lambda path: path.write_bytes(b'{"system": 3}\n' + path.read_bytes()),
+            name,
+        )
+        for name in ("metrics.jsonl", "samples.jsonl", "jobs.jsonl")
+    },
+    "a card of other data": (
+        "data_card.json",
+        lambda path: path.write_text('{"splits": {"dev": {}}, "notes": []}'),
+        "data_card.json",
+    ),
     "an evaluation": (
         "eval",
         lambda path: sorted(path.glob("*"))[0].write_text('{"split": []}'),
@@ -116,6 +130,15 @@ def test_damage_is_named_by_its_file(
     place, damage, name = DAMAGES[kind]
     damage(workdir / place)
     assert [*damaged(workdir, capsys)] == [name]
+
+
+def test_half_a_line_that_a_kill_has_left_is_no_damage(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("metrics.jsonl", "samples.jsonl", "jobs.jsonl"):
+        with (workdir / name).open("a") as file:
+            file.write('{"system": "groot", "st')
+    assert damaged(workdir, capsys) == {}
 
 
 def test_what_dev_chose_is_read_as_predict_does(
