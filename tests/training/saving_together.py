@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Faults:
 
     def __init__(self, hosts: Hosts, faults: Sequence[tuple[str, int, int, int]]) -> None:
         """`faults`: (kind, process, step, times); a kind is a method below."""
+        self._terminated_at = 0
         for kind, process, step, times in faults:
             if process == hosts.index:
                 getattr(self, kind)(step, times)
@@ -81,10 +83,26 @@ class Faults:
 
     def death(self, step: int, _: int) -> None:
         """The process is killed while it writes the arrays."""
-        _full(
-            *(serialization, "async_serialize_from_host", 1),
-            lambda *_: os.kill(os.getpid(), signal.SIGKILL),
-        )
+        save = Checkpoints.save
+
+        def doomed(checkpoints: Checkpoints, now: int, *args: Any) -> None:
+            if now >= step:
+                _full(
+                    *(serialization, "async_serialize_from_host", 1),
+                    lambda *_: os.kill(os.getpid(), signal.SIGKILL),
+                )
+            save(checkpoints, now, *args)
+
+        Checkpoints.save = doomed  # type: ignore[assignment,method-assign]
+
+    def termination(self, step: int, _: int) -> None:
+        """The process is sent SIGTERM while an update is made."""
+        self._terminated_at = step
+
+    def before(self, step: int) -> None:
+        """An update."""
+        if step == self._terminated_at:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _full(owner: Any, name: str, times: int, of: Callable[..., object]) -> None:
@@ -117,12 +135,15 @@ def run(
     workdir: Path,
     faults: Sequence[tuple[str, int, int, int]] = (),
     retry_minutes: float = 1.0,
+    every_steps: int = 1,
+    pause: float = 0.0,
 ) -> None:
-    """The training, saved after each update; faults are those of `Faults`."""
+    """The training, saved each `every_steps` updates, of `pause` seconds; faults are those of
+    `Faults`."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # As the jobs do.
     keeping._PAUSES = (0.2,)  # type: ignore[assignment]
     multihost._DEFAULT_BARRIER_TIMEOUT = 3  # Of 300 s, for which the others wait for a draft.
-    Faults(hosts, faults)
+    failing = Faults(hosts, faults)
     mesh = Mesh(np.array(jax.devices()), ("data",))
     everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     first = TrainState(
@@ -137,6 +158,8 @@ def run(
 
     def updates(state: TrainState, start: int, _: object) -> Iterator[Update]:
         for step in range(start + 1, TOTAL + 1):
+            time.sleep(pause)
+            failing.before(step)
             noise = np.random.default_rng(step).normal(size=SIZE).astype(np.float32)
             w = state.params["w"] + jax.device_put(noise, split)
             state = TrainState(state.step + 1, {"w": w}, state.opt_state)
@@ -148,6 +171,6 @@ def run(
 
     config = default_config()
     config.update({"report_to": (), "log_every": 2})
-    config.checkpoint.update({"every_steps": 1, "retry_minutes": retry_minutes})
+    config.checkpoint.update({"every_steps": every_steps, "retry_minutes": retry_minutes})
     stage = Stage("groot", TOTAL, 4, lambda: first, shapes, updates, ())
     train(stage, workdir, config, evaluate, Console(quiet=not hosts.main, width=1000), hosts)

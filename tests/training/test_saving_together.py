@@ -24,14 +24,17 @@ WORK = """
 def work(hosts):
     from pathlib import Path
     from tests.training.saving_together import run
-    run(hosts, Path({workdir!r}), {faults!r}, {retry_minutes!r})
+    run(hosts, Path({workdir!r}), {faults!r}, **{settings!r})
 """
 FULL = "the disk is full (no space left on device)"
 
 
-def train(workdir: Path, *faults: tuple[str, int, int, int], retry_minutes: float = 1.0) -> Ended:
-    work = WORK.format(workdir=str(workdir), faults=faults, retry_minutes=retry_minutes)
-    return ends(start(work, 2))
+def train(
+    workdir: Path, *faults: tuple[str, int, int, int], processes: int = 2, **settings: float
+) -> Ended:
+    """`settings`: of `saving_together.run`."""
+    work = WORK.format(workdir=str(workdir), faults=faults, settings=settings)
+    return ends(start(work, processes))
 
 
 def outcome(workdir: Path) -> tuple[list[dict[str, object]], np.ndarray]:
