@@ -59,11 +59,15 @@ def chaos(request: pytest.FixtureRequest) -> int:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that processes side by side end together. Tests that are
-    marked `chaos` take hours: they run with `-m chaos` alone."""
+    marked `chaos` take hours: they run with `-m chaos` alone, but for those marked `always`."""
     if "chaos" not in config.getoption("-m"):
-        items[:] = [item for item in items if not item.get_closest_marker("chaos")]
+        items[:] = [item for item in items if _every_time(item)]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def _every_time(item: pytest.Item) -> bool:
+    return not item.get_closest_marker("chaos") or item.get_closest_marker("always") is not None
 
 
 def made_once(name: str, make: Callable[[Path], None]) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from groot_jax.runtime.hosts import Hosts
 from groot_jax.training.checkpoints import Checkpoints, saved_steps
 from groot_jax.training.checksums import damage
 from groot_jax.training.loop import Stage, Update, train
+from tests.jobs.support import job_environment, one_error
 
 TOTAL = 8
 Outcome: TypeAlias = tuple[list[dict[str, object]], np.ndarray]  # metrics, parameters
@@ -162,6 +164,58 @@ def test_a_folder_that_may_not_be_changed_ends_a_training_and_loses_nothing(
             run(tmp_path, 6, lambda: sh("chattr", "+i", folder))
     finally:
         sh("chattr", "-i", folder)
+    assert_goes_on(tmp_path, whole)
+
+
+# A process of its own: it has to end, too, and not to wait for Orbax's threads.
+JOB = """
+import logging
+from pathlib import Path
+from groot_jax.errors import exit_on_user_error
+from tests.chaos.test_disks import run
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # As the jobs do.
+exit_on_user_error(lambda: run(Path({workdir!r})))
+"""
+
+
+@pytest.mark.parametrize(
+    ("breaks", "mends", "said"),
+    [
+        (*FAULTS["it becomes read-only"][:2], "Read-only file system"),
+        (shell("chattr +i {disk}/groot"), shell("chattr -i {disk}/groot"), "not permitted"),
+    ],
+)
+def test_a_job_that_starts_where_nothing_can_be_written_leaves_with_a_sentence(
+    tmp_path: Path,
+    whole: Outcome,
+    breaks: Callable[[Path], object],
+    mends: Callable[[Path], object],
+    said: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    # tmpfs knows no attributes.
+    disk = request.getfixturevalue("disk") if "file" in said else tmp_path / "checkpoints"
+
+    def stop() -> None:
+        raise UserError("stopped")
+
+    with pytest.raises(UserError, match="stopped"):
+        run(tmp_path, 6, stop)
+    breaks(disk)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", JOB.format(workdir=str(tmp_path))],
+            env=job_environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,  # Orbax's threads have 300 s.
+            check=False,
+        )
+    finally:
+        mends(disk)
+    assert done.returncode == 1
+    line = one_error(done.stderr)
+    assert said in line and str(disk / "groot") in line
     assert_goes_on(tmp_path, whole)
 
 

@@ -339,6 +339,8 @@ def test_a_file_that_nobody_wrote_is_named(tmp_path: Path, text: str) -> None:
         read_tuning(tmp_path, "groot", 7, "f1")
 
 
+@pytest.mark.chaos
+@pytest.mark.always
 def test_a_flipped_bit_in_what_dev_chose_is_noticed(tmp_path: Path) -> None:
     chosen = Tuning(1.5, 0.35, "consensus", ((0.004, 0.01), (0.09, 0.2)))
     write_tuning(tmp_path, "groot", 7, "f1", chosen, 100)

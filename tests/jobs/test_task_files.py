@@ -71,11 +71,13 @@ def test_what_is_whole_is_read_with_sums_and_without(saved: Path, workdir: Path)
     load_task(workdir, get_config())
 
 
-def test_every_flipped_bit_is_noticed(workdir: Path) -> None:
+@pytest.mark.chaos
+@pytest.mark.always
+def test_every_flipped_bit_is_noticed(workdir: Path, chaos: int) -> None:
     rng = random.Random(7)
     files = {path: path.read_bytes() for path in files_of(workdir / "task")}
     assert len(files) == 3
-    for _ in range(FLIPS):
+    for _ in range(max(chaos, FLIPS)):
         path = rng.choice([*files])
         damaged = bytearray(files[path])
         damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)

@@ -18,6 +18,8 @@ from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec, make_reward
 
+# With the other faults, and in every run of the tests.
+pytestmark = [pytest.mark.chaos, pytest.mark.always]
 GOLD = (Span(0, 1, "A"), Span(2, 3, "B"), Span(4, 6, "C"))
 FUNCTION = """
 import asyncio, ctypes, os, resource, signal, subprocess, sys, time

@@ -215,6 +215,8 @@ def test_what_cannot_be_reached_is_not_set_aside(
     assert saved_steps(workdir, "groot") == [10, 15]
 
 
+@pytest.mark.chaos
+@pytest.mark.always
 def test_every_flipped_bit_is_noticed(workdir: Path, chaos: int) -> None:
     """In whichever file of the checkpoint; that of its sums, too."""
     folder, rng = workdir / "checkpoints" / "groot" / "15", random.Random(1)
@@ -229,12 +231,14 @@ def test_every_flipped_bit_is_noticed(workdir: Path, chaos: int) -> None:
     assert damage(folder) == ""
 
 
-def test_a_flipped_bit_in_the_metas_is_noticed(workdir: Path) -> None:
+@pytest.mark.chaos
+@pytest.mark.always
+def test_a_flipped_bit_in_the_metas_is_noticed(workdir: Path, chaos: int) -> None:
     path, rng = workdir / "checkpoints" / "groot" / META_FILE, random.Random(2)
     whole = path.read_bytes()
     value = read_guarded(path)
     assert value is not None
-    for _ in range(200):
+    for _ in range(max(chaos, 200)):
         flip(path, rng)
         # A line break that becomes another white space says the same.
         assert read_guarded(path) in (None, value)
