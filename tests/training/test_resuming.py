@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -191,6 +192,21 @@ def test_without_any_meta_the_one_before_is_taken(workdir: Path, content: str) -
     without("checksums.*")(folder / "15")
     found = resumed(workdir)
     assert found is not None and found.step == 10
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_checkpoint_that_a_kill_has_left_over_is_removed(workdir: Path, finished: bool) -> None:
+    """A job that was killed when 15 had landed, before it came to remove the oldest."""
+    folder = workdir / "checkpoints" / "groot"
+    shutil.copytree(folder / "10", folder / "5")
+    if finished:
+        last = dataclasses.replace(meta(15), finished=True)
+        write_guarded(folder / META_FILE, {"15": last.to_json()})
+    with Checkpoints(workdir, "groot", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [5, 10, 15]  # A reader removes nothing.
+    found = resumed(workdir)
+    assert found is not None and found.step == 15 and found.meta.finished == finished
+    assert saved_steps(workdir, "groot") == [10, 15]
 
 
 def test_when_all_are_damaged_nothing_begins_anew_in_silence(workdir: Path) -> None:
