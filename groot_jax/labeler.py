@@ -9,7 +9,7 @@ import dataclasses
 import math
 import reprlib
 from collections.abc import Iterable, Sequence
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from itertools import islice, pairwise
 from numbers import Integral
 from pathlib import Path
@@ -62,8 +62,9 @@ class Labeler:
         self._tuning = tuning or Tuning()
         self._hosts = hosts or Hosts()
         # A width is another program: each is kept, so that k=5 and k=20 in turn compile once each.
-        layout = partitioning.layout
-        self._generator = cache(lambda width: task.generator(layout, k=width, keep=True))
+        search = partial(task.generator, partitioning.layout, keep=True)
+        self._generator = cache(lambda k: search(k=k, hurried=self.hurried))
+        self.hurried = False  # Whether the first answer is to come soon, not later ones fast.
         # Where its parameters come from, and how training had punctuation, if `load` has read them.
         self.system, self.step, self.punctuation_apart = "", 0, False
         # A sentence is checked, by the job even twice, before it is searched: three times the same

@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         # One process reads; the others hear of each chunk below.
         source = stack.enter_context(open_input(args.file)) if hosts.main else -1
         labeler, rule = open_labeler(args, hosts, stack)
+        labeler.hurried = True  # Many lines come many at a time.
         if hosts.main and os.isatty(source):
             print("type a sentence a line, Ctrl-D ends", file=sys.stderr)
         if args.pretty and rule != "map" and hosts.main:

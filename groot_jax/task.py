@@ -81,11 +81,13 @@ class Task:
         k: int | None = None,
         model: T5Config | None = None,
         keep: bool = False,
+        hurried: bool = False,
     ) -> Generator:
         """The search as `config.generate` describes it, on the devices of `layout`.
 
         k: labelings of a sentence, without: `generate.k`. model: the task's with another dropout.
-        keep: what is traced stays on disk between runs, beside the compiled programs.
+        keep: what is traced stays on disk between runs, beside the compiled programs. hurried: with
+        `keep`, the search of one sentence is compiled soon and not for speed.
         """
         settings = self.config.generate
         return Generator(
@@ -97,6 +99,7 @@ class Task:
             length_penalty=settings.length_penalty,
             layout=layout,
             keep=keep,
+            hurried=hurried,
         )
 
 

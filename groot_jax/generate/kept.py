@@ -23,14 +23,19 @@ from jax import export
 
 _ROOMS = ("generate", "mesh", "model")  # All code that a search is traced from.
 _PACKAGES = ("jax", "jaxlib", "flax")
+# The search of one sentence by a small model: 2.1 instead of 5.5 s of processor time to compile,
+# and 4.7 instead of 2.4 ms to run.
+_HURRIED = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
-def kept(traced: Callable[..., Any], args: Sequence[Any], facts: object) -> Callable[..., Any]:
+def kept(
+    traced: Callable[..., Any], args: Sequence[Any], facts: object, hurried: bool = False
+) -> Callable[..., Any]:
     """`traced`, a jitted function of trees of arrays on one device that returns a tuple of arrays,
     as a function of the same arguments that need not be traced again.
 
     args: what it will be called with, or shapes. facts: all that its program depends on beside them
-    and the code of the package, told apart by `repr`.
+    and the code of the package, told apart by `repr`. hurried: see `_HURRIED`.
 
     Without a folder of compiled programs on this machine, or flatbuffers, in whose format JAX
     writes, that is `traced` itself.
@@ -53,12 +58,20 @@ def kept(traced: Callable[..., Any], args: Sequence[Any], facts: object) -> Call
             _write(path, bytes(program.serialize()))
         except Exception:
             return traced
-    call, lowered = jax.jit(program.call), False
+    hurried = hurried and jax.default_backend() == "cpu"
+    call, lowered = jax.jit(program.call, compiler_options=_HURRIED if hurried else None), False
 
     def called(*args: Any) -> Any:
-        nonlocal lowered
+        nonlocal call, lowered
+        leaves = jax.tree.leaves(args)
         with nullcontext() if lowered else _without_lapack():
-            answer = call(*jax.tree.leaves(args))
+            try:
+                answer = call(*leaves)
+            except jax.errors.JaxRuntimeError:
+                if lowered or not hurried:
+                    raise
+                call = jax.jit(program.call)  # Another XLA may not know these options.
+                answer = call(*leaves)
         lowered = True
         return answer
 

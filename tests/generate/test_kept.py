@@ -13,7 +13,8 @@ import pytest
 from jax._src.export import _export
 from jax.experimental.compilation_cache import compilation_cache
 
-from groot_jax.generate import beam_search
+from groot_jax.generate import beam_search, generator
+from groot_jax.generate import kept as kept_search
 from groot_jax.generate.generator import Generator
 from groot_jax.generate.kept import kept
 from tests.generate.test_beam_search import LAYOUT, SENTENCES, Setting
@@ -86,6 +87,29 @@ def test_a_damaged_file_is_written_anew_and_none_where_none_can_be(folder: Path)
         jax.config.update("jax_compilation_cache_dir", none)
         function = Traced(1.0).function
         assert kept(function, ARGS, "a") is function
+
+
+def test_one_sentence_is_searched_soon_with_the_same_answer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting, batches = Setting(), [Setting().batch(SENTENCES[:n]) for n in (1, 2)]
+    given = (setting.model.config, setting.format, setting.grammar)
+    asked: list[bool] = []
+
+    def watched(*args: Any) -> Any:
+        asked.append(args[3])
+        return kept(*args)
+
+    monkeypatch.setattr(generator, "kept", watched)
+    for options in (kept_search._HURRIED, {"xla_no_such_option": 1}):
+        monkeypatch.setattr(kept_search, "_HURRIED", options)
+        hurried = Generator(*given, k=3, layout=LAYOUT, keep=True, hurried=True)
+        for batch in batches:
+            plain, soon = setting.search(batch, 3), hurried(setting.params, batch)
+            np.testing.assert_array_equal(plain.tokens_BxKxT, soon.tokens_BxKxT)
+            np.testing.assert_allclose(plain.scores_BxK, soon.scores_BxK, rtol=1e-6)
+            assert hurried(setting.params, batch).scores_BxK[0, 0] == soon.scores_BxK[0, 0]
+    assert asked == [True, False] * 2
 
 
 def test_a_search_from_disk_has_the_same_bits_and_traces_nothing(
