@@ -42,6 +42,19 @@ class PeerFailed(RunAgain):
     """Another process of the run has failed, and says why."""
 
 
+def of_a_connection(error: BaseException | None) -> bool:
+    """Whether processes could not reach each other, which the watch over them explains."""
+    while error is not None:
+        text = str(error)
+        words = ("Gloo", "Connection", "connection", "barrier", "coordination", "heartbeat")
+        if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError) or (
+            isinstance(error, ValueError | RuntimeError) and any(word in text for word in words)
+        ):
+            return True
+        error = error.__cause__
+    return False
+
+
 class Hosts:
     """What the processes of a run do together; every one has to make the same calls in turn.
 
@@ -201,8 +214,8 @@ class _Watch:
 
     def failed(self, error: BaseException) -> None:
         """Tells the others what ends this process."""
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            # Most likely of a connection to a process that died: the watch is about to say which.
+        if not isinstance(error, UserError) and of_a_connection(error):
+            # Most likely to a process that died: the watch is about to say which.
             self._thread.join(self._timeout + 5 * _BEAT)
         status = exit_status(error)
         said = " ".join(str(error).splitlines())

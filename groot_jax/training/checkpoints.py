@@ -27,7 +27,7 @@ from groot_jax.model.param_tree import Params
 from groot_jax.runtime.barrier import Barrier
 from groot_jax.runtime.checksums import read_guarded, write_guarded
 from groot_jax.runtime.files import writing
-from groot_jax.runtime.hosts import Hosts
+from groot_jax.runtime.hosts import Hosts, of_a_connection
 from groot_jax.training.checksums import META_FILE, damage, unverified, write_checksums
 from groot_jax.training.evaluations import Evaluation as Evaluation
 from groot_jax.training.evaluations import Merit, Meta, best_held, by_reward
@@ -35,12 +35,11 @@ from groot_jax.training.evaluations import best_evaluation as best_evaluation
 from groot_jax.training.evaluations import by_loss as by_loss
 from groot_jax.training.faults import (
     check_writable,
-    of_a_connection,
     read_error,
     save_error,
     unwritten,
 )
-from groot_jax.training.manager import KeepBestAndLatest, open_manager, remove_drafts
+from groot_jax.training.manager import KeepBestAndLatest, open_manager, remove_drafts, unlisted
 from groot_jax.training.reading import Damaged as Damaged
 from groot_jax.training.reading import Gone, reading, removed_meanwhile
 from groot_jax.training.reading import saved_steps as saved_steps
@@ -100,6 +99,10 @@ class Checkpoints:
         # Before anything that can fail: all processes have to name it alike.
         name = f"save/{self.folder.name}/{self._hosts.turn}"
         self._barrier = Barrier(self._hosts, name) if self._hosts.count > 1 else None
+        bad = unlisted(self.folder, remove=not self._read_only) if self._hosts.main else {}
+        for step, why in self._hosts.broadcast(bad).items():
+            if self._read_only:
+                raise Damaged(self.folder / step, why)
         with self._saving():
             self._manager = open_manager(self.folder, self._policy, create, self._barrier)
         self._broken = False

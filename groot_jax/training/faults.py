@@ -7,11 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
-import jax
-
 from groot_jax.errors import UserError
 from groot_jax.runtime.barrier import OutOfStep
-from groot_jax.runtime.hosts import Hosts
+from groot_jax.runtime.hosts import Hosts, of_a_connection
 
 # What a file system answers that is not there, or not now: no sign that a checkpoint is damaged.
 _UNREACHABLE = (
@@ -31,19 +29,6 @@ _NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
 def unreachable(error: Exception) -> bool:
     """Whether files could not be had, which says nothing of what they hold."""
     return getattr(error, "errno", None) in _UNREACHABLE or "Permission denied" in str(error)
-
-
-def of_a_connection(error: BaseException | None) -> bool:
-    """Whether processes could not reach each other, which the watch over them explains."""
-    while error is not None:
-        text = str(error)
-        words = ("Gloo", "Connection", "connection", "barrier", "coordination", "heartbeat")
-        if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError) or (
-            isinstance(error, ValueError | RuntimeError) and any(word in text for word in words)
-        ):
-            return True
-        error = error.__cause__
-    return False
 
 
 def first_line(error: Exception) -> str:

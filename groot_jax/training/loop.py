@@ -26,11 +26,10 @@ from groot_jax.errors import RunAgain, Terminated, signals_at_once, signals_wish
 from groot_jax.evaluation.records import Json
 from groot_jax.generate.inputs import Beams
 from groot_jax.runtime.allocator import release_freed_memory
-from groot_jax.runtime.hosts import Hosts
+from groot_jax.runtime.hosts import Hosts, of_a_connection
 from groot_jax.runtime.parting import meet, meet_after_failure, part
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.evaluations import Evaluation, Merit, Meta, best_evaluation, by_reward
-from groot_jax.training.faults import of_a_connection
 from groot_jax.training.health import Health
 from groot_jax.training.keeping import Keeper
 from groot_jax.training.monitor import Monitor, say

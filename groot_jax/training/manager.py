@@ -64,6 +64,22 @@ def open_manager(
     )
 
 
+def unlisted(folder: Path, remove: bool) -> dict[str, str]:
+    """What keeps Orbax from listing a checkpoint, and with it all others in `folder`, by its step:
+    JSON of another shape, in a file that it does without where there is none. With `remove` there
+    is none then; sums tell that it is missing."""
+    names, found = ocp.path.step.standard_name_format(), {}
+    for path in folder.glob("*/_CHECKPOINT_METADATA"):
+        if (step := path.parent.name).isdecimal():
+            try:
+                _ = names.find_step(folder, int(step)).commit_timestamp_nsecs
+            except (ValueError, TypeError) as error:  # What is gone by now keeps nobody.
+                found[step] = f"{path.name} is not what was written: {error}"
+                if remove:
+                    path.unlink(missing_ok=True)
+    return found
+
+
 def remove_drafts(folder: Path) -> None:
     """Removes what saves have left that did not land. Raises OSError."""
     for draft in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):

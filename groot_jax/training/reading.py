@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from groot_jax.errors import UserError, raise_signal_behind
+from groot_jax.runtime.hosts import of_a_connection
 from groot_jax.training.checksums import damage, unverified
-from groot_jax.training.faults import first_line, of_a_connection, unreachable
+from groot_jax.training.faults import first_line, unreachable
 
 
 class Damaged(UserError):

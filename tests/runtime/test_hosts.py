@@ -187,6 +187,23 @@ def test_the_work_directory_of_a_run_that_another_process_ended_says_so(tmp_path
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "stopped"
 
 
+@pytest.mark.parametrize("kind", ["ValueError", "jax.errors.JaxRuntimeError"])
+def test_what_fails_since_another_was_terminated_is_told_as_that(kind):
+    """Gloo's error comes at once, and the other's reason a beat later; JAX raises it as either."""
+    work = f"""
+    def work(hosts):
+        import jax, os, signal
+        if hosts.index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        raise {kind}("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:16304")
+    """
+    (status, _, err), (terminated, *_) = ends(start(work, 2))
+    assert (status, terminated) == (RUN_AGAIN, 143), err
+    assert "process 1 of 2 (" in error_line(err) and "stopped: SIGTERM" in error_line(err)
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_is_missed_by_name(victim):
     work = """

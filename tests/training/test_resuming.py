@@ -168,6 +168,30 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_taken(
     assert saved_steps(workdir, "groot") == [10, 15]
 
 
+LISTED = ["[]", "3", '"x"', '{"metrics": 3}', '{"item_handlers": [1]}', "null", "{}", "", "\x00"]
+
+
+@pytest.mark.parametrize("content", LISTED)
+def test_what_orbax_lists_a_checkpoint_by_keeps_nobody_from_the_others(
+    workdir: Path, content: str
+) -> None:
+    folder = workdir / "checkpoints" / "groot" / "15"
+    (folder / "_CHECKPOINT_METADATA").write_text(content)
+    with (
+        pytest.raises(Damaged, match=r"groot/15 is damaged .*_CHECKPOINT_METADATA"),
+        Checkpoints(workdir, "groot", read_only=True) as checkpoints,
+    ):
+        checkpoints.restore_params_to_host(15, state(15).params)
+    found = resumed(workdir)
+    assert found is not None and found.step == 10
+    assert saved_steps(workdir, "groot") == [10]
+    # Without sums it is taken: nothing that is in there is wanted.
+    without("checksums.*")(workdir / "checkpoints" / "groot" / "10")
+    (workdir / "checkpoints" / "groot" / "10" / "_CHECKPOINT_METADATA").write_text(content)
+    found = resumed(workdir)
+    assert found is not None and found.step == 10
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", '{"looks": 3}', "", "\x00", "\xff"])
 def test_a_lost_meta_is_had_from_its_second_copy(workdir: Path, content: str) -> None:
     folder = workdir / "checkpoints" / "groot"
