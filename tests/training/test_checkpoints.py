@@ -279,7 +279,7 @@ class SecondOfTwo(Hosts):
         self.there = True
 
     def broadcast(self, value: Any) -> Any:
-        return self.there
+        return self.there if isinstance(value, bool) else value
 
 
 def test_a_save_that_one_of_several_cannot_begin_is_the_launchers(
