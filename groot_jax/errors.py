@@ -34,6 +34,7 @@ RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: "temporary failure, the user is inv
 _ONE_WISH = 2.0
 # Seconds from a signal to the end, whatever the job is in the midst of. Launchers grant 120 s.
 LEAVE_WITHIN = 100.0
+_PATIENCE = 5.0  # Seconds that a signal waits for what may be done in a moment, as a reward's call.
 _LAST_WORDS = 2.0  # Seconds for which a job that ends waits for whoever reads its last words.
 _AGAIN_IN = 0.05  # Seconds until a signal that Python dropped is sent again.
 _WORDS = {signal.SIGHUP: "hung up", signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -99,13 +100,6 @@ def exit_status(error: BaseException) -> int:
     if isinstance(error, Terminated):
         return 128 + int(error.args[0] if error.args else signal.SIGTERM)
     return RUN_AGAIN if isinstance(error, RunAgain) else 1
-
-
-def stands_for_another(data: bytes) -> str:
-    """What a file is, by its first 64 bytes, that `git clone` without Git LFS has left in the place
-    of another; empty where it is its own."""
-    pointer = data.startswith(b"version https://git-lfs")
-    return "stands for a file of Git LFS: fetch it with `git lfs pull`" if pointer else ""
 
 
 def exit_on_user_error(main: Callable[[], object], advice: str = "") -> None:
@@ -214,8 +208,8 @@ leave: Callable[[int], NoReturn] = os._exit  # Tests put an exception in its pla
 class Wish:
     """What signals ask of a piece of work that ends by itself, at a moment of its own choice."""
 
-    def __init__(self) -> None:
-        self.number = 0  # The signal that came first; 0: none has.
+    number = 0  # The signal that came first; 0: none has.
+    since = 0.0  # When it came.
 
 
 _wish: Wish | None = None  # Of the work that is under way; None: a signal raises at once.
@@ -235,6 +229,12 @@ def signals_wished() -> Iterator[Wish]:
         _wish = before
     if wish.number:  # It came after the block had asked for the last time.
         raise_signal(wish.number)
+
+
+def raise_overdue() -> None:
+    """For a long wait within `signals_wished`: raises a signal that was noted `_PATIENCE` ago."""
+    if _wish is not None and _wish.number and time.monotonic() - _wish.since > _PATIENCE:
+        raise_signal(_wish.number)
 
 
 @contextmanager
@@ -310,7 +310,7 @@ def _signals(advice: str) -> Iterator[None]:
         heard = True
         if _wish is None:
             raise_signal(number)
-        _wish.number = number
+        _wish.number, _wish.since = number, time.monotonic()
 
     def dropped(event: sys.UnraisableHookArgs) -> None:
         nonlocal heard

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import sentencepiece
 import tokenizers
 
-from groot_jax.errors import stands_for_another
+from groot_jax.runtime.files import stands_for_another
 
 MODEL_FILE = "spiece.model"  # T5's own name of it.
 TOKENIZER_FILE = "tokenizer.json"

@@ -18,7 +18,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from groot_jax.errors import UserError, stands_for_another
+from groot_jax.errors import UserError
+from groot_jax.runtime.files import stands_for_another
 
 # In the order in which they are looked for.
 WEIGHT_FILES = (

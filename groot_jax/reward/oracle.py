@@ -23,7 +23,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar, cast
 
-from groot_jax.errors import UserError
+from groot_jax.errors import UserError, raise_overdue
 from groot_jax.reward.missing import Counts, OneEvaluation, Window, most_dropped, too_many_dropped
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask, Triple
 from groot_jax.reward.process import POLL, Lost, Worker, late
@@ -319,6 +319,7 @@ class Oracle:
     def _wait(self, future: Future) -> _Done:
         # In turns: no alarm ends a call in the local lane, and only here is it seen to hang.
         while not wait([future], timeout=POLL).done:
+            raise_overdue()
             if self._failure:
                 # A lane may be stuck, and never come to tell this future.
                 if not self._workers:

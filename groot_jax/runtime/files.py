@@ -137,3 +137,10 @@ def _sync(path: Path) -> None:
             os.fsync(number)
     finally:
         os.close(number)
+
+
+def stands_for_another(data: bytes) -> str:
+    """What a file is, by its first 64 bytes, that `git clone` without Git LFS has left in the place
+    of another; empty where it is its own."""
+    pointer = data.startswith(b"version https://git-lfs")
+    return "stands for a file of Git LFS: fetch it with `git lfs pull`" if pointer else ""

@@ -104,6 +104,11 @@ class Keeper:
         self._asked, self._asked_at = step, now
         return max(1, min(int(_ASK_EVERY / max(seconds, 1e-6)), 1000))
 
+    @property
+    def asked_to_end(self) -> int:
+        """The signal that this process has been sent, or all know of; 0: none."""
+        return self.signal or self._wish.number
+
     def save(self, step: int, state: TrainState, begin: Callable[[], None]) -> None:
         """Begins a save at a step, where none has begun there. Raises UserError where saves have
         failed for `checkpoint.retry_minutes`; until then it is tried again later."""
@@ -177,7 +182,7 @@ class Keeper:
         self._failed_at = now if self._failed_at is None else self._failed_at
         left = self._settings.retry_minutes * 60 - (now - self._failed_at)
         if self._hosts.count == 1:
-            self.signal = self.signal or self._wish.number
+            self.signal = self.asked_to_end
         if self.signal:  # Whoever sent it may start the job again, where there is room by then.
             say(self._console, f"{self._system}: {sentence}")
             self.leave()
@@ -186,6 +191,13 @@ class Keeper:
         pause = min(_PAUSES[min(self._tries, len(_PAUSES) - 1)], left)
         self._tries, self._again_at = self._tries + 1, now + pause
         say(self._console, f"{self._system}: {sentence}; it is tried again in {pause:.0f} s")
+
+    def leave_if_asked(self, error: UserError) -> None:
+        """Where a signal came before the error, it ends the job: whoever sent it may start that
+        again, and the error come no more."""
+        if number := self.asked_to_end:
+            say(self._console, f"{self._system}: {error}")
+            raise_signal(number)
 
     def leave(self) -> None:
         """Ends the job as the signal does that all processes know of."""

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax.contrast.update import Metrics, Params, TrainState
-from groot_jax.errors import RunAgain, Terminated, signals_at_once, signals_wished
+from groot_jax.errors import RunAgain, Terminated, UserError, signals_at_once, signals_wished
 from groot_jax.evaluation.records import Json
 from groot_jax.generate.inputs import Beams
 from groot_jax.runtime.allocator import release_freed_memory
@@ -247,6 +247,8 @@ class _Loop:
             if isinstance(error, SystemExit):  # A library's: status 0 would say that all is done.
                 place = f"{stage.system}: what it calls asked for the job's end in mid-training"
                 raise RuntimeError(f"{place} (SystemExit: {error.code})") from error
+            if isinstance(error, UserError):
+                self._keeper.leave_if_asked(error)
             raise
 
     def _evaluation_due(self, step: int) -> bool:
@@ -303,10 +305,10 @@ class _Loop:
         leaves = jax.tree.leaves(update.state)
         # An update that failed on the device has taken the memory of the state before it.
         lost = any(leaf.is_deleted() for leaf in leaves) or not step or self._health.failed
-        # A signal that all know of has saved before, or could not; without `exit_on_user_error`, in
-        # a notebook say, Ctrl-C comes as it is.
-        signal = isinstance(error, KeyboardInterrupt | Terminated)
-        if signal and (self._hosts.count > 1 or self._keeper.signal):
+        # A signal that all know of has saved before, or could not. Another cuts off a long wait; an
+        # evaluation, before which all have saved; or, in a notebook, whatever Ctrl-C finds.
+        signal, asked = isinstance(error, KeyboardInterrupt | Terminated), self._keeper.asked_to_end
+        if signal and (self._keeper.signal or (self._hosts.count > 1 and not asked)):
             return
         # The watch over the processes says more of those that are lost.
         if self._hosts.count > 1 and (of_a_connection(error) or type(error) is RunAgain):

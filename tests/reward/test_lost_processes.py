@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from groot_jax import errors
 from groot_jax.config import default_config
 from groot_jax.config.checks import validate
 from groot_jax.data.labeling import Candidate, Span
-from groot_jax.errors import UserError, raise_signal_behind
+from groot_jax.errors import Terminated, UserError, raise_signal_behind, signals_wished
 from groot_jax.reward.oracle import Oracle
 from groot_jax.reward.pool import Pool, PoolSettings, ScoringTask
 from groot_jax.reward.rewards import RewardSpec, make_reward
@@ -49,6 +50,7 @@ def act(what):
     if what == "terminate": os.kill(os.getpid(), signal.SIGTERM)
     if what == "stop": os.kill(os.getpid(), signal.SIGSTOP)
     if what == "exit": os._exit(3)
+    if what == "sleep": time.sleep(60)
     if what == "crash": ctypes.string_at(0)
     if what == "hold":  # A PyDLL keeps the GIL, and no alarm cuts this sleep short.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
@@ -180,6 +182,20 @@ def test_what_befalls_a_call_once_leaves_the_results_as_they_are(module, undistu
         assert "another process goes on" in err
         assert "1 scoring processes replaced" in err
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_is_not_kept_waiting_by_a_call(module, workers, monkeypatch):
+    monkeypatch.setattr(errors, "_PATIENCE", 0.5)
+    begun = time.monotonic()
+    with (
+        Oracle(RewardSpec(f"{module('sleep')}:once", deadline=60, workers=workers)) as oracle,
+        pytest.raises(Terminated),
+        signals_wished() as wish,
+    ):
+        wish.number, wish.since = signal.SIGTERM, time.monotonic()
+        pools(oracle)
+    assert 0.5 < time.monotonic() - begun < 20
 
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="macOS has none")

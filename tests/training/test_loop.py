@@ -6,7 +6,9 @@ import asyncio
 import importlib
 import io
 import json
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,9 +22,10 @@ import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from groot_jax import errors
 from groot_jax.config import default_config
 from groot_jax.contrast.update import TrainState
-from groot_jax.errors import UserError
+from groot_jax.errors import Terminated, UserError
 from groot_jax.evaluation.records import read_metrics, read_samples
 from groot_jax.reward.pool import Origin, PoolEntry
 from groot_jax.runtime.compiling import CompileClock
@@ -224,7 +227,7 @@ def _next_state(state: TrainState) -> TrainState:
     return TrainState(state.step + 1, {"w": state.params["w"] * 1.5 + 1}, ())
 
 
-def count_stage(stop: int = 0, error: BaseException | None = None) -> Stage:
+def count_stage(stop: int = 0, error: BaseException | type[BaseException] | None = None) -> Stage:
     """Update n has the loss n, and two sentences but the 3rd, which has one; each takes the arrays
     of the one before. Instead of update `stop`, an error."""
 
@@ -252,7 +255,10 @@ def count_stage(stop: int = 0, error: BaseException | None = None) -> Stage:
 
 
 def train_counting(
-    workdir: Path, stop: int = 0, error: BaseException | None = None, **settings: Any
+    workdir: Path,
+    stop: int = 0,
+    error: BaseException | type[BaseException] | None = None,
+    **settings: Any,
 ) -> None:
     config = default_config()
     config.update({"log_every": 2, "report_to": (), **settings})
@@ -318,6 +324,31 @@ def test_whatever_is_raised_saves_the_state_at_hand_first(tmp_path: Path, error)
     with pytest.raises(kind):
         train_counting(tmp_path, stop=8, error=error)
     assert state_of(tmp_path)[0] == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("then", ["waits", "fails"])
+def test_a_signal_in_a_long_wait_saves_the_state_at_hand_and_ends_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, then: str
+) -> None:
+    """As for a reward that hangs, or that fails once the signal has come."""
+
+    class Hangs(UserError):
+        def __init__(self) -> None:
+            assert errors._wish is not None
+            errors._wish.number, errors._wish.since = number, time.monotonic()
+            super().__init__("the service is away")
+            while then == "waits":
+                errors.raise_overdue()
+                time.sleep(0.01)
+
+    monkeypatch.setattr(errors, "_PATIENCE", 0.1)
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Terminated):
+        train_counting(tmp_path / "stopped", stop=8, error=Hangs)
+    assert state_of(tmp_path / "stopped")[0] == 7
+    train_counting(tmp_path / "stopped")
+    train_counting(tmp_path / "whole")
+    assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("at", [2, 3, 5, 8])
