@@ -170,17 +170,25 @@ def connect(start_timeout: float, timeout: float) -> Hosts:
     jax.config.update("jax_enable_preemption_service", False)
     _say_when_aborted(hosts, place.coordinator)
     with _losses_without_a_stack(hosts, place.coordinator):
-        jax.distributed.initialize(
-            place.coordinator,
-            place.count,
-            place.index,
-            local_device_ids=place.devices,
-            initialization_timeout=int(start_timeout),
-            # The watch is faster and says more; this, 130 s at the default of 60, is for when it
-            # can't.
-            heartbeat_timeout_seconds=int(2 * timeout) + 10,
-            shutdown_timeout_seconds=int(timeout),
-        )
+        try:
+            jax.distributed.initialize(
+                place.coordinator,
+                place.count,
+                place.index,
+                local_device_ids=place.devices,
+                # All have answered the roll a moment ago: who does not come now has died since.
+                initialization_timeout=int(timeout),
+                # The watch is faster and says more; this, 130 s at the default of 60, is for when
+                # it can't.
+                heartbeat_timeout_seconds=int(2 * timeout) + 10,
+                shutdown_timeout_seconds=int(timeout),
+            )
+        except RuntimeError as error:  # Of JAX's, or, in its place, one of the binding to C++.
+            raise RunAgain(
+                f"a process of the run was there and did not go on within {timeout:.0f} s (it was "
+                f"one of {', '.join(names)}): it ended, or its host or network failed; run the "
+                "same command again to continue"
+            ) from error
     hosts._watch = _Watch(hosts, timeout)
     errors.at_failure.append(hosts._watch.failed)
     jax.devices()  # Processes wait for each other here.

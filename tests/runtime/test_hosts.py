@@ -187,6 +187,29 @@ def test_the_work_directory_of_a_run_that_another_process_ended_says_so(tmp_path
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "stopped"
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_between_the_roll_and_the_start_ends_all_soon(victim):
+    work = f"""
+    import jax, os
+    begin = jax.distributed.initialize
+
+    def initialize(*args, **kwargs):
+        if args[2] == {victim}:
+            os._exit(9)
+        begin(*args, **kwargs)
+
+    jax.distributed.initialize = initialize
+    work = print
+    """
+    begun = time.monotonic()
+    found = ends(start(work, 2))
+    assert time.monotonic() - begun < 60
+    status, _, err = found[1 - victim]
+    assert found[victim][0] == 9
+    assert status == RUN_AGAIN, err
+    assert "did not go on within 6 s" in error_line(err)
+
+
 @pytest.mark.parametrize("kind", ["ValueError", "jax.errors.JaxRuntimeError"])
 def test_what_fails_since_another_was_terminated_is_told_as_that(kind):
     """Gloo's error comes at once, and the other's reason a beat later; JAX raises it as either."""
