@@ -21,7 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {"errors"},
     "data": {"errors", "runtime"},
     "mesh": {"errors"},
-    "model": {"errors", "mesh"},
+    "model": {"errors", "mesh", "runtime"},
     "generate": {"errors", "data", "mesh", "model"},
     "reward": {"errors", "data"},
     "contrast": {"data", "mesh", "model", "reward"},

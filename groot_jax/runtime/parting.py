@@ -6,6 +6,7 @@ them or come to them soon; each of these then fails too. All meet under keys of 
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -19,11 +20,15 @@ _MEET_WITHIN = 30.0  # Seconds; a process that waits for the device, of which on
 
 
 def meet_after_failure(hosts: Hosts, value: Any) -> list[Any] | None:
-    """As `meet`, in a process that has failed: it makes the others come."""
+    """As `meet`, in a process that has failed: it makes the others come; says if one does not."""
     if hosts.count > 1:
         with suppress(jax.errors.JaxRuntimeError):
             hosts.fail()
-    return meet(hosts, "failed", value)
+    values = meet(hosts, "failed", value)
+    if values is None:
+        missing = f"another process did not come within {_MEET_WITHIN:.0f} s to save what was done"
+        print(f"note: {missing}: what is left is the last checkpoint", file=sys.stderr, flush=True)
+    return values
 
 
 def meet(hosts: Hosts, place: str, value: Any) -> list[Any] | None:

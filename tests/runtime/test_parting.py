@@ -48,4 +48,5 @@ def test_nobody_waits_for_ever_for_one_that_does_not_come() -> None:
     """
     found = ends(start(work, 2))
     assert [status for status, *_ in found] == [1, 1]
+    assert "did not come within 1 s to save what was done" in found[0][2]
     assert error_line(found[0][2]) == "error: the reward has failed"
