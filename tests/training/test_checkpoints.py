@@ -233,8 +233,7 @@ def test_a_folder_that_has_lost_what_was_saved_there_is_not_filled_anew(tmp_path
 def test_of_several_processes_each_tries_whether_its_files_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    two = Hosts(1, ("a", "b"))
-    with Checkpoints(tmp_path, "groot", hosts=two) as checkpoints:
+    with Checkpoints(tmp_path, "groot", hosts=SecondOfTwo()) as checkpoints:
         before = sorted(checkpoints.folder.iterdir())
         checkpoints.ready(state(1.0))
         assert sorted(checkpoints.folder.iterdir()) == before
