@@ -1,4 +1,4 @@
-"""A training of 8 updates in several processes, whose saves fail here and there."""
+"""A training of 12 updates in several processes, whose saves fail here and there."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from groot_jax.training import keeping
 from groot_jax.training.checkpoints import Checkpoints
 from groot_jax.training.loop import Stage, Update, train
 
-TOTAL = 8
+# Enough for each fault to come, and an old checkpoint to go, where each costs two saves.
+TOTAL = 12
 SIZE = 2**18  # parameters: 1 MiB that does not compress
 ALWAYS = 99
 
