@@ -101,15 +101,16 @@ def test_one_sentence_is_searched_soon_with_the_same_answer(
         return kept(*args)
 
     monkeypatch.setattr(generator, "kept", watched)
-    for options in (kept_search._HURRIED, {"xla_no_such_option": 1}):
+    hurry = kept_search._HURRIED
+    for options in (hurry, {"xla_no_such_option": 1}):
         monkeypatch.setattr(kept_search, "_HURRIED", options)
         hurried = Generator(*given, k=3, layout=LAYOUT, keep=True, hurried=True)
-        for batch in batches:
+        for batch in batches if options is hurry else batches[:1]:
             plain, soon = setting.search(batch, 3), hurried(setting.params, batch)
             np.testing.assert_array_equal(plain.tokens_BxKxT, soon.tokens_BxKxT)
             np.testing.assert_allclose(plain.scores_BxK, soon.scores_BxK, rtol=1e-6)
             assert hurried(setting.params, batch).scores_BxK[0, 0] == soon.scores_BxK[0, 0]
-    assert asked == [True, False] * 2
+    assert asked == [True, False, True]
 
 
 def test_a_search_from_disk_has_the_same_bits_and_traces_nothing(
