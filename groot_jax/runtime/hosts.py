@@ -45,10 +45,10 @@ class PeerFailed(RunAgain):
 def of_a_connection(error: BaseException | None) -> bool:
     """Whether processes could not reach each other, which the watch over them explains."""
     while error is not None:
-        text = str(error)
         words = ("Gloo", "Connection", "connection", "barrier", "coordination", "heartbeat")
         if isinstance(error, jax.errors.JaxRuntimeError | TimeoutError) or (
-            isinstance(error, ValueError | RuntimeError) and any(word in text for word in words)
+            isinstance(error, ValueError | RuntimeError)
+            and any(word in str(error) for word in words)
         ):
             return True
         error = error.__cause__
@@ -178,16 +178,16 @@ def connect(start_timeout: float, timeout: float) -> Hosts:
                 local_device_ids=place.devices,
                 # All have answered the roll a moment ago: who does not come now has died since.
                 initialization_timeout=int(timeout),
-                # The watch is faster and says more; this, 130 s at the default of 60, is for when
-                # it can't.
+                # The watch is faster and says more; this, 130 s by default, is for when it can't.
                 heartbeat_timeout_seconds=int(2 * timeout) + 10,
                 shutdown_timeout_seconds=int(timeout),
             )
-        except RuntimeError as error:  # Of JAX's, or, in its place, one of the binding to C++.
+        except RuntimeError as error:  # One of C++'s comes as bad_cast, too.
+            if not isinstance(error, jax.errors.JaxRuntimeError) and "bad_cast" not in str(error):
+                raise
             raise RunAgain(
-                f"a process of the run was there and did not go on within {timeout:.0f} s (it was "
-                f"one of {', '.join(names)}): it ended, or its host or network failed; run the "
-                "same command again to continue"
+                f"one of {', '.join(names)} was there and did not go on within {timeout:.0f} s: it "
+                "ended, or its host or network failed; run the same command again to continue"
             ) from error
     hosts._watch = _Watch(hosts, timeout)
     errors.at_failure.append(hosts._watch.failed)

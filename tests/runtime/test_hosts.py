@@ -210,6 +210,20 @@ def test_a_process_that_dies_between_the_roll_and_the_start_ends_all_soon(victim
     assert "did not go on within 6 s" in error_line(err)
 
 
+def test_what_is_no_loss_is_not_told_as_one():
+    work = """
+    import jax
+    work = print
+
+    def initialize(*args, **kwargs):
+        raise RuntimeError("distributed.initialize should only be called once.")
+
+    jax.distributed.initialize = initialize
+    """
+    for status, _, err in ends(start(work, 2)):
+        assert status == 1 and "only be called once" in err and err.startswith("Traceback")
+
+
 @pytest.mark.parametrize("kind", ["ValueError", "jax.errors.JaxRuntimeError"])
 def test_what_fails_since_another_was_terminated_is_told_as_that(kind):
     """Gloo's error comes at once, and the other's reason a beat later; JAX raises it as either."""
