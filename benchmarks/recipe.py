@@ -9,9 +9,8 @@ evaluation, both means over the seeds, and the standard deviation of the former.
 the first line, the recipe itself.
 
 Runs that are there already are not run again, so that the same command continues, and a new line
-costs its own runs alone. The job scores the test split when it closes, as always; nothing here
-reads that. What the command does not know, such as `--config.nll.epochs=10`, is handed to every
-job: give it a --workdir of its own.
+costs its own runs alone. Nothing here reads test. What the command does not know, such as
+`--config.nll.epochs=10`, is handed to every job: give it a --workdir of its own.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "label smoothing .1": ("nll.label_smoothing=0.1",),
     "Adam's b2 .999": ("optimizer.b2=0.999",),
     "weight decay .1": ("optimizer.weight_decay=0.1",),
+    "weight decay .1, 10 epochs": ("optimizer.weight_decay=0.1", "nll.epochs=10.0"),
     "learning rate to .01 of itself": ("nll.final_scale=0.01",),
     "10 epochs": ("nll.epochs=10.0",),
     "batches of 16": ("nll.batch_size=16",),
@@ -81,7 +81,8 @@ def trained(
         # No systems: stage 0 is all that is trained.
         settings = [f"--config.{item}" for item in (*CHANGES[change], f"seed={seed}")]
         command = [sys.executable, "-m", "groot_jax.train", f"--config=configs/{config}.py"]
-        command += [f"--workdir={workdir}", "--config.systems=()", *common, *settings]
+        command += [f"--workdir={workdir}", "--split=none", "--config.systems=()"]
+        command += [*common, *settings]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
