@@ -41,6 +41,10 @@ gc.set_threshold(50_000)
 # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# nohup does so with SIGHUP. A handler that does nothing keeps what nohup is for, and what a test
+# starts has none of it; workers of xdist are children, too, and end with whoever started them.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN or "PYTEST_XDIST_WORKER" in os.environ:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 # A job that fails ends its process at once; in this one it raises SystemExit.
 errors.leave = sys.exit
 
