@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
     config.text.overlap = 16  # Words that neighbouring windows share, at most half of one.
 
     config.model = ConfigDict()
-    config.model.preset = "nano"  # nano mini small base large xl xxl
+    config.model.preset = "nano"  # pico (to try things out) nano mini small base large xl xxl
     # For presets: v1_0 | v1_1 (gated GELU, untied head) | tied (gated GELU, the embedding as head).
     config.model.variant = "tied"
     config.model.encoder_layers = 0  # Layers from scratch; 0: as many as the preset has.

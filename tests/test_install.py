@@ -55,7 +55,7 @@ def test_a_wheel_of_the_sdist_trains_in_an_empty_folder(tmp_path: Path) -> None:
     # training learns is no matter here.
     words = ("text.max_words=3", "data.policy=skip", "data.train_limit=600")
     few = (*words, "nll.epochs=1", "groot.epochs=1", "systems=groot")
-    small = ("model.encoder_layers=1", "model.decoder_layers=1", "loader.rungs=1", "generate.k=3")
+    small = ("model.preset=pico", "loader.rungs=1", "generate.k=3")
     short = ("evaluate.dev_limit=32", "evaluate.bootstrap=100", "evaluate.decide=map")
     programs = f"compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}"
     flags = [f"--config.{key}" for key in (*few, *small, *short, programs)]

@@ -26,7 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "text.format": ("auto", "aligned", "sentinel_tag", "fused_sentinel", "tag_only", "input_tag"),
     "text.long_sentences": ("refuse", "window"),
     "text.split": ("spaces", "unicode", "punctuation"),
-    "model.preset": ("nano", "mini", "small", "base", "large", "xl", "xxl"),
+    "model.preset": ("pico", "nano", "mini", "small", "base", "large", "xl", "xxl"),
     "model.variant": ("v1_0", "v1_1", "tied"),
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "dots", "full"),

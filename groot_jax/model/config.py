@@ -283,8 +283,12 @@ def _check_activation(where: str, config: T5Config, name: object, gated: object)
 
 # name -> (d_model, d_ff, layers of each stack, heads, d_kv). From `small` on they are the released
 # checkpoints: https://github.com/google-research/text-to-text-transfer-transformer (xl = 3B, xxl =
-# 11B) and its released_checkpoints.md for v1.1.
-_TINY = {"nano": (128, 512, 2, 8, 16), "mini": (256, 1024, 4, 4, 64)}
+# 11B) and its released_checkpoints.md for v1.1. `pico` is to try out whether a pipeline runs.
+_TINY = {
+    "pico": (32, 64, 1, 4, 8),
+    "nano": (128, 512, 2, 8, 16),
+    "mini": (256, 1024, 4, 4, 64),
+}
 _SHAPES: dict[str, dict[str, tuple[int, int, int, int, int]]] = {
     "v1_0": _TINY
     | {
@@ -317,7 +321,8 @@ _BYT5 = {
 
 
 def preset(name: str, variant: str, vocab_size: int, **changes: Any) -> T5Config:
-    """The preset `name` (nano, mini, small, base, large, xl, xxl) of `variant` (v1_0, v1_1, tied).
+    """The preset `name` (pico, nano, mini, small, base, large, xl, xxl) of `variant` (v1_0, v1_1,
+    tied).
 
     v1_0 has ReLU and a tied head, v1_1 gated GELU and a head of its own, tied gated GELU and a tied
     head; `changes` replace fields. Raises UserError for a name that there is not.

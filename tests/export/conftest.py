@@ -48,8 +48,7 @@ def make_trained(tmp_path_factory: pytest.TempPathFactory) -> MakeTrained:
         overrides = {
             "text.format": format_name,
             "text.max_words": "8",
-            "model.encoder_layers": "1",
-            "model.decoder_layers": "1",
+            "model.preset": "pico",
             "generate.k": str(K),
             "loader.target_buckets": "24,80",
             "compilation_cache": "",
