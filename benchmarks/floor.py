@@ -30,7 +30,7 @@ from groot_jax.model.t5 import T5
 def part_rows(size: str, dtype: str, rates: Rates, quick: bool, rounds: int) -> list[measure.Row]:
     """Encoder, cross keys and values, search and update of a size: floor and time of each."""
     shape = workload.QUICK if quick else workload.Shape()
-    config, params = workload.make_model(size, dtype, quick)
+    config, params = workload.make_model(size, dtype)
     case = generate.make_case("legal", shape, config)
     model, variables = T5(config), {"params": params}
     works = generate.needed(case, config, shape)

@@ -42,7 +42,6 @@ from groot_jax.training.steps import Step, jit_groot_step, jit_nll_step, loss_se
 FORMATS = "aligned,fused_sentinel,sentinel_tag"
 STEPS = ("nll", "search", "update")
 _TINY = (
-    *((f"model.{stack}_layers", "1") for stack in ("encoder", "decoder")),
     *((f"{stage}.batch_size", "4") for stage in ("nll", "groot")),
     *(("generate.k", "3"), ("groot.pool.size", "4"), ("loader.node_buckets", "256")),
 )

@@ -357,7 +357,7 @@ def run_size(
     size: str, args: Namespace, shape: workload.Shape, rates: work.Rates
 ) -> list[measure.Row]:
     """One row for each mode of a size."""
-    config, params = workload.make_model(size, args.dtype, args.quick)
+    config, params = workload.make_model(size, args.dtype)
     cases = {mode: make_case(mode, shape, config) for mode in args.modes}
     # Theirs read Sentinel + Tag, whatever the modes. Their 32 tokens a sentence are as many as a
     # sentinel and a tag for each of 16 words.

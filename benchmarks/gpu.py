@@ -255,7 +255,7 @@ def run(args: argparse.Namespace) -> int:
     only = args.only.split(",")
     if unknown := [name for name in only if name not in BENCHMARKS]:
         raise SystemExit(f"--only={args.only}: {unknown[0]!r} is none of {', '.join(BENCHMARKS)}")
-    sizes = ["nano"] if args.quick else args.sizes.split(",")
+    sizes = ["pico"] if args.quick else args.sizes.split(",")
     outcomes: list[tuple[str, Step, Outcome]] = []
     for size in sizes:
         for step in steps_of(size, args.quick):

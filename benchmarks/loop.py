@@ -79,8 +79,7 @@ TINY = (
     "--config.groot.batch_size=4",
     "--config.groot.dropout=0.0",
     # Few layers, and one size of batch: few programs, and quickly compiled.
-    "--config.model.encoder_layers=1",
-    "--config.model.decoder_layers=1",
+    "--config.model.preset=pico",
     "--config.loader.source_buckets=(64,)",
     "--config.loader.target_buckets=(48,)",
     "--config.loader.node_buckets=(256,)",

@@ -72,13 +72,13 @@ def arguments(doc: str | None, *, sizes: str = "mini,small") -> argparse.Argumen
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Flags, with `sizes` as a tuple and `dtype` decided; --quick turns to nano and two rounds."""
+    """Flags, with `sizes` as a tuple and `dtype` decided; --quick turns to pico and two rounds."""
     args = parser.parse_args()
     # As the jobs do. It speeds up whatever runs in this process, so the baselines gain by it too.
     keep_freed_memory()
     if "sizes" in args:
         if args.quick:
-            args.sizes, args.rounds = "nano", min(args.rounds, 2)
+            args.sizes, args.rounds = "pico", min(args.rounds, 2)
         args.sizes = tuple(filter(None, args.sizes.split(",")))
     if args.dtype == "auto":
         args.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"

@@ -64,8 +64,8 @@ def main() -> None:
     updates, overrides = 400, []
     if args.quick:
         args.rounds, args.queries, updates = 1, 70, 2
-        overrides = ["--config.data.train_limit=64", "--config.model.encoder_layers=1"]
-        overrides += ["--config.model.decoder_layers=1", "--config.generate.k=2"]
+        overrides = ["--config.data.train_limit=64", "--config.model.preset=pico"]
+        overrides += ["--config.generate.k=2"]
         # One size of batch: one program a step.
         overrides += [f"--config.loader.{x}_buckets=(64,)" for x in ("source", "target")]
     retail = str(runs.CONFIGS / "retail.py")

@@ -258,7 +258,7 @@ def run_case(
     size: str, mode: str, pools: PoolSet, args: Namespace, rates: work.Rates
 ) -> measure.Row:
     """One row: a size, a mode and a set of pools."""
-    config, params = workload.make_model(size, args.dtype, args.quick)
+    config, params = workload.make_model(size, args.dtype)
     # `legal` on both sides: theirs projects to all 32,128 columns, as its interface has it, and its
     # softmax runs over the same 200 as ours.
     columns_C = pools.columns_C if mode == "legal" else np.arange(config.vocab_size)

@@ -20,10 +20,10 @@ pytestmark = pytest.mark.slow
 def test_every_mode_of_generation_has_the_outputs_of_its_reference():
     results = run("generate", "--rounds=1")["results"]
     assert [(row["size"], row["mode"]) for row in results] == [
-        ("nano", "legal"),
-        ("nano", "full"),
-        ("nano", "fused"),
-        ("nano", "aligned"),
+        ("pico", "legal"),
+        ("pico", "full"),
+        ("pico", "fused"),
+        ("pico", "aligned"),
     ]
     for row in results:
         assert row["outputs_equal"] is True
@@ -87,8 +87,8 @@ def test_the_loop_reports_its_rate_the_baselines_and_the_wait(tmp_path: Path):
 def test_formats_are_timed_side_by_side():
     results = run("formats", "--rounds=1", "--formats=aligned,tag_only")["results"]
     assert [(row["size"], row["format"]) for row in results] == [
-        ("nano", "aligned"),
-        ("nano", "tag_only"),
+        ("pico", "aligned"),
+        ("pico", "tag_only"),
     ]
     for step in ("nll", "search", "update"):
         assert results[0][f"{step}_ratio"] == 1

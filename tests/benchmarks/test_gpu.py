@@ -70,7 +70,7 @@ def test_what_the_deadline_leaves_no_time_for_is_named(monkeypatch, tmp_path):
 
 
 def test_a_benchmark_that_fails_or_takes_too_long_says_so(tmp_path):
-    step = gpu.steps_of("nano", quick=True)[0]._replace(flags=("--no-such-flag",))
+    step = gpu.steps_of("pico", quick=True)[0]._replace(flags=("--no-such-flag",))
     # Of the machine's own Python, which ends at once: it is the last line that is told.
     failed = gpu.run_step(Path(sys.executable), step, 120.0, {"PATH": "", "JAX_PLATFORMS": "cpu"})
     assert failed.result is None and "--no-such-flag" in failed.reason
@@ -110,4 +110,4 @@ def test_the_command_runs_to_its_last_line_without_a_gpu(tmp_path):
     assert done.returncode == 0, done.stderr
     text = page.read_text(encoding="utf-8")
     assert "## On cpu" in text and "Left out" not in text
-    assert all(f"| nano | {part} | " in text for part in PARTS)
+    assert all(f"| pico | {part} | " in text for part in PARTS)
