@@ -104,7 +104,7 @@ def test_a_process_that_runs_is_struck_and_waited_for() -> None:
 
 @pytest.mark.slow
 def test_a_few_strikes_change_no_bit(jobs: Jobs, tmp_path: Path) -> None:
-    strike(jobs, tmp_path, 6, 1)
+    strike(jobs, tmp_path, 4, 1)
 
 
 @pytest.mark.chaos
