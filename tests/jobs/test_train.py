@@ -293,7 +293,8 @@ def test_stage_1_alone_starts_from_initial_parameters(jobs: Jobs, tmp_path: Path
 def test_without_a_test_split_dev_is_reported(jobs: Jobs, trained: Path, tmp_path: Path) -> None:
     config = jobs.argv("train", tmp_path)[1].partition(",test=")[0]
     flags = (config, f"--config.nll.checkpoint={trained}", "--config.data.test_fraction=0")
-    jobs.run("train", tmp_path / "w", *flags, "--config.systems=nll_continued")
+    short = ("--config.systems=nll_continued", "--config.groot.epochs=0.5")
+    jobs.run("train", tmp_path / "w", *flags, *short)
     systems = json.loads((tmp_path / "w" / "results.json").read_text())["systems"]
     assert {*systems["nll_continued"]} == {"dev"}
 
@@ -551,6 +552,8 @@ def test_a_run_compiles_one_program_a_size_and_a_second_start_none(
         monkeypatch.setattr(module, name, lambda *args, make=make: Counted(make(*args)))
     flags = (
         "--config.systems=risk,groot",  # Of other losses and rewards, and of the same programs.
+        "--config.nll.epochs=1",
+        "--config.groot.epochs=1",
         "--config.evaluate.decide=map",
     )
     jax.monitoring.register_event_listener(note)
