@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,6 @@ import numpy as np
 # transformers decides once per process whether torch is there, and groot_jax, which never wants it,
 # hides torch when it loads a tokenizer.
 import transformers.utils.import_utils  # noqa: F401
-from transformers import FlaxT5ForConditionalGeneration
-from transformers import T5Config as HfConfig
-from transformers.models.t5 import modeling_flax_t5
 
 from benchmarks.measure import Params
 from groot_jax.contrast import losses
@@ -34,6 +31,9 @@ from groot_jax.export.translator import write_model
 from groot_jax.model.config import T5Config
 from groot_jax.model.layers import relative_position_bucket
 from groot_jax.reward.pool import Pool
+
+if TYPE_CHECKING:
+    from transformers import FlaxT5ForConditionalGeneration
 
 Array: TypeAlias = Any  # numpy on the host, jax.Array once it is on a device
 Translator: TypeAlias = Any  # CTranslate2's; it is not installed everywhere either.
@@ -56,6 +56,11 @@ def _bucket(
 
 def flax_t5(config: T5Config) -> FlaxT5ForConditionalGeneration:
     """transformers' Flax T5 without parameters: it takes ours, whose tree is the same."""
+    # Their import takes seconds, and whoever compares with nothing imports this module, too.
+    from transformers import FlaxT5ForConditionalGeneration
+    from transformers import T5Config as HfConfig
+    from transformers.models.t5 import modeling_flax_t5
+
     setattr(  # noqa: B010
         modeling_flax_t5.FlaxT5Attention, "_relative_position_bucket", staticmethod(_bucket)
     )
