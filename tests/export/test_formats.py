@@ -204,7 +204,7 @@ def test_out_and_in_again_gives_the_same_bytes(make_trained: MakeTrained, tmp_pa
 
 def test_large_models_are_written_in_shards(make_trained: MakeTrained, tmp_path: Path) -> None:
     trained = make_trained("sentinel_tag")
-    save_pretrained(tmp_path, trained.task.model_config, trained.params, shard_bytes=200_000)
+    save_pretrained(tmp_path, trained.task.model_config, trained.params, shard_bytes=30_000)
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert files[0] == f"model-00001-of-{len(files):05}.safetensors" and len(files) > 2
     whole = tmp_path / "whole"

@@ -41,7 +41,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
 SETTINGS = (
     "text.vocab_size=60",
     "text.max_features=200",
-    "model.preset=pico",
     "model.encoder_layers=1",
     "model.decoder_layers=1",
     "loader.source_buckets=32",
