@@ -129,7 +129,7 @@ def completed(script: Path, line: str) -> list[str]:
         ("groot train --config.model.pre", [
             "--config.model.preset=",
             *(f"--config.model.preset={size}" for size in
-              ("nano", "mini", "small", "base", "large", "xl", "xxl")),
+              ("pico", "nano", "mini", "small", "base", "large", "xl", "xxl")),
         ]),
         ("groot predict --decide=c", ["consensus"]),
         ("groot export --format=c", ["ctranslate2"]),
