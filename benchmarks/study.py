@@ -16,9 +16,10 @@ missing, unless --partial says so; then the page names what is missing. WORKDIR/
 keeps when test was read and for which cells.
 
 The page goes to WORKDIR/results.md. With --page=FOLDER it goes into FOLDER/results.md, between the
-lines `<!-- study begins -->` and `<!-- study ends -->` where that file is there. Its tables: what
-is promised of GROOT as it is shipped, and whether that holds; in how many sets and rewards a system
-is above, level with or below NLL continued; and all figures of each set and reward, where
+lines `<!-- study begins -->` and `<!-- study ends -->` where that file is there. Its tables: each
+set under each reward at a glance; what is promised of GROOT as it is shipped, and where that holds;
+in how many sets and rewards a system is above, level with or below NLL continued; calibration; and
+what it took. Beside it lie a plot and study_SPLIT.md with all figures of each set and reward, where
 `+threshold`, `+mbr` and `+consensus` are decision rules (docs/decisions.md). Each cell leaves
 WORKDIR/cells/NAME.json with its versions, its config's place, and its wall and CPU seconds over all
 tries, and WORKDIR/logs/NAME.log. --quick=8 divides all updates by 8 and keeps to a folder of its
@@ -55,7 +56,7 @@ from benchmarks.study_grid import (
     Study,
     check_names,
 )
-from benchmarks.study_tables import Page, make_page
+from benchmarks.study_page import Page, make_page
 from groot_jax.errors import UserError, exit_on_user_error
 from groot_jax.runtime.files import expanded, write_text, writing
 
@@ -292,8 +293,8 @@ def start(study: Study, cell: Cell, jobs: int, words: Sequence[str]) -> subproce
 
 
 def write_page(page: Page, folder: Path | None, study: Study) -> Path:
-    """Writes results.md and its plots. Raises UserError where a file that is there has no place for
-    them."""
+    """Writes results.md and what lies beside it. Raises UserError where a file that is there has no
+    place for the page."""
     path = (folder or study.root) / "results.md"
     text = f"{BEGIN}\n\n{page.text}\n{END}\n"
     if folder is not None and path.exists():
@@ -305,8 +306,8 @@ def write_page(page: Page, folder: Path | None, study: Study) -> Path:
                 "is written; add them, or name another folder"
             )
         text = before + text + after
-    for name, plot in page.plots.items():
-        write_text(path.with_name(name), plot)
+    for name, content in page.files.items():
+        write_text(path.with_name(name), content)
     write_text(path, text)
     return path
 

@@ -1,4 +1,4 @@
-"""The page of benchmarks/study.py: tables and plots from the records of evaluations.
+"""The tables of benchmarks/study.py, from the records of evaluations.
 
 Reads what was scored and scores nothing. A figure of a grid's cell is the mean over its seeds; an
 interval is that of a paired bootstrap over the sentences, of their means over the seeds.
@@ -6,15 +6,14 @@ interval is that of a paired bootstrap over the sentences, of their means over t
 
 from __future__ import annotations
 
-import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.study_grid import Cell, Study
+from benchmarks.study_grid import Study
 from groot_jax.evaluation.bootstrap import Difference, paired_bootstrap
 from groot_jax.evaluation.decisions import RULES
 from groot_jax.evaluation.records import Record, read_records, system_name
@@ -96,13 +95,18 @@ def shown(difference: Difference | None) -> str:
     return f"{difference['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
+def mean(records: Mapping[int | None, Record], figure: str) -> str:
+    """Over the seeds."""
+    values = [r["metrics"][figure] for r in records.values() if figure in r["metrics"]]
+    return f"{statistics.fmean(values):.3f}" if values else ""
+
+
 def spread(records: Mapping[int | None, Record], figure: str) -> str:
     """Mean over the seeds, and their standard deviation (n - 1) where there are several."""
     values = [r["metrics"][figure] for r in records.values() if figure in r["metrics"]]
-    if not values:
-        return ""
-    mean = f"{statistics.fmean(values):.3f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
+    if len(values) < 2:
+        return mean(records, figure)
+    return f"{mean(records, figure)} ± {statistics.stdev(values):.3f}"
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -186,25 +190,22 @@ def kept(found: Found) -> Iterator[Kept]:
 
 
 def promises(found: Found) -> str:
-    """The table of what holds, and how often each promise does."""
+    """In how many sets each promise holds, and by how much it falls short in the others."""
     items = list(kept(found))
-    rows = [
-        [
-            *(item.set, item.reward, item.promise.title, shown(item.difference)),
-            "holds" if item.holds else "falls short",
-        ]
-        for item in items
-    ]
-    lines = [markdown(("set", "reward", "promise", "GROOT by dev's rule less", "verdict"), rows)]
+    rows = []
     for promise in PROMISES:
         for reward in promise.rewards:
             of = [item for item in items if item.promise is promise and item.reward == reward]
-            if of:
-                lines.append(
-                    f"- {promise.title}, {reward} ({promise.claim}): holds on "
-                    f"{sum(item.holds for item in of)} of {len(of)} sets."
-                )
-    return "\n".join(lines) + "\n"
+            if not of:
+                continue
+            short = [f"{i.set} {shown(i.difference)}" for i in of if not i.holds]
+            rows.append(
+                [
+                    f"{promise.title}: {promise.claim}",
+                    *(reward, f"{len(of) - len(short)} of {len(of)} sets", "; ".join(short)),
+                ]
+            )
+    return markdown(("what is promised", "reward", "holds on", "falls short on"), rows)
 
 
 def wins(found: Found, rows: Sequence[str]) -> str:
@@ -230,33 +231,47 @@ def wins(found: Found, rows: Sequence[str]) -> str:
 
 def calibrations(found: Found) -> str:
     """The expected calibration error of span confidences, as the model has them and as dev has
-    calibrated them, means over the seeds. A decision rule changes none of it."""
+    calibrated them: a set's means over rewards and seeds. A decision rule changes none of it."""
     rows = []
-    for (name, reward), systems in found.items():
+    for name in dict.fromkeys(name for name, _ in found):
         for system in (BASELINE, "groot"):
             errors = [
                 (calibration["error_at_1"], calibration["error"])
+                for (other, _), systems in found.items()
                 for record in systems.get(system, {}).values()
-                if (calibration := record["metrics"].get("calibration"))
+                if other == name and (calibration := record["metrics"].get("calibration"))
             ]
             if not errors:
                 continue
             before, after = (statistics.fmean(side) for side in zip(*errors, strict=True))
             verdict = "halved" if after <= before / 2 else "not halved"
-            rows.append([name, reward, system, f"{before:.4f}", f"{after:.4f}", verdict])
-    heads = ("set", "reward", "system", "not calibrated", "as predict prints it", "")
+            rows.append([name, system, f"{before:.4f}", f"{after:.4f}", verdict])
+    return markdown(("set", "system", "not calibrated", "as predict prints it", ""), rows)
+
+
+def glance(found: Found) -> str:
+    """A row for each set and reward: what a user would have without GROOT, and what GROOT as it is
+    shipped has."""
+    rows = []
+    for (name, reward), systems in found.items():
+        if not {SHIPPED, BASELINE} <= {*systems}:
+            continue
+        peer, base, ours = systems.get("crf+threshold", {}), systems[BASELINE], systems[SHIPPED]
+        rules = Counter(record["decide"] for record in ours.values())
+        rows.append(
+            [
+                *(name, reward, mean(peer, "reward@1"), mean(base, "reward@1")),
+                mean(systems.get(f"{BASELINE}+consensus", {}), "reward@1"),
+                mean(systems.get("groot", {}), "reward@1"),
+                mean(ours, "reward@1"),
+                ", ".join(f"{rule} {count}" for rule, count in rules.most_common()),
+                shown(paired(ours, base, "reward@1")),
+                *(f"{mean(base, key)}, {mean(ours, key)}" for key, _ in FIGURES[1:]),
+            ]
+        )
+    heads = ["set", "reward", "CRF + threshold", "NLL continued, map", "+ consensus", "GROOT, map"]
+    heads += [CHOSEN, "which, seeds", "Δ rank 1", "mean@10, both", "max@10, both"]
     return markdown(heads, rows)
-
-
-# ---- The page ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Page:
-    """Markdown, and the plots beside it by their file name."""
-
-    text: str
-    plots: dict[str, str]
 
 
 def figures_table(systems: Mapping[str, Mapping[int | None, Record]], rows: Sequence[str]) -> str:
@@ -268,130 +283,8 @@ def figures_table(systems: Mapping[str, Mapping[int | None, Record]], rows: Sequ
         cells = [row, *(spread(systems[row], figure) for figure, _ in FIGURES)]
         for figure, _ in FIGURES:
             other = systems.get(BASELINE)
-            # A list of ten keeps its ten under any rule but for rank 1.
             same = row == BASELINE or other is None
             cells.append("" if same else shown(paired(systems[row], other or {}, figure)))
         lines.append(cells)
     titles = [title for _, title in FIGURES]
     return markdown(("system", *titles, *(f"Δ {title}" for title in titles)), lines)
-
-
-def make_page(study: Study, split: str, command: str, versions: Mapping[str, str]) -> Page:
-    """The page of a split."""
-    found = read(study, split)
-    rows = rows_of(study)
-    missing = [cell for cell in study.scorings(split) if not study.finished(cell)]
-    lines = [f"## The grid, {split} split", "", f"    {command}", ""]
-    if study.quick > 1:
-        lines += [f"**Shortened: all updates divided by {study.quick}.** No result to quote.", ""]
-    lines += [
-        f"Sets {', '.join(study.sets)}; rewards {', '.join(study.rewards)}; seeds "
-        f"{', '.join(map(str, study.seeds))}. Figures are means ± standard deviation over seeds; Δ "
-        "is the difference from NLL continued by its most likely labeling (`nll_continued`), with "
-        "the 95 % interval of a paired bootstrap over sentences, for these seeds. Stage 0, NLL "
-        "continued and the CRF know nothing of the reward and are trained once a seed, the CRF "
-        f"once a set. `{CHOSEN}` is what `predict` takes: of map, mbr, threshold and consensus the "
-        "one with the best rank 1 on dev, chosen for each seed.",
-        "",
-    ]
-    if split == "dev":
-        lines += ["Dev has chosen checkpoints, thresholds and rules: it flatters all of them.", ""]
-    if missing:
-        names = ", ".join(cell.name for cell in missing[:20])
-        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
-        lines += [f"**Not there, and in no figure below:** {names}{more}.", ""]
-    lines += ["### What is promised", "", promises(found)]
-    lines += ["### Above, level, below", ""]
-    lines += ["Of the sets and rewards, in how many a system is above NLL continued, level with"]
-    lines += ["it, and below it, by the 95 % interval.", "", wins(found, rows)]
-    plots = {}
-    if found:
-        name = f"study_{split}.svg"
-        plots[name] = forest(found)
-        lines += [f"![GROOT by dev's rule less NLL continued]({name})", ""]
-    lines += ["### Expected calibration error of span confidences", "", calibrations(found)]
-    for (name, reward), systems in found.items():
-        lines += [f"### {name}, {reward}", "", figures_table(systems, rows)]
-    lines += ["### What it took", "", costs(study), _versions(versions)]
-    return Page("\n".join(lines), plots)
-
-
-def _versions(versions: Mapping[str, str]) -> str:
-    return "Made with " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".\n"
-
-
-def costs(study: Study) -> str:
-    """Minutes of the finished trainings: mean over a set's cells of one kind."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in study.trainings():
-        if study.finished(cell):
-            groups.setdefault((cell.set, cell.system), []).append(cell)
-    rows = []
-    for (name, system), cells in groups.items():
-        records = [study.record(cell) for cell in cells]
-        wall, cpu = (
-            statistics.fmean(record[key] for record in records) / 60
-            for key in ("wall_seconds", "cpu_seconds")
-        )
-        label = "nll and nll_continued" if system == "base" else system
-        rows.append([name, label, str(len(cells)), f"{wall:.1f}", f"{cpu:.1f}"])
-    heads = ("set", "trained", "how many", "minutes each", "CPU minutes each")
-    return markdown(heads, rows)
-
-
-# ---- The plot ---------------------------------------------------------------------------------
-
-_ROW, _LEFT, _PANEL, _TOP = 18, 170, 200, 34
-_COLOR, _INK, _LINE = "#2a78d6", "#777", "#bbb"
-
-
-def forest(found: Found) -> str:
-    """An SVG: a row for each set and reward, a panel a figure, and in it the difference of the
-    shipped pipeline from the baseline, with its interval."""
-    labels = [f"{name}, {reward}" for name, reward in found]
-    height = _TOP + _ROW * len(labels) + 26
-    width = _LEFT + (_PANEL + 20) * len(FIGURES)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'font-family="sans-serif" font-size="11" fill="{_INK}">'
-    ]
-    for i, label in enumerate(labels):
-        y = _TOP + _ROW * (i + 0.5)
-        parts.append(f'<text x="{_LEFT - 10}" y="{y + 4}" text-anchor="end">{label}</text>')
-    for panel, (figure, title) in enumerate(FIGURES):
-        values = [
-            paired(systems[SHIPPED], systems[BASELINE], figure)
-            if {SHIPPED, BASELINE} <= {*systems}
-            else None
-            for systems in found.values()
-        ]
-        parts += _panel(_LEFT + panel * (_PANEL + 20), title, values, height)
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _panel(
-    left: int, title: str, values: Sequence[Difference | None], height: int
-) -> Iterator[str]:
-    ends = [end for value in values if value for end in value["interval"]]
-    # Symmetric about 0, up to the next .02.
-    limit = max(0.02, math.ceil(max(map(abs, ends), default=0.0) * 50) / 50)
-
-    def x(value: float) -> float:
-        return round(left + (value + limit) / (2 * limit) * _PANEL, 1)
-
-    bottom = height - 22
-    yield f'<text x="{x(0)}" y="16" text-anchor="middle">{title}</text>'
-    for tick in (-limit, 0.0, limit):
-        at = x(tick)
-        yield f'<line x1="{at}" x2="{at}" y1="{_TOP - 8}" y2="{bottom}" stroke="{_LINE}"/>'
-        yield f'<text x="{at}" y="{bottom + 15}" text-anchor="middle">{tick:+g}</text>'
-    for i, value in enumerate(values):
-        if value is None:
-            continue
-        y = _TOP + _ROW * (i + 0.5)
-        low, high = value["interval"]
-        yield (
-            f'<line x1="{x(low)}" x2="{x(high)}" y1="{y}" y2="{y}" stroke="{_COLOR}" '
-            'stroke-width="2"/>'
-        )
-        yield f'<circle cx="{x(value["difference"])}" cy="{y}" r="4" fill="{_COLOR}"/>'

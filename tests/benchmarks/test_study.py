@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import study as command
 from benchmarks.study_grid import Cell, Study, load
+from benchmarks.study_page import make_page
 from benchmarks.study_tables import (
     CHOSEN,
     FIGURES,
@@ -19,9 +20,10 @@ from benchmarks.study_tables import (
     SHIPPED,
     Found,
     calibrations,
+    glance,
     kept,
-    make_page,
     paired,
+    promises,
     read,
     rows_of,
     wins,
@@ -293,8 +295,30 @@ def test_promises_hold_or_fall_short_by_the_shipped_rule(study: Study) -> None:
     assert verdicts["retail", "f1", "rank 1, no training"][0]
     assert verdicts["retail", "f1", "mean@10"] == (False, pytest.approx(0.025, abs=1e-6))
     assert verdicts["retail", "f0.5", "max@10"][0]
-    text = make_page(study, "dev", "python benchmarks/study.py", {"jax": "1"}).text
-    assert "rank 1, precision counts, f0.5" in text and "holds on 2 of 2 sets" in text
+    rows = [[cell.strip() for cell in line.split("|")] for line in promises(found).splitlines()]
+    said = {(row[1].split(":")[0], row[2]): row[3:5] for row in rows[2:]}
+    assert said["rank 1, precision counts", "f0.5"] == ["2 of 2 sets", ""]
+    count, short = said["rank 1, CRF", "f1"]
+    assert count == "0 of 2 sets" and "retail -0.005 [-0.005, -0.005]; atis -0.005 [" in short
+
+
+def test_a_glance_has_what_a_user_would_have_instead_and_the_rules_that_are_shipped(
+    study: Study,
+) -> None:
+    found = scored(study, {"groot": 0.01, "groot+consensus": 0.04, "crf+threshold": 0.03})
+    rows = [[cell.strip() for cell in line.split("|")] for line in glance(found).splitlines()]
+    assert len(rows) == 2 + 4 and {len(row) for row in rows} == {13}
+    row = dict(zip(rows[0], rows[2], strict=True))
+    assert (row["set"], row["reward"]) == ("retail", "f1")
+    assert (row["CRF + threshold"], row["NLL continued, map"]) == ("0.530", "0.500")
+    # Seed 0 ships map (+.010), seed 1 consensus (+.040).
+    assert (row["GROOT, map"], row[CHOSEN]) == ("0.510", "0.525")
+    assert row["which, seeds"] == "map 1, consensus 1" and row["Δ rank 1"].startswith("+0.025 [")
+    assert row["mean@10, both"] == "0.500, 0.525"
+    del found["retail", "f1"]["crf+threshold"]  # It may not have been asked for.
+    assert len(glance(found).splitlines()) == 6
+    del found["retail", "f1"][SHIPPED]
+    assert len(glance(found).splitlines()) == 5
 
 
 @pytest.mark.parametrize(
@@ -348,8 +372,9 @@ def test_a_system_without_a_seed_is_compared_with_each_and_seeds_are_paired(stud
 def test_the_page_names_what_is_missing_and_shows_what_is_there(study: Study) -> None:
     scored(study, {"groot": 0.01})
     whole = make_page(study, "dev", "c", {})
-    assert "Not there" not in whole.text and whole.text.count("| groot |") == 5
-    (plot,) = whole.plots.values()
+    plot, tables = whole.files["study_dev.svg"], whole.files["study_dev.md"]
+    assert "Not there" not in whole.text and tables.count("| groot |") == 4
+    assert all(f"({name})" in whole.text for name in whole.files)
     assert plot.count("<circle") == 4 * 3 and plot.startswith("<svg")
     study.record_path(Cell("dev", "atis", "groot", "f1", 0)).unlink()
     study.record_path(Cell("dev", "atis", "groot", "f1", 1)).unlink()
@@ -358,26 +383,27 @@ def test_the_page_names_what_is_missing_and_shows_what_is_there(study: Study) ->
         "**Not there, and in no figure below:** atis-groot-f1-0-dev, atis-groot-f1-1-dev."
         in part.text
     )
-    assert part.text.count("| groot |") == 4 and SHIPPED.endswith(CHOSEN)
+    assert part.files["study_dev.md"].count("| groot |") == 3 and SHIPPED.endswith(CHOSEN)
     empty = make_page(Study(study.workdir / "new"), "test", "c", {})
-    assert not empty.plots and "and 240 more" in empty.text
+    assert not empty.files and "and 240 more" in empty.text
 
 
-def test_calibration_is_a_mean_over_seeds_and_halved_or_not(study: Study) -> None:
+def test_calibration_is_a_mean_over_rewards_and_seeds_and_halved_or_not(study: Study) -> None:
     found = scored(study, {})
-    systems = found["retail", "f1"]
+    systems, other = found["retail", "f1"], found["retail", "f0.5"]
     for seed, before, after in ((0, 0.04, 0.01), (1, 0.02, 0.02)):
         systems["groot"][seed]["metrics"]["calibration"] = {"error_at_1": before, "error": after}
     systems["nll_continued"][0]["metrics"]["calibration"] = {"error_at_1": 0.02, "error": 0.01}
-    assert calibrations({("retail", "f1"): systems}).splitlines()[2:] == [
-        "| retail | f1 | nll_continued | 0.0200 | 0.0100 | halved |",
-        "| retail | f1 | groot | 0.0300 | 0.0150 | halved |",
+    assert calibrations(found).splitlines()[2:] == [
+        "| retail | nll_continued | 0.0200 | 0.0100 | halved |",
+        "| retail | groot | 0.0300 | 0.0150 | halved |",
     ]
-    systems["groot"][1]["metrics"]["calibration"]["error"] = 0.021
-    assert "| groot | 0.0300 | 0.0155 | not halved |" in calibrations({("retail", "f1"): systems})
+    other["groot"][1]["metrics"]["calibration"] = {"error_at_1": 0.03, "error": 0.018}
+    assert "| groot | 0.0300 | 0.0160 | not halved |" in calibrations(found)
 
 
 def test_the_page_takes_its_place_in_a_file_and_no_other(study: Study, tmp_path: Path) -> None:
+    scored(study, {})
     page = make_page(study, "dev", "c", {})
     docs = tmp_path / "docs"
     docs.mkdir()
@@ -394,6 +420,7 @@ def test_the_page_takes_its_place_in_a_file_and_no_other(study: Study, tmp_path:
         f"{command.END}\nafter\n"
     )
     assert "of before" not in text and text.count("## The grid") == 1
+    assert (docs / "study_dev.md").read_text() == page.files["study_dev.md"]
     assert command.write_page(page, None, study) == study.root / "results.md"
 
 
