@@ -49,7 +49,7 @@ def make_page(study: Study, split: str, command: str, versions: Mapping[str, str
         lines += [f"**Shortened: all updates divided by {study.quick}.** No result to quote.", ""]
     lines += [
         f"Sets {', '.join(study.sets)}; rewards {', '.join(study.rewards)}; seeds "
-        f"{', '.join(map(str, study.seeds))}. Figures are means ± standard deviation over seeds; Δ "
+        f"{', '.join(map(str, study.seeds))}. Figures are means over seeds; Δ "
         "is the difference from NLL continued by its most likely labeling (`nll_continued`), with "
         "the 95 % interval of a paired bootstrap over sentences, for these seeds. Stage 0, NLL "
         "continued and the CRF know nothing of the reward and are trained once a seed, the CRF "
@@ -66,7 +66,7 @@ def make_page(study: Study, split: str, command: str, versions: Mapping[str, str
     files = {}
     if found:
         plot, whole = f"study_{split}.svg", f"study_{split}.md"
-        files = {plot: forest(found), whole: everything(found, rows, split)}
+        files = {plot: forest(found), whole: all_figures(found, rows, split)}
         lines += [glance(found)]
         lines += [f"All systems by all rules: [{whole}]({whole}).", ""]
         lines += [f"![GROOT by dev's rule less NLL continued]({plot})", ""]
@@ -79,10 +79,13 @@ def make_page(study: Study, split: str, command: str, versions: Mapping[str, str
     return Page("\n".join(lines), files)
 
 
-def everything(found: Found, rows: Sequence[str], split: str) -> str:
+def all_figures(found: Found, rows: Sequence[str], split: str) -> str:
     """The page of all figures: a table for each set and reward."""
     lines = [f"# All systems by all rules, {split} split", ""]
-    lines += ["How to read this: [results.md](results.md).", ""]
+    lines += [
+        "Means over seeds ± their standard deviation. More on the columns and the differences:"
+    ]
+    lines += ["[results.md](results.md).", ""]
     for (name, reward), systems in found.items():
         lines += [f"## {name}, {reward}", "", figures_table(systems, rows)]
     return "\n".join(lines)
