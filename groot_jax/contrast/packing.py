@@ -19,6 +19,10 @@ from groot_jax.model.tree_attention import keys_a_query
 # some 7 d_model (3584 on T5-small), but attention runs at a fraction of their rate: there three
 # quarters of an update were position-wise at 192 nodes and 28 source tokens.
 _PAIRS_A_NODE = 600
+# Source tokens of a bin are few beside its nodes: retail's bins of 256 nodes hold some 40. Padded to
+# 256 as well, cross-attention took a fifth of an update. Powers of two, so that most bins of a
+# training have one size; not below 64, where a program more costs what is saved.
+_SOURCES = (64, 128, 256, 512, 1024)
 
 
 class Plan(NamedTuple):
@@ -51,8 +55,9 @@ def plan_bins(
     """The cheapest plan for trees of so many nodes, whose sentences have so many source tokens; all
     depths are below `num_positions`.
 
-    A pure function of the sizes; N and U are among `buckets`, or multiples of the last. Each of
-    `groups` equal groups of consecutive trees gets bins of its own, R / groups.
+    A pure function of the sizes; N is among `buckets`, or a multiple of the last, and U a power of
+    two from 64 on. Each of `groups` equal groups of consecutive trees gets bins of its own,
+    R / groups.
     """
     # Wide bins waste less of their ends, but each node attends to all source tokens of its bin, and
     # to all of its nodes where they are few.
@@ -103,5 +108,5 @@ def _plan(
     # Even, so that there are fewer shapes to compile for: 1, 2, 4, 6, ... rows a group; never more
     # than trees, each of which fits into a bin of its own.
     rows = most_rows if most_rows == 1 else min(most_rows + most_rows % 2, per_group)
-    U = round_up(most_sources, buckets)
+    U = round_up(most_sources, _SOURCES)
     return Plan(groups, rows * groups, N, U, row_B, node_B, source_B)

@@ -50,6 +50,12 @@ def test_the_plan_is_the_cheapest_of_the_widths_that_hold_the_largest_tree():
     assert plan_bins([3], [1], (64,), 3).rows == 1
 
 
+def test_source_tokens_of_a_bin_are_padded_to_sizes_of_their_own():
+    # Five sentences of 6, then of 20 and of 250 tokens in a bin of 256 nodes.
+    found = [plan_bins([50] * 5, [size] * 5, (256, 512), 9).sources for size in (6, 20, 250)]
+    assert found == [64, 128, 2048]
+
+
 def test_sizes_beyond_the_buckets_are_multiples_of_the_last():
     assert [round_up(size, (4, 10)) for size in (1, 4, 5, 10, 11, 30, 31)] == [
         4, 4, 10, 10, 20, 30, 40,
