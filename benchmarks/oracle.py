@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from groot_jax.contrast.packing import plan_bins, round_up
+from groot_jax.contrast.packing import EDGES, plan_bins, round_up
 from groot_jax.contrast.tree import build_tree, plant
 from groot_jax.data.formats import make_format
 from groot_jax.data.labeling import Candidate, Labeling, Sentence, labeling_of_word_tags, word_tags
@@ -87,7 +87,7 @@ def main() -> None:
             nodes = [len(tree.tokens) for tree in trees]
             T = max(len(ids) for pool in targets[at : at + BATCH] for ids in pool)
             plan = plan_bins(nodes, sources_BxS.sum(1).tolist(), buckets, T)
-            edges = round_up(max(len(tree.edge_labels) for tree in trees), buckets)
+            edges = round_up(max(len(tree.edge_labels) for tree in trees), EDGES)
             plant(trees, plan, sources_BxS, sources_BxS, settings.size, edges)
 
     parts: dict[str, Callable[[], object]] = {"read": read, "score": score, "encode": encode}

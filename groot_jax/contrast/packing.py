@@ -19,10 +19,11 @@ from groot_jax.model.tree_attention import keys_a_query
 # some 7 d_model (3584 on T5-small), but attention runs at a fraction of their rate: there three
 # quarters of an update were position-wise at 192 nodes and 28 source tokens.
 _PAIRS_A_NODE = 600
-# Source tokens of a bin are few beside its nodes: retail's bins of 256 nodes hold some 40. Padded to
-# 256 as well, cross-attention took a fifth of an update. Powers of two, so that most bins of a
-# training have one size; not below 64, where a program more costs what is saved.
+# Source tokens of a bin are padded to one of these. They are few beside its nodes: padded to 256
+# like these, cross-attention took a fifth of an update of retail, whose bins hold 40.
 _SOURCES = (64, 128, 256, 512, 1024)
+# Edges of a sentence: a number each, so that to pad them costs less than a program more.
+EDGES = (256, 512, 1024)
 
 
 class Plan(NamedTuple):
@@ -56,8 +57,8 @@ def plan_bins(
     depths are below `num_positions`.
 
     A pure function of the sizes; N is among `buckets`, or a multiple of the last, and U a power of
-    two from 64 on. Each of `groups` equal groups of consecutive trees gets bins of its own,
-    R / groups.
+    two from 64 on, or from 128 where there are no small bins. Each of `groups` equal groups of
+    consecutive trees gets bins of its own, R / groups.
     """
     # Wide bins waste less of their ends, but each node attends to all source tokens of its bin, and
     # to all of its nodes where they are few.
@@ -108,5 +109,8 @@ def _plan(
     # Even, so that there are fewer shapes to compile for: 1, 2, 4, 6, ... rows a group; never more
     # than trees, each of which fits into a bin of its own.
     rows = most_rows if most_rows == 1 else min(most_rows + most_rows % 2, per_group)
-    U = round_up(most_sources, _SOURCES)
+    # Who has bins of 256 nodes and more wants few programs. From 64 on, 300 updates of
+    # mit_restaurant would have 25 instead of 17, and compile for longer than they save.
+    few = buckets[0] >= 256
+    U = round_up(most_sources, _SOURCES[1:] if few else _SOURCES)
     return Plan(groups, rows * groups, N, U, row_B, node_B, source_B)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from groot_jax.contrast.packing import plan_bins, round_up
+from groot_jax.contrast.packing import EDGES, plan_bins, round_up
 from groot_jax.contrast.tree import build_tree, plant
 from groot_jax.contrast.update import PoolBatch
 from groot_jax.data.batches import Batch
@@ -81,7 +81,7 @@ def pool_batch(
         batch.source_BxS,
         batch.fused_target_BxT,
         M,
-        round_up(sizes.edges, buckets),
+        round_up(sizes.edges, EDGES),
         batch.aligned_BxT,
     )
     return PoolBatch(

@@ -51,9 +51,12 @@ def test_the_plan_is_the_cheapest_of_the_widths_that_hold_the_largest_tree():
 
 
 def test_source_tokens_of_a_bin_are_padded_to_sizes_of_their_own():
+    def found(size: int, *buckets: int) -> int:
+        return plan_bins([50] * 5, [size] * 5, buckets, 9).sources
+
     # Five sentences of 6, then of 20 and of 250 tokens in a bin of 256 nodes.
-    found = [plan_bins([50] * 5, [size] * 5, (256, 512), 9).sources for size in (6, 20, 250)]
-    assert found == [64, 128, 2048]
+    assert [found(size, 64, 256) for size in (6, 20)] == [64, 128]
+    assert [found(size, 256) for size in (6, 20, 250)] == [128, 128, 2048]
 
 
 def test_sizes_beyond_the_buckets_are_multiples_of_the_last():
