@@ -56,9 +56,9 @@ def plan_bins(
     """The cheapest plan for trees of so many nodes, whose sentences have so many source tokens; all
     depths are below `num_positions`.
 
-    A pure function of the sizes; N is among `buckets`, or a multiple of the last, and U a power of
-    two from 64 on, or from 128 where there are no small bins. Each of `groups` equal groups of
-    consecutive trees gets bins of its own, R / groups.
+    A pure function of the sizes. N is among `buckets`, or a multiple of the last; U is 64 (where
+    there are bins below 256 nodes), 128, 256, 512, or a multiple of 1024. Each of `groups` equal
+    groups of consecutive trees gets bins of its own, R / groups.
     """
     # Wide bins waste less of their ends, but each node attends to all source tokens of its bin, and
     # to all of its nodes where they are few.
