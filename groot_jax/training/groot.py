@@ -78,6 +78,12 @@ class GrootStage:
         self._terms = term_names(RewardSpec(**run.config.reward))
         # NLL continued has no contrast: nothing is generated for it.
         self._contrasts = any(settings.loss.values())
+        # 4 devices, accumulate 2: 8 groups, so that each half of the batch has one a device.
+        self._groups = layout.ways("batch") * parts
+        self._node_buckets = run.config.loader.node_buckets
+        if not self._contrasts:
+            trees = padded_rows(layout, size, parts) // self._groups
+            self._node_buckets = (run.gold_bucket(trees),)
         self._generator = run.generator
         # The model has seen the gold of these sentences in stage 0, and writes it at rank 1 more
         # often than it does on dev. Dropout makes its errors on both more alike: it is those of dev
@@ -178,9 +184,8 @@ class GrootStage:
             # With 0 a pool is the one slot that is there besides, for the likelihood of gold.
             size=self.settings.pool.size if self._contrasts else 0,
             start_token=run.task.model_config.decoder_start_token_id,
-            buckets=run.config.loader.node_buckets,
-            # 4 devices, accumulate 2: 8 groups, so that each half of the batch has one a device.
-            groups=run.partitioning.layout.ways("batch") * self.settings.accumulate,
+            buckets=self._node_buckets,
+            groups=self._groups,
             merge_sizes=lambda sizes: Sizes(*run.hosts.merge(sizes, Sizes.join)),
         )
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from groot_jax import config as configs
+from groot_jax.contrast.packing import gold_bucket
 from groot_jax.contrast.projection import OutputColumns
 from groot_jax.contrast.update import Params
 from groot_jax.data.augment import Augmenter
@@ -116,6 +117,11 @@ class Run:
                 own_B=own_rows(self.partitioning.layout, batch_size, parts),
             )
         return MixedBatches(self.batches(batch_size, seed, parts), unlabeled, share)
+
+    def gold_bucket(self, trees: int) -> int:
+        """The size of bins for so many sentences of the training split, with gold alone."""
+        nodes = [len(example.target) for example in self._examples]
+        return gold_bucket(nodes, trees, self.config.loader.node_buckets[-1])
 
     def shared(self, key: tuple[object, ...], make: Callable[[], _Compiled]) -> _Compiled:
         """What was made before for the same key, or what `make` makes now: systems that need the

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groot_jax.contrast.packing import Plan, plan_bins, round_up
+from groot_jax.contrast.packing import Plan, gold_bucket, plan_bins, round_up
 from groot_jax.contrast.tree import Forest, build_tree, plant
 from groot_jax.model.tree_attention import tree_mask
 
@@ -64,6 +66,27 @@ def test_sizes_beyond_the_buckets_are_multiples_of_the_last():
         4, 4, 10, 10, 20, 30, 40,
     ]  # fmt: skip
     assert plan_bins([25, 3], [2, 2], (4, 10), 9).nodes == 30
+
+
+@pytest.mark.parametrize(("trees", "mean", "shapes"), [(16, 7, 1), (16, 25, 1), (64, 12, 2)])
+def test_batches_of_gold_alone_have_hardly_a_shape_but_one(trees: int, mean: int, shapes: int):
+    rng = np.random.default_rng(0)
+    nodes = 1 + rng.poisson(mean - 1, 5000)
+    bucket = gold_bucket(nodes.tolist(), trees, 1024)
+    plans = [
+        plan_bins(nodes[first : first + trees].tolist(), [9] * trees, (bucket,), 99)
+        for first in range(0, 4000, trees)
+    ]
+    found = Counter((plan.rows, plan.nodes) for plan in plans)
+    # 64 trees of 12 nodes ask for two bins, and now and then first-fit needs two more.
+    assert len(found) <= shapes and found.most_common()[0][1] >= 0.9 * len(plans)
+    assert sum(rows * size for rows, size in found.elements()) < 1.5 * nodes[:4000].sum()
+
+
+def test_a_bin_of_gold_alone_is_no_wider_than_what_pools_may_have_or_512():
+    assert [gold_bucket([7] * 9, 16, most) for most in (1024, 100)] == [128, 64]
+    assert gold_bucket([7] * 9, 512, 4096) == 512
+    assert gold_bucket([100], 1, 40) == 40
 
 
 def forest_of(pools: list, groups: int) -> tuple[Plan, Forest, np.ndarray]:
