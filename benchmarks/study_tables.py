@@ -6,6 +6,7 @@ interval is that of a paired bootstrap over the sentences, of their means over t
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -231,22 +232,39 @@ def wins(found: Found, rows: Sequence[str]) -> str:
 
 def calibrations(found: Found) -> str:
     """The expected calibration error of span confidences, as the model has them and as dev has
-    calibrated them: a set's means over rewards and seeds. A decision rule changes none of it."""
+    calibrated them, and what it would be if each were true: a set's means over rewards and seeds.
+    A decision rule changes none of it."""
     rows = []
     for name in dict.fromkeys(name for name, _ in found):
         for system in (BASELINE, "groot"):
             errors = [
-                (calibration["error_at_1"], calibration["error"])
+                (calibration["error_at_1"], calibration["error"], chance_error(calibration["bins"]))
                 for (other, _), systems in found.items()
                 for record in systems.get(system, {}).values()
                 if other == name and (calibration := record["metrics"].get("calibration"))
             ]
             if not errors:
                 continue
-            before, after = (statistics.fmean(side) for side in zip(*errors, strict=True))
+            before, after, chance = (statistics.fmean(side) for side in zip(*errors, strict=True))
             verdict = "halved" if after <= before / 2 else "not halved"
-            rows.append([name, system, f"{before:.4f}", f"{after:.4f}", verdict])
-    return markdown(("set", "system", "not calibrated", "as predict prints it", ""), rows)
+            rows.append([name, system, *(f"{e:.4f}" for e in (before, after, chance)), verdict])
+    heads = ("set", "system", "not calibrated", "as predict prints it", "true ones would show", "")
+    return markdown(heads, rows)
+
+
+def chance_error(bins: Sequence[tuple[int, float, float]]) -> float:
+    """The calibration error that bins of so many spans show by chance though every confidence is
+    true: the mean over spans of E|X / n - p| for X ~ Binomial(n, p), p the mean confidence of a
+    bin of n spans. Of 100 spans at .9 on average 2.4 too many or too few are right."""
+    spans = sum(count for count, _, _ in bins)
+    total = 0.0
+    for n, p, _ in bins:
+        # E|X - np| = 2 k C(n, k) p^k (1 - p)^(n - k + 1) with k = floor(np) + 1 (De Moivre 1730).
+        k = math.floor(n * p) + 1
+        if 0 < p < 1 and k <= n:
+            log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+            total += 2 * k * math.exp(log + k * math.log(p) + (n - k + 1) * math.log1p(-p))
+    return total / max(spans, 1)
 
 
 def glance(found: Found) -> str:

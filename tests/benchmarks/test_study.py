@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from benchmarks.study_tables import (
     SHIPPED,
     Found,
     calibrations,
+    chance_error,
     glance,
     kept,
     paired,
@@ -392,14 +394,36 @@ def test_calibration_is_a_mean_over_rewards_and_seeds_and_halved_or_not(study: S
     found = scored(study, {})
     systems, other = found["retail", "f1"], found["retail", "f0.5"]
     for seed, before, after in ((0, 0.04, 0.01), (1, 0.02, 0.02)):
-        systems["groot"][seed]["metrics"]["calibration"] = {"error_at_1": before, "error": after}
-    systems["nll_continued"][0]["metrics"]["calibration"] = {"error_at_1": 0.02, "error": 0.01}
+        systems["groot"][seed]["metrics"]["calibration"] = calibration(before, after)
+    systems["nll_continued"][0]["metrics"]["calibration"] = calibration(0.02, 0.01)
+    # Of 100 spans at .9 a binomial strays by 2.372 in the mean.
     assert calibrations(found).splitlines()[2:] == [
-        "| retail | nll_continued | 0.0200 | 0.0100 | halved |",
-        "| retail | groot | 0.0300 | 0.0150 | halved |",
+        "| retail | nll_continued | 0.0200 | 0.0100 | 0.0237 | halved |",
+        "| retail | groot | 0.0300 | 0.0150 | 0.0237 | halved |",
     ]
-    other["groot"][1]["metrics"]["calibration"] = {"error_at_1": 0.03, "error": 0.018}
-    assert "| groot | 0.0300 | 0.0160 | not halved |" in calibrations(found)
+    other["groot"][1]["metrics"]["calibration"] = calibration(0.03, 0.018)
+    assert "| groot | 0.0300 | 0.0160 | 0.0237 | not halved |" in calibrations(found)
+
+
+def calibration(before: float, after: float) -> dict[str, Any]:
+    return {"error_at_1": before, "error": after, "bins": [(100, 0.9, 0.9 + after), (0, 0.0, 0.0)]}
+
+
+@pytest.mark.parametrize(
+    "bins", [[(1, 0.5)], [(7, 0.02), (0, 0.0), (3, 1.0)], [(40, 0.25), (60, 0.999), (5, 0.4)]]
+)
+def test_the_error_that_true_confidences_show_is_that_of_the_binomial(
+    bins: list[tuple[int, float]],
+) -> None:
+    def strays(n: int, p: float) -> float:
+        return sum(
+            math.comb(n, k) * p**k * (1 - p) ** (n - k) * abs(k / n - p) for k in range(n + 1)
+        )
+
+    spans = sum(n for n, _ in bins)
+    expected = sum(n * strays(n, p) for n, p in bins if n) / spans
+    assert chance_error([(n, p, 0.0) for n, p in bins]) == pytest.approx(expected)
+    assert chance_error([]) == 0
 
 
 def test_the_page_takes_its_place_in_a_file_and_no_other(study: Study, tmp_path: Path) -> None:
