@@ -75,7 +75,11 @@ IDEAS = {
     "a barrier under gold's tokens": "barrier",
     "candidates of crossed folds": "crossed",
 }
-IDEAS_OF_STAGE_0 = {"R-Drop in stage 0": "rdrop", "SAM in stage 0": "sam"}
+# What changes stage 0: its name, an idea, and settings.
+OF_STAGE_0: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "R-Drop in stage 0": ("rdrop", "", ("nll.rdrop=1.0",)),
+    "SAM in stage 0": ("sam", "sam", ()),
+}
 # reward@1 by two rules, then the list's mean and best.
 COLUMNS = (
     ("map", "reward@1"),
@@ -150,9 +154,11 @@ def changed(
         return folder / f"{config}-{seed}-{name}"
 
     base, idea, idea_of = home("base"), IDEAS.get(change, ""), ""
-    if change in IDEAS_OF_STAGE_0:
-        base = home(f"base-{IDEAS_OF_STAGE_0[change]}")
-        train(base, [*start, "--config.systems=()"], IDEAS_OF_STAGE_0[change])
+    if change in OF_STAGE_0:
+        short, idea_of_stage_0, settings = OF_STAGE_0[change]
+        base = home(f"base-{short}")
+        settings = tuple(f"--config.{setting}" for setting in settings)
+        train(base, [*start, "--config.systems=()", *settings], idea_of_stage_0)
     if idea == "crossed":
         folds = {fold: home(f"base-{fold}") for fold in ("fold_0", "fold_1")}
         for fold, workdir in folds.items():

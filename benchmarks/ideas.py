@@ -16,8 +16,6 @@ Of stage 1:
 
 Of stage 0:
 - `fold_0`, `fold_1`: every second training sentence, from the first or from the second on.
-- `rdrop`: two passes with dropout of their own, and the divergence of their distributions (R-Drop,
-  Liang et al., arXiv 2106.14448), weight 1.
 - `sam`: the gradient at the worst point within .05 (Foret et al., arXiv 2010.01412).
 
 `average` trains nothing: its flags are those of groot_jax.evaluate, which then takes the mean of
@@ -155,30 +153,6 @@ def fold_1() -> None:
     _fold(1)
 
 
-def rdrop() -> None:
-    nll_scores, token_log_probs = update.nll_scores, update.token_log_probs
-    trace = threading.local()  # The distributions of the pass that a thread traces.
-
-    def noting(model: Any, params: Any, hidden: Any, label: Any, columns: Any, *node: Any) -> Any:
-        if not node:  # Stage 1 has nodes of trees.
-            logits = model.apply({"params": params}, hidden, columns.columns_C, method=model.logits)
-            trace.logp = jax.nn.log_softmax(logits)
-        return token_log_probs(model, params, hidden, label, columns, *node)
-
-    def scores(model: Any, params: Any, batch: Any, columns: Any, key: Any = None) -> Any:
-        keys = jax.random.split(key)
-        one, smooth, mask = nll_scores(model, params, batch, columns, keys[0])
-        p = trace.logp
-        other, _, _ = nll_scores(model, params, batch, columns, keys[1])
-        q = trace.logp
-        # (KL(p, q) + KL(q, p)) / 2. Beside the mean of both likelihoods it counts half, for in the
-        # paper they are summed.
-        apart_BxT = ((jnp.exp(p) - jnp.exp(q)) * (p - q)).sum(-1) / 2
-        return (one + other) / 2 - apart_BxT / 2, smooth, mask
-
-    _put(update, token_log_probs=noting, nll_scores=scores)
-
-
 def sam() -> None:
     summed = update.summed
 
@@ -215,7 +189,6 @@ IDEAS: dict[str, Callable[[], None]] = {
         crossed,
         fold_0,
         fold_1,
-        rdrop,
         sam,
         average,
     )

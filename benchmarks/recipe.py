@@ -45,7 +45,12 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "learning rate to .01 of itself": ("nll.final_scale=0.01",),
     "10 epochs": ("nll.epochs=10.0",),
     "batches of 16": ("nll.batch_size=16",),
-    "Adafactor": ("optimizer.name=adafactor",),
+    "Adafactor": ("nll.optimizer=adafactor",),
+    "Muon, learning rate 2e-3, batches of 64": (
+        "nll.optimizer=muon",
+        "nll.learning_rate=2e-3",
+        "nll.batch_size=64",
+    ),
     "no warm-up": ("nll.warmup=0.0",),
     "an encoder of 4 layers": ("model.encoder_layers=4",),
     "3 layers in the encoder, 1 in the decoder": (

@@ -148,10 +148,10 @@ def get_config() -> ConfigDict:
     config.reward.timeout_s = 60.0
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "adamw"  # adamw | adafactor
     config.optimizer.weight_decay = 0.0  # Times the learning rate; of weights, not of norms.
     config.optimizer.clip = 10.0  # Global norm; 0 = none. Stage 1 has its own.
-    config.optimizer.b1 = 0.9  # AdamW: how long gradients are remembered, .9: some ten updates;
+    # AdamW's, in Muon as well: how long gradients are remembered, .9: some ten updates;
+    config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.98  # and their squares, some fifty.
     # When a loss or a gradient is no finite number: stop | skip (leave that update out).
     config.optimizer.nonfinite = "stop"
@@ -171,6 +171,7 @@ def get_config() -> ConfigDict:
     config.pretrain.text = ()
     config.pretrain.batch_size = 128  # Texts of an update.
     config.pretrain.epochs = 10.0  # Passes over the text, masked anew in each.
+    config.pretrain.optimizer = "adamw"  # adamw | muon | adafactor
     config.pretrain.learning_rate = 2e-3  # At the end of the warm-up.
     config.pretrain.warmup = 0.05  # Share of the updates.
     config.pretrain.schedule = "cosine"  # constant | linear | cosine, towards `final_scale`.
@@ -181,6 +182,7 @@ def get_config() -> ConfigDict:
     # spans that they form: T5's. A position is a word with text.format=aligned, else a piece.
     config.pretrain.corrupt = 0.15
     config.pretrain.mean_span = 3.0  # In positions.
+    config.pretrain.rdrop = 0.0  # As config.nll.rdrop.
     config.pretrain.eval_every = 0.5  # Epochs between evaluations on the dev part.
     # Stop after so many evaluations since the one with the lowest dev loss; 0 = never.
     config.pretrain.patience = 0
@@ -196,6 +198,8 @@ def get_config() -> ConfigDict:
     config.nll.checkpoint = ""
     config.nll.batch_size = 32  # Sentences of an update.
     config.nll.epochs = 16.0  # Passes over the training split.
+    # adamw | muon (fewer epochs, dearer updates: docs/from_scratch.md) | adafactor
+    config.nll.optimizer = "adamw"
     config.nll.learning_rate = 1e-3  # At the end of the warm-up.
     config.nll.warmup = 0.05  # Share of the updates.
     config.nll.schedule = "cosine"  # constant | linear | cosine, towards `final_scale`.
@@ -205,6 +209,9 @@ def get_config() -> ConfigDict:
     # so that a mean over their tokens makes more of the tokens of short ones.
     config.nll.average = "sentence"
     config.nll.label_smoothing = 0.0  # Share of a label spread over the legal columns.
+    # R-Drop's weight: each sentence is read twice, with dropout of its own, and both shall agree.
+    # 0: once, in half the time.
+    config.nll.rdrop = 0.0
     config.nll.eval_every = 2.0  # Epochs between evaluations on dev.
     # Stop after so many evaluations since the best one (see config.checkpoint.tie); 0 = never.
     config.nll.patience = 4
@@ -213,6 +220,7 @@ def get_config() -> ConfigDict:
     config.groot = ConfigDict()
     config.groot.batch_size = 16  # Sentences of an update, each with its pool.
     config.groot.epochs = 1.0  # Passes over the training split.
+    config.groot.optimizer = "adamw"  # adamw | muon | adafactor
     config.groot.learning_rate = 1e-4  # At the end of the warm-up.
     config.groot.warmup = 0.05  # Share of the updates.
     config.groot.schedule = "linear"  # constant | linear | cosine, towards `final_scale`.

@@ -439,6 +439,7 @@ INIT = {"model.init": "google/t5-v1_1-base"}
 NO_F = {"reward.name": "exact", "evaluate.rewards": "recall"}  # No F-beta is computed.
 LAMBDARANK = {"groot.loss.margin": "0", "groot.loss.lambdarank": "1"}
 FILES = {"data.reader": "columns", "data.train": "train.txt"}
+ADAFACTOR = {f"{stage}.optimizer": "adafactor" for stage in ("pretrain", "nll", "groot")}
 
 
 @pytest.mark.parametrize(
@@ -485,7 +486,8 @@ FILES = {"data.reader": "columns", "data.train": "train.txt"}
         ("reward.wrong_cost", "3", {}, {"evaluate.rewards": "f1, utility"}),
         ("reward.batch", "true", {}, {"reward.name": "mine:reward"}),
         ("reward.deadline", "3", {}, {"reward.name": "mine:reward"}),
-        ("optimizer.b1", "0.8", {"optimizer.name": "adafactor"}, {}),
+        ("optimizer.b1", "0.8", ADAFACTOR, ADAFACTOR | {"nll.optimizer": "muon"}),
+        ("nll.rdrop", "1.0", {"model.dropout": "0"}, {}),
         ("optimizer.max_skipped", "3", {}, {"optimizer.nonfinite": "skip"}),
         ("data.unlabeled", "queries.txt", {}, {"groot.unlabeled": "0.5"}),
         ("data.unlabeled", "queries.txt", {}, {"variants.groot.unlabeled": "0.5"}),
@@ -511,7 +513,7 @@ def test_what_nothing_reads_is_refused(
 def test_what_an_earlier_version_took_without_reading_it_does_not_lock_its_folder(
     tmp_path: Path,
 ) -> None:
-    config = load(RETAIL, [("optimizer.name", "adafactor")])
+    config = load(RETAIL, [*ADAFACTOR.items()])
     claim_workdir(tmp_path, config)
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())
@@ -522,6 +524,16 @@ def test_what_an_earlier_version_took_without_reading_it_does_not_lock_its_folde
     path.write_text(json.dumps(old))
     with pytest.raises(UserError, match=r"optimizer\.clip"):
         claim_workdir(tmp_path, config)
+
+
+def test_the_one_optimizer_of_an_earlier_version_is_that_of_each_stage(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    dump(load(RETAIL, [("nll.optimizer", "adamw")]), path)
+    old = json.loads(path.read_text())
+    for stage in ("pretrain", "nll", "groot"):
+        del old[stage]["optimizer"]
+    path.write_text(json.dumps(old | {"optimizer": old["optimizer"] | {"name": "adafactor"}}))
+    assert load_dumped(path) == load(RETAIL, [*ADAFACTOR.items()])
 
 
 def test_a_variant_is_groot_with_its_own_changes_and_leaves_groot_alone() -> None:

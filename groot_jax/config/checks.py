@@ -16,6 +16,7 @@ from groot_jax.errors import UserError
 
 _SCHEDULES = ("constant", "linear", "cosine")
 _AVERAGES = ("token", "sentence")
+_OPTIMIZERS = ("adamw", "muon", "adafactor")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.reader": ("auto", "columns", "seq", "jsonl", "arrow", "tfds", "retail"),
@@ -32,12 +33,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.remat": ("none", "dots", "full"),
     "model.normalise": ("legal", "full"),
     "reward.on_error": ("stop", "drop"),
-    "optimizer.name": ("adamw", "adafactor"),
     "optimizer.nonfinite": ("stop", "skip"),
+    "nll.optimizer": _OPTIMIZERS,
     "nll.schedule": _SCHEDULES,
     "nll.average": _AVERAGES,
+    "groot.optimizer": _OPTIMIZERS,
     "groot.schedule": _SCHEDULES,
     "groot.nll_average": _AVERAGES,
+    "pretrain.optimizer": _OPTIMIZERS,
     "pretrain.schedule": _SCHEDULES,
     "pretrain.average": _AVERAGES,
     "groot.teacher": ("start", "policy"),
@@ -114,8 +117,10 @@ _RANGES: dict[str, _Rule] = {
     "optimizer.b2": _PART,
     "optimizer.ema": _PART,
     "nll.label_smoothing": _PART,
+    "nll.rdrop": _AT_LEAST_0,
     "nll.patience": _AT_LEAST_0,
     "pretrain.label_smoothing": _PART,
+    "pretrain.rdrop": _AT_LEAST_0,
     "pretrain.corrupt": _INSIDE,
     "pretrain.mean_span": _AT_LEAST_1,
     "pretrain.patience": _AT_LEAST_0,

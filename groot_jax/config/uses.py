@@ -63,6 +63,10 @@ def _some_variant(config: ConfigDict, holds: Callable[[ConfigDict], bool]) -> bo
     return any(holds(variant(config, name)) for name in config.variants)
 
 
+def _some_stage(config: ConfigDict, holds: Callable[[ConfigDict], bool]) -> bool:
+    return holds(config.pretrain) or holds(config.nll) or _some_variant(config, holds)
+
+
 # The losses that have a temperature.
 _WITH_TAU = ("margin", "weighted_margin", "listwise", "logistic", "squared")
 
@@ -195,8 +199,13 @@ _USES = (
     ),
     _Use(
         ("optimizer.b1", "optimizer.b2"),
-        "config.optimizer.name=adamw",
-        lambda c: c.optimizer.name == "adamw",
+        "a stage with another optimizer than adafactor",
+        lambda c: _some_stage(c, lambda s: s.optimizer != "adafactor"),
+    ),
+    _Use(
+        ("nll.rdrop", "pretrain.rdrop"),
+        "dropout, by which two readings differ: config.model.dropout above 0",
+        lambda c: c.model.dropout > 0,
     ),
     _Use(
         ("optimizer.max_skipped",),

@@ -123,6 +123,7 @@ def load_dumped(path: Path) -> ConfigDict:
         section, name = key.split(".")
         defaults[section][name] = value
     try:
+        _name_stages_optimizers(values)
         _fill(values, defaults.to_dict())
         return ConfigDict(values).lock()
     except ValueError as error:  # Of ConfigDict: a key that holds a dot.
@@ -141,6 +142,17 @@ def has_lost_config(workdir: Path) -> bool:
 # What training did before a key was there, where that is not its default: a run that began without
 # swapped mentions is not continued with them.
 _BEFORE = {"data.augment": 0.0, "data.hide_words": 0.0}
+
+
+def _name_stages_optimizers(values: dict[str, object]) -> None:
+    """Of earlier versions, where all stages had the optimizer that `optimizer.name` said."""
+    shared = values.get("optimizer")
+    if isinstance(shared, dict) and "name" in shared:
+        name = shared.pop("name")
+        for stage in ("pretrain", "nll", "groot"):
+            settings = values.setdefault(stage, {})
+            if isinstance(settings, dict):
+                settings.setdefault("optimizer", name)
 
 
 def _fill(values: dict[str, object], defaults: dict[str, object]) -> None:

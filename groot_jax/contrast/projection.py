@@ -7,6 +7,7 @@ some positions at a time, and again in the backward pass; a token's own logit is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -69,6 +70,46 @@ def _whole_vocabulary(
     node_BxE: AnyArray | None,
 ) -> tuple[jax.Array, jax.Array]:
     """As `token_log_probs`, without the logits of all positions at once."""
+    norm_BxN = _some_positions_at_a_time(
+        lambda logits_BxnxV: jax.nn.logsumexp(logits_BxnxV, axis=-1), model, variables, hidden_BxNxD
+    )
+    # The mean logit is one product with the mean of the weights, and needs no logits either.
+    mean_BxN = model.apply(variables, hidden_BxNxD, method=model.mean_logit) - norm_BxN
+    hidden_BxExD = hidden_BxNxD
+    if node_BxE is not None:
+        hidden_BxExD = rows_at(hidden_BxNxD, node_BxE)
+        norm_BxN, mean_BxN = _at(norm_BxN, node_BxE), _at(mean_BxN, node_BxE)
+    picked_BxE = model.apply(variables, hidden_BxExD, label_BxE, method=model.logit_of)
+    return picked_BxE - norm_BxN, mean_BxN
+
+
+def divergences(
+    model: T5, params: Params, hidden_BxNxD: jax.Array, columns: OutputColumns
+) -> jax.Array:
+    """(KL(p, q) + KL(q, p)) / 2 of each pair of rows 2b and 2b + 1 at each position, float32
+    [B / 2, N]; p and q are the distributions over the output columns there."""
+
+    def apart(logits_BxnxC: jax.Array) -> jax.Array:
+        logp_BxnxC = jax.nn.log_softmax(logits_BxnxC, axis=-1)
+        p_BxnxC = jnp.exp(logp_BxnxC)
+        # sum of p (log p - log q) + q (log q - log p) = sum of (p - q) (log p - log q)
+        gap = (p_BxnxC[::2] - p_BxnxC[1::2]) * (logp_BxnxC[::2] - logp_BxnxC[1::2])
+        return gap.sum(-1) / 2
+
+    variables = {"params": params}
+    if len(columns.columns_C) == model.config.vocab_size:
+        return _some_positions_at_a_time(apart, model, variables, hidden_BxNxD)
+    return apart(model.apply(variables, hidden_BxNxD, columns.columns_C, method=model.logits))
+
+
+def _some_positions_at_a_time(
+    read: Callable[[jax.Array], jax.Array],
+    model: T5,
+    variables: dict[str, Params],
+    hidden_BxNxD: jax.Array,
+) -> jax.Array:
+    """`read` of the logits over the whole vocabulary, [B, N, V], which gives [.., N] for them, by
+    parts of N small enough to be held."""
     B, N, D = hidden_BxNxD.shape
     # What a device holds of the logits of one position of all rows: 32 rows of T5's 32,128 columns
     # are a million, and 16 positions fit at a time.
@@ -78,25 +119,16 @@ def _whole_vocabulary(
 
     # Under checkpoint only hidden states are kept for the backward pass, not the logits.
     @jax.checkpoint
-    def normalisers(hidden_BxnxD: jax.Array) -> jax.Array:
-        logits_BxnxV = model.apply(variables, hidden_BxnxD, method=model.logits)
-        return jax.nn.logsumexp(logits_BxnxV, axis=-1)
+    def part(hidden_BxnxD: jax.Array) -> jax.Array:
+        return read(model.apply(variables, hidden_BxnxD, method=model.logits))
 
     if turns == 1:
-        norm_BxN = normalisers(hidden_BxNxD)
-    else:
-        # [B, N, D] -> [turns, B, n = a_turn, D], whose last turn is padded, and back to [B, N].
-        padded = jnp.pad(hidden_BxNxD, ((0, 0), (0, turns * a_turn - N), (0, 0)))
-        parts = padded.reshape(B, turns, a_turn, D).swapaxes(0, 1)
-        norm_BxN = jax.lax.map(normalisers, parts).swapaxes(0, 1).reshape(B, -1)[:, :N]
-    # The mean logit is one product with the mean of the weights, and needs no logits either.
-    mean_BxN = model.apply(variables, hidden_BxNxD, method=model.mean_logit) - norm_BxN
-    hidden_BxExD = hidden_BxNxD
-    if node_BxE is not None:
-        hidden_BxExD = rows_at(hidden_BxNxD, node_BxE)
-        norm_BxN, mean_BxN = _at(norm_BxN, node_BxE), _at(mean_BxN, node_BxE)
-    picked_BxE = model.apply(variables, hidden_BxExD, label_BxE, method=model.logit_of)
-    return picked_BxE - norm_BxN, mean_BxN
+        return part(hidden_BxNxD)
+    # [B, N, D] -> [turns, B, n = a_turn, D], whose last turn is padded, and back to [B, N].
+    padded = jnp.pad(hidden_BxNxD, ((0, 0), (0, turns * a_turn - N), (0, 0)))
+    parts = padded.reshape(B, turns, a_turn, D).swapaxes(0, 1)
+    found = jax.lax.map(part, parts).swapaxes(0, 1)
+    return found.reshape(len(found), -1)[:, :N]
 
 
 def _at(x_BxN: jax.Array, node_BxE: AnyArray) -> jax.Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from groot_jax.contrast.losses import LossSettings, ScoredPools, contrast
-from groot_jax.contrast.projection import OutputColumns, token_log_probs
+from groot_jax.contrast.projection import OutputColumns, divergences, token_log_probs
 from groot_jax.contrast.tree import Forest
 from groot_jax.data.batches import Batch
 from groot_jax.mesh.arrays import AnyArray
@@ -108,13 +108,20 @@ def nll_scores(
 
     s(y) is `(log_p * mask).sum(1)`, the same quantity that the beam search returns.
     """
+    hidden_BxTxD = _gold_states(model, params, batch, key)
+    logp_BxT, smooth_BxT = token_log_probs(model, params, hidden_BxTxD, batch.target_BxT, columns)
+    return logp_BxT, smooth_BxT, batch.target_BxT != model.config.pad_token_id
+
+
+def _gold_states(model: T5, params: Params, batch: NllBatch, key: jax.Array | None) -> jax.Array:
+    """What the decoder makes of gold, [B, T, D]."""
     B, T = batch.target_BxT.shape
     key_encoder, key_decoder = (None, None) if key is None else jax.random.split(key)
     encoded_BxSxD = _encode(model, params, batch, key_encoder)
     # Teacher forcing: position t reads token t - 1 of gold and is to predict token t.
     start = jnp.full((B, 1), model.config.decoder_start_token_id, batch.target_BxT.dtype)
     tokens_BxT = jnp.concatenate([start, batch.target_BxT[:, :-1]], 1)
-    hidden = model.apply(
+    hidden_BxTxD: jax.Array = model.apply(
         {"params": params},
         tokens_BxT,
         jnp.arange(T)[None],
@@ -127,8 +134,7 @@ def nll_scores(
         rngs=None if key is None else {"dropout": key_decoder},
         method=model.decode,
     )
-    logp_BxT, smooth_BxT = token_log_probs(model, params, hidden, batch.target_BxT, columns)
-    return logp_BxT, smooth_BxT, batch.target_BxT != model.config.pad_token_id
+    return hidden_BxTxD
 
 
 def pool_scores(
@@ -205,11 +211,15 @@ def nll_step(
     optimizer: optax.GradientTransformation,
     average: str,
     label_smoothing: float,
+    rdrop: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
     """One step of maximum likelihood of gold, mean over tokens or over sentences.
 
     `average`: "token" or "sentence". With label smoothing e a token costs (1 - e) * -log p(gold)
-    plus e times the mean of -log p over all columns (Szegedy et al., arXiv 1512.00567).
+    plus e times the mean of -log p over all columns (Szegedy et al., arXiv 1512.00567). `rdrop`, r:
+    each sentence is read twice, with dropout of its own, and r / 2 times the symmetric divergence
+    of its two distributions is added to the mean of its two losses: half of what R-Drop (Liang et
+    al., arXiv 2106.14448) adds up.
     """
     real_BxT = batch.target_BxT != model.config.pad_token_id
     tokens = real_BxT.sum().astype(jnp.float32)
@@ -221,10 +231,20 @@ def nll_step(
         params: Params, batch: NllBatch, shared: _Shared
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         (denominator,) = shared.denominators
-        logp_BxT, smooth_BxT, mask_BxT = nll_scores(
-            model, params, batch, shared.columns, shared.key
+        if rdrop:
+            # Both side by side, so that a device has both: 0 1 -> 0 0 1 1.
+            batch = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), batch)
+        hidden_BxTxD = _gold_states(model, params, batch, shared.key)
+        target_BxT = batch.target_BxT
+        logp_BxT, smooth_BxT = token_log_probs(
+            model, params, hidden_BxTxD, target_BxT, shared.columns
         )
         loss_BxT = -(1 - label_smoothing) * logp_BxT - label_smoothing * smooth_BxT
+        if rdrop:
+            apart_BxT = divergences(model, params, hidden_BxTxD, shared.columns)
+            logp_BxT, loss_BxT = ((x[::2] + x[1::2]) / 2 for x in (logp_BxT, loss_BxT))
+            loss_BxT, target_BxT = loss_BxT + rdrop / 2 * apart_BxT, target_BxT[::2]
+        mask_BxT = target_BxT != model.config.pad_token_id
         loss_sum = (loss_BxT * mask_BxT).sum()
         gold_sum = (logp_BxT * mask_BxT).sum()
         return loss_sum / denominator, {"loss": loss_sum, "gold_score": gold_sum}

@@ -13,6 +13,7 @@ import optax
 from ml_collections import ConfigDict
 
 from groot_jax.contrast.update import Params, TrainState
+from groot_jax.training.transforms import adamw, decayed, muon
 
 
 def make_schedule(stage: ConfigDict, num_steps: int) -> optax.Schedule:
@@ -51,18 +52,19 @@ def learning_rates(stage: ConfigDict, num_steps: int) -> list[float]:
 def make_optimizer(
     optimizer: ConfigDict, stage: ConfigDict, clip: float, num_steps: int
 ) -> optax.GradientTransformation:
-    """AdamW or Adafactor (Shazeer and Stern, arXiv 1804.04235; without momentum and without its
-    scaling by the parameter) with the stage's schedule, after clipping by global norm (0 = none).
+    """The stage's: AdamW, Muon or Adafactor (Shazeer and Stern, arXiv 1804.04235; without momentum
+    and without its scaling by the parameter), with the stage's schedule, after clipping by global
+    norm (0: none).
 
-    Both take `learning_rate * weight_decay` of a parameter off it in each step (Loshchilov and
+    All take `learning_rate * weight_decay` of a parameter off it in each step (Loshchilov and
     Hutter, arXiv 1711.05101), but nothing off layer-norm scales and relative biases.
     `optimizer.ema` above 0: its state holds an average of the parameters, see `averaged`.
     """
     schedule = make_schedule(stage, num_steps)
-    if optimizer.name == "adafactor":
+    if stage.optimizer == "adafactor":
         # The parts of optax.adafactor: its own decay is added behind the learning rate, a hundredth
         # a step at .01 however small the rate is.
-        decay = optax.add_decayed_weights(optimizer.weight_decay, _decayed)
+        decay = optax.add_decayed_weights(optimizer.weight_decay, decayed)
         core = optax.chain(
             optax.scale_by_factored_rms(),
             optax.clip_by_block_rms(1.0),
@@ -72,58 +74,10 @@ def make_optimizer(
         )
         whole = optax.chain(optax.clip_by_global_norm(clip), core) if clip else core
     else:
-        whole = _adamw(optimizer, schedule, clip)
+        make = {"adamw": adamw, "muon": muon}[stage.optimizer]
+        b1, b2 = optimizer.b1, optimizer.b2
+        whole = make(schedule, b1=b1, b2=b2, weight_decay=optimizer.weight_decay, clip=clip)
     return averaged(whole, optimizer.ema) if optimizer.ema else whole
-
-
-def _adamw(
-    optimizer: ConfigDict, schedule: optax.Schedule, clip: float
-) -> optax.GradientTransformation:
-    """optax.adamw behind optax.clip_by_global_norm: their state, and but for rounding their
-    updates, in a third of the instructions.
-
-    Theirs divides each element by the norm and by both bias corrections, and works out the learning
-    rate for each parameter anew. Here what all elements share is one number, so that an element
-    costs a square root and a division.
-    """
-    b1, b2 = optimizer.b1, optimizer.b2
-    core = optax.adamw(schedule, b1=b1, b2=b2, weight_decay=optimizer.weight_decay, mask=_decayed)
-    theirs = optax.chain(optax.clip_by_global_norm(clip), core) if clip else core
-
-    def update(
-        grads: Params, state: optax.OptState, params: Params | None = None
-    ) -> tuple[Params, optax.OptState]:
-        assert params is not None
-        adam, *rest, scheduled = state[1] if clip else state
-        scale: jax.Array | float = 1.0
-        if clip:
-            # Clipped first: one huge gradient would otherwise stay in the second moment for some 50
-            # updates (b2 = .98) and make all of them small.
-            # By products: a sum of squares is compiled as two passes, with the squares in memory.
-            norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
-            scale = jnp.where(norm < clip, 1.0, clip / norm)
-        count = optax.safe_increment(adam.count)
-        # The first moment is 1 - b1^n of what it estimates after n updates, the second 1 - b2^n.
-        rate = schedule(scheduled.count)
-        step = rate / (1 - b1**count)
-        correction = 1 / (1 - b2**count)
-        mu = jax.tree.map(lambda g, m: b1 * m + ((1 - b1) * scale) * g, grads, adam.mu)
-        nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * jnp.square(scale * g), grads, adam.nu)
-
-        def change(m: jax.Array, v: jax.Array, p: jax.Array, decayed: bool) -> jax.Array:
-            moved = -step * m / (jnp.sqrt(v * correction) + 1e-8)
-            decay = optimizer.weight_decay if decayed else 0.0
-            return moved - rate * decay * p if decay else moved
-
-        updates = jax.tree.map(change, mu, nu, params, _decayed(params))
-        new = (
-            adam._replace(count=count, mu=mu, nu=nu),
-            *rest,
-            scheduled._replace(count=optax.safe_increment(scheduled.count)),
-        )
-        return updates, (state[0], new) if clip else new
-
-    return optax.GradientTransformation(theirs.init, update)
 
 
 class AveragedState(NamedTuple):
@@ -175,14 +129,3 @@ def evaluated_params(state: TrainState) -> Params:
     goes on being trained, and generates in stage 1, is `state.params`."""
     averages = isinstance(state.opt_state, AveragedState)
     return state.opt_state.average if averages else state.params
-
-
-def _decayed(params: Params) -> Params:
-    """True for each parameter that decays, in the parameters' tree."""
-
-    def decay(path: tuple, _: object) -> bool:
-        names = "/".join(str(getattr(part, "key", part)) for part in path)
-        # decoder/block/0/layer/0/layer_norm/weight: 1, and not 0, is where a scale does nothing.
-        return "layer_norm" not in names and "relative_attention_bias" not in names
-
-    return jax.tree_util.tree_map_with_path(decay, params)

@@ -75,6 +75,7 @@ def jit_nll_step(
         optimizer=optimizer,
         average=stage.average,
         label_smoothing=stage.label_smoothing,
+        rdrop=stage.rdrop,
     )
     return _jit(step, optimizer, partitioning, skip_nonfinite)
 

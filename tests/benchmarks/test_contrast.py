@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import contrast, ideas
+from groot_jax.config import load
 
 #             map,  consensus, mean@10, max@10: differences from the defaults
 BETTER = (-0.010, 0.002, -0.005, -0.005)  # map alone is not what is decided by
@@ -98,5 +99,13 @@ def test_a_change_that_lowers_consensus_with_the_first_seed_is_dropped(monkeypat
 
 
 def test_ideas_name_what_there_is():
-    assert {*contrast.IDEAS, *contrast.IDEAS_OF_STAGE_0} <= {*contrast.CHANGES}
-    assert {*contrast.IDEAS.values(), *contrast.IDEAS_OF_STAGE_0.values()} <= {*ideas.IDEAS}
+    assert {*contrast.IDEAS, *contrast.OF_STAGE_0} <= {*contrast.CHANGES}
+    of_stage_0 = {idea for _, idea, _ in contrast.OF_STAGE_0.values() if idea}
+    assert {*contrast.IDEAS.values(), *of_stage_0} <= {*ideas.IDEAS}
+    for _, _, settings in contrast.OF_STAGE_0.values():
+        load("configs/retail.py", [split_setting(one) for one in settings])
+
+
+def split_setting(setting: str) -> tuple[str, str]:
+    key, _, value = setting.partition("=")
+    return key, value

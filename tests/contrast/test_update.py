@@ -390,6 +390,68 @@ def test_the_nll_step_takes_the_gradient_of_the_mean_it_names(average):
     close(state.params, jax.tree.map(lambda p, g: p - g, setting.params, grads))
 
 
+def rdrop_loss(setting: Setting, rdrop: float) -> tuple[float, Any]:
+    """The loss of a step of stage 0, and the parameters after it."""
+    step = partial(
+        nll_step, model=setting.model, optimizer=optax.sgd(1.0), average="sentence",
+        label_smoothing=0.1, rdrop=rdrop,
+    )  # fmt: skip
+    data = nll_batch(setting.batch)
+    state, metrics = jax.jit(step)(setting.state(), data, jax.random.key(0), setting.columns)
+    total, sentences = metrics["loss"]
+    close(sentences, 2.0)
+    return float(total / sentences), state.params
+
+
+@pytest.mark.parametrize("normalise", ["legal", "full"])
+def test_two_readings_of_a_sentence_agree_without_dropout(normalise):
+    setting = Setting(normalise=normalise)
+    close(rdrop_loss(setting, 5.0), rdrop_loss(setting, 0.0), 1e-5)
+
+
+def test_rdrop_adds_half_the_divergence_of_two_readings_to_the_mean_of_their_losses():
+    setting = Setting("aligned", dropout=0.3)
+    twice = jax.tree.map(lambda x: np.repeat(x, 2, 0), nll_batch(setting.batch))
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    logp, smooth, mask = _nll_scores(setting.model, setting.params, twice, setting.columns, key)
+    scores = ((0.9 * logp + 0.1 * smooth) * mask).sum(1)
+    # Two readings of the first sentence, then two of the second.
+    assert len({float(score) for score in scores[:4]}) == 4
+    none, one, two = (rdrop_loss(setting, r)[0] for r in (1e-9, 1.0, 2.0))
+    close(none, -float(scores[:4].mean()) * 2 / 2, 1e-5)
+    assert one - none > 1e-4
+    close(two - one, one - none, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("normalise", "logits"), [("legal", 0), ("full", 1 << 24), ("full", 4 * 3 * 256)]
+)
+def test_divergences_are_those_of_neighbouring_rows(normalise, logits, monkeypatch):
+    monkeypatch.setattr(projection, "_LOGITS", logits)
+    setting = Setting(normalise=normalise)
+    hidden = jax.random.normal(jax.random.key(0), (4, 7, 32))
+
+    def plain(hidden):
+        every = setting.model.apply(
+            {"params": setting.params}, hidden, setting.columns.columns_C, method="logits"
+        )
+        p, q = (jax.nn.softmax(every[first::2]) for first in (0, 1))
+        there = (p * jnp.log(p / q)).sum(-1)
+        back = (q * jnp.log(q / p)).sum(-1)
+        return (there + back) / 2
+
+    def found(hidden):
+        return projection.divergences(setting.model, setting.params, hidden, setting.columns)
+
+    close(jax.jit(found)(hidden), plain(hidden), 1e-5)
+    weight = jax.random.normal(jax.random.key(1), (2, 7))
+
+    def gradient(function):
+        return jax.jit(jax.grad(lambda x: (function(x) * weight).sum()))(hidden)
+
+    close(gradient(found), gradient(plain), 1e-4)
+
+
 def test_dropout_draws_depend_on_the_step_alone():
     setting = Setting(dropout=0.3)
     step = setting.step()

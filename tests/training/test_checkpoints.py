@@ -402,8 +402,10 @@ def test_whatever_keeps_a_save_from_landing_ends_in_one_sentence(
 def averaging_run(updates: int, state: TrainState | None = None) -> TrainState:
     """So many updates of AdamW with an average, each with a gradient of its own."""
     optimizer = make_optimizer(
-        ConfigDict({"name": "adamw", "weight_decay": 0.0, "b1": 0.9, "b2": 0.98, "ema": 0.9}),
-        ConfigDict({"learning_rate": 0.1, "warmup": 0.0, "schedule": "constant"}),
+        ConfigDict({"weight_decay": 0.0, "b1": 0.9, "b2": 0.98, "ema": 0.9}),
+        ConfigDict(
+            {"optimizer": "adamw", "learning_rate": 0.1, "warmup": 0.0, "schedule": "constant"}
+        ),
         1.0,
         10,
     )

@@ -21,6 +21,8 @@ MESHES = (
     (1, 4, 2, "any"),
     (1, 1, 8, "any"),
 )
+# Matrices that are split over devices are made orthogonal as whole ones are.
+MUON = ((1, 1, 1, "any"), (2, 2, 2, "any"))
 PARTS = ((1, 1, 1, "any"), (8, 1, 1, "ordered"), (2, 2, 2, "any"))  # Updates by parts as well.
 # With the dropout of stage 0, which draws the same on all of them; an update by parts draws anew.
 # In a process of its own: the number of CPU devices is fixed at start. Batches of 12 sentences fit
@@ -68,7 +70,7 @@ examples = encode(corpus.train, task.format)
 few = encode(corpus.dev[:5], task.format, gold=False)
 start = init_params(task.model_config, 0)
 pools = {}
-meshes, parts = json.loads(sys.argv[2])
+meshes, parts, with_muon = json.loads(sys.argv[2])
 
 
 def flat(tree):
@@ -112,6 +114,19 @@ def answers(mesh):
                           arrays.put(data, partitioning.layout.batch), key, outputs)
     found["nll"] = flat(state.params), jax.device_get(metrics)
 
+    if list(mesh) in with_muon:
+        # At a rate of 1, so that what it moves can be seen.
+        config.nll.update(learning_rate=1.0, warmup=0.0, optimizer="muon")
+        muon = make_optimizer(config.optimizer, config.nll, 0.0, 10)
+        step = jit_nll_step(config.nll, muon, partitioning)
+        params = arrays.put(jax.tree.map(np.asarray, start), partitioning.params)
+        state, metrics = step(partitioning.new_state(params, muon),
+                              arrays.put(data, partitioning.layout.batch), key, outputs)
+        found["muon"] = (
+            {k: v for k, v in flat(state.params).items() if "kernel" in k},
+            jax.device_get(metrics),
+        )
+
     for accumulate in (1, 2) if list(mesh) in parts else (1,):
         config.groot.accumulate = accumulate
         own_B = own_rows(partitioning.layout, 12, accumulate)
@@ -142,7 +157,7 @@ def worst(left, right):
     return max(float(np.abs(left[k] - right[k]).max()) for k in left)
 
 
-expected, expected_candidates = answers((1, 1, 1, "any"))
+expected, expected_candidates = answers([1, 1, 1, "any"])
 one, two = (expected[f"groot, accumulate {n}"] for n in (1, 2))
 report = {"accumulate": worst(one[0], two[0]), "moved": worst(flat(start), one[0])}
 for mesh in meshes:
@@ -179,7 +194,7 @@ def report() -> dict[str, Any]:
     done = subprocess.run(
         [
             *(sys.executable, "-c", PROGRAM, str(ROOT / "configs" / "retail.py")),
-            json.dumps([MESHES, PARTS]),
+            json.dumps([MESHES, PARTS, MUON]),
         ],
         env=env,
         capture_output=True,
@@ -197,7 +212,7 @@ def test_a_mesh_gives_the_answers_of_one_device(report, mesh):
     assert report["moved"] > 0.1
     kinds = {name: found for name, found in report.items() if name.startswith(str(list(mesh)))}
     assert kinds.pop(f"{list(mesh)} scores", 0.0) < 1e-3
-    assert len(kinds) == (3 if mesh in PARTS else 2)
+    assert len(kinds) == 2 + (mesh in PARTS) + (mesh in MUON)
     for name, found in kinds.items():
         assert found["params"] < 1e-4 * report["moved"], name
         assert found["metrics"] < 1e-4, name

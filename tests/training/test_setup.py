@@ -49,7 +49,7 @@ def test_systems_share_the_program_of_an_update_where_all_that_it_reads_is_alike
     transform = make_optimizer(config.optimizer, noted, noted.clip, 10)
     jit_groot_step(noted, transform, partitioning)
     assert {"learning_rate", "final_scale", "dropout"} <= noted.read
-    other = {"schedule": "constant", "nll_average": "token", "accumulate": 7}
+    other = {"optimizer": "muon", "schedule": "constant", "nll_average": "token", "accumulate": 7}
 
     def key_with(key: str, value: Any) -> tuple[object, ...]:
         changed = load(RETAIL, []).groot
