@@ -54,7 +54,7 @@ def row_of(
     rewards = score([(y, s.labeling, s.words) for y, s in zip(first, sentences, strict=True)])
     return {
         "labeler": name,
-        "reward@1": measure.rounded(float(np.mean(rewards))),
+        "reward@1": measure.rounded(float(np.mean(rewards)), 4),
         "sentences_per_second": measure.rounded(len(sentences) / seconds[-1]),
     }
 
