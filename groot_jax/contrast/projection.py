@@ -91,10 +91,9 @@ def divergences(
 
     def apart(logits_BxnxC: jax.Array) -> jax.Array:
         logp_BxnxC = jax.nn.log_softmax(logits_BxnxC, axis=-1)
-        p_BxnxC = jnp.exp(logp_BxnxC)
+        logp, logq = logp_BxnxC.reshape(-1, 2, *logp_BxnxC.shape[1:]).swapaxes(0, 1)
         # sum of p (log p - log q) + q (log q - log p) = sum of (p - q) (log p - log q)
-        gap = (p_BxnxC[::2] - p_BxnxC[1::2]) * (logp_BxnxC[::2] - logp_BxnxC[1::2])
-        return gap.sum(-1) / 2
+        return ((jnp.exp(logp) - jnp.exp(logq)) * (logp - logq)).sum(-1) / 2
 
     variables = {"params": params}
     if len(columns.columns_C) == model.config.vocab_size:

@@ -211,7 +211,7 @@ def nll_step(
     optimizer: optax.GradientTransformation,
     average: str,
     label_smoothing: float,
-    rdrop: float = 0.0,
+    rdrop: float,
 ) -> tuple[TrainState, Metrics]:
     """One step of maximum likelihood of gold, mean over tokens or over sentences.
 
@@ -242,8 +242,12 @@ def nll_step(
         loss_BxT = -(1 - label_smoothing) * logp_BxT - label_smoothing * smooth_BxT
         if rdrop:
             apart_BxT = divergences(model, params, hidden_BxTxD, shared.columns)
-            logp_BxT, loss_BxT = ((x[::2] + x[1::2]) / 2 for x in (logp_BxT, loss_BxT))
-            loss_BxT, target_BxT = loss_BxT + rdrop / 2 * apart_BxT, target_BxT[::2]
+            # [2B, T] as pairs, [B, 2, T]: every second row would be fetched from other devices.
+            logp_BxT, loss_BxT = (
+                x.reshape(-1, 2, x.shape[1]).mean(1) for x in (logp_BxT, loss_BxT)
+            )
+            target_BxT = target_BxT.reshape(-1, 2, target_BxT.shape[1])[:, 0]
+            loss_BxT = loss_BxT + rdrop / 2 * apart_BxT
         mask_BxT = target_BxT != model.config.pad_token_id
         loss_sum = (loss_BxT * mask_BxT).sum()
         gold_sum = (logp_BxT * mask_BxT).sum()

@@ -374,7 +374,12 @@ def test_the_nll_step_takes_the_gradient_of_the_mean_it_names(average):
     data = nll_batch(setting.batch)
     optimizer = optax.sgd(1.0)
     step = partial(
-        nll_step, model=setting.model, optimizer=optimizer, average=average, label_smoothing=0.0
+        nll_step,
+        model=setting.model,
+        optimizer=optimizer,
+        average=average,
+        label_smoothing=0.0,
+        rdrop=0.0,
     )
     state, metrics = jax.jit(step)(setting.state(), data, jax.random.key(0), setting.columns)
     lengths = [len(e.target) for e in setting.examples]

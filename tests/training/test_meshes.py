@@ -21,7 +21,8 @@ MESHES = (
     (1, 4, 2, "any"),
     (1, 1, 8, "any"),
 )
-# Matrices that are split over devices are made orthogonal as whole ones are.
+# Matrices that are split over devices are made orthogonal as whole ones are, and both readings of
+# a sentence lie on one device.
 MUON = ((1, 1, 1, "any"), (2, 2, 2, "any"))
 PARTS = ((1, 1, 1, "any"), (8, 1, 1, "ordered"), (2, 2, 2, "any"))  # Updates by parts as well.
 # With the dropout of stage 0, which draws the same on all of them; an update by parts draws anew.
@@ -116,9 +117,10 @@ def answers(mesh):
 
     if list(mesh) in with_muon:
         # At a rate of 1, so that what it moves can be seen.
-        config.nll.update(learning_rate=1.0, warmup=0.0, optimizer="muon")
-        muon = make_optimizer(config.optimizer, config.nll, 0.0, 10)
-        step = jit_nll_step(config.nll, muon, partitioning)
+        stage = config.nll.copy_and_resolve_references()
+        stage.update(learning_rate=1.0, warmup=0.0, optimizer="muon", rdrop=1.0)
+        muon = make_optimizer(config.optimizer, stage, 0.0, 10)
+        step = jit_nll_step(stage, muon, partitioning)
         params = arrays.put(jax.tree.map(np.asarray, start), partitioning.params)
         state, metrics = step(partitioning.new_state(params, muon),
                               arrays.put(data, partitioning.layout.batch), key, outputs)
