@@ -53,7 +53,7 @@ def make_page(study: Study, split: str, command: str, versions: Mapping[str, str
         "is the difference from NLL continued by its most likely labeling (`nll_continued`), with "
         "the 95 % interval of a paired bootstrap over sentences, for these seeds. Stage 0, NLL "
         "continued and the CRF know nothing of the reward and are trained once a seed, the CRF "
-        f"once a set. `{CHOSEN}` is what `predict` takes: of map, mbr, threshold and consensus the "
+        f"once a set. `{CHOSEN}` is what `predict` takes: of map, mbr and consensus the "
         "one with the best rank 1 on dev, chosen for each seed.",
         "",
     ]

@@ -157,9 +157,10 @@ def test_dev_chooses_the_rule_with_the_best_first_answers() -> None:
 
     assert chosen(beam) == "consensus"
     assert chosen(beam, rules=("threshold", "map")) == "map"
-    # A threshold of .5 leaves (COLOR,), as consensus does; of equals the plainer one.
-    assert chosen(beam, 0.5) == "threshold"
-    assert tune(gold, [beam], score)[0].rule == "threshold"
+    # A threshold of .5 leaves (COLOR,), as consensus does, and has no say beside it.
+    assert chosen(beam, 0.5) == "consensus"
+    assert chosen(beam, 0.5, ("map", "threshold")) == "threshold"
+    assert tune(gold, [beam], score)[0].rule == "consensus"
     tuning, decided = tune(gold, [beam], score, ("map", "consensus"))
     assert tuning.rule == "consensus"
     # What dev was decided to be is there to be used again, and not with another tuning.
@@ -171,6 +172,34 @@ def test_dev_chooses_the_rule_with_the_best_first_answers() -> None:
     # Where the likeliest labeling is gold nothing is better; where there is no beam all are alike.
     for sure in ([candidate((COLOR, BRAND), -0.01), candidate((COLOR,), -5.0)], []):
         assert chosen(sure) == "map"
+
+
+def test_a_threshold_is_held_against_map_on_sentences_that_have_not_chosen_it() -> None:
+    score = REWARDS["utility"]
+
+    def dev(*pairs: tuple[float, Labeling]) -> tuple[list[Sentence], list[Beam]]:
+        """BRAND with some confidence, or nothing; and what is gold."""
+        beams = [
+            [candidate((COLOR, BRAND), math.log(p)), candidate((COLOR,), math.log(1 - p))]
+            for p, _ in pairs
+        ]
+        return [Sentence(WORDS, gold) for _, gold in pairs], beams
+
+    def chosen(sentences: list[Sentence], beams: list[Beam]) -> str:
+        return tune(sentences, beams, score, ("map", "threshold"))[0].rule
+
+    # BRAND is wrong wherever it is doubtful: so it is on the sentences that are held out.
+    assert chosen(*dev(*[(0.6, (COLOR,)), (0.9, (COLOR, BRAND))] * 4)) == "threshold"
+    # Right at .55 in three quarters and wrong in one: all four together are best off without a
+    # threshold, and so is each of them by the others.
+    right, wrong = (0.55, (COLOR, BRAND)), (0.55, (COLOR,))
+    assert chosen(*dev(right, right, right, wrong)) == "map"
+    # One wrong span at .6, one right one at .8: a threshold between them is best for both, but each
+    # alone says otherwise about the other: none at all, or one above both.
+    assert tune(*dev((0.6, (COLOR,)), (0.8, (COLOR, BRAND))), score)[0].threshold == 0.65
+    assert chosen(*dev((0.6, (COLOR,)), (0.8, (COLOR, BRAND)))) == "map"
+    # A single sentence leaves no other to choose by.
+    assert chosen(*dev((0.6, (COLOR,)))) == "map"
 
 
 def test_all_sentences_are_scored_in_one_call() -> None:
