@@ -179,7 +179,7 @@ def test_a_threshold_is_held_against_map_on_sentences_that_have_not_chosen_it() 
 
     def dev(*pairs: tuple[float, Labeling]) -> tuple[list[Sentence], list[Beam]]:
         """BRAND with some confidence, or nothing; and what is gold."""
-        beams = [
+        beams: list[Beam] = [
             [candidate((COLOR, BRAND), math.log(p)), candidate((COLOR,), math.log(1 - p))]
             for p, _ in pairs
         ]
