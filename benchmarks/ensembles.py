@@ -45,7 +45,7 @@ def scored(labelers: Sequence[Labeler], dev: Sequence[Sentence], k: int) -> list
     flat = [Sentence(words[i], y) for i, union in enumerate(unions) for y in union]
     beams: list[list[Beam]] = []
     for labeler in labelers:
-        by_place = labeler._given(labeler._params, flat, _ROWS)
+        by_place = labeler._scores.given(labeler._params, flat, _ROWS)
         scores = iter([by_place[place] for place in range(len(flat))])
         beams.append([[Candidate(y, next(scores)) for y in union] for union in unions])
     return beams

@@ -6,21 +6,20 @@ Labeler.load("runs/retail").label(["black", "levi", "jeans"], k=5)
 from __future__ import annotations
 
 import dataclasses
-import math
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, lru_cache, partial
-from itertools import islice, pairwise
+from itertools import islice
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from groot_jax.config import CONFIG_FILE, load_dumped
 from groot_jax.data.batches import Example, collate, encode, evaluation_batches
 from groot_jax.data.incoming import of_text
-from groot_jax.data.labeling import Labeling, Sentence, Span, half_character
+from groot_jax.data.labeling import Sentence, half_character
 from groot_jax.data.splitting import warn_of_attached
 from groot_jax.data.windows import Bounds, window_bounds
 from groot_jax.errors import UserError, told_as
@@ -33,12 +32,10 @@ from groot_jax.model.param_tree import Params
 from groot_jax.prediction import Prediction, make_prediction
 from groot_jax.reward.rewards import RewardSpec, make_reward
 from groot_jax.runtime.hosts import Hosts
+from groot_jax.scoring import MissingScores
 from groot_jax.task import Task
 from groot_jax.trained import load_trained
 from groot_jax.training.setup import Partitioning
-
-if TYPE_CHECKING:
-    from groot_jax.contrast.given import GivenScores
 
 _KEPT = 4096  # Encoded sentences, four of the job's largest blocks; of long ones several pieces.
 
@@ -70,6 +67,7 @@ class Labeler:
         # A sentence is checked, by the job even twice, before it is searched: three times the same
         # encoding. (On the function of one labeler: a cache on the class would keep it alive.)
         self._encoded = lru_cache(_KEPT)(self._encode)
+        self._scores = MissingScores(task, partitioning.layout, params, self._hosts)
 
     @classmethod
     def load(
@@ -153,20 +151,58 @@ class Labeler:
         Raises UserError for what is no sentence, for one that is too long, unless
         `text.long_sentences` is `window`, and for a `k` or `decide` that will not do.
         """
+        checked, k, decide = self._asked(sentences, k, decide)
+        found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
+        return self._answers(checked, found, k, decide, batch_size)
+
+    def begin(
+        self,
+        sentences: Sequence[Sequence[str]],
+        k: int = 5,
+        decide: str = "auto",
+        batch_size: int | None = None,
+    ) -> Callable[[], list[Prediction]]:
+        """As `label_all`, by two calls: this one begins the search, in a thread of its own, and the
+        function that it returns waits for it, decides and answers. Meanwhile the next search may
+        begin: they run in turn. (Several processes search in the second call.)"""
+        checked, k, decide = self._asked(sentences, k, decide)
+        search = partial(self._beams, checked, max(k, self._task.config.generate.k), batch_size)
+        found = self._aside.submit(search).result if self._hosts.count == 1 else search
+        return lambda: self._answers(checked, found(), k, decide, batch_size)
+
+    @cached_property
+    def _aside(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "label")
+
+    def _asked(
+        self, sentences: Sequence[Sequence[str]], k: int, decide: str
+    ) -> tuple[list[tuple[str, ...]], int, str]:
+        """The sentences, `k` and the rule, if all of them will do."""
         if not _is_count(k):
             raise UserError(f"k={k!r}: ask for a whole number of labelings, 1 or more")
-        decide = self.rule(decide)
-        checked = [self.check(words) for words in sentences]
-        found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
+        rule = self.rule(decide)
+        return [self.check(words) for words in sentences], k, rule
+
+    def _answers(
+        self,
+        checked: list[tuple[str, ...]],
+        found: list[tuple[Beam, list[int]]] | None,
+        k: int,
+        rule: str,
+        batch_size: int | None,
+    ) -> list[Prediction]:
+        """What the rule makes of the beams that were found, in the first of several processes."""
         beams = None if found is None else [beam for beam, _ in found]
         cuts = None if found is None else [cuts for _, cuts in found]
-        decided = self._decided(checked, beams, decide)
-        if decide in ("threshold", "consensus"):  # The rules that add labelings.
-            decided = self._with_scores(checked, decided, cuts, batch_size)
+        decided = self._decided(checked, beams, rule)
+        if rule in ("threshold", "consensus"):  # The rules that add labelings.
+            # `checked` is the same in all processes, and so is the size.
+            size = batch_size or min(len(checked), self._task.config.evaluate.batch_size)
+            decided = self._scores(checked, decided, cuts, size)
         if beams is None or decided is None:
             return []
         return [
-            make_prediction(words, beam, ordered, k, decide, self._tuning)
+            make_prediction(words, beam, ordered, k, rule, self._tuning)
             for words, beam, ordered in zip(checked, beams, decided, strict=True)
         ]
 
@@ -210,71 +246,6 @@ class Labeler:
         for i, beam in zip(some, decided, strict=True):
             in_order[i] = beam
         return in_order
-
-    def _with_scores(
-        self,
-        checked: list[tuple[str, ...]],
-        beams: list[Beam] | None,
-        cuts: list[list[int]] | None,
-        batch_size: int | None,
-    ) -> list[Beam] | None:
-        """The beams with a score for each labeling that the search has not written: teacher-forced,
-        in all processes together."""
-        wanted: list[tuple[int, list[Sentence]]] = []
-        for i, beam in enumerate(beams or ()):
-            if beam and math.isnan(beam[0].score):
-                at = cuts[i] if cuts else []
-                wanted.append((i, self._pieces(checked[i], beam[0].labeling, at)))
-        # As JSON has them: between processes a tuple becomes a list.
-        told = self._hosts.broadcast([(p.words, p.labeling) for _, many in wanted for p in many])
-        if not told:
-            return beams
-        pieces = [
-            Sentence(tuple(words), tuple(Span(*span) for span in labeling))
-            for words, labeling in told
-        ]
-        # `checked` is the same in all processes, and so is the size.
-        size = batch_size or min(len(checked), self._task.config.evaluate.batch_size)
-        scores = self._given(self._params, pieces, size)
-        parts = self._hosts.collect([*scores.items()])
-        if beams is None or parts is None:
-            return beams
-        by_piece = {place: score for part in parts for place, score in part}
-        place = 0
-        for i, many in wanted:
-            # s of a sentence in windows is the sum of their parts.
-            score = sum(by_piece[place + j] for j in range(len(many)))
-            place += len(many)
-            beams[i] = [dataclasses.replace(beams[i][0], score=score), *beams[i][1:]]
-        return beams
-
-    def _pieces(
-        self, words: tuple[str, ...], labeling: Labeling, cuts: Sequence[int]
-    ) -> list[Sentence]:
-        """A labeled sentence in the parts that its windows had a say on. No span of a beam lies
-        across two of them."""
-        pieces = []
-        for start, end in pairwise((0, *cuts, len(words))):
-            spans = (span for span in labeling if start <= span.start < end)
-            moved = tuple(Span(s.start - start, s.end - start, s.type) for s in spans)
-            pieces.append(Sentence(words[start:end], moved))
-        return pieces
-
-    @cached_property
-    def _given(self) -> GivenScores:
-        # Here and not above: most answers need none, and it brings in Flax and optax.
-        from groot_jax.contrast.given import GivenScores
-        from groot_jax.contrast.projection import OutputColumns
-        from groot_jax.model.t5 import T5
-
-        grammar = self._task.grammar
-        return GivenScores(
-            T5(self._task.model_config),
-            self._task.format,
-            self._task.ladder,
-            OutputColumns(grammar.columns_C, grammar.column_of_V),
-            self._partitioning.layout,
-        )
 
     def batch_shape(self, words: Sequence[str]) -> tuple[int, int]:
         """Source and target tokens that a batch of such a sentence, or of its first window, is

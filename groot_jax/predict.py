@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -149,22 +150,42 @@ def _label(
     """Answers all lines, in all processes together; of those that could not be labeled the error
     of the first, and their number."""
     bad, first = 0, ""
-    while True:
-        block = next(read, None)
-        words = None if block is None else [x.words for x in block if isinstance(x, Incoming)]
-        sentences: Sequence[Sequence[str]] | None = hosts.broadcast(words)
-        if sentences is None:
-            return (first, bad) if bad else None
-        # Two sizes of batch, so that few programs are compiled.
-        rows = 1 if len(sentences) == 1 else size
-        found = iter(labeler.label_all(sentences, k, rule, batch_size=rows) if sentences else ())
-        # The first process alone has read lines, and has answers.
-        for line in block or ():
+    begun: deque[tuple[list[Incoming | BadLine], Callable[[], list[Prediction]]]] = deque()
+
+    def answer() -> None:
+        nonlocal bad, first
+        block, wait = begun.popleft()
+        found = iter(wait())
+        for line in block:
             if isinstance(line, BadLine):
                 bad, first = bad + 1, first or line.error
                 show_bad(line)
             else:
                 show(line, replace(next(found), text=line.text, offsets=line.offsets))
+
+    while True:
+        try:
+            block = next(read, None)
+        except UserError:  # A bad line, where that ends the job: what comes before it is answered.
+            while begun:
+                answer()
+            raise
+        words = None if block is None else [x.words for x in block if isinstance(x, Incoming)]
+        sentences: Sequence[Sequence[str]] | None = hosts.broadcast(words)
+        if sentences is None:
+            break
+        # Two sizes of batch, so that few programs are compiled.
+        rows = 1 if len(sentences) == 1 else size
+        # The first process alone has read lines, and has answers.
+        wait = labeler.begin(sentences, k, rule, batch_size=rows) if sentences else list
+        begun.append((block or [], wait))
+        # While one block is decided and printed the next is searched. Several processes do all in
+        # one order; and where the next lines are to be waited for nobody waits for answers.
+        while len(begun) > (1 if sentences and hosts.count == 1 else 0):
+            answer()
+    while begun:
+        answer()
+    return (first, bad) if bad else None
 
 
 def _say(sentence: str) -> None:

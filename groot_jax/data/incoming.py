@@ -151,7 +151,7 @@ def read_blocks(
     strict: bool = False,
 ) -> Iterator[list[Incoming | BadLine]]:
     """Lists of `size` lines, then of twice as many each, up to `LARGEST` times `size`; and of fewer
-    where the next one is not there yet.
+    where the next one is not there yet; then an empty one, before it is waited for.
 
     `check` gets words and their `file:line`, and raises UserError where they will not do. An empty
     line is a sentence of no words, so that answers stay beside their lines. A bad line is a
@@ -160,10 +160,10 @@ def read_blocks(
     # Many sentences fill batches of each length: 64 of four lengths would all be searched as if
     # they were as long as the longest. Twice as many each time: who watches the answers of a slow
     # model never waits much longer for the next ones than all before them took.
-    # size 2; a, b and c at once, a pause, d -> [a, b] [c] [d].
+    # size 2; a, b and c at once, a pause, d -> [a, b] [c] [] [d].
     largest = size * LARGEST
     block: list[Incoming | BadLine] = []
-    number = 0
+    number, told = 0, True  # Whether nothing was handed out since an empty block.
     for raw in _lines(descriptor):
         if raw is not None:
             number += 1
@@ -176,7 +176,10 @@ def read_blocks(
         if len(block) == size or (raw is None and block):
             yield block
             size = min(2 * size, largest) if len(block) == size else size
-            block = []
+            block, told = [], False
+        if raw is None and not told:
+            yield []
+            told = True
     if block:
         yield block
 

@@ -226,10 +226,12 @@ def test_who_waits_is_answered_and_a_pause_makes_no_block_smaller() -> None:
         sizes: list[int] = []
         for lines in (b"a\nb\nc\nd\n", b"e\n", b"f\ng\nh\ni\n", b"j\n"):
             os.write(writing, lines)
-            while sum(sizes) < {b"a": 4, b"e": 5, b"f": 9, b"j": 10}[lines[:1]]:
+            sizes.append(len(next(blocks)))
+            while sizes[-1]:
                 sizes.append(len(next(blocks)))
-        # A block of two, what was there of one of four, the line that came alone, one of four.
-        assert sizes == [2, 2, 1, 4, 1]
+        # A block of two, what was there of one of four, the line that came alone, one of four. Each
+        # time an empty one says that the next line would have to be waited for.
+        assert sizes == [2, 2, 0, 1, 0, 4, 0, 1, 0]
     finally:
         os.close(writing)
         os.close(reading)

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -659,6 +660,30 @@ def test_label_says_what_the_job_says(labeler: Labeler, predict: Predict) -> Non
             (s["text"], s["start_char"], s["end_char"]) for s in other["spans"]
         ]
     assert labeler.label([], k=5).labelings == ()
+
+
+@pytest.mark.slow
+def test_the_next_search_runs_before_the_last_answers_are_asked_for(
+    labeler: Labeler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [[WORDS, ["find", "levi"]], [["red", "shirt"]], []]
+    searched: list[int] = []
+    all_done = threading.Event()
+
+    def noted(sentences: Any, *rest: Any, search: Any = labeler._beams) -> Any:
+        found = search(sentences, *rest)
+        searched.append(len(sentences))
+        if len(searched) == len(batches):
+            all_done.set()
+        return found
+
+    monkeypatch.setattr(labeler, "_beams", noted)
+    begun = [labeler.begin(batch, k=2, decide="consensus") for batch in batches]
+    assert all_done.wait(TIMEOUT) and searched == [2, 1, 0]
+    answers = [wait() for wait in begun]
+    assert answers == [labeler.label_all(batch, k=2, decide="consensus") for batch in batches]
+    with pytest.raises(UserError, match="1 or more"):
+        labeler.begin([WORDS], k=0)
 
 
 @pytest.mark.slow
