@@ -344,6 +344,7 @@ def test_schemes_are_named_in_any_case_and_for_each_split(scheme: str) -> None:
         ("config.grot.tau = 1.0", "mine.py:5: AttributeError: 'grot' Did you mean \"groot\""),
         ("config.groot.tau = 'x'", "mine.py:5: TypeError"),
         ("config.groot.tua = 1.0", "no key config.groot.tua (near: groot.tau"),
+        ("config.optimizer.name = 'muon'", "(near: groot.optimizer, nll.optimizer, pretrain."),
         ("config.text.max_words = True", "config.text.max_words is True"),
         ("config.systems = ('groot', 2)", "config.systems is ('groot', 2)"),
         ("del config.mesh", "config.mesh.data is missing"),

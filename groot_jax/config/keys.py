@@ -48,12 +48,15 @@ def lookup(config: ConfigDict, key: str) -> Value | ConfigDict:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (near: a, b)` for the known names most like `name`, or nothing."""
-    # First what is spelled alike as a whole, then what ends in the very name ("tau" -> groot.tau,
-    # given without its section); what is less alike only where there is none of either.
+    # First what ends in its section, which was one once ("optimizer.name" -> nll.optimizer), what is
+    # spelled alike as a whole, what ends in the very name ("tau" -> groot.tau, given without its
+    # section); what is less alike only where there is none of these.
     names = sorted(known)
-    leaf = name.rpartition(".")[2]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
-    near += [n for n in names if n.rpartition(".")[2] == leaf and n not in near]
+    *sections, leaf = name.split(".")
+    near = [n for n in names if n.rpartition(".")[2] in sections[-1:]]
+    near += difflib.get_close_matches(name, names, n=3, cutoff=0.7)
+    near += [n for n in names if n.rpartition(".")[2] == leaf]
+    near = [*dict.fromkeys(near)]
     near = near or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f" (near: {', '.join(near[:4])})" if near else ""
 
