@@ -3,7 +3,8 @@
     python benchmarks/distill.py --teacher=runs/mine --student=runs/mine_distilled --reward=f0.5
 
 Labels the dev split with the teacher (its stage 0) by `map` and by `consensus`, both with the beam
-of its config, and with the student by `map`, with a beam of 1 and with the config's. reward@1 is
+of its config, and by `consensus` with each of --beams; and with the student by `map`, with a beam
+of 1 and with the config's. reward@1 is
 the mean reward of the first answer, sentences_per_second the rate of `Labeler.label_all` without
 compilation, speedup that rate over the one of the teacher's consensus.
 """
@@ -67,6 +68,9 @@ def main() -> None:
     parser.add_argument("--student", type=Path, required=True, help="that of the distilled system")
     parser.add_argument("--system", help="the student's; without: the last one trained there")
     parser.add_argument("--reward", default="f0.5", help="of consensus and of the column (f0.5)")
+    parser.add_argument(
+        "--beams", type=int, nargs="*", default=[4, 2], help="narrower ones of the teacher (4 2)"
+    )
     parser.add_argument("--limit", type=int, default=0, help="only so many dev sentences; 0: all")
     parser.add_argument("--json", action="store_true", help="end with one JSON object on a line")
     args = parser.parse_args()
@@ -80,6 +84,9 @@ def main() -> None:
         row_of(f"teacher, k = {teacher_k}, consensus", teacher, "consensus", sentences, score),
         row_of(f"teacher, k = {teacher_k}, map", teacher, "map", sentences, score),
     ]
+    for k in args.beams:
+        narrow = labeler(args.teacher, "nll", k, score)
+        rows.append(row_of(f"teacher, k = {k}, consensus", narrow, "consensus", sentences, score))
     for k in (config.generate.k, 1):
         student = labeler(args.student, args.system, k, score)
         rows.append(row_of(f"student, k = {k}, map", student, "map", sentences, score))

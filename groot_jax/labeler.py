@@ -152,7 +152,7 @@ class Labeler:
         `text.long_sentences` is `window`, and for a `k` or `decide` that will not do.
         """
         checked, k, decide = self._asked(sentences, k, decide)
-        found = self._beams(checked, max(k, self._task.config.generate.k), batch_size)
+        found = self._beams(checked, max(k, self.beam_width), batch_size)
         return self._answers(checked, found, k, decide, batch_size)
 
     def begin(
@@ -166,7 +166,7 @@ class Labeler:
         function that it returns waits for it, decides and answers. Meanwhile the next search may
         begin: they run in turn. (Several processes search in the second call.)"""
         checked, k, decide = self._asked(sentences, k, decide)
-        search = partial(self._beams, checked, max(k, self._task.config.generate.k), batch_size)
+        search = partial(self._beams, checked, max(k, self.beam_width), batch_size)
         found = self._aside.submit(search).result if self._hosts.count == 1 else search
         return lambda: self._answers(checked, found(), k, decide, batch_size)
 
@@ -256,12 +256,22 @@ class Labeler:
     def compile(self, k: int, batch_size: int) -> frozenset[tuple[int, int]]:
         """Compiles the search of `label_all` for this `k` and `batch_size`, for each `batch_shape`
         that training had, which it returns. Programs are kept as config.compilation_cache says."""
-        generator = self._generator(max(k, self._task.config.generate.k))
+        generator = self._generator(max(k, self.beam_width))
         own_B = generator.own_rows(batch_size)
         example = self._encoded(("a",))
         for rung in self._task.ladder.rungs:
             generator.label(self._params, [collate([example], len(own_B), rung, own_B)])
         return frozenset(self._task.ladder.rungs)
+
+    @property
+    def beam_width(self) -> int:
+        """Labelings that are searched for at least, however few are asked for."""
+        return int(self._task.config.generate.k)
+
+    @property
+    def chosen_with(self) -> int:
+        """Labelings of the beams with which dev has chosen how to decide; 0: it has not."""
+        return self._tuning.k
 
     @property
     def types(self) -> tuple[str, ...]:

@@ -92,6 +92,12 @@ def open_labeler(args: argparse.Namespace, hosts: Hosts, stack: ExitStack) -> tu
     rule = labeler.rule(args.decide)
     if rule in BY_REWARD:  # Or dev has chosen it.
         oracle()
+    width = max(args.k or 0, labeler.beam_width)
+    if width < labeler.chosen_with and hosts.main:
+        _say(
+            f"dev chose rule, temperature and confidences with beams of {labeler.chosen_with}; a "
+            f"beam of {width} is surer of its spans than it should be"
+        )
     return labeler, rule
 
 

@@ -48,9 +48,9 @@ def lookup(config: ConfigDict, key: str) -> Value | ConfigDict:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (near: a, b)` for the known names most like `name`, or nothing."""
-    # First what ends in its section, which was one once ("optimizer.name" -> nll.optimizer), what is
-    # spelled alike as a whole, what ends in the very name ("tau" -> groot.tau, given without its
-    # section); what is less alike only where there is none of these.
+    # First what ends in its section, which was one once ("optimizer.name" -> nll.optimizer), then
+    # what is spelled alike as a whole, then what ends in the very name ("tau" -> groot.tau, given
+    # without its section); what is less alike only where there is none of these.
     names = sorted(known)
     *sections, leaf = name.split(".")
     near = [n for n in names if n.rpartition(".")[2] in sections[-1:]]

@@ -39,13 +39,15 @@ class Tuning:
     `consensus` and in what a user is told. `threshold`: the confidence, at temperature 1, below
     which the rule of that name drops a span, for one reward; None: not chosen. `rule`: the one
     whose first answers have the highest mean reward, `map` where none was chosen. `curve`: what a
-    span's confidence at `temperature` is worth, for what a user is told.
+    span's confidence at `temperature` is worth, for what a user is told. `k`: labelings of a beam
+    that all of this was chosen with, 0 where nobody knows.
     """
 
     temperature: float = 1.0
     threshold: float | None = None
     rule: str = "map"
     curve: Curve = ()
+    k: int = 0
 
 
 def mbr(sentences: Sequence[Sentence], beams: Sequence[Beam], score: TripleReward) -> list[Beam]:
@@ -231,6 +233,7 @@ def tune(
         temperature=temperature,
         threshold=choose_threshold(sentences, beams, score),
         curve=choose_curve(sentences, beams, temperature),
+        k=max((len(beam) for beam in beams), default=0),
     )
     if len(rules) == 1:
         return replace(tuning, rule=rules[0]), {}

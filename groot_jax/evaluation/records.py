@@ -164,7 +164,7 @@ def write_tuning(
     for `predict`: a file for each, since training and a watch beside it both write.
 
     W/decisions/groot-750.json: {"temperature": 1.44, "threshold": 0.35, "rule": "consensus",
-    "curve": [[0.004, 0.01], [0.09, 0.2], ...], "reward": "f1", "dev_sentences": 1500,
+    "curve": [[0.004, 0.01], [0.09, 0.2], ...], "k": 10, "reward": "f1", "dev_sentences": 1500,
     "crc32c": 2774105421}, a sum of all the rest
     """
     kept = dataclasses.asdict(tuning) | {"reward": reward, "dev_sentences": num_sentences}
@@ -182,7 +182,7 @@ def read_tuning(workdir: Path, system: str, step: int, reward: str) -> Tuning:
         return Tuning()
     try:
         kept = parsed(data, TUNING)
-        # Files of earlier versions have no sum, those of a time before a choice no rule, no curve.
+        # Files of earlier versions lack what was not there yet: a sum, a rule, a curve, k.
         if kept.pop("crc32c", None) not in (None, _sum(kept)):
             raise ValueError("it is not what was written, by its sum")
         curve = tuple((float(c), float(share)) for c, share in kept.get("curve", ()))
@@ -192,10 +192,11 @@ def read_tuning(workdir: Path, system: str, step: int, reward: str) -> Tuning:
         raise UserError(
             f"{path}: cannot be read ({error}); remove it, and groot_jax.evaluate writes it again"
         ) from None
-    temperature = float(kept["temperature"])
+    tuning = Tuning(float(kept["temperature"]), curve=curve, k=kept.get("k", 0))
     if kept["reward"] != reward:
-        return Tuning(temperature, curve=curve)
-    return Tuning(temperature, float(kept["threshold"]), kept.get("rule", "map"), curve)
+        return tuning
+    rule = kept.get("rule", "map")
+    return dataclasses.replace(tuning, threshold=float(kept["threshold"]), rule=rule)
 
 
 def _sum(kept: Json) -> int:

@@ -53,6 +53,7 @@ TUNING = {
     "threshold": share,
     "rule?": {*RULES},
     "curve?": [(share, share)],
+    "k?": whole,
     "reward": str,
 }
 

@@ -322,11 +322,11 @@ def test_what_dev_chose_is_kept_by_checkpoint_and_reward(tmp_path: Path) -> None
     assert read_tuning(tmp_path, "nll", 9, "f1") == Tuning(0.9, 0.0)
     write_tuning(tmp_path, "groot", 7, "f0.5", Tuning(1.5, 0.35, "consensus"), 100)
     assert read_tuning(tmp_path, "groot", 7, "f0.5") == Tuning(1.5, 0.35, "consensus")
-    curved = Tuning(1.5, 0.35, "mbr", ((0.1, 0.0), (0.9, 0.75)))
+    curved = Tuning(1.5, 0.35, "mbr", ((0.1, 0.0), (0.9, 0.75)), k=10)
     write_tuning(tmp_path, "groot", 8, "f1", curved, 100)
     assert read_tuning(tmp_path, "groot", 8, "f1") == curved
     # It is of confidences, whatever the reward is.
-    assert read_tuning(tmp_path, "groot", 8, "f2") == Tuning(1.5, curve=curved.curve)
+    assert read_tuning(tmp_path, "groot", 8, "f2") == Tuning(1.5, curve=curved.curve, k=10)
     # For another reward nobody has chosen a rule.
     assert read_tuning(tmp_path, "groot", 7, "f1") == Tuning(1.5, None, "map")
 

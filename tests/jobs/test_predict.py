@@ -25,6 +25,7 @@ import pytest
 
 import groot_jax
 from groot_jax import labeler as labeler_module
+from groot_jax.config import load_dumped
 from groot_jax.data.labeling import Sentence, Span, make_labeling
 from groot_jax.data.readers.jsonl import read_jsonl
 from groot_jax.data.readers.objects import Objects
@@ -519,6 +520,21 @@ def test_without_a_rule_predict_takes_the_one_that_dev_chose(
         (answer,) = labeler.label_all([TEXT.split()], k=2)
         assert answer == labeler.label(TEXT.split(), 2, rule) and answer.decide == rule
         assert labeler.label_text(TEXT, 2).decide == rule
+
+
+@pytest.mark.slow
+def test_who_searches_narrower_than_dev_did_is_told_so(predict: Predict, trained: Path) -> None:
+    width = tuning_of(trained).k
+    assert width == load_dumped(trained / "config.json").generate.k > 1
+
+    def said(*flags: str) -> str:
+        predict.jobs.run("predict", trained, str(predict.folder / "line"), *flags)
+        return predict.capsys.readouterr().err
+
+    (predict.folder / "line").write_text(TEXT)
+    assert "note: dev chose" not in said("-k", "1")
+    note = said("-k", "1", "--config.generate.k=1")
+    assert f"beams of {width}; a beam of 1 is surer of its spans than it should be" in note
 
 
 @pytest.mark.slow
