@@ -38,11 +38,15 @@ def read(study: Study, split: str) -> Found:
         if not study.finished(cell):
             continue
         here = found.setdefault((cell.set, cell.reward), {})
-        for record in read_records(study.scores(cell)):
-            if record["split"] != split or record["reward"] != cell.reward:
+        records = [r for r in read_records(study.scores(cell)) if r["reward"] == cell.reward]
+        # Records of test know what dev had chosen by then.
+        of_dev = [r for r in records if r["split"] == "dev"]
+        chosen = {r["system"]: r["metrics"].get("dev_chose") for r in of_dev}
+        for record in records:
+            if record["split"] != split:
                 continue
             here.setdefault(system_name(record), {})[cell.seed] = record
-            if record["metrics"].get("dev_chose") == record["decide"]:
+            if chosen.get(record["system"]) == record["decide"]:
                 here.setdefault(f"{record['system']}+{CHOSEN}", {})[cell.seed] = record
     return found
 
