@@ -87,7 +87,7 @@ def main() -> None:
     for k in args.beams:
         narrow = labeler(args.teacher, "nll", k, score)
         rows.append(row_of(f"teacher, k = {k}, consensus", narrow, "consensus", sentences, score))
-    for k in (config.generate.k, 1):
+    for k in dict.fromkeys((config.generate.k, 1)):
         student = labeler(args.student, args.system, k, score)
         rows.append(row_of(f"student, k = {k}, map", student, "map", sentences, score))
     for row in rows:
