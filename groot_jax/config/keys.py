@@ -48,12 +48,14 @@ def lookup(config: ConfigDict, key: str) -> Value | ConfigDict:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (near: a, b)` for the known names most like `name`, or nothing."""
-    # First what ends in its section, which was one once ("optimizer.name" -> nll.optimizer), then
-    # what is spelled alike as a whole, then what ends in the very name ("tau" -> groot.tau, given
-    # without its section); what is less alike only where there is none of these.
+    # First what is hardly misspelled, then what ends in its section, where that was one
+    # ("optimizer.name" -> nll.optimizer), what is spelled alike as a whole, and what ends in the
+    # very name ("tau" -> groot.tau, given without its section); without any of these what is less
+    # alike.
     names = sorted(known)
     *sections, leaf = name.split(".")
-    near = [n for n in names if n.rpartition(".")[2] in sections[-1:]]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.85)
+    near += [n for n in names if n.rpartition(".")[2] in sections[-1:]]
     near += difflib.get_close_matches(name, names, n=3, cutoff=0.7)
     near += [n for n in names if n.rpartition(".")[2] == leaf]
     near = [*dict.fromkeys(near)]
