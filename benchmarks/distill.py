@@ -4,9 +4,9 @@
 
 Labels the dev split with the teacher (its stage 0) by `map` and by `consensus`, both with the beam
 of its config, and by `consensus` with each of --beams; and with the student by `map`, with a beam
-of 1 and with the config's. reward@1 is
-the mean reward of the first answer, sentences_per_second the rate of `Labeler.label_all` without
-compilation, speedup that rate over the one of the teacher's consensus.
+of 1 and with the config's. reward@1 is the mean reward of the first answer, sentences_per_second
+the rate of `Labeler.label_all` without compilation, speedup that rate over the one of the teacher's
+consensus.
 """
 
 from __future__ import annotations

@@ -323,6 +323,20 @@ def test_a_glance_has_what_a_user_would_have_instead_and_the_rules_that_are_ship
     assert len(glance(found).splitlines()) == 5
 
 
+def test_the_rule_that_is_shipped_is_the_one_that_dev_has_chosen_last(study: Study) -> None:
+    scored(study, {})
+    for cell in study.scorings("test"):
+        if cell.system == "groot":
+            for rule in RULES:  # As dev had it when test was scored.
+                score(study, cell, rule, {key: [0.5] for key in NAMES}, dev_chose="threshold")
+        finish(study, cell)
+    shipped = read(study, "test")["retail", "f1"][SHIPPED]
+    assert {seed: record["decide"] for seed, record in shipped.items()} == {
+        0: "map",
+        1: "consensus",
+    }
+
+
 @pytest.mark.parametrize(
     ("title", "difference", "low", "holds"),
     [
